@@ -1,0 +1,1 @@
+"""Run configurations: a `get_config(arg)` per file."""

@@ -1,0 +1,1 @@
+"""I2VGen-XL training, sampling and export in JAX/Flax."""

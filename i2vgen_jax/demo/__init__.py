@@ -1,0 +1,1 @@
+"""What the demo runs need: a small VAE, its training script, a small tokenizer."""

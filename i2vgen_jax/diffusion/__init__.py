@@ -1,0 +1,1 @@
+"""Diffusion mathematics: jax and numpy only; knows no model, data or mesh."""

@@ -1,0 +1,1 @@
+"""Linen modules: the 3D UNet, its conditioners, the VAE and the CLIP towers."""

@@ -1,0 +1,1 @@
+"""Weights in PyTorch names: tables and strict conversion, without PyTorch."""
