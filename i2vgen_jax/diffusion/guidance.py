@@ -1,0 +1,57 @@
+"""Classifier-free guidance: conditions dropped in training, extrapolated along in sampling.
+
+Ho & Salimans 2022 (arXiv:2207.12598). `conditioning` is a dict of arrays with a leading batch dim.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def drop_conditions(keys_B, conditioning, null_conditioning, rates):
+  """Replaces whole conditions by their null value, each sample and condition on its own draw.
+
+  Args:
+    keys_B: one key per sample.
+    conditioning: name -> (B, ...).
+    null_conditioning: name -> array broadcastable to (B, ...); the names that can be dropped.
+    rates: name -> probability in [0, 1]; 'all' drops every droppable condition together.
+
+  Returns:
+    `conditioning` with the same names and shapes.
+  """
+  names = sorted(null_conditioning)
+  draws_BK = jax.vmap(lambda key: jax.random.uniform(key, (len(names) + 1,)))(keys_B)
+  drop_all_B = draws_BK[:, -1] < rates['all']
+  dropped = dict(conditioning)
+  for i, name in enumerate(names):
+    value = conditioning[name]
+    drop_B = (draws_BK[:, i] < rates[name]) | drop_all_B
+    drop = drop_B.reshape((-1,) + (1,) * (value.ndim - 1))
+    dropped[name] = jnp.where(drop, null_conditioning[name].astype(value.dtype), value)
+  return dropped
+
+
+def guided(denoise, conditioning, unconditional, guidance_scale):
+  """A denoiser that moves from the unconditional towards, and past, the conditional prediction.
+
+  Args:
+    denoise: (noisy_latents_BFHWC, timesteps_B, conditioning) -> prediction_BFHWC.
+    conditioning: what to follow.
+    unconditional: what to move away from; same names and shapes.
+    guidance_scale: 1 is the conditional prediction itself; 9 in the release.
+
+  Returns:
+    (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC; one call of `denoise` on a doubled batch.
+  """
+  doubled = {
+    name: jnp.concatenate([unconditional[name], value]) for name, value in conditioning.items()
+  }
+
+  def denoise_guided(noisy_latents_BFHWC, timesteps_B):
+    both = denoise(
+      jnp.concatenate([noisy_latents_BFHWC] * 2), jnp.concatenate([timesteps_B] * 2), doubled
+    )
+    without_BFHWC, with_BFHWC = jnp.split(both, 2)
+    return without_BFHWC + guidance_scale * (with_BFHWC - without_BFHWC)
+
+  return denoise_guided

@@ -1,0 +1,80 @@
+"""Noise schedules: how much signal and how much noise z_t holds at each timestep.
+
+z_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1 and alpha^2 = `alphas_cumprod`. Tables are float64
+numpy, computed once; only what is looked up reaches the device, as float32.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def cosine_alphas_cumprod(num_timesteps, offset=0.008, max_beta=0.999):
+  """Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 17, with each beta capped at `max_beta`.
+
+  Returns:
+    float64 (T,), strictly decreasing, in (0, 1).
+  """
+  time = np.arange(num_timesteps + 1, dtype=np.float64) / num_timesteps
+  signal = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
+  betas_T = np.minimum(1 - signal[1:] / signal[:-1], max_beta)
+  return np.cumprod(1 - betas_T)
+
+
+def scaled_linear_alphas_cumprod(num_timesteps, first_beta=0.00085, last_beta=0.012):
+  """Stable Diffusion's schedule: betas linear in their square root. float64 (T,)."""
+  betas_T = np.linspace(first_beta**0.5, last_beta**0.5, num_timesteps, dtype=np.float64) ** 2
+  return np.cumprod(1 - betas_T)
+
+
+def rescale_to_zero_terminal_snr(alphas_cumprod_T):
+  """Shifts and scales sqrt(alphas_cumprod) so that the last timestep is pure noise.
+
+  Lin et al. 2023 (arXiv:2305.08891), Algorithm 1. The first timestep is unchanged.
+
+  Args:
+    alphas_cumprod_T: float64, strictly decreasing, in (0, 1].
+
+  Returns:
+    Same shape; last entry exactly 0. An eps-prediction is undefined there: use 'v'.
+  """
+  alpha_T = np.sqrt(alphas_cumprod_T)
+  first, last = alpha_T[0], alpha_T[-1]
+  return ((alpha_T - last) * first / (first - last)) ** 2
+
+
+KINDS = {'cosine': cosine_alphas_cumprod, 'scaled_linear': scaled_linear_alphas_cumprod}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+  """The table of one schedule; `alphas_cumprod_T` is float64 (T,), decreasing, in [0, 1]."""
+
+  alphas_cumprod_T: np.ndarray
+
+  @classmethod
+  def create(cls, kind, num_timesteps, zero_terminal_snr):
+    """Builds the named schedule.
+
+    Raises:
+      ValueError: unknown `kind`.
+    """
+    if kind not in KINDS:
+      raise ValueError(f'schedule.kind={kind!r} is unknown; known: {", ".join(sorted(KINDS))}.')
+    alphas_cumprod_T = KINDS[kind](num_timesteps)
+    if zero_terminal_snr:
+      alphas_cumprod_T = rescale_to_zero_terminal_snr(alphas_cumprod_T)
+    return cls(alphas_cumprod_T)
+
+  @property
+  def num_timesteps(self):
+    """T."""
+    return len(self.alphas_cumprod_T)
+
+  def alpha_sigma(self, timesteps_B, ndim):
+    """(alpha, sigma) at `timesteps_B`, float32, shaped (B, 1, ..., 1) for tensors of rank `ndim`."""
+    shape = (-1,) + (1,) * (ndim - 1)
+    alpha_T = jnp.asarray(np.sqrt(self.alphas_cumprod_T), jnp.float32)
+    sigma_T = jnp.asarray(np.sqrt(1 - self.alphas_cumprod_T), jnp.float32)
+    return alpha_T[timesteps_B].reshape(shape), sigma_T[timesteps_B].reshape(shape)
