@@ -1,0 +1,120 @@
+"""AdamW with parameter groups, warm-up, decay and clipping, as one optax transformation."""
+
+import re
+
+import jax
+import optax
+
+from i2vgen_jax.parallel import sharding
+
+
+def learning_rate_schedule(kind, peak, warmup_steps, num_steps):
+  """step -> learning rate: linear warm-up to `peak`, then constant or a cosine to 0 at `num_steps`.
+
+  Raises:
+    ValueError: unknown `kind`, or a warm-up longer than the run.
+  """
+  if not 0 <= warmup_steps <= num_steps:
+    raise ValueError(f'optimizer.warmup_steps={warmup_steps} must lie in 0..{num_steps} (num_steps).')
+  if kind == 'constant':
+    after = optax.constant_schedule(peak)
+  elif kind == 'cosine':
+    after = optax.cosine_decay_schedule(peak, max(1, num_steps - warmup_steps))
+  else:
+    raise ValueError(f"optimizer.schedule={kind!r} is unknown; known: 'constant', 'cosine'.")
+  if not warmup_steps:
+    return after
+  # The first update already moves: step 0 trains at peak / warmup_steps.
+  warmup = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+DEFAULT_GROUP = {'match': '', 'lr': 1.0, 'weight_decay': None, 'freeze': False}
+
+
+def group_of(name, groups):
+  """The first group whose `match` is found in the parameter's path, completed by the defaults."""
+  for group in groups:
+    if re.search(group['match'], name):
+      return {**DEFAULT_GROUP, **group}
+  return DEFAULT_GROUP
+
+
+def make_optimizer(
+  abstract_params, learning_rate, *, b1, b2, eps, weight_decay, max_grad_norm, groups
+):
+  """The update rule.
+
+  Args:
+    abstract_params: tree of arrays or ShapeDtypeStructs; only paths are read.
+    learning_rate: step -> learning rate.
+    b1, b2, eps: Adam's.
+    weight_decay: decoupled, applied to kernels (tensors of rank 2 and more).
+    max_grad_norm: gradients of trained parameters are scaled down to this global norm; 0 leaves them.
+    groups: dicts with `match` (regex on the path; the first match wins), `lr` (multiplier),
+      `weight_decay` (None: the default above) and `freeze` (no update, no optimizer state).
+
+  Raises:
+    ValueError: a group that matches no parameter, or everything is frozen.
+  """
+  names = jax.tree_util.tree_map_with_path(
+    lambda path, _: sharding.path_name(path), abstract_params
+  )
+  for group in groups:
+    unknown = sorted(set(group) - set(DEFAULT_GROUP))
+    if unknown or 'match' not in group:
+      raise ValueError(
+        f'optimizer.groups: {dict(group)} needs `match` and takes {sorted(DEFAULT_GROUP)}; '
+        f'unknown: {unknown}.'
+      )
+    if not any(re.search(group['match'], name) for name in jax.tree.leaves(names)):
+      raise ValueError(
+        f'optimizer.groups: match={group["match"]!r} fits no parameter, e.g. '
+        f'{jax.tree.leaves(names)[0]}.'
+      )
+  group_tree = jax.tree.map(lambda name: dict(group_of(name, groups)), names)
+  is_group = lambda node: isinstance(node, dict) and 'freeze' in node  # noqa: E731
+  labels = jax.tree.map(
+    lambda group: 'frozen' if group['freeze'] else 'trained', group_tree, is_leaf=is_group
+  )
+  if 'trained' not in jax.tree.leaves(labels):
+    raise ValueError('optimizer.groups freeze every parameter: nothing is left to train.')
+
+  def decay_of(group, leaf):
+    decay = weight_decay if group['weight_decay'] is None else group['weight_decay']
+    return decay if len(leaf.shape) >= 2 else 0.0
+
+  decay_tree = jax.tree.map(decay_of, group_tree, abstract_params, is_leaf=is_group)
+  scale_tree = jax.tree.map(lambda group: float(group['lr']), group_tree, is_leaf=is_group)
+  trained = optax.chain(
+    optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
+    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    _add_decay(decay_tree),
+    _scale_by(scale_tree),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+  return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
+
+
+def _add_decay(decay_tree):
+  """Adds decay x parameter to each update."""
+  return optax.stateless(lambda updates, params: _map(
+    lambda update, param, decay: update + decay * param if decay else update, updates, params,
+    decay_tree,
+  ))
+
+
+def _scale_by(scale_tree):
+  """Multiplies each update by its group's factor."""
+  return optax.stateless(lambda updates, params: _map(
+    lambda update, _, scale: update if scale == 1 else update * scale, updates, params, scale_tree
+  ))
+
+
+def _map(function, updates, params, constants):
+  """tree.map that leaves frozen positions, which optax.partition masks out, as they are."""
+  masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+  return jax.tree.map(
+    lambda update, param, constant: update if masked(update) else function(update, param, constant),
+    updates, params, constants, is_leaf=masked,
+  )

@@ -1,0 +1,178 @@
+"""One optimizer step as a pure function: encode, noise, predict, differentiate, update, average.
+
+Paper Sec. 3; the order of the reconstructed training loop of the release. Every draw of a sample is keyed by (seed, step,
+its row in the global batch): the same on any mesh, number of hosts and of micro-batches.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from i2vgen_jax.diffusion import guidance, loss
+from i2vgen_jax.parallel import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that training changes, plus the seed: what a checkpoint holds."""
+
+  step: jax.Array  # int32 scalar: updates done.
+  params: Any  # float32 master weights.
+  ema_params: Any  # float32.
+  opt_state: Any
+  seed: jax.Array  # uint32 key data; never changes.
+
+
+def make_init(unet, optimizer, example, seed):
+  """() -> TrainState; to be jitted with sharded outputs, so that no device ever holds it whole.
+
+  Args:
+    unet: a UNet3D.
+    optimizer: from optimizer.make_optimizer.
+    example: (noisy_latents_BFHWC, timesteps_B, conditioning) shapes of any one batch.
+    seed: int.
+  """
+
+  def init():
+    key = jax.random.key(seed)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
+    params = unet.init(jax.random.fold_in(key, 0), *zeros)['params']
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      ema_params=jax.tree.map(jnp.copy, params),
+      opt_state=optimizer.init(params),
+      seed=jax.random.key_data(jax.random.fold_in(key, 1)),
+    )
+
+  return init
+
+
+def sample_keys(seed, step, position_B, num):
+  """`num` arrays of one key per sample, from (seed, step, global position)."""
+  step_key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
+  keys_BK = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(step_key, row), num))(
+    position_B
+  )
+  return [keys_BK[:, k] for k in range(num)]
+
+
+def make_loss(unet, encoders, schedule, *, prediction_type, offset_noise, condition_dropout):
+  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample."""
+
+  def batch_loss(params, frozen, batch, seed, step):
+    posterior_B, image_B, drop_B, time_B, noise_B, dropout_B = sample_keys(
+      seed, step, batch['position'], 6
+    )
+    latents_BFHWC = encoders.encode_video(frozen, batch['video'], posterior_B)
+    conditioning = encoders.conditioning(
+      frozen, batch['token_ids'], batch['video'][:, 0], batch['clip_image'], batch['fps'], image_B
+    )
+    conditioning = guidance.drop_conditions(
+      drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
+    )
+    timesteps_B = loss.draw_timesteps(time_B, schedule.num_timesteps)
+    noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
+
+    def denoise(noisy_BFHWC, timesteps_B):
+      return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
+
+    latents_BFHWC, conditioning = jax.lax.stop_gradient((latents_BFHWC, conditioning))
+    return loss.denoising_loss(
+      denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
+    ).mean()
+
+  return batch_loss
+
+
+def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup):
+  """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
+
+  Args:
+    batch_loss: from `make_loss`.
+    optimizer: from optimizer.make_optimizer.
+    learning_rate: its schedule, for the metrics.
+    accumulation: number of micro-batches whose gradients are averaged; divides the batch.
+    ema_decay: weight of the past in the moving average of parameters.
+    ema_warmup: if True, the decay starts low: min(ema_decay, (1 + step) / (10 + step)).
+  """
+
+  def step(state, frozen, batch):
+    gradient = jax.value_and_grad(batch_loss)
+
+    def add_micro_batch(total, micro_batch):
+      result = gradient(state.params, frozen, micro_batch, state.seed, state.step)
+      return jax.tree.map(jnp.add, total, result), None
+
+    if accumulation == 1:
+      mean_loss, grads = gradient(state.params, frozen, batch, state.seed, state.step)
+    else:
+      zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+      total, _ = jax.lax.scan(add_micro_batch, zeros, split_batch(batch, accumulation))
+      mean_loss, grads = jax.tree.map(lambda x: x / accumulation, total)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay
+    if ema_warmup:
+      decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema_params = jax.tree.map(
+      lambda average, param: decay * average + (1 - decay) * param, state.ema_params, params
+    )
+    metrics = {
+      'loss': mean_loss,
+      'grad_norm': optax.global_norm(grads),
+      'learning_rate': learning_rate(state.step),
+    }
+    state = state.replace(
+      step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+    )
+    return state, metrics
+
+  return step
+
+
+def split_batch(batch, accumulation):
+  """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it holds."""
+
+  def split(value):
+    rows = value.reshape((-1, accumulation) + value.shape[1:])
+    return jnp.swapaxes(rows, 0, 1)
+
+  return jax.tree.map(split, batch)
+
+
+def make_eval_loss(unet, encoders, schedule, *, prediction_type):
+  """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
+
+  Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of rows covers all
+  noise levels. Posterior means, no dropout: the number is the same at every call.
+  """
+
+  def eval_loss(params, frozen, batch, seed):
+    (noise_B,) = sample_keys(seed, 0, batch['position'], 1)
+    latents_BFHWC = encoders.encode_video(frozen, batch['video'])
+    conditioning = encoders.conditioning(
+      frozen, batch['token_ids'], batch['video'][:, 0], batch['clip_image'], batch['fps']
+    )
+    # Golden-ratio steps fill [0, 1) evenly for any number of rows.
+    fraction_B = jnp.mod((batch['position'] + 0.5) * 0.6180339887, 1.0)
+    timesteps_B = (fraction_B * schedule.num_timesteps).astype(jnp.int32)
+    noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, 0.0)
+
+    def denoise(noisy_BFHWC, timesteps_B):
+      return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
+
+    return loss.denoising_loss(
+      denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
+    )
+
+  return eval_loss
+
+
+def state_shardings(init, mesh, rules=sharding.RULES, min_elements=sharding.MIN_ELEMENTS):
+  """(abstract state, shardings) of what `init` makes; raises ValueError as sharding.spec_for."""
+  abstract = jax.eval_shape(init)
+  return abstract, sharding.shard_tree(abstract, mesh, rules, min_elements)
