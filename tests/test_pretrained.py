@@ -1,0 +1,114 @@
+"""Parameters to named tensors and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from i2vgen_jax.models import clip, vae
+from i2vgen_jax.pretrained import clip_names, tensors, vae_names
+
+CASES = {
+  'vae': (
+    vae.AutoencoderKL(block_channels=(8, 16), layers_per_block=1, norm_groups=4),
+    jnp.zeros((1, 16, 16, 3)),
+    vae_names.name_of,
+  ),
+  'text': (
+    clip.CLIPText(20, 8, 16, num_layers=2, num_heads=2, max_length=8),
+    np.zeros((1, 8), np.int32),
+    clip_names.text_name_of,
+  ),
+  'vision': (
+    clip.CLIPVision(8, 16, 2, 2, patch_size=4, image_size=8, projection_dim=6),
+    jnp.zeros((1, 8, 8, 3)),
+    clip_names.vision_name_of,
+  ),
+}
+
+
+def make(case):
+  module, inputs, name_of = CASES[case]
+  return module.init(jax.random.key(0), inputs)['params'], name_of
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_to_torch_and_back_returns_every_bit(case):
+  params, name_of = make(case)
+  restored = tensors.from_torch(tensors.to_torch(params, name_of), params, name_of)
+  assert jax.tree.structure(restored) == jax.tree.structure(params)
+  jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+@pytest.mark.parametrize(
+  'shape, torch_shape',
+  [
+    ((5,), (5,)),
+    ((2, 5), (5, 2)),
+    ((3, 2, 5), (5, 2, 3)),
+    ((3, 4, 2, 5), (5, 2, 3, 4)),
+    ((3, 1, 1, 2, 5), (5, 2, 3, 1, 1)),
+  ],
+)
+def test_kernels_swap_input_and_output_and_put_the_window_last(shape, torch_shape):
+  leaf = 'kernel' if len(shape) > 1 else 'bias'
+  params = {'conv': {leaf: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)}}
+  out = tensors.to_torch(params, tensors.torch_name)
+  (value,) = out.values()
+  assert value.shape == torch_shape
+  if len(shape) > 1:
+    np.testing.assert_array_equal(value[4, 1].ravel(), params['conv'][leaf][..., 1, 4].ravel())
+
+
+def test_list_entries_and_leaves_get_torch_names():
+  assert tensors.torch_name('up_blocks_0/resnets_12/conv1/kernel') == (
+    'up_blocks.0.resnets.12.conv1.weight'
+  )
+  assert tensors.torch_name('to_out_0/bias') == 'to_out.0.bias'
+  assert clip_names.text_name_of('final_layer_norm/scale') == 'text_model.final_layer_norm.weight'
+  assert clip_names.vision_name_of('visual_projection/kernel') == 'visual_projection.weight'
+  assert clip_names.vision_name_of('embeddings/class_embedding') == (
+    'vision_model.embeddings.class_embedding'
+  )
+
+
+def test_one_error_names_all_missing_unexpected_and_misshapen_tensors():
+  params, name_of = make('vae')
+  state = tensors.to_torch(params, name_of)
+  del state['encoder.conv_in.bias']
+  state['decoder.conv_in.weight'] = state['decoder.conv_in.weight'][:, :3]
+  state['discriminator.weight'] = np.zeros(3, np.float32)
+  with pytest.raises(ValueError) as error:
+    tensors.from_torch(state, params, name_of)
+  message = str(error.value)
+  assert '1 missing:\n  encoder.conv_in.bias' in message
+  assert '1 unexpected:\n  discriminator.weight' in message
+  assert '1 misshapen:\n  decoder.conv_in.weight: (16, 3, 3, 3), model has (16, 4, 3, 3)' in message
+
+
+def test_half_precision_tensors_become_the_models_dtype():
+  params, name_of = make('vision')
+  state = {name: x.astype(np.float16) for name, x in tensors.to_torch(params, name_of).items()}
+  restored = tensors.from_torch(state, jax.eval_shape(lambda: params), name_of)
+  assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(restored))
+
+
+def test_two_parameters_of_one_name_are_refused():
+  with pytest.raises(ValueError, match="called 'same'"):
+    tensors.to_torch({'a': np.zeros(1), 'b': np.zeros(1)}, lambda path: 'same')
+
+
+@pytest.mark.parametrize('keep', [4, 200, -1])
+def test_a_file_cut_short_is_named_in_a_value_error(tmp_path, keep):
+  params, name_of = make('vae')
+  path = tmp_path / 'model.safetensors'
+  safetensors.numpy.save_file(tensors.to_torch(params, name_of), path)
+  path.write_bytes(path.read_bytes()[:keep])
+  with pytest.raises(ValueError, match='model.safetensors. is not a whole safetensors file'):
+    tensors.read_safetensors(path)
+
+
+def test_a_file_that_is_not_there_is_named_in_a_value_error(tmp_path):
+  with pytest.raises(ValueError, match='No file .*absent.safetensors'):
+    tensors.read_safetensors(tmp_path / 'absent.safetensors')
