@@ -1,0 +1,52 @@
+"""The reshapes between a video and what a layer wants to see of it. All are free: no data moves.
+
+Dimension key of this package: `B` batch, `F` frames, `H W` latent height and width, `C` channels, `N = B*F` folded
+frames, `S = H*W` spatial tokens, `L` context tokens, `D` context width, `E` embedding width, `A` attention heads,
+`K` size per head, `V` width of the CLIP image vector.
+"""
+
+import math
+
+
+def fold_frames(x_BFHWC):
+  """(B, F, H, W, C) -> (B*F, H, W, C): every frame becomes an image of its own, for 2-D layers."""
+  batch_size, num_frames, *image_shape = x_BFHWC.shape
+  return x_BFHWC.reshape(batch_size * num_frames, *image_shape)
+
+
+def unfold_frames(x_NHWC, num_frames):
+  """(B*F, H, W, C) -> (B, F, H, W, C): the inverse of fold_frames."""
+  return x_NHWC.reshape(-1, num_frames, *x_NHWC.shape[1:])
+
+
+def space_as_tokens(x_BFHWC):
+  """(B, F, H, W, C) -> (B, F, H*W, C): the pixels of a frame as a row-major sequence."""
+  *leading, height, width, channels = x_BFHWC.shape
+  return x_BFHWC.reshape(*leading, height * width, channels)
+
+
+def tokens_as_space(x_BFSC, height, width):
+  """(B, F, H*W, C) -> (B, F, H, W, C): the inverse of space_as_tokens."""
+  *leading, num_tokens, channels = x_BFSC.shape
+  if num_tokens != height * width:
+    raise ValueError(f'{num_tokens} tokens are not height={height} x width={width}.')
+  return x_BFSC.reshape(*leading, height, width, channels)
+
+
+def split_heads(x_C, num_heads):
+  """(..., A*K) -> (..., A, K)."""
+  *leading, channels = x_C.shape
+  if channels % num_heads:
+    raise ValueError(f'channels={channels} must divide over num_heads={num_heads}.')
+  return x_C.reshape(*leading, num_heads, channels // num_heads)
+
+
+def merge_heads(x_AK):
+  """(..., A, K) -> (..., A*K): the inverse of split_heads."""
+  *leading, num_heads, head_dim = x_AK.shape
+  return x_AK.reshape(*leading, num_heads * head_dim)
+
+
+def elements_per_sample(shape, batch_size):
+  """Number of elements one of `batch_size` samples holds in an array whose leading dim is B or B*F."""
+  return math.prod(shape) // batch_size

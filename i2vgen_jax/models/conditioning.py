@@ -1,0 +1,156 @@
+"""Trainable conditioners: each turns one field of `conditioning` into one route of the U-Net.
+
+The routes: 'context' (tokens for cross-attention, concatenated in the config's order), 'concat' (channels beside the noisy
+latents), 'embedding' (added to the timestep embedding). A new one is a class here, a row in CONDITIONERS and a line in a
+config. The config's line is dict(kind=..., field of the class=...); without its line, a conditioner's parameters do not exist.
+
+Dimension key: B batch, F frames, H W latent size, C channels, L tokens, D context width, E embedding width, V image vector.
+"""
+
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2vgen_jax.models import attention, layers
+
+
+class Conditioner(nn.Module):
+  """Turns one field of the batch into one route of the U-Net. A subclass sets `field` and `route`.
+
+  Attributes:
+    route_width: channels of what the route takes: D of the context, C of the latents, or E of the embedding.
+    embedding_width: E.
+    dropout: rate within the conditioner.
+  """
+
+  field: ClassVar[str]
+  route: ClassVar[Literal['context', 'concat', 'embedding']]
+
+  route_width: int
+  embedding_width: int
+  dropout: float
+  dtype: jnp.dtype
+
+
+class Text(Conditioner):
+  """Caption tokens, (B, L, D), as they are."""
+
+  field = 'text'
+  route = 'context'
+
+  @nn.compact
+  def __call__(self, text_BLD, num_frames, dropout_keys_B):
+    return text_BLD
+
+
+class ImageTokens(Conditioner):
+  """CLIP vector of the image, (B, V), to `num_tokens` context tokens."""
+
+  field = 'image_embedding'
+  route = 'context'
+  num_tokens: int = 4
+
+  @nn.compact
+  def __call__(self, image_embedding_BV, num_frames, dropout_keys_B):
+    h = layers.Dense(self.embedding_width, dtype=self.dtype, name='linear_0')(image_embedding_BV)
+    width = self.num_tokens * self.route_width
+    tokens = layers.Dense(width, dtype=self.dtype, name='linear_2')(nn.silu(h))
+    return tokens.reshape(-1, self.num_tokens, self.route_width)
+
+
+class ImageLatentTokens(Conditioner):
+  """Latents of the image, (B, H, W, C), of any size, to (pool_size / 4)^2 context tokens, row-major."""
+
+  field = 'image_latents'
+  route = 'context'
+  pool_size: int = 32
+
+  @nn.compact
+  def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
+    channels = image_latents_BHWC.shape[-1]
+    h = layers.Conv(8 * channels, dtype=self.dtype, name='conv_0')(image_latents_BHWC)
+    h = adaptive_average_pool(nn.silu(h), self.pool_size)
+    h = layers.Conv(16 * channels, stride=2, dtype=self.dtype, name='conv_3')(h)
+    h = layers.Conv(self.route_width, stride=2, dtype=self.dtype, name='conv_5')(nn.silu(h))
+    return h.reshape(h.shape[0], -1, self.route_width)
+
+
+class ImageLatents(Conditioner):
+  """Latents of the image, (B, H, W, C), as frame 0 of a sequence whose other frames tell their position."""
+
+  field = 'image_latents'
+  route = 'concat'
+
+  @nn.compact
+  def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
+    channels = image_latents_BHWC.shape[-1]
+    h = mark_positions(image_latents_BHWC, num_frames)
+    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
+    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_2')(h))
+    h = layers.Conv(self.route_width, dtype=self.dtype, name='proj_in_4')(h)
+    adapter = attention.FrameAdapter(self.dropout, self.dtype, name='temporal_encoder')
+    return adapter(h, dropout_keys_B)
+
+
+class Fps(Conditioner):
+  """Frames per second, (B,), as the timestep is embedded; the last layer starts at zero. Float32 throughout."""
+
+  field = 'fps'
+  route = 'embedding'
+
+  @nn.compact
+  def __call__(self, fps_B, num_frames, dropout_keys_B):
+    h = layers.sinusoid(fps_B, self.embedding_width // 4)
+    h = nn.silu(layers.Dense(self.embedding_width, name='linear_0')(h))
+    return layers.Dense(self.embedding_width, zero=('kernel', 'bias'), name='linear_2')(h)
+
+
+CONDITIONERS = {
+  'text': Text,
+  'image_latent_tokens': ImageLatentTokens,
+  'image_tokens': ImageTokens,
+  'image_latents': ImageLatents,
+  'fps': Fps,
+}
+
+
+def conditioner_class(kind):
+  """The class of a config line's `kind`. Raises ValueError for an unknown one."""
+  if kind not in CONDITIONERS:
+    raise ValueError(f'Unknown conditioner kind={kind!r}; known: {", ".join(CONDITIONERS)}.')
+  return CONDITIONERS[kind]
+
+
+def mark_positions(image_latents_BHWC, num_frames):
+  """(B, H, W, C) -> (B, F, H, W, C): the image, then constant frames k/(F-1) for k = 1..F-1."""
+  positions_F = jnp.arange(1, num_frames) / max(num_frames - 1, 1)
+  batch_size, *shape = image_latents_BHWC.shape
+  marks = jnp.broadcast_to(
+    positions_F[None, :, None, None, None], (batch_size, num_frames - 1, *shape)
+  )
+  return jnp.concatenate([image_latents_BHWC[:, None], marks.astype(image_latents_BHWC.dtype)], 1)
+
+
+def adaptive_average_pool(x_BHWC, size):
+  """(B, H, W, C) -> (B, size, size, C): torch's AdaptiveAvgPool2d, also for H or W below `size`."""
+  height, width = x_BHWC.shape[1:3]
+  return jnp.einsum(
+    'uh,vw,bhwc->buvc',
+    _pooling_matrix(height, size),
+    _pooling_matrix(width, size),
+    x_BHWC.astype(jnp.float32),
+    precision=jax.lax.Precision.HIGHEST,
+  ).astype(x_BHWC.dtype)
+
+
+def _pooling_matrix(num_inputs, num_bins):
+  """(num_bins, num_inputs): bin i averages [floor(i n / bins), ceil((i + 1) n / bins))."""
+  matrix = np.zeros((num_bins, num_inputs), np.float32)
+  for i in range(num_bins):
+    start = i * num_inputs // num_bins
+    stop = -(-(i + 1) * num_inputs // num_bins)
+    matrix[i, start:stop] = 1 / (stop - start)
+  return matrix

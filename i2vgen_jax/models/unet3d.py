@@ -1,0 +1,254 @@
+"""The video U-Net of I2VGen-XL (Zhang et al. 2023, arXiv:2311.04145): a 2-D U-Net with temporal layers between.
+
+Each level is `layers_per_block` times (ResBlock with TemporalConv, SpatialTransformer, TemporalTransformer). Every temporal
+layer starts as the identity, so that an image model can be the start. Parameter paths follow the names of diffusers'
+I2VGenXLUNet (see pretrained/unet_names.py).
+
+Dimension key: B batch, F frames, H W latent height and width, C channels, L context tokens, D context width, E embedding.
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from i2vgen_jax.models import attention, conditioning, layers
+
+
+class Level(nn.Module):
+  """What the down, mid and up blocks share: sizes, and the layer they repeat."""
+
+  channels: int
+  has_attention: bool
+  head_dim: int
+  norm_groups: int
+  dropout: float
+  remat: str
+  dtype: jnp.dtype
+
+  def _resnet(self, i, x_BFHWC, embedding_BE, dropout_keys_B):
+    block = rematerialized(layers.ResBlock, self.remat)(
+      self.channels, self.norm_groups, self.dropout, self.dtype, name=f'resnets_{i}'
+    )
+    return block(x_BFHWC, embedding_BE, dropout_keys_B)
+
+  def _attend(self, i, x_BFHWC, context_BLD):
+    sizes = (self.channels // self.head_dim, self.head_dim, self.norm_groups, self.dtype)
+    spatial = rematerialized(attention.SpatialTransformer, self.remat)(
+      *sizes, name=f'attentions_{i}'
+    )
+    temporal = rematerialized(attention.TemporalTransformer, self.remat)(
+      *sizes, name=f'temp_attentions_{i}'
+    )
+    return temporal(spatial(x_BFHWC, context_BLD))
+
+  def _layer(self, i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+    x_BFHWC = self._resnet(i, x_BFHWC, embedding_BE, dropout_keys_B)
+    return self._attend(i, x_BFHWC, context_BLD) if self.has_attention else x_BFHWC
+
+
+class DownBlock(Level):
+  """Layers of one encoder level, then (not at the last level) halving. Returns the output and the skips."""
+
+  num_layers: int = 2
+  is_last: bool = False
+
+  @nn.compact
+  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+    skips = []
+    for i in range(self.num_layers):
+      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+      skips.append(x_BFHWC)
+    if not self.is_last:
+      x_BFHWC = layers.Downsample(self.dtype, name='downsamplers_0')(x_BFHWC)
+      skips.append(x_BFHWC)
+    return x_BFHWC, skips
+
+
+class MidBlock(Level):
+  """A layer with attention and one more ResBlock, at the lowest resolution."""
+
+  @nn.compact
+  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+    x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+    return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
+
+
+class UpBlock(Level):
+  """Layers of one decoder level, each fed a skip, then (not at the last level) a resize to the next skip's size."""
+
+  @nn.compact
+  def __call__(self, x_BFHWC, skips, next_size, embedding_BE, context_BLD, dropout_keys_B):
+    for i, skip_BFHWC in enumerate(skips):
+      x_BFHWC = jnp.concatenate([x_BFHWC, skip_BFHWC], -1)
+      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+    if next_size is not None:
+      x_BFHWC = layers.Upsample(self.dtype, name='upsamplers_0')(x_BFHWC, *next_size)
+    return x_BFHWC
+
+
+class UNet3D(nn.Module):
+  """Predicts (noise, velocity or sample) from noisy latents, timestep and conditioning.
+
+  Attributes:
+    out_channels: channels of the prediction.
+    block_channels: channels of each level, highest resolution first; each level halves the one before.
+    attention_levels: whether each level has transformers; the mid block always has.
+    layers_per_block: layers of an encoder level; a decoder level has one more.
+    head_dim: size per attention head; a level has channels / head_dim heads.
+    temporal_in_heads: heads of the first temporal transformer, whose inner width is heads x head_dim.
+    norm_groups: groups of every group norm.
+    dropout: rate in ResBlock and TemporalConv; half of it in the image latents' adapter.
+    context_dim: width of context tokens.
+    conditioners: dict(kind=..., ...) per conditioner, see models/conditioning.py; context tokens in this order.
+    remat: 'block' recomputes each ResBlock and each transformer in the backward pass; 'none' keeps all activations.
+    dtype: of matrix products and activations.
+  """
+
+  out_channels: int = 4
+  block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+  attention_levels: tuple[bool, ...] = (True, True, True, False)
+  layers_per_block: int = 2
+  head_dim: int = 64
+  temporal_in_heads: int = 8
+  norm_groups: int = 32
+  dropout: float = 0.1
+  context_dim: int = 1024
+  conditioners: tuple[dict[str, Any], ...] = (
+    dict(kind='text'),
+    dict(kind='image_latent_tokens'),
+    dict(kind='image_tokens'),
+    dict(kind='image_latents'),
+    dict(kind='fps'),
+  )
+  remat: Literal['none', 'block'] = 'none'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, noisy_latents_BFHWC, timesteps_B, conditioning, dropout_keys_B=None):
+    """Returns the prediction, float32, shaped as the latents with `out_channels`.
+
+    Args:
+      noisy_latents_BFHWC: any F >= 1, H and W.
+      timesteps_B: int or float, 0..T-1.
+      conditioning: the field of every conditioner, e.g. text (B, L, D), image_embedding (B, V), image_latents (B, H, W, C),
+        fps (B,).
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+
+    Raises:
+      ValueError: a conditioner or size is inconsistent, or `conditioning` lacks a field.
+    """
+    self._check_sizes()
+    x, embedding_BE, context_BLD = self._embed(
+      noisy_latents_BFHWC, timesteps_B, conditioning, dropout_keys_B
+    )
+    conditions = (embedding_BE, context_BLD, dropout_keys_B)
+
+    x = layers.Conv(self.block_channels[0], dtype=self.dtype, name='conv_in')(x)
+    x = rematerialized(attention.TemporalTransformer, self.remat)(
+      self.temporal_in_heads, self.head_dim, self.norm_groups, self.dtype, name='transformer_in'
+    )(x)
+
+    skips = [x]
+    num_levels = len(self.block_channels)
+    for i in range(num_levels):
+      block = DownBlock(
+        **self._level(i),
+        num_layers=self.layers_per_block,
+        is_last=i == num_levels - 1,
+        name=f'down_blocks_{i}',
+      )
+      x, new_skips = block(x, *conditions)
+      skips += new_skips
+
+    x = MidBlock(**(self._level(-1) | dict(has_attention=True)), name='mid_block')(x, *conditions)
+
+    for i in range(num_levels):
+      block_skips = [skips.pop() for _ in range(self.layers_per_block + 1)]
+      next_size = skips[-1].shape[2:4] if skips else None
+      x = UpBlock(**self._level(-1 - i), name=f'up_blocks_{i}')(
+        x, block_skips, next_size, *conditions
+      )
+
+    x = nn.silu(layers.GroupNorm(self.norm_groups, dtype=self.dtype, name='conv_norm_out')(x))
+    x = layers.Conv(self.out_channels, zero=('kernel',), dtype=self.dtype, name='conv_out')(x)
+    return x.astype(jnp.float32)
+
+  def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
+    """Runs the conditioners. Returns the input with concatenated channels, the embedding and the context (or None)."""
+    num_frames, latent_channels = noisy_latents_BFHWC.shape[1], noisy_latents_BFHWC.shape[-1]
+    embedding_width = 4 * self.block_channels[0]
+    widths = dict(context=self.context_dim, concat=latent_channels, embedding=embedding_width)
+    routes = dict(
+      context=[],
+      concat=[noisy_latents_BFHWC.astype(self.dtype)],
+      embedding=[TimeEmbedding(embedding_width, name='time_embedding')(timesteps_B)],
+    )
+    for config in self.conditioners:
+      config = dict(config)
+      kind = config.pop('kind')
+      cls = conditioning.conditioner_class(kind)
+      if cls.field not in conditions:
+        raise ValueError(
+          f'Conditioner {kind!r} needs conditioning[{cls.field!r}]; given: {", ".join(sorted(conditions)) or "nothing"}.'
+        )
+      conditioner = cls(
+        **config,
+        route_width=widths[cls.route],
+        embedding_width=embedding_width,
+        dropout=self.dropout / 2,
+        dtype=self.dtype,
+        name=kind,
+      )
+      output = conditioner(conditions[cls.field], num_frames, dropout_keys_B)
+      routes[cls.route].append(output)
+
+    tokens = [x_BLD.astype(self.dtype) for x_BLD in routes['context']]
+    context_BLD = jnp.concatenate(tokens, 1) if tokens else None
+    return jnp.concatenate(routes['concat'], -1), sum(routes['embedding']), context_BLD
+
+  def _level(self, i):
+    return dict(
+      channels=self.block_channels[i],
+      has_attention=self.attention_levels[i],
+      head_dim=self.head_dim,
+      norm_groups=self.norm_groups,
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=self.dtype,
+    )
+
+  def _check_sizes(self):
+    if len(self.block_channels) != len(self.attention_levels):
+      raise ValueError(
+        f'block_channels={self.block_channels} and attention_levels={self.attention_levels} must be as long.'
+      )
+    for channels, has_attention in zip(self.block_channels, self.attention_levels, strict=True):
+      if channels % self.norm_groups:
+        raise ValueError(
+          f'block_channels={self.block_channels}: {channels} does not divide over norm_groups={self.norm_groups}.'
+        )
+      is_last = channels == self.block_channels[-1]
+      if (has_attention or is_last) and channels % self.head_dim:
+        raise ValueError(
+          f'block_channels={self.block_channels}: {channels} does not divide over head_dim={self.head_dim}.'
+        )
+
+
+class TimeEmbedding(nn.Module):
+  """(B,) timesteps -> (B, E), float32 throughout."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, timesteps_B):
+    h = layers.sinusoid(timesteps_B, self.width // 4)
+    h = nn.silu(layers.Dense(self.width, name='linear_1')(h))
+    return layers.Dense(self.width, name='linear_2')(h)
+
+
+def rematerialized(cls, remat):
+  """The module class, with its activations recomputed in the backward pass if remat is 'block'."""
+  if remat not in ('none', 'block'):
+    raise ValueError(f"remat={remat!r} is not known: use 'none' or 'block'.")
+  return nn.remat(cls) if remat == 'block' else cls
