@@ -115,9 +115,12 @@ def test_image_embeddings_equal_those_of_transformers(activation):
 
 
 def test_input_that_does_not_fit_the_tower_is_refused():
+  def build(module, inputs):
+    jax.eval_shape(module.init, jax.random.key(0), inputs)
+
   with pytest.raises(ValueError, match='17 tokens do not fit max_length=16'):
-    clip.CLIPText(**TEXT).init(jax.random.key(0), np.zeros((1, 17), np.int32))
+    build(clip.CLIPText(**TEXT), np.zeros((1, 17), np.int32))
   with pytest.raises(ValueError, match='resize them to image_size=32'):
-    clip.CLIPVision(**VISION).init(jax.random.key(0), np.zeros((1, 40, 32, 3), np.float32))
+    build(clip.CLIPVision(**VISION), np.zeros((1, 40, 32, 3), np.float32))
   with pytest.raises(ValueError, match="activation='relu' is none of"):
-    clip.CLIPText(activation='relu', **TEXT).init(jax.random.key(0), np.zeros((1, 8), np.int32))
+    build(clip.CLIPText(activation='relu', **TEXT), np.zeros((1, 8), np.int32))

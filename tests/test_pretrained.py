@@ -30,7 +30,10 @@ CASES = {
 
 def make(case):
   module, inputs, name_of = CASES[case]
-  return module.init(jax.random.key(0), inputs)['params'], name_of
+  rng = np.random.default_rng(0)
+  abstract = jax.eval_shape(module.init, jax.random.key(0), inputs)['params']
+  params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), abstract)
+  return params, name_of
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -1,9 +1,9 @@
 """AutoencoderKL: Stable Diffusion's image autoencoder (Rombach et al. 2022, Sec. 3.1).
 
-It takes each frame by itself. An encoder of residual blocks halves the picture between levels (factor 8 with four levels), one
-attention block looks at all of it, and the result is the mean and log-variance of a Gaussian per
-latent. I2VGen-XL keeps the autoencoder of Stable Diffusion 2.1 frozen. Latents are in the VAE's own
-units here; whoever calls multiplies by the config's `scaling_factor`.
+It takes each frame by itself. An encoder of residual blocks halves the picture between levels
+(factor 8 with four levels), one attention block looks at all of it, and the result is the mean and
+log-variance of a Gaussian per latent. I2VGen-XL keeps Stable Diffusion 2.1's frozen. Latents are in
+the VAE's own units here; whoever calls multiplies by the config's `scaling_factor`.
 
 Modules and parameters carry diffusers' names, list entries as `name_i`.
 
