@@ -15,7 +15,7 @@ from absl import flags
 from i2vgen_jax import cli
 
 WORDS = """
-  a an the of in on at into out and is are to from with no it its
+  a an the of in on and is are to from with no it its
   video image picture photo still scene frame background
   moves move moving stays left right up down across slowly fast towards
   red green blue yellow purple cyan orange pink white black gray brown dark light bright
@@ -23,7 +23,7 @@ WORDS = """
   blurry static motionless distorted disfigured discontinuous ugly low resolution quality
   person man woman child dog cat bird fish horse car boat plane train tree flower
   house street city river sea water sky sun moon snow fire food hand face
-  walking running playing looking standing sitting flying
+  walking running playing looking standing sitting flying into out at
 """.split()
 
 START, END = '<|startoftext|>', '<|endoftext|>'
