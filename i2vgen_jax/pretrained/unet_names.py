@@ -2,22 +2,23 @@
 
 import re
 
-# Applied in order to the Flax path; the last two turn list members (name_3) and separators into dots.
+from i2vgen_jax.pretrained import tensors
+
+# Applied to the Flax path, before lists and leaves get torch's names.
 _RULES = (
-  (r'^image_tokens/linear_', 'context_embedding/'),
-  (r'^image_latent_tokens/conv_', 'image_latents_context_embedding/'),
+  (r'^image_tokens/linear_', 'context_embedding_'),
+  (r'^image_latent_tokens/conv_', 'image_latents_context_embedding_'),
   (r'^image_latents/', 'image_latents_'),
-  (r'^fps/linear_', 'fps_embedding/'),
+  (r'^fps/linear_', 'fps_embedding_'),
+  (r'^time_embedding/linear_', 'time_embedding/linear_/'),
   (r'resnets_(\d+)/temp_conv/', r'temp_convs_\1/'),
-  (r'net_0_proj', 'net_0/proj'),
-  (r'/(kernel|scale)$', '/weight'),
-  (r'(?<!linear)_(\d+)(?=/)', r'/\1'),
-  (r'/', '.'),
+  (r'/net_0_proj/', '/net_0/proj/'),
 )
 
 
-def name_of(path):
+def name_of(path: str) -> str:
   """'down_blocks_0/resnets_0/conv1/kernel' -> 'down_blocks.0.resnets.0.conv1.weight'."""
   for pattern, replacement in _RULES:
     path = re.sub(pattern, replacement, path)
-  return path
+  # These two are called linear_1 and linear_2: no list.
+  return tensors.torch_name(path).replace('linear_.', 'linear_')

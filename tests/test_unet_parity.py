@@ -1,0 +1,135 @@
+"""The U-Net computes what diffusers' I2VGenXLUNet computes from the same weights (all random, none zero)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from i2vgen_jax.models import unet3d
+from i2vgen_jax.pretrained import tensors, unet_names
+
+diffusers = pytest.importorskip('diffusers')
+torch = pytest.importorskip('torch')
+
+NARROW = dict(
+  block_channels=(32, 64),
+  attention_levels=(True, False),
+  layers_per_block=1,
+  head_dim=16,
+  norm_groups=8,
+  context_dim=24,
+)
+WIDE = dict(
+  block_channels=(48, 96, 96),
+  attention_levels=(True, True, False),
+  layers_per_block=2,
+  head_dim=24,
+  norm_groups=16,
+  context_dim=40,
+)
+
+
+def make_torch_unet(sizes):
+  down = ['CrossAttnDownBlock3D' if has else 'DownBlock3D' for has in sizes['attention_levels']]
+  up = ['CrossAttnUpBlock3D' if has else 'UpBlock3D' for has in sizes['attention_levels'][::-1]]
+  return diffusers.I2VGenXLUNet(
+    down_block_types=down,
+    up_block_types=up,
+    block_out_channels=sizes['block_channels'],
+    layers_per_block=sizes['layers_per_block'],
+    norm_num_groups=sizes['norm_groups'],
+    cross_attention_dim=sizes['context_dim'],
+    attention_head_dim=sizes['head_dim'],
+  ).eval()
+
+
+def random_params(unet, inputs, rng):
+  """Kernels of variance 1/fan_in; norm scales about 1; biases small. None is zero."""
+  shapes = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
+
+  def draw(path, leaf):
+    value = rng.standard_normal(leaf.shape)
+    if leaf.ndim == 1:
+      value = 0.1 * value + (path[-1].key == 'scale')
+    else:
+      value /= np.sqrt(np.prod(leaf.shape[:-1]))
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_inputs(batch_size, num_frames, height, width, context_dim, rng):
+  normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+  conditioning = dict(
+    text=normal(batch_size, 7, context_dim),
+    image_embedding=normal(batch_size, context_dim),
+    image_latents=normal(batch_size, height, width, 4),
+    fps=np.arange(batch_size, dtype=np.int32) + 8,
+  )
+  timesteps = np.linspace(3, 990, batch_size).astype(np.int32)
+  return normal(batch_size, num_frames, height, width, 4), timesteps, conditioning
+
+
+def apply_torch(torch_unet, noisy_latents, timesteps, conditioning):
+  """Calls diffusers' model as its pipeline does: it is the pipeline that appends position frames."""
+  num_frames = noisy_latents.shape[1]
+  first = torch.from_numpy(conditioning['image_latents']).permute(0, 3, 1, 2)[:, :, None]
+  marks = [torch.full_like(first, k / (num_frames - 1)) for k in range(1, num_frames)]
+  prediction = torch_unet(
+    torch.from_numpy(noisy_latents).permute(0, 4, 1, 2, 3),
+    torch.from_numpy(timesteps),
+    fps=torch.from_numpy(conditioning['fps']),
+    image_latents=torch.cat([first, *marks], dim=2),
+    image_embeddings=torch.from_numpy(conditioning['image_embedding'])[:, None],
+    encoder_hidden_states=torch.from_numpy(conditioning['text']),
+  ).sample
+  return prediction.permute(0, 2, 3, 4, 1)
+
+
+def make_pair(sizes, video_shape, seed):
+  rng = np.random.default_rng(seed)
+  inputs = random_inputs(*video_shape, sizes['context_dim'], rng)
+  unet = unet3d.UNet3D(**sizes)
+  params = random_params(unet, inputs, rng)
+  torch_unet = make_torch_unet(sizes)
+  named = tensors.to_torch(params, unet_names.name_of)
+  torch_unet.load_state_dict({name: torch.from_numpy(value) for name, value in named.items()})
+  return unet, params, torch_unet, inputs
+
+
+@pytest.mark.parametrize(
+  'sizes, video_shape',
+  [
+    (NARROW, (2, 5, 16, 12)),
+    (NARROW, (2, 1, 45, 10)),
+    (WIDE, (1, 16, 23, 9)),
+    (WIDE, (2, 1, 8, 13)),
+  ],
+  ids=lambda value: 'x'.join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_prediction_equals_diffusers(sizes, video_shape):
+  """Sums run in another order, nothing else differs: float32 agrees to 2e-5 of the largest value."""
+  unet, params, torch_unet, inputs = make_pair(sizes, video_shape, seed=0)
+  prediction = np.asarray(jax.jit(unet.apply)({'params': params}, *inputs))
+  with torch.no_grad():
+    expected = apply_torch(torch_unet, *inputs).numpy()
+  assert np.abs(prediction - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_gradients_equal_diffusers():
+  """Of a squared error, per tensor, relative in L2."""
+  unet, params, torch_unet, inputs = make_pair(NARROW, (2, 5, 6, 10), seed=1)
+  target = np.random.default_rng(2).standard_normal(inputs[0].shape).astype(np.float32)
+
+  def loss(params):
+    return jnp.mean(jnp.square(unet.apply({'params': params}, *inputs) - target))
+
+  gradients = tensors.to_torch(jax.jit(jax.grad(loss))(params), unet_names.name_of)
+  (apply_torch(torch_unet, *inputs) - torch.from_numpy(target)).square().mean().backward()
+  expected = {name: value.grad.numpy() for name, value in torch_unet.named_parameters()}
+
+  assert gradients.keys() == expected.keys()
+  norm = np.linalg.norm
+  errors = {name: norm(gradients[name] - g) / norm(g) for name, g in expected.items()}
+  worst = max(errors, key=errors.get)
+  assert errors[worst] <= 1e-4, f'{worst}: {errors[worst]}'
