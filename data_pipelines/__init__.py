@@ -1,1 +1,1 @@
-"""From public corpora to training batches: readers, ArrayRecord ingest, Grain streaming. Numpy only."""
+"""From public corpora to training batches: read, ingest, stream. Numpy only."""

@@ -53,6 +53,7 @@ SPEED = 0.41  # Per second.
 START_JITTER = 0.05  # Around the centre: from there every direction keeps the shape in the frame.
 RADIUS = (0.11, 0.145)
 
+NUM_VIDEOS, NUM_VALIDATION, NUM_IMAGES = 3000, 144, 1000
 VIDEOS_PER_PAGE = 250
 IMAGES_PER_SHARD = 500
 
@@ -117,7 +118,7 @@ def render_image(
 def _render(rng, centers, attributes, size):
   """Draws the shape at `centers` (F, 2), fractions of the side, on a plain background."""
   brightness = rng.choice([rng.uniform(15, 65), rng.uniform(190, 235)])
-  background = np.clip(brightness + rng.uniform(-12, 12, size=3), 0, 255).astype(np.float32)
+  background = np.rint(np.clip(brightness + rng.uniform(-12, 12, size=3), 0, 255))
   color = np.array(COLORS[attributes['color']], np.float32)
   radius = float(rng.uniform(*RADIUS) * size)
   frames = np.empty((len(centers), size, size, 3), np.uint8)
@@ -162,15 +163,26 @@ def encode_video(frames: np.ndarray, fps: float = FPS, crf: int = 14) -> bytes:
 
 def write(
   directory: str,
-  num_videos: int = 3000,
-  num_validation: int = 144,
-  num_images: int = 1000,
+  num_videos: int = NUM_VIDEOS,
+  num_validation: int = NUM_VALIDATION,
+  num_images: int = NUM_IMAGES,
   size: int = SIZE,
   seed: int = 0,
   num_processes: int = 2,
 ) -> None:
-  """Writes the corpus (layout above). Equal arguments give equal bytes, whatever num_processes."""
+  """Writes the corpus (layout above), unless it is there with the same arguments.
+
+  Equal arguments give equal bytes, whatever num_processes. Validation videos hold each combination
+  of shape, colour and direction equally often.
+  """
   root = pathlib.Path(directory)
+  written = dict(num_videos=num_videos, num_validation=num_validation, num_images=num_images)
+  written = json.dumps(dict(written, size=size, seed=seed))
+  marker = root / 'demo.json'  # Written last.
+  if marker.exists():
+    if marker.read_text() != written:
+      raise ValueError(f'{root} holds a demo corpus with other arguments: {marker.read_text()}.')
+    return
   context = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
     pages = []
@@ -192,8 +204,8 @@ def write(
       by_split.setdefault(name, []).extend(page_rows)
     for name, split_rows in by_split.items():
       _write_csv(root / 'webvid' / f'results_demo_{name}.csv', split_rows)
-    for _ in shards:
-      pass
+    list(shards)
+  marker.write_text(written)
 
 
 def _write_page(root, size, seed, indices):

@@ -1,0 +1,70 @@
+"""Commands on corpora: python -m data_pipelines <command> --help."""
+
+import argparse
+import logging
+import sys
+import time
+
+from data_pipelines import demo_corpus, ingest
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs one command; what the user should change ends it with one line on stderr."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s')
+  parser = argparse.ArgumentParser(prog='python -m data_pipelines', description=__doc__)
+  commands = parser.add_subparsers(required=True, metavar='command')
+  for command in (_add_demo, _add_ingest):
+    command(commands)
+  options = vars(parser.parse_args(arguments))
+  run = options.pop('run')
+  try:
+    run(**options)
+  except ValueError as error:
+    sys.exit(f'error: {error}')
+
+
+def _add_demo(commands):
+  text = 'Render the demo corpus: moving coloured shapes, as WebVid videos and img2dataset images.'
+  parser = commands.add_parser('demo', help=text, description=text)
+  parser.add_argument('--output', required=True, help='folder to write to; kept if complete')
+  parser.add_argument('--num_videos', type=int, default=demo_corpus.NUM_VIDEOS)
+  parser.add_argument('--num_validation', type=int, default=demo_corpus.NUM_VALIDATION)
+  parser.add_argument('--num_images', type=int, default=demo_corpus.NUM_IMAGES)
+  parser.add_argument('--num_processes', type=int, default=2)
+  parser.set_defaults(run=_demo)
+
+
+def _demo(output, **counts):
+  start = time.monotonic()
+  demo_corpus.write(output, **counts)
+  print(f'{output}: webvid/ and images/, {time.monotonic() - start:.1f} s')
+
+
+def _add_ingest(commands):
+  text = (
+    'Turn a corpus (WebVid, tars, VGen list, folder) into the shards that training streams from.'
+  )
+  parser = commands.add_parser('ingest', help=text, description=text)
+  parser.add_argument('--input', required=True, help='folder, CSV, tar or list')
+  parser.add_argument('--output', required=True, help='new folder for the shards')
+  parser.add_argument('--layout', help='of the input; detected if left out')
+  parser.add_argument(
+    '--validation_fraction', type=float, default=0.01, help='held out by key hash'
+  )
+  parser.add_argument('--num_processes', type=int, default=2)
+  parser.set_defaults(run=_ingest)
+
+
+def _ingest(input, output, **options):
+  start = time.monotonic()
+  manifest = ingest.ingest(input, output, **options)
+  counts = ', '.join(
+    f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
+    for split, found in manifest['splits'].items()
+  )
+  print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
+  print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')
+
+
+if __name__ == '__main__':
+  main()

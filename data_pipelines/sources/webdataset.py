@@ -1,0 +1,110 @@
+"""Tars of img2dataset and video2dataset: {key}.jpg or .mp4, {key}.txt and {key}.json.
+
+A failed download is a row of NNNNN.parquet, beside NNNNN.tar, without members (img2dataset) or json
+and txt without media (video2dataset). Both become rejections, as does the last example of a
+truncated tar.
+"""
+
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from data_pipelines.sources import raw
+
+
+class WebDataset(raw.Source):
+  """A folder of tars, or one tar: a shard each. Folders named train and val tell the split."""
+
+  @staticmethod
+  def matches(path: pathlib.Path) -> bool:
+    """True if there is a tar here or one level below."""
+    return bool(_tars(path))
+
+  def shards(self) -> list[raw.Shard]:
+    """One shard per tar."""
+    return [raw.Shard(_split(self.path, tar), (tar,)) for tar in _tars(self.path)]
+
+  def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
+    """Reads a tar in order, then names the downloads that failed."""
+    (tar,) = shard.items
+    failed = _failed_downloads(tar.with_suffix('.parquet'))
+    for key, members in _groups(tar):
+      if members is None:
+        yield raw.Rejected(key, 'truncated_tar', str(tar))
+      else:
+        yield _example(key, members, failed.pop(key, ''))
+    for key, message in failed.items():
+      yield raw.Rejected(key, 'failed_download', message)
+
+
+def _tars(path):
+  if path.is_file():
+    return [path] if path.suffix == '.tar' else []
+  return sorted(path.glob('*.tar')) + sorted(path.glob('*/*.tar'))
+
+
+def _split(path, tar):
+  return raw.split_of(tar.parent.name) if tar.parent != path else None
+
+
+def _groups(tar):
+  """Yields (key, {suffix: bytes}) per example; (tar's name, None) if the tar ends too early."""
+  key, members = None, {}
+  try:
+    with tarfile.open(tar) as file:
+      for member in file:
+        if not member.isfile():
+          continue
+        stem, _, suffix = pathlib.PurePath(member.name).name.partition('.')
+        if stem != key and members:
+          yield key, members
+          members = {}
+        key = stem
+        data = file.extractfile(member).read()
+        if len(data) < member.size:
+          raise tarfile.ReadError('unexpected end of data')
+        members[f'.{suffix.lower()}'] = data
+  except (tarfile.TarError, EOFError, OSError):
+    if members:
+      yield key, members
+    yield tar.name, None
+    return
+  if members:
+    yield key, members
+
+
+def _example(key, members, failure):
+  media = next((suffix for suffix in members if suffix in raw.MEDIA_BY_SUFFIX), None)
+  if media is None:
+    detail = failure or _json(members).get('error_message') or f'members: {sorted(members)}'
+    return raw.Rejected(key, 'failed_download' if failure else 'missing_media', str(detail))
+  for needed in ('.txt', '.json'):
+    if needed not in members:
+      return raw.Rejected(key, f'missing_{needed[1:]}', f'members: {sorted(members)}')
+  caption = members['.txt'].decode('utf-8', errors='replace')
+  return raw.RawExample(key, caption, raw.MEDIA_BY_SUFFIX[media], members[media])
+
+
+def _json(members):
+  try:
+    return json.loads(members.get('.json', b'{}'))
+  except ValueError:
+    return {}
+
+
+def _failed_downloads(parquet):
+  if not parquet.exists():
+    return {}
+  columns = pa.parquet.read_schema(parquet).names
+  if not {'key', 'status'} <= set(columns):
+    return {}
+  rows = pa.parquet.read_table(parquet).to_pylist()
+  return {
+    str(row['key']): str(row.get('error_message') or row['status'])
+    for row in rows
+    if row['status'] != 'success'
+  }

@@ -1,0 +1,37 @@
+"""Sizes and crops, as I2VGen-XL makes them: scale to cover the target, then cut its centre.
+
+VGen's CenterCropWide rounds the scaled size down, in floating point, and may so end one pixel short
+of the target and pad it black. Here the scaled size is never below the target; otherwise the pixels
+are equal.
+"""
+
+import numpy as np
+import PIL.Image
+
+
+def scaled_size(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
+  """(height, width) to which a source is scaled before its centre is cut to height x width."""
+  scale = min(source_width / width, source_height / height)
+  return max(height, int(source_height // scale)), max(width, int(source_width // scale))
+
+
+def center_crop(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+  """The central height x width of an image that is at least as large."""
+  top = (pixels_HWC.shape[0] - height) // 2
+  left = (pixels_HWC.shape[1] - width) // 2
+  return pixels_HWC[top : top + height, left : left + width]
+
+
+def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
+  """Box-scales an RGB image to cover height x width and cuts the centre (VGen CenterCropWide)."""
+  scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
+  image = image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
+  left = (image.width - width) // 2
+  top = (image.height - height) // 2
+  return image.crop((left, top, left + width, top + height))
+
+
+def clip_square(image: PIL.Image.Image, width: int, size: int) -> PIL.Image.Image:
+  """The image for the CLIP tower: a square of the video's width, then bilinear to size x size."""
+  square = center_crop_resize(image, width, width)
+  return square.resize((size, size), PIL.Image.Resampling.BILINEAR)
