@@ -1,0 +1,228 @@
+"""An exported folder in diffusers: its parts and its videos equal ours."""
+
+import types
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors
+
+from configs import common
+from i2vgen_jax import components, export, generation
+
+torch = pytest.importorskip('torch')
+diffusers = pytest.importorskip('diffusers')
+
+# float32 rounding, relative to the largest value; 1e-6 to 3e-6 seen for each part.
+RTOL = 1e-5
+TOKENIZER = 'i2vgen_jax/demo/tokenizer'
+
+
+def small_config(**unet):
+  config = common.release()
+  config.dtype = 'float32'
+  config.tokenizer = TOKENIZER
+  config.unet.update(
+    block_channels=(16, 32),
+    attention_levels=(True, False),
+    layers_per_block=1,
+    head_dim=8,
+    norm_groups=8,
+    context_dim=16,
+    remat='none',
+  )
+  config.unet.update(unet)
+  config.vae.model.update(block_channels=(8, 8, 16), layers_per_block=1, norm_groups=2)
+  tower = dict(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2)
+  config.text_encoder.model.update(vocab_size=856, max_length=16, **tower)
+  config.image_encoder.model.update(patch_size=8, image_size=32, projection_dim=16, **tower)
+  return config
+
+
+def random_params(abstract, seed):
+  """Like torch's defaults in size, with no layer at zero; norms near one."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    fan_in = int(np.prod(leaf.shape[:-1])) if path[-1].key == 'kernel' else 25
+    values = rng.standard_normal(leaf.shape) / np.sqrt(fan_in)
+    return (values + (path[-1].key == 'scale')).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+  """Our small model with random weights, and diffusers' pipeline read from its export."""
+  config = small_config()
+  ours = components.build(config)
+  key = jax.random.key(0)
+  unet_params = random_params(
+    jax.eval_shape(ours.unet.init, key, *ours.unet_inputs(2, 32, 32))['params'], seed=1
+  )
+  frozen_params = random_params(jax.eval_shape(ours.encoders.init, key), seed=2)
+  # diffusers draws from the posterior without a seed: at the lowest variance its draw is the mean.
+  quant_conv = frozen_params['vae']['quant_conv']
+  quant_conv['kernel'][..., 4:] = 0
+  quant_conv['bias'][4:] = -30
+  output = tmp_path_factory.mktemp('export') / 'pipeline'
+  export.export_diffusers(output, config, unet_params, frozen_params)
+  pipeline = diffusers.I2VGenXLPipeline.from_pretrained(output)
+  pipeline.set_progress_bar_config(disable=True)
+  return types.SimpleNamespace(
+    config=config,
+    components=ours,
+    unet_params=unet_params,
+    frozen_params=frozen_params,
+    output=output,
+    pipeline=pipeline,
+  )
+
+
+def relative_error(ours, theirs):
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  assert ours.shape == theirs.shape
+  return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def channels_first(x_BHWC):
+  return torch.from_numpy(np.moveaxis(x_BHWC, -1, 1).copy())
+
+
+def test_exported_unet_predicts_what_ours_does(exported):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+  latents_BFHWC, image_BHWC = draw(2, 3, 8, 6, 4), draw(2, 8, 6, 4)
+  text_BLD, embedding_BV = draw(2, 16, 16), draw(2, 16)
+  timesteps_B, fps_B = np.array([7, 801]), np.array([8, 16])
+  marks = np.stack([np.full_like(image_BHWC, k / 2) for k in (1, 2)], 1)
+  with torch.no_grad():
+    theirs = exported.pipeline.unet(
+      channels_first(latents_BFHWC),
+      torch.from_numpy(timesteps_B),
+      fps=torch.from_numpy(fps_B),
+      image_latents=channels_first(np.concatenate([image_BHWC[:, None], marks], 1)),
+      image_embeddings=torch.from_numpy(embedding_BV[:, None]),
+      encoder_hidden_states=torch.from_numpy(text_BLD),
+    ).sample.numpy()
+  conditioning = dict(
+    text=text_BLD, image_embedding=embedding_BV, image_latents=image_BHWC, fps=fps_B
+  )
+  ours = jax.jit(exported.components.unet.apply)(
+    {'params': exported.unet_params}, latents_BFHWC, timesteps_B, conditioning
+  )
+  assert relative_error(ours, np.moveaxis(theirs, 1, -1)) < RTOL
+
+
+def test_exported_vae_encodes_and_decodes_as_ours_does(exported):
+  encoders, theirs = exported.components.encoders, exported.pipeline.vae
+  variables = {'params': exported.frozen_params['vae']}
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (2, 24, 32, 3)).astype(np.float32)
+  latents = rng.standard_normal((2, 6, 8, 4)).astype(np.float32)
+  with torch.no_grad():
+    mean = theirs.encode(channels_first(images)).latent_dist.mean.numpy()
+    decoded = theirs.decode(channels_first(latents)).sample.numpy()
+  ours, _ = encoders.vae.apply(variables, images, method='encode')
+  assert relative_error(ours, np.moveaxis(mean, 1, -1)) < RTOL
+  ours = encoders.vae.apply(variables, latents, method='decode')
+  assert relative_error(ours, np.moveaxis(decoded, 1, -1)) < RTOL
+  assert theirs.config.scaling_factor == encoders.scaling_factor
+
+
+def test_exported_prompt_encoding_equals_ours(exported):
+  """Tokens, padding, layer and final norm."""
+  captions = ['a red circle moves left', 'Zürich, 2024: more words than the tower has places for!']
+  exported.pipeline._guidance_scale = 1  # No negative prompt.
+  theirs, _ = exported.pipeline.encode_prompt(captions, 'cpu', 1, clip_skip=1)
+  encoders = exported.components.encoders
+  ours = encoders.encode_text(exported.frozen_params, exported.components.tokenize(captions))
+  assert relative_error(ours, theirs.detach().numpy()) < RTOL
+
+
+def test_exported_image_encoding_equals_ours(exported):
+  pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  exported.pipeline._guidance_scale = 1  # No embedding of zeros.
+  with torch.no_grad():
+    theirs = exported.pipeline._encode_image([PIL.Image.fromarray(x) for x in pixels], 'cpu', 1)
+  ours = exported.components.encoders.encode_image(exported.frozen_params, pixels)
+  assert relative_error(ours, theirs[:, 0].numpy()) < RTOL
+
+
+def test_exported_scheduler_has_our_noise_levels(exported):
+  theirs = exported.pipeline.scheduler
+  ours = exported.components.schedule.alphas_cumprod_T
+  # diffusers multiplies a thousand float32 numbers.
+  np.testing.assert_allclose(theirs.alphas_cumprod.numpy(), ours, rtol=0, atol=1e-6)
+  assert theirs.config.prediction_type == 'v_prediction'
+
+
+def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
+  """From picture and captions on, through the whole pipeline: 10 steps, with guidance."""
+  rng = np.random.default_rng(0)
+  # Twice the video's size: diffusers' crop is then not short of a pixel.
+  image = PIL.Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8))
+  caption, negative_prompt = 'a red circle moves left', 'blurry, static'
+  height, width, frames, fps = 32, 32, 4, 8
+  noise_BFHWC = generation.start_noise(exported.components, 0, 1, frames, height, width)
+  inputs = generation.prepare_inputs(
+    exported.components,
+    [image],
+    [caption],
+    height=height,
+    width=width,
+    fps=fps,
+    negative_prompt=negative_prompt,
+  )
+  generate = generation.make_generate(
+    exported.components, prediction_type='v', num_steps=10, guidance_scale=9.0
+  )
+  ours, _ = generate(exported.unet_params, exported.frozen_params, inputs, noise_BFHWC)
+  theirs = exported.pipeline(
+    caption,
+    image,
+    height=height,
+    width=width,
+    target_fps=fps,
+    num_frames=frames,
+    num_inference_steps=10,
+    guidance_scale=9.0,
+    negative_prompt=negative_prompt,
+    latents=channels_first(np.asarray(noise_BFHWC)),
+    output_type='latent',
+  ).frames
+  assert relative_error(ours, np.moveaxis(theirs.numpy(), 1, -1)) < 1e-4
+
+
+@pytest.mark.parametrize(
+  'unet, message',
+  [
+    (dict(conditioners=common.CONDITIONERS[1:]), 'unet.conditioners=.* cannot be expressed'),
+    (dict(conditioners=common.CONDITIONERS[::-1]), 'unet.conditioners=.* cannot be expressed'),
+    (dict(temporal_in_heads=2), 'unet.temporal_in_heads=2 cannot be expressed'),
+    (dict(context_dim=24), 'projection_dim=16 beside unet.context_dim=24'),
+  ],
+)
+def test_a_model_that_diffusers_cannot_express_is_refused_and_leaves_nothing(
+  tmp_path, exported, unet, message
+):
+  with pytest.raises(ValueError, match=message):
+    export.export_diffusers(
+      tmp_path / 'out', small_config(**unet), exported.unet_params, exported.frozen_params
+    )
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_not_touched(tmp_path, exported):
+  (tmp_path / 'note').write_text('keep')
+  with pytest.raises(ValueError, match='exists: remove it or export to another folder'):
+    export.export_diffusers(tmp_path, exported.config, exported.unet_params, exported.frozen_params)
+  assert [path.name for path in tmp_path.iterdir()] == ['note']
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, exported):
+  frozen_params = exported.frozen_params | {'image_encoder': {'bias': np.array('no number')}}
+  with pytest.raises(safetensors.SafetensorError):
+    export.export_diffusers(tmp_path / 'out', exported.config, exported.unet_params, frozen_params)
+  assert not list(tmp_path.iterdir())
