@@ -86,5 +86,6 @@ def _nothing_fits(bucket, columns):
   return (
     f'bucket {bucket.name!r} ({bucket.frames} frames at {bucket.fps:g} fps, {bucket.span:.2f} s) '
     f'fits none of {mine.sum()} videos: {enough.sum()} have the fps, '
-    f'{(duration >= bucket.span).sum()} are long enough (longest {duration.max():.2f} s, up to {fps.max():.4g} fps). {advice} would fit.'
+    f'{(duration >= bucket.span).sum()} are long enough (longest {duration.max():.2f} s, '
+    f'up to {fps.max():.4g} fps). {advice} would fit.'
   )

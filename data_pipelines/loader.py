@@ -1,7 +1,7 @@
 """The training stream: a pure function of the step, on any number of hosts and threads.
 
-Per bucket: rows -> shuffled anew each epoch -> example -> this host's share -> batch; then steps
-are mixed from the buckets by weight. All of it is random access (grain.MapDataset), so the position
+Per bucket: rows -> shuffled anew each epoch -> this host's share -> batch; then steps are mixed
+from the buckets by weight. All of it is random access (grain.MapDataset), so the position
 of a run is its step, and a restart, also on other hosts, goes on with the same global batches.
 
 The stream is total: an example that cannot be decoded is replaced by another one, chosen by the
@@ -67,11 +67,11 @@ class TrainStream:
     for bucket in buckets:
       rows = buckets_lib.eligible(bucket, corpora.columns)
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
-      load = _Load(corpora, bucket, rows, clip_image_size, bucket_seed, self._health)
-      examples = shuffled_epochs(rows, bucket_seed).map_with_index(load)
+      load = _ExampleLoader(corpora, bucket, clip_image_size)
+      load_batch = _BatchLoader(load, rows, tokenize, bucket_seed, self._health)
+      examples = shuffled_epochs(rows, bucket_seed).map_with_index(_pair)
       local = examples[host_index::host_count]
-      collate = _Collate(tokenize, bucket)
-      steps.append(local.batch(bucket.batch_size // host_count, batch_fn=collate))
+      steps.append(local.batch(bucket.batch_size // host_count, batch_fn=load_batch))
     weights = [bucket.weight for bucket in buckets]
     self._steps = grain.MapDataset.mix(steps, weights)
     choices = [grain.MapDataset.source([bucket]).repeat() for bucket in buckets]
@@ -140,27 +140,36 @@ def held_out(
     num_examples rows if the split has fewer, which is logged.
   """
   corpora = corpus.Corpora(directories, split)
-  rows = buckets_lib.eligible(bucket, corpora.columns)
-  examples = []
-  for row in rows:
+  load = _ExampleLoader(corpora, bucket, clip_image_size)
+  batch = load.empty(num_examples)
+  captions, keys = [], []
+  for row in buckets_lib.eligible(bucket, corpora.columns):
     try:
-      examples.append(_example(corpora, bucket, row, 0.0, clip_image_size))
+      caption = load(row, 0.0, *(batch[name][len(keys)] for name in ('video', 'clip_image')))
     except decode.DecodeError as error:
       logging.warning('held-out %s cannot be decoded: %s', corpora.columns['key'][row], error)
-    if len(examples) == num_examples:
+      continue
+    captions.append(caption)
+    keys.append(str(corpora.columns['key'][row]))
+    if len(keys) == num_examples:
       break
-  if not examples:
-    raise DataError(f'none of the {len(rows)} {split} examples for {bucket} can be decoded.')
-  if len(examples) < num_examples:
-    logging.warning('%s has %d examples for %d asked.', split, len(examples), num_examples)
-  for position, example in enumerate(examples):
-    example['position'] = position
-  batch = _Collate(tokenize, bucket)(examples)
-  return dict(batch, **{name: [e[name] for e in examples] for name in ('caption', 'key')})
+  if not keys:
+    raise DataError(f'no {split} example for {bucket} can be decoded.')
+  if len(keys) < num_examples:
+    logging.warning('%s has %d examples for %d asked.', split, len(keys), num_examples)
+  batch = {name: values[: len(keys)] for name, values in batch.items()}
+  batch['token_ids'] = np.asarray(tokenize(captions), np.int32)
+  return dict(batch, caption=captions, key=keys)
+
+
+def _pair(index, row):
+  return index, row
 
 
 def shuffled_epochs(rows: np.ndarray, seed: int) -> grain.MapDataset:
   """All rows in an order that differs each epoch, without end; each epoch has each row once."""
+  if len(rows) <= 1 << 16:
+    return grain.MapDataset.range(2**62).map(_Permutations(rows, seed))
   dataset = grain.MapDataset.source(rows).seed(seed)
   if _shuffle_is_broken(len(rows)):
     # The last row keeps its place at the end of each epoch.
@@ -169,77 +178,103 @@ def shuffled_epochs(rows: np.ndarray, seed: int) -> grain.MapDataset:
   return dataset.shuffle().repeat()
 
 
+class _Permutations:
+  """Shuffles few rows: there Grain's shuffle is slow (7 ms per index for 4 rows, measured)."""
+
+  def __init__(self, rows, seed):
+    self.rows = rows
+    self.seed = seed
+    self.cached = (-1, None)
+
+  def __call__(self, index):
+    epoch, position = divmod(index, len(self.rows))
+    cached_epoch, order = self.cached
+    if cached_epoch != epoch:
+      order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+      self.cached = (epoch, order)
+    return order[position]
+
+
 def _shuffle_is_broken(length):
   """Grain 0.2.18 repeats an element of 2^k + 1, for even k >= 16, and leaves out another."""
   bits = (length - 1).bit_length() - 1
   return length - 1 == 1 << bits and bits >= 16 and bits % 2 == 0
 
 
-class _Load:
-  """(Index in a bucket's endless stream, row) -> example, replaced if its media is bad."""
+class _BatchLoader:
+  """[(index in the bucket's endless stream, row)] -> batch; bad media is replaced by other rows."""
 
-  def __init__(self, corpora, bucket, rows, clip_image_size, seed, health):
-    self.corpora = corpora
-    self.bucket = bucket
+  def __init__(self, load, rows, tokenize, seed, health):
+    self.load = load
     self.rows = rows
-    self.clip_image_size = clip_image_size
+    self.tokenize = tokenize
     self.seed = seed
     self.health = health
 
-  def __call__(self, index, row):
+  def __call__(self, indices_and_rows):
+    batch = self.load.empty(len(indices_and_rows))
+    captions = []
+    for i, (index, row) in enumerate(indices_and_rows):
+      captions.append(self._fill(index, row, batch['video'][i], batch['clip_image'][i]))
+      batch['position'][i] = index % self.load.bucket.batch_size
+    batch['token_ids'] = np.asarray(self.tokenize(captions), np.int32)
+    return batch
+
+  def _fill(self, index, row, video, clip_image):
     rng = np.random.default_rng((self.seed, index))
     start_fraction = rng.random()
     for _ in range(MAX_REPLACEMENTS + 1):
       try:
-        example = _example(self.corpora, self.bucket, row, start_fraction, self.clip_image_size)
+        caption = self.load(row, start_fraction, video, clip_image)
       except decode.DecodeError as error:
         self.health.count(row, str(error))
         row = self.rows[rng.integers(len(self.rows))]
       else:
         self.health.count(row)
-        example['position'] = index % self.bucket.batch_size
-        return example
+        return caption
     raise DataError(
-      f'bucket {self.bucket.name!r}: {MAX_REPLACEMENTS + 1} examples in a row cannot be decoded: '
-      f'{self.health.listing()}'
+      f'bucket {self.load.bucket.name!r}: {MAX_REPLACEMENTS + 1} examples in a row cannot be '
+      f'decoded: {self.health.listing()}'
     )
 
 
-def _example(corpora, bucket, row, start_fraction, clip_image_size):
-  """Decodes one example; start_fraction in [0, 1) places the sampled window in the video."""
-  columns = corpora.columns
-  record = corpora.read(row)
-  if bucket.media == 'image':
-    first_frame = decode.decode_image(record['data'])
-    frames = transforms.center_crop_resize(first_frame, bucket.height, bucket.width)
-    frames = np.asarray(frames)[None]
-  else:
-    slack = max(0.0, columns['duration'][row] - bucket.span)
-    start = columns['first_time'][row] + start_fraction * slack
-    times = start + np.arange(bucket.frames) / bucket.fps
-    frames, first_frame = decode.decode_video(record['data'], times, bucket.height, bucket.width)
-  clip_image = transforms.clip_square(first_frame, bucket.width, clip_image_size)
-  return dict(
-    video=frames, clip_image=np.asarray(clip_image), caption=record['caption'], key=record['key']
-  )
+class _ExampleLoader:
+  """Decodes single examples of a bucket, into the arrays of a batch."""
 
+  def __init__(self, corpora, bucket, clip_image_size):
+    self.corpora = corpora
+    self.bucket = bucket
+    self.clip_image_size = clip_image_size
 
-class _Collate:
-  """Examples of one bucket -> batch."""
-
-  def __init__(self, tokenize, bucket):
-    self.tokenize = tokenize
-    self.fps = IMAGE_FPS if bucket.media == 'image' else bucket.fps
-
-  def __call__(self, examples):
-    token_ids = self.tokenize([example['caption'] for example in examples])
+  def empty(self, batch_size):
+    """A batch but for the tokens, to be filled."""
+    bucket, side = self.bucket, self.clip_image_size
+    fps = IMAGE_FPS if bucket.media == 'image' else bucket.fps
     return dict(
-      video=np.stack([example['video'] for example in examples]),
-      clip_image=np.stack([example['clip_image'] for example in examples]),
-      token_ids=np.asarray(token_ids, np.int32),
-      fps=np.full(len(examples), self.fps, np.float32),
-      position=np.array([example['position'] for example in examples], np.int32),
+      video=np.empty((batch_size, bucket.frames, bucket.height, bucket.width, 3), np.uint8),
+      clip_image=np.empty((batch_size, side, side, 3), np.uint8),
+      fps=np.full(batch_size, fps, np.float32),
+      position=np.arange(batch_size, dtype=np.int32),
     )
+
+  def __call__(self, row, start_fraction, video, clip_image):
+    """Fills video (F, H, W, 3) and clip_image; start_fraction places the window in the video.
+
+    Returns:
+      The caption.
+    """
+    bucket, columns = self.bucket, self.corpora.columns
+    record = self.corpora.read(row)
+    if bucket.media == 'image':
+      first_frame = decode.decode_image(record['data'])
+      video[0] = transforms.center_crop_resize(first_frame, bucket.height, bucket.width)
+    else:
+      slack = max(0.0, columns['duration'][row] - bucket.span)
+      start = columns['first_time'][row] + start_fraction * slack
+      times = start + np.arange(bucket.frames) / bucket.fps
+      first_frame = decode.decode_video_into(video, record['data'], times)
+    clip_image[:] = transforms.clip_square(first_frame, bucket.width, self.clip_image_size)
+    return record['caption']
 
 
 class _Health:

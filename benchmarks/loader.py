@@ -1,0 +1,116 @@
+"""The training stream beside bare PyAV: CPU seconds per example for the same frames.
+
+  python benchmarks/loader.py [--videos DIR] [--frames 16 --fps 8 --height 256 --width 448]
+
+Bare PyAV opens the file, decodes up to the last wanted frame in one thread and scales the wanted
+ones to RGB. The stream does that and all else a batch needs: record access, crop, the CLIP image,
+tokens, batching. Both run in one process, in turns; the bar is 0.9 of bare PyAV's throughput.
+Without --videos the demo corpus is measured, as the quickstart trains on it.
+"""
+
+import argparse
+import io
+import pathlib
+import tempfile
+import time
+
+import av
+import numpy as np
+
+from data_pipelines import buckets, decode, demo_corpus, ingest, loader, transforms
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--videos')
+  parser.add_argument('--frames', type=int, default=16)
+  parser.add_argument('--fps', type=float, default=8)
+  parser.add_argument('--height', type=int, default=256)
+  parser.add_argument('--width', type=int, default=448)
+  parser.add_argument('--clip_image_size', type=int, default=224)
+  parser.add_argument('--num_batches', type=int, default=8)
+  parser.add_argument('--num_rounds', type=int, default=5)
+  options = parser.parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    shape = dict(frames=options.frames, height=options.height, width=options.width, fps=options.fps)
+    videos = options.videos
+    if not videos:
+      demo_corpus.write(f'{folder}/demo', num_videos=200, num_validation=8, num_images=1)
+      videos = f'{folder}/demo/webvid'
+      shape = dict(frames=8, height=64, width=64, fps=8)
+      options.clip_image_size = 32
+    ingest.ingest(videos, f'{folder}/corpus', validation_fraction=0.0)
+    bucket = buckets.Bucket('video', batch_size=8, **shape)
+    stream = loader.TrainStream(
+      f'{folder}/corpus', [bucket], _tokenize, options.clip_image_size, seed=0
+    )
+    measure(pathlib.Path(videos).name, stream, bucket, options.num_batches, options.num_rounds)
+
+
+def measure(name, stream, bucket, num_batches, num_rounds):
+  requests = _requests(stream, num_batches)
+  seconds = {'stream': [], 'bare': []}
+  for _ in range(num_rounds):
+    start = time.process_time()
+    for step in range(num_batches):
+      stream.batch_at(step)
+    middle = time.process_time()
+    for data, times in requests:
+      _bare_decode(data, times, bucket.height, bucket.width)
+    seconds['stream'].append(middle - start)
+    seconds['bare'].append(time.process_time() - middle)
+  cost = {kind: min(values) / len(requests) for kind, values in seconds.items()}
+  ratios = np.array(seconds['bare']) / np.array(seconds['stream'])
+  print(
+    f'{name}: {bucket.frames} frames {bucket.width}x{bucket.height} at {bucket.fps:g} fps: '
+    f'stream {1 / cost["stream"]:.1f} examples/s/core ({1e3 * cost["stream"]:.2f} ms), '
+    f'bare PyAV {1 / cost["bare"]:.1f} ({1e3 * cost["bare"]:.2f} ms), '
+    f'ratio {cost["bare"] / cost["stream"]:.3f} (rounds {ratios.min():.3f} to {ratios.max():.3f})'
+  )
+
+
+def _tokenize(captions):
+  return np.zeros((len(captions), 16), np.int32)
+
+
+def _requests(stream, num_batches):
+  """The (data, times) that the stream decodes for its first batches."""
+  requests = []
+  decode_video_into = decode.decode_video_into
+
+  def record(frames_FHWC, data, times):
+    requests.append((data, times))
+    return decode_video_into(frames_FHWC, data, times)
+
+  decode.decode_video_into = record
+  try:
+    for step in range(num_batches):
+      stream.batch_at(step)
+  finally:
+    decode.decode_video_into = decode_video_into
+  return requests
+
+
+def _bare_decode(data, times, height, width):
+  """First frame at or after each time, scaled to cover height x width."""
+  reformatter = av.video.reformatter.VideoReformatter()
+  frames = []
+  with av.open(io.BytesIO(data)) as container:
+    stream = container.streams.video[0]
+    stream.thread_count = 1
+    if times[0] > decode.SEEK_AFTER_SECS:
+      container.seek(int(times[0] / stream.time_base), stream=stream)
+    for frame in container.decode(stream):
+      while len(frames) < len(times) and frame.time >= times[len(frames)] - 1e-3:
+        scaled = transforms.scaled_size(frame.height, frame.width, height, width)
+        rgb = reformatter.reformat(
+          frame, scaled[1], scaled[0], 'rgb24', interpolation=decode.INTERPOLATION, threads=1
+        )
+        frames.append(rgb.to_ndarray())
+      if len(frames) == len(times):
+        break
+  return frames
+
+
+if __name__ == '__main__':
+  main()
