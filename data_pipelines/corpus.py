@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.parquet
 
-from data_pipelines import schema
+from data_pipelines import decode, schema
 
 COLUMNS = ('key', 'media', 'num_frames', 'first_time', 'duration', 'fps', 'height', 'width')
 
@@ -47,9 +47,16 @@ class Corpora:
     return self._starts[-1]
 
   def read(self, row: int) -> dict:
-    """The record of a row: key, caption and media as str, data as bytes."""
+    """The record of a row: key, caption and media as str, data as bytes.
+
+    Raises:
+      decode.DecodeError: if the shard's file is damaged there, or gone.
+    """
     corpus = bisect.bisect_right(self._starts, row) - 1
-    record = self._records[corpus][int(row) - self._starts[corpus]]
+    try:
+      record = self._records[corpus][int(row) - self._starts[corpus]]
+    except (RuntimeError, OSError, ValueError) as error:  # ArrayRecord's, then the parser's.
+      raise decode.DecodeError('record', str(error)) from error
     return {
       name: value if name == 'data' else value.decode('utf-8', errors='replace')
       for name, value in record.items()

@@ -53,7 +53,7 @@ def _split(path, tar):
 
 def _groups(tar):
   """Yields (key, {suffix: bytes}) per example; (tar's name, None) if the tar ends too early."""
-  key, members = None, {}
+  key, members, end = None, {}, 0
   try:
     with tarfile.open(tar) as file:
       for member in file:
@@ -68,6 +68,9 @@ def _groups(tar):
         if len(data) < member.size:
           raise tarfile.ReadError('unexpected end of data')
         members[f'.{suffix.lower()}'] = data
+        end = file.offset  # Of this member; two empty blocks follow the last.
+      if tar.stat().st_size < end + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError('unexpected end of data')
   except (tarfile.TarError, EOFError, OSError):
     if members:
       yield key, members
