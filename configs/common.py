@@ -1,0 +1,156 @@
+"""What every run configures, at the values of the I2VGen-XL release, and helpers to vary it.
+
+Sources are the release's i2vgen_xl_train.yaml and its model defaults, unless a line says otherwise.
+"""
+
+import ml_collections
+
+from configs import meshes
+
+# The release's, for guidance and for dropped captions.
+NEGATIVE_PROMPT = (
+  'Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, '
+  'disconnected limbs, Ugly faces, incomplete arms'
+)
+# The five ways by which caption, image and frame rate enter; leave one out to train without it.
+CONDITIONERS = (
+  dict(kind='text'),
+  dict(kind='image_latent_tokens'),
+  dict(kind='image_tokens', num_tokens=4),
+  dict(kind='image_latents'),
+  dict(kind='fps'),
+)
+
+
+def release():
+  """The released model and its training, but for the corpora and the weights, which are the user's."""
+  config = ml_collections.ConfigDict()
+  config.seed = 6666
+  config.dtype = 'bfloat16'  # Of matrix products; parameters, norms and losses are float32.
+  config.mesh = meshes.get('all')
+  config.negative_prompt = NEGATIVE_PROMPT
+  config.tokenizer = ''
+  config.unet = dict(
+    out_channels=4,
+    block_channels=(320, 640, 1280, 1280),
+    attention_levels=(True, True, True, False),
+    layers_per_block=2,
+    head_dim=64,
+    temporal_in_heads=8,
+    norm_groups=32,
+    dropout=0.1,
+    context_dim=1024,
+    conditioners=CONDITIONERS,
+    remat='block',
+  )
+  config.vae = dict(
+    weights='',
+    scaling_factor=0.18215,
+    frames_per_chunk=4,
+    model=dict(
+      in_channels=3,
+      latent_channels=4,
+      block_channels=(128, 256, 512, 512),
+      layers_per_block=2,
+      norm_groups=32,
+    ),
+  )
+  # OpenCLIP ViT-H/14.
+  config.text_encoder = dict(
+    weights='',
+    model=dict(
+      vocab_size=49408,
+      hidden_size=1024,
+      intermediate_size=4096,
+      num_layers=24,
+      num_heads=16,
+      max_length=77,
+      activation='gelu',
+    ),
+  )
+  config.image_encoder = dict(
+    weights='',
+    model=dict(
+      hidden_size=1280,
+      intermediate_size=5120,
+      num_layers=32,
+      num_heads=16,
+      patch_size=14,
+      image_size=224,
+      projection_dim=1024,
+      activation='gelu',
+    ),
+  )
+  config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
+  config.loss = dict(prediction_type='v', offset_noise=0.1)
+  # The release drops nothing (p_zero 0.0); its text-to-video stage drops captions at 0.1.
+  config.condition_dropout = dict(text=0.1, image_embedding=0.1, image_latents=0.0, all=0.0)
+  config.data = dict(
+    directories=dict(),
+    buckets=dict(),
+    num_threads=8,
+    max_bad_fraction=0.01,
+  )
+  config.optimizer = dict(
+    peak_learning_rate=3e-5,
+    schedule='cosine',
+    warmup_steps=10,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    max_grad_norm=1.0,  # The release does not clip.
+    groups=(),
+  )
+  config.train = dict(
+    num_steps=1_000_000,
+    stop_at=0,  # Stop (and save) after this step, to go on later; 0 runs to the end.
+    accumulation=1,
+    ema_decay=0.9999,
+    ema_warmup=False,
+    log_every=10,
+    eval_every=1000,
+    sample_every=1000,
+    num_eval_examples=64,
+    num_sample_videos=4,
+    tensorboard=True,
+  )
+  config.checkpoint = dict(every=1000, keep_last=3, keep_every=50_000)
+  config.sample = dict(
+    num_steps=50, guidance_scale=9.0, eta=0.0, set_alpha_to_one=True, bucket='', seed=0
+  )
+  return config
+
+
+def bucket(media, frames, height, width, fps, batch_size, weight=1.0):
+  """One shape of batch: drawn for a step with probability proportional to `weight`; `batch_size` is global."""
+  return dict(
+    media=media,
+    frames=frames,
+    height=height,
+    width=width,
+    fps=float(fps),
+    batch_size=batch_size,
+    weight=float(weight),
+  )
+
+
+def parse_arg(arg, **defaults):
+  """Parses 'name=value,flag' behind a config's colon into a ConfigDict with the defaults' types.
+
+  Raises:
+    ValueError: unknown name, or a value of another type.
+  """
+  values = ml_collections.ConfigDict(defaults)
+  for item in (arg or '').split(','):
+    if not item:
+      continue
+    name, _, text = item.partition('=')
+    if name not in defaults:
+      raise ValueError(f'config argument {item!r} is unknown; known: {", ".join(defaults)}.')
+    kind = type(defaults[name])
+    try:
+      values[name] = text not in ('0', 'false', 'False') if kind is bool else kind(text)
+    except ValueError as error:
+      raise ValueError(f'config argument {item!r} must be a {kind.__name__}.') from error
+  return values

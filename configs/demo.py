@@ -1,0 +1,72 @@
+"""Moving shapes on a laptop: the whole system at small numbers, trained on the demo corpus.
+
+  python -m i2vgen_jax.train --config=configs/demo.py --workdir=quickstart/run
+
+`corpus` holds the ingested folders videos/ and images/ that launch/quickstart.sh makes.
+"""
+
+import json
+import pathlib
+
+from configs import common
+
+DEMO = 'i2vgen_jax/demo'
+
+
+def get_config(arg=None):
+  arg = common.parse_arg(arg, corpus='quickstart/corpus', steps=700, images=True)
+  config = common.release()
+  config.dtype = 'float32'
+  config.negative_prompt = ''
+  config.tokenizer = f'{DEMO}/tokenizer'
+  config.unet.update(
+    block_channels=(64, 128),
+    attention_levels=(True, True),
+    layers_per_block=1,
+    head_dim=32,
+    norm_groups=32,
+    dropout=0.0,
+    context_dim=64,
+    temporal_in_heads=8,
+    remat='none',
+  )
+  vae = json.loads((pathlib.Path(__file__).parent.parent / DEMO / 'vae.json').read_text())
+  config.vae.weights = f'{DEMO}/vae.safetensors'
+  config.vae.scaling_factor = vae['scaling_factor']
+  config.vae.frames_per_chunk = 16
+  config.vae.model.update(vae['model'])
+  config.text_encoder.weights = 'random'
+  config.text_encoder.model.update(
+    vocab_size=856, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, max_length=16
+  )
+  config.image_encoder.weights = 'random'
+  config.image_encoder.model.update(
+    hidden_size=64,
+    intermediate_size=128,
+    num_layers=2,
+    num_heads=4,
+    patch_size=8,
+    image_size=32,
+    projection_dim=64,
+  )
+  config.data.directories = dict(videos=f'{arg.corpus}/videos')
+  size = dict(height=64, width=64)
+  config.data.buckets = dict(videos=common.bucket('video', 8, fps=8, batch_size=16, weight=9, **size))
+  if arg.images:
+    config.data.directories.images = f'{arg.corpus}/images'
+    config.data.buckets.images = common.bucket('image', 1, fps=1, batch_size=32, weight=1, **size)
+  config.data.num_threads = 2
+  config.optimizer.update(peak_learning_rate=1e-3, warmup_steps=50, b2=0.99)
+  config.train.update(
+    num_steps=arg.steps,
+    ema_decay=0.995,
+    ema_warmup=True,
+    log_every=20,
+    eval_every=200,
+    sample_every=350,
+    num_eval_examples=32,
+    num_sample_videos=4,
+  )
+  config.checkpoint.update(every=100, keep_last=2, keep_every=0)
+  config.sample.update(num_steps=20, guidance_scale=3.0, bucket='videos')
+  return config

@@ -1,0 +1,216 @@
+"""What a run leaves in its workdir, and how it comes back: state, data position, frozen networks, config.
+
+    workdir/config.json            the resolved config
+    workdir/tokenizer/             the tokenizer's files
+    workdir/frozen/                VAE and CLIP parameters (Orbax), written once
+    workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data position (metadata)
+
+A step counts only once Orbax has committed it; a save that was cut off is removed at the next start.
+"""
+
+import json
+import re
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from i2vgen_jax.parallel import sharding
+
+COMMITTED = 'commit_success.txt'
+# Fields that may change between two starts of the same run: where and how it runs, not what it computes.
+RESUMABLE = re.compile(
+  r'mesh\.|checkpoint\.|sample\.|data\.(directories\.|num_threads$|max_bad_fraction$)'
+  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard)$'
+)
+
+
+class Checkpoints:
+  """Saves every so many steps in the background; keeps the last few, and every so many for ever.
+
+  Args:
+    workdir: local path or gs://...
+    every: steps between saves.
+    keep_last: how many of the newest stay.
+    keep_every: steps at multiples of this stay; 0 keeps none.
+  """
+
+  def __init__(self, workdir, every, keep_last, keep_every):
+    policies = ocp.training.preservation_policies
+    preserve = [policies.LatestN(keep_last)]
+    if keep_every:
+      preserve.append(policies.EveryNSteps(keep_every))
+    self._directory = epath.Path(workdir) / 'checkpoints'
+    self._checkpointer = ocp.training.Checkpointer(
+      self._directory,
+      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
+      preservation_policy=policies.AnyPreservationPolicy(preserve),
+      cleanup_tmp_directories=True,
+    )
+
+  @property
+  def latest_step(self):
+    """The newest committed step, or None."""
+    return latest_step(self._directory)
+
+  def save(self, step, state, data_position, force=False):
+    """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface here."""
+    if self.latest_step == step:
+      return
+    if force or self._checkpointer.should_save(step):
+      self._checkpointer.save_checkpointables_async(
+        step, {'state': state}, custom_metadata={'data': data_position}, force=True
+      )
+
+  def restore(self, step, abstract_state):
+    """(state, data position) of `step`, placed by the shardings in `abstract_state`.
+
+    Raises:
+      ValueError: a tensor is missing, unexpected or of another shape or type; all are named.
+    """
+    metadata = self._checkpointer.metadata(step)
+    check_tree(metadata.metadata, abstract_state, f'checkpoint {self._directory / str(step)}')
+    state = self._checkpointer.load_checkpointables(step, {'state': abstract_state})['state']
+    return state, metadata.custom_metadata['data']
+
+  def close(self):
+    """Waits for the save under way."""
+    self._checkpointer.close()
+
+
+def latest_step(directory):
+  """The newest step that Orbax committed under `directory`, or None."""
+  directory = epath.Path(directory)
+  if not directory.exists():
+    return None
+  steps = [
+    int(entry.name)
+    for entry in directory.iterdir()
+    if entry.name.isdigit() and (entry / COMMITTED).exists()
+  ]
+  return max(steps, default=None)
+
+
+def check_tree(found, expected, what):
+  """Raises ValueError listing every tensor in which two trees of shapes differ."""
+
+  def table(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+      sharding.path_name(path): (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in leaves
+    }
+
+  found, expected = table(found), table(expected)
+  problems = [f'missing {name}' for name in expected if name not in found]
+  problems += [f'unexpected {name}' for name in found if name not in expected]
+  problems += [
+    f'{name}: {found[name][1]}{list(found[name][0])} where the config makes '
+    f'{expected[name][1]}{list(expected[name][0])}'
+    for name in expected
+    if name in found and found[name] != expected[name]
+  ]
+  if problems:
+    listed = '\n  '.join(problems[:20] + [f'... and {len(problems) - 20} more'] * (len(problems) > 20))
+    raise ValueError(f'{what} does not fit the model of this config:\n  {listed}')
+
+
+def save_tree(directory, tree):
+  """Writes a tree of arrays with Orbax, once."""
+  ocp.save(epath.Path(directory), tree)
+
+
+def load_tree(directory, abstract_tree):
+  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`; raises as `Checkpoints.restore`."""
+  directory = epath.Path(directory)
+  check_tree(ocp.metadata(directory).metadata, abstract_tree, str(directory))
+  return ocp.load(directory, abstract_tree)
+
+
+def flatten_config(config):
+  """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, dict) and value:
+      flat.update({f'{name}.{inner}': leaf for inner, leaf in flatten_config(value).items()})
+    else:
+      flat[name] = value
+  return flat
+
+
+def write_config(workdir, config):
+  """Stores the resolved config of a new run, or compares it with the one that the workdir was started with.
+
+  Raises:
+    ValueError: workdir not writable, or started with another config; every difference is listed.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  text = config.to_json(indent=2, sort_keys=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+      path.write_text(text)
+      return
+  except OSError as error:
+    raise ValueError(f'workdir {workdir} is not writable: {error}. Choose another --workdir.') from error
+  before = flatten_config(json.loads(path.read_text()))
+  now = flatten_config(json.loads(text))
+  absent = '(absent)'
+  differences = [
+    f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
+    for name in sorted(set(before) | set(now))
+    if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
+  ]
+  if differences:
+    raise ValueError(
+      f'workdir {workdir} was started with another config:\n  '
+      + '\n  '.join(differences)
+      + '\nUse another --workdir, or the values that the run was started with.'
+    )
+  path.write_text(text)
+
+
+def read_config(workdir):
+  """The resolved config of a run.
+
+  Raises:
+    ValueError: no run was started in this workdir.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
+  return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+
+
+def load_params(workdir, abstract_params, weights='ema', step=None):
+  """Parameters alone from the newest (or given) checkpoint of a run; the optimizer state is not read.
+
+  Args:
+    workdir: of a run.
+    abstract_params: ShapeDtypeStructs with shardings.
+    weights: 'ema' or 'raw'.
+    step: default the newest.
+
+  Returns:
+    (params, step).
+
+  Raises:
+    ValueError: no committed checkpoint, unknown `weights`, or another model.
+  """
+  fields = {'ema': 'ema_params', 'raw': 'params'}
+  if weights not in fields:
+    raise ValueError(f"weights={weights!r} is unknown; known: 'ema', 'raw'.")
+  directory = epath.Path(workdir) / 'checkpoints'
+  step = latest_step(directory) if step is None else step
+  if step is None or not (directory / str(step) / COMMITTED).exists():
+    raise ValueError(f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}.')
+  stored = ocp.checkpointables_metadata(directory / str(step)).metadata['state']
+  field = fields[weights]
+  check_tree(stored[field], abstract_params, f'checkpoint {directory / str(step)}')
+  skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored)
+  abstract = {'state': {**skipped, field: abstract_params}}
+  loaded = ocp.load_checkpointables(directory / str(step), abstract)
+  logging.info('Loaded %s weights of step %d from %s.', weights, step, workdir)
+  return loaded['state'][field], step

@@ -1,0 +1,90 @@
+"""How every command starts and ends: flags, one-line errors for mistakes, exit codes for launchers.
+
+Exit codes: 0 done, 1 bug, 2 bad flags, config, data or checkpoint, 3 a budget is exhausted (bad samples, loss not finite),
+42 stopped by a signal after saving.
+"""
+
+import pathlib
+import signal
+import sys
+import traceback
+
+import jax
+from absl import app, flags
+from jax.experimental import multihost_utils
+
+EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = 2, 3, 42
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class BudgetError(RuntimeError):
+  """Training cannot go on usefully: too many bad samples, or the loss is not finite."""
+
+
+def fail(message, code):
+  """Prints one error and exits."""
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+def parse_flags(argv):
+  """absl's parser, with the last line of its errors in place of a traceback."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # ml_collections raises these for a field that does not exist or a value of another type.
+    fail(str(error).strip('"'), EXIT_USAGE)
+
+
+def is_ours(error):
+  """Whether an error was raised by this repository's own code: then its message is meant for the user."""
+  path = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+  return _ROOT in path.parents and '.venv' not in path.parts
+
+
+def run(main):
+  """Parses flags, runs main(), and turns its errors into messages and exit codes."""
+
+  def guarded(argv):
+    if len(argv) > 1:
+      fail(f'unexpected arguments: {" ".join(argv[1:])}. Flags start with --.', EXIT_USAGE)
+    try:
+      sys.exit(main() or 0)
+    except BudgetError as error:
+      fail(str(error), EXIT_BUDGET)
+    except ValueError as error:
+      if not is_ours(error):
+        raise
+      fail(str(error), EXIT_USAGE)
+
+  app.run(guarded, flags_parser=parse_flags)
+
+
+def require(*names):
+  """Marks flags as required."""
+  for name in names:
+    flags.mark_flag_as_required(name)
+
+
+class StopRequest:
+  """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on all hosts.
+
+  A second SIGINT aborts at once.
+  """
+
+  def __init__(self):
+    self._asked = False
+    if jax.process_count() == 1:
+      signal.signal(signal.SIGTERM, self._ask)
+      signal.signal(signal.SIGINT, self._ask)
+
+  def _ask(self, number, frame):
+    self._asked = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+  def requested(self, step):
+    """True from the first step boundary after the signal."""
+    if jax.process_count() > 1:
+      # jax.distributed listens for SIGTERM itself and agrees on a step.
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked

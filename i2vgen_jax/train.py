@@ -1,0 +1,235 @@
+"""Trains one stage: python -m i2vgen_jax.train --config=configs/demo.py --workdir=DIR
+
+The whole run, top to bottom. Start it again with the same workdir and it goes on from its last checkpoint.
+"""
+
+import math
+import time
+
+import jax
+from absl import flags, logging
+from clu import parameter_overview
+from etils import epath
+from ml_collections import config_flags
+
+from data_pipelines import buckets as buckets_lib
+from data_pipelines import loader
+from i2vgen_jax import checkpoint, cli, generation, metrics, optimizer, train_step, validation
+from i2vgen_jax import components as components_lib
+from i2vgen_jax.parallel import mesh as mesh_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where the run lives: checkpoints, logs, samples. Local or gs://.'
+)
+cli.require('config', 'workdir')
+
+
+def main():
+  """Entry point; returns the exit code."""
+  logging.set_verbosity(logging.INFO)
+  return train(_CONFIG.value, _WORKDIR.value)
+
+
+def train(config, workdir):
+  """Runs the config in the workdir, from its newest checkpoint if it has one.
+
+  Returns:
+    0 at the end of the run or at train.stop_at, 42 after a SIGTERM or SIGINT; the state is saved in each case.
+
+  Raises:
+    ValueError: config, data, mesh, checkpoint or workdir cannot be; before anything compiles.
+    cli.BudgetError: the loss is not finite, or too many samples are bad.
+  """
+  # 1 Setup: who we are, and everything that the config names.
+  lead = jax.process_index() == 0
+  logging.info('process %d of %d: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+  components = components_lib.build(config)
+  mesh = mesh_lib.make_mesh(config.mesh)
+
+  # 2 Data: one bucket (frames x size) per step; the step number is the position.
+  buckets = make_buckets(config, components)
+  mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
+  stream = make_stream(config, components, buckets)
+
+  # 3 Optimizer and state, as shapes only.
+  rates = config.optimizer
+  learning_rate = optimizer.learning_rate_schedule(
+    rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
+  )
+  update_rule = optimizer.make_optimizer(
+    components.abstract_params(mesh),
+    learning_rate,
+    **{name: rates[name] for name in ('b1', 'b2', 'eps', 'weight_decay', 'max_grad_norm')},
+    groups=tuple(dict(group) for group in rates.groups),
+  )
+  init = train_step.make_init(
+    components.unet, update_rule, components.smallest_unet_inputs(), config.seed
+  )
+  abstract_state, shardings = train_step.state_shardings(init, mesh)
+  checkpoint.write_config(workdir, config)
+
+  # 4 Start: resume here, or from scratch.
+  frozen = components_lib.load_frozen(config, components, mesh, workdir)
+  checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
+  first_step = checkpoints.latest_step or 0
+  if checkpoints.latest_step is None:
+    state = jax.jit(init, out_shardings=shardings)()
+    if lead:
+      write_overview(workdir, state.params)
+  else:
+    state, position = checkpoints.restore(
+      first_step, components_lib.with_shardings(abstract_state, shardings)
+    )
+    check_data_position(position, stream)
+    logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
+
+  # 5 The step, jitted: one compilation per bucket.
+  batch_loss = train_step.make_loss(
+    components.unet,
+    components.encoders,
+    components.schedule,
+    condition_dropout=dict(config.condition_dropout),
+    **config.loss,
+  )
+  step_function = jax.jit(
+    train_step.make_train_step(
+      batch_loss,
+      update_rule,
+      learning_rate,
+      **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+    ),
+    donate_argnums=0,
+    out_shardings=(shardings, mesh_lib.replicated(mesh)),
+  )
+  held_out = validation.Validation(config, components, mesh, sample_bucket(config, buckets))
+  writer = metrics.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  progress = metrics.Progress(first_step, config.train.num_steps, active=lead)
+
+  # 6 Loop: save, report and validate one state, then one more step.
+  last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
+  stop = cli.StopRequest()
+  batches = stream.iterate(first_step)
+  step_metrics, waited_secs, compiled = None, 0.0, set()
+  try:
+    for step in range(first_step, last_step + 1):
+      at_end = step == last_step or stop.requested(step)
+      save_due = at_end or (step > first_step and step % config.checkpoint.every == 0)
+      if step_metrics is not None and (save_due or step % config.train.log_every == 0):
+        check_finite(step_metrics, step)
+        steps_per_sec = progress.report(step, step_metrics)
+        timings = {'steps_per_sec': steps_per_sec, 'input_wait_secs': waited_secs}
+        writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
+        waited_secs = 0.0
+      if save_due:
+        checkpoints.save(step, state, data_position(step, stream), force=at_end)
+      if held_out.run(step, state, frozen, writer, workdir, at_end=step == config.train.num_steps):
+        progress.pause()
+      if at_end:
+        break
+      started = time.perf_counter()
+      bucket, batch = next(batches)
+      waited_secs += time.perf_counter() - started
+      if bucket.name not in compiled:
+        logging.info('step %d: compiling for bucket %s ...', step, bucket.name)
+        compiled.add(bucket.name)
+      state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
+      step_metrics['bucket'] = bucket.name
+  except loader.DataError as error:
+    raise cli.BudgetError(str(error)) from error
+  finally:
+    batches.close()
+    checkpoints.close()
+    writer.close()
+    progress.close()
+  if step < last_step:
+    logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
+    return cli.EXIT_PREEMPTED
+  logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
+  return 0
+
+
+def make_buckets(config, components):
+  """The shapes of batches that a config draws from.
+
+  Raises:
+    ValueError: no corpus, no buckets, or a size that the model cannot take.
+  """
+  if not config.data.directories or not config.data.buckets:
+    raise ValueError(
+      'The config names no corpus: give data.directories (name -> ingested folder, see '
+      '`python -m data_pipelines ingest --help`) and data.buckets.'
+    )
+  buckets = [
+    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
+  ]
+  for bucket in buckets:
+    generation.check_size(components, bucket.frames, bucket.height, bucket.width)
+  return buckets
+
+
+def make_stream(config, components, buckets):
+  """The training batches of a config, this host's rows of them; raises ValueError for a missing or unfit corpus."""
+  return loader.TrainStream(
+    dict(config.data.directories),
+    buckets,
+    components.tokenize,
+    components.encoders.image_encoder.image_size,
+    config.seed,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+    num_threads=config.data.num_threads,
+    max_bad_fraction=config.data.max_bad_fraction,
+  )
+
+
+def sample_bucket(config, buckets):
+  """The bucket whose videos are held out and sampled: sample.bucket, or the first with the most frames."""
+  by_name = {bucket.name: bucket for bucket in buckets}
+  if not config.sample.bucket:
+    return max(buckets, key=lambda bucket: bucket.frames)
+  if config.sample.bucket not in by_name:
+    raise ValueError(
+      f'sample.bucket={config.sample.bucket!r} is unknown; known: {", ".join(by_name)}.'
+    )
+  return by_name[config.sample.bucket]
+
+
+def data_position(step, stream):
+  """What a checkpoint remembers of the data."""
+  return {'step': step, 'fingerprint': stream.fingerprint}
+
+
+def check_data_position(position, stream):
+  """Raises ValueError if the stream is not the one that the checkpoint was trained on."""
+  if position['fingerprint'] != stream.fingerprint:
+    raise ValueError(
+      f'The corpus or its buckets changed: checkpoint step {position["step"]} has data fingerprint '
+      f'{position["fingerprint"]}, now it is {stream.fingerprint}. Restore the corpus, or use '
+      'another --workdir.'
+    )
+
+
+def check_finite(step_metrics, step):
+  """Raises cli.BudgetError before a broken state is saved or shown."""
+  for name in ('loss', 'grad_norm'):
+    value = float(step_metrics[name])
+    if not math.isfinite(value):
+      raise cli.BudgetError(
+        f'{name} is {value} at step {step}. The last checkpoint is from before; lower '
+        'optimizer.peak_learning_rate or look at the batch of this step.'
+      )
+
+
+def write_overview(workdir, params):
+  """Writes the table of all parameters beside the run, and logs its size."""
+  table = parameter_overview.get_parameter_overview(params, include_stats=False)
+  path = epath.Path(workdir) / 'parameters.txt'
+  path.write_text(table)
+  logging.info('%s (table: %s)', table.strip().splitlines()[-1], path)
+
+
+if __name__ == '__main__':
+  cli.run(main)

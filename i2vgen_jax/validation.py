@@ -1,0 +1,125 @@
+"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise), and sample videos.
+
+Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
+"""
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+
+from data_pipelines import loader
+from i2vgen_jax import generation, metrics, train_step, video_file
+from i2vgen_jax.parallel import mesh as mesh_lib
+
+
+class Validation:
+  """Runs every `train.eval_every` and `train.sample_every` steps; 0 is never.
+
+  Args:
+    config: of the run.
+    components: of the run.
+    mesh: of the run.
+    bucket: whose size the held-out videos have.
+  """
+
+  def __init__(self, config, components, mesh, bucket):
+    self._train, self._mesh, self._bucket = config.train, mesh, bucket
+    self._components = components
+    if not (self._train.eval_every or self._train.sample_every):
+      return
+    batch = loader.held_out(
+      dict(config.data.directories),
+      bucket,
+      components.tokenize,
+      components.encoders.image_encoder.image_size,
+      max(self._train.num_eval_examples, self._train.num_sample_videos),
+    )
+    self._captions = batch.pop('caption')
+    batch.pop('key')
+    self._batch = batch
+    self._eval_loss = jax.jit(
+      train_step.make_eval_loss(
+        components.unet,
+        components.encoders,
+        components.schedule,
+        prediction_type=config.loss.prediction_type,
+      ),
+      out_shardings=mesh_lib.replicated(mesh),
+    )
+    self._generate = generation.make_generate(
+      components,
+      prediction_type=config.loss.prediction_type,
+      **{
+        name: config.sample[name]
+        for name in ('num_steps', 'guidance_scale', 'eta', 'set_alpha_to_one')
+      },
+    )
+    self._negative_ids = components.tokenize([config.negative_prompt])
+
+  def loss(self, state, frozen):
+    """Mean loss of the held-out videos, float."""
+    rows = self._train.num_eval_examples
+    size = min(rows, self._bucket.batch_size)
+    losses = []
+    for start in range(0, rows, size):
+      part, count = self._rows(start, min(start + size, rows), size)
+      losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
+    return float(np.concatenate(losses).mean())
+
+  def sample(self, state, frozen, seed=0):
+    """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames."""
+    count = self._train.num_sample_videos
+    part, _ = self._rows(0, count, count)
+    bucket = self._bucket
+    noise = generation.start_noise(
+      self._components, seed, part['video'].shape[0], bucket.frames, bucket.height, bucket.width
+    )
+    inputs = {
+      'image': part['video'][:, 0],
+      'clip_image': part['clip_image'],
+      'token_ids': part['token_ids'],
+      'negative_token_ids': self._negative_ids,
+      'fps': part['fps'],
+    }
+    noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
+    _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
+    return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
+
+  def run(self, step, state, frozen, writer, workdir, at_end=False):
+    """Evaluates and samples if due (both at the end); returns whether it did anything."""
+    did = False
+    if _due(step, self._train.eval_every, at_end):
+      writer.scalars(step, {'eval_loss': self.loss(state, frozen)})
+      did = True
+    if _due(step, self._train.sample_every, at_end):
+      captions, videos_BFHWC = self.sample(state, frozen)
+      if jax.process_index() == 0:
+        folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
+        for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
+          video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
+          writer.video(step, f'samples/{i:02d} {caption}', video_FHWC, self._bucket.fps)
+        writer.image(step, 'samples/contact_sheet', metrics.contact_sheet(videos_BFHWC))
+        logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
+      did = True
+    return did
+
+  def _rows(self, start, stop, size):
+    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and how many count."""
+    parts = mesh_lib.batch_shards(self._mesh)
+    size = -(-size // parts) * parts
+    rows = np.minimum(np.arange(start, start + size), stop - 1)
+    hosts = jax.process_count()
+    local = rows.reshape(hosts, -1)[jax.process_index()] if size % hosts == 0 else rows
+    batch = {name: value[local] for name, value in self._batch.items()}
+    return mesh_lib.place_batch(batch, self._mesh), stop - start
+
+
+def _due(step, every, at_end):
+  return bool(every) and (at_end or (step > 0 and step % every == 0))
+
+
+def _to_host(array, mesh):
+  """The whole array on every host."""
+  gathered = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(array)
+  return np.asarray(gathered)
