@@ -44,18 +44,14 @@ BETA_SCHEDULES = {
   'scaled_linear': dict(beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012),
 }
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'the run to export')
-_FORMAT = flags.DEFINE_enum('format', 'diffusers', ['diffusers'], 'layout of the output')
-_OUTPUT = flags.DEFINE_string('output', None, 'folder to write; must not exist')
-_WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
-
 
 def main():
   """Loads the run's weights and writes them."""
-  check_output(_OUTPUT.value)  # Before minutes of loading.
-  config, _, _, unet_params, frozen_params = components.load_run(_WORKDIR.value, _WEIGHTS.value)
-  export_diffusers(_OUTPUT.value, config, unet_params, frozen_params)
-  print(f'Wrote {_OUTPUT.value}: diffusers.I2VGenXLPipeline.from_pretrained({_OUTPUT.value!r})')
+  workdir, output, weights = flags.FLAGS.workdir, flags.FLAGS.output, flags.FLAGS.weights
+  check_output(output)  # Before minutes of loading.
+  config, _, _, unet_params, frozen_params = components.load_run(workdir, weights)
+  export_diffusers(output, config, unet_params, frozen_params)
+  print(f'Wrote {output}: diffusers.I2VGenXLPipeline.from_pretrained({output!r})')
 
 
 def export_diffusers(output, config, unet_params, frozen_params):
@@ -322,5 +318,9 @@ def _write(path, content):
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'the run to export')
+  flags.DEFINE_enum('format', 'diffusers', ['diffusers'], 'layout of the output')
+  flags.DEFINE_string('output', None, 'folder to write; must not exist')
+  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
   cli.require('workdir', 'output')
   cli.run(main)

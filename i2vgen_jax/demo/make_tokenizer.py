@@ -30,8 +30,6 @@ START, END = '<|startoftext|>', '<|endoftext|>'
 # Start and end tokens, and room for any caption of the demo.
 MAX_LENGTH = 16
 
-_OUTPUT = flags.DEFINE_string('output', None, 'folder for the four files')
-
 
 def byte_symbols() -> list[str]:
   """One printable character per byte, in the order of GPT-2's and CLIP's vocabularies."""
@@ -83,7 +81,7 @@ def files() -> dict[str, str]:
 
 def main():
   """Writes the folder."""
-  output = pathlib.Path(_OUTPUT.value)
+  output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
   for name, content in files().items():
     (output / name).write_text(content, encoding='utf-8')
@@ -101,5 +99,6 @@ def _apply(merge, symbols):
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('output', None, 'folder for the four files')
   cli.require('output')
   cli.run(main)

@@ -35,13 +35,6 @@ FRAMES_PER_VIDEO = 8
 # they vary less and would be learnt late.
 OPPONENT_COLORS = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.sqrt([3, 2, 6]) * [1, 2, 2]
 
-_OUTPUT = flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
-_NUM_STEPS = flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'frames per step')
-_PEAK_LR = flags.DEFINE_float('peak_lr', 3e-3, 'learning rate after warm-up; cosine to 0')
-_KL_WEIGHT = flags.DEFINE_float('kl_weight', 1e-4, 'weight of the mean KL divergence per latent')
-_SEED = flags.DEFINE_integer('seed', 0, 'of data, weights and batches')
-
 
 def render_frames(seed: int, num_videos: int, num_images: int) -> np.ndarray:
   """Renders frames as training sees them: after H.264 or JPEG, at FRAME_SIZE.
@@ -135,23 +128,25 @@ def measure(model, params, frames):
 def main():
   """Renders, trains, measures on other frames, writes."""
   model = vae.AutoencoderKL(**MODEL)
-  frames = render_frames(_SEED.value, num_videos=700, num_images=2500)
+  frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500)
   print(f'{len(frames)} frames', flush=True)
   params = train(
     model,
     frames,
-    _NUM_STEPS.value,
-    _BATCH_SIZE.value,
-    _PEAK_LR.value,
-    _KL_WEIGHT.value,
-    _SEED.value,
+    flags.FLAGS.num_steps,
+    flags.FLAGS.batch_size,
+    flags.FLAGS.peak_lr,
+    flags.FLAGS.kl_weight,
+    flags.FLAGS.seed,
   )
   # Measured as stored.
   params = jax.tree.map(lambda leaf: np.float32(np.float16(leaf)), params)
-  report = measure(model, params, render_frames(_SEED.value + 1, num_videos=32, num_images=128))
+  report = measure(
+    model, params, render_frames(flags.FLAGS.seed + 1, num_videos=32, num_images=128)
+  )
   print(report)
 
-  output = pathlib.Path(_OUTPUT.value)
+  output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
   named = tensors.to_torch(jax.tree.map(np.float16, params), vae_names.name_of)
   safetensors.numpy.save_file(named, output / 'vae.safetensors')
@@ -164,5 +159,11 @@ def _resize(image: PIL.Image.Image) -> np.ndarray:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
+  flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
+  flags.DEFINE_integer('batch_size', 16, 'frames per step')
+  flags.DEFINE_float('peak_lr', 3e-3, 'learning rate after warm-up; cosine to 0')
+  flags.DEFINE_float('kl_weight', 1e-4, 'weight of the mean KL divergence per latent')
+  flags.DEFINE_integer('seed', 0, 'of data, weights and batches')
   cli.require('output')
   cli.run(main)

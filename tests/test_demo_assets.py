@@ -1,0 +1,71 @@
+"""What the repository ships for the demo: a tokenizer and an autoencoder."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import transformers
+
+from data_pipelines import demo_corpus
+from i2vgen_jax.demo import make_tokenizer, train_vae
+from i2vgen_jax.models import vae
+from i2vgen_jax.pretrained import tensors, vae_names
+
+DEMO = pathlib.Path(make_tokenizer.__file__).parent
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return transformers.CLIPTokenizer.from_pretrained(DEMO / 'tokenizer', local_files_only=True)
+
+
+def test_the_script_reproduces_the_committed_tokenizer():
+  files = make_tokenizer.files()
+  assert {path.name for path in (DEMO / 'tokenizer').iterdir()} == set(files)
+  for name, content in files.items():
+    assert (DEMO / 'tokenizer' / name).read_text('utf-8') == content
+
+
+def test_every_word_of_the_demo_is_one_token(tokenizer):
+  for word in (*demo_corpus.CAPTION_WORDS, *make_tokenizer.WORDS):
+    assert len(tokenizer(word)['input_ids']) == 3, word
+
+
+def test_captions_differ_in_the_words_that_differ(tokenizer):
+  left = tokenizer('a red circle moves left')['input_ids']
+  right = tokenizer('a red circle moves right')['input_ids']
+  assert [a == b for a, b in zip(left, right, strict=True)] == [True] * 5 + [False, True]
+
+
+@pytest.mark.parametrize('text', ['zürich', '日本', 'naïve café', '🙂', 'x' * 5])
+def test_any_text_can_be_written(tokenizer, text):
+  ids = tokenizer(text)['input_ids']
+  assert tokenizer.unk_token_id not in ids[1:-1]
+  assert tokenizer.decode(ids, skip_special_tokens=True).replace(' ', '') == text.replace(' ', '')
+
+
+def test_special_tokens_are_those_of_clip(tokenizer):
+  """The end token has the highest id, which CLIP's pooling needs, and pads, as in the release."""
+  ids = tokenizer('a', padding='max_length', truncation=True)['input_ids']
+  last = len(tokenizer) - 1
+  assert ids == [last - 1, tokenizer.convert_tokens_to_ids('a</w>')] + [last] * 14
+  assert tokenizer.model_max_length == 16
+
+
+def test_demo_autoencoder_restores_frames_it_was_not_trained_on():
+  fields = json.loads((DEMO / 'vae.json').read_text())
+  scaling_factor = fields.pop('scaling_factor')
+  model = vae.AutoencoderKL(**fields)
+  frames = train_vae.render_frames(seed=12345, num_videos=2, num_images=32)
+  images = frames.astype(np.float32) / 127.5 - 1
+  abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(images))['params']
+  state = tensors.read_safetensors(DEMO / 'vae.safetensors')
+  params = tensors.from_torch(state, abstract, vae_names.name_of)
+  report = train_vae.measure(model, params, frames)
+  assert report['psnr'] > 30
+  assert report['latent_std'] * scaling_factor == pytest.approx(1, rel=0.1)
+  # A draw from the posterior is nearly its mean: conditioning images lose nothing.
+  assert report['posterior_std'] * scaling_factor < 0.15
