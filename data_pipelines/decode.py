@@ -197,4 +197,7 @@ class _Converter:
       )
     except FFMPEG_ERRORS as error:
       raise DecodeError('convert', f'{frame.format.name}: {error}') from error
-    return np.rot90(rgb.to_ndarray(), turns) if turns else rgb.to_ndarray()
+    plane = rgb.planes[0]  # A view: the one copy is that into the batch.
+    rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
+    pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+    return np.rot90(pixels_HWC, turns) if turns else pixels_HWC
