@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, decode, transforms
+from data_pipelines import corpus, decode, shuffle, transforms
 
 Batch = dict[str, np.ndarray]
 Tokenize = Callable[[list[str]], np.ndarray]
@@ -69,7 +69,7 @@ class TrainStream:
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       load = _ExampleLoader(corpora, bucket, clip_image_size)
       load_batch = _BatchLoader(load, rows, tokenize, bucket_seed, self._health)
-      examples = shuffled_epochs(rows, bucket_seed).map_with_index(_pair)
+      examples = shuffle.epochs(rows, bucket_seed).map_with_index(_pair)
       local = examples[host_index::host_count]
       steps.append(local.batch(bucket.batch_size // host_count, batch_fn=load_batch))
     weights = [bucket.weight for bucket in buckets]
@@ -164,41 +164,6 @@ def held_out(
 
 def _pair(index, row):
   return index, row
-
-
-def shuffled_epochs(rows: np.ndarray, seed: int) -> grain.MapDataset:
-  """All rows in an order that differs each epoch, without end; each epoch has each row once."""
-  if len(rows) <= 1 << 16:
-    return grain.MapDataset.range(2**62).map(_Permutations(rows, seed))
-  dataset = grain.MapDataset.source(rows).seed(seed)
-  if _shuffle_is_broken(len(rows)):
-    # The last row keeps its place at the end of each epoch.
-    parts = [dataset[: len(rows) - 1].shuffle(), dataset[len(rows) - 1 :]]
-    return grain.MapDataset.concatenate(parts).repeat()
-  return dataset.shuffle().repeat()
-
-
-class _Permutations:
-  """Shuffles few rows: there Grain's shuffle is slow (7 ms per index for 4 rows, measured)."""
-
-  def __init__(self, rows, seed):
-    self.rows = rows
-    self.seed = seed
-    self.cached = (-1, None)
-
-  def __call__(self, index):
-    epoch, position = divmod(index, len(self.rows))
-    cached_epoch, order = self.cached
-    if cached_epoch != epoch:
-      order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-      self.cached = (epoch, order)
-    return order[position]
-
-
-def _shuffle_is_broken(length):
-  """Grain 0.2.18 repeats an element of 2^k + 1, for even k >= 16, and leaves out another."""
-  bits = (length - 1).bit_length() - 1
-  return length - 1 == 1 << bits and bits >= 16 and bits % 2 == 0
 
 
 class _BatchLoader:

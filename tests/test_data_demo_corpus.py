@@ -8,7 +8,6 @@ import pytest
 
 from data_pipelines import decode, demo_corpus
 
-
 TOWARDS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x, y downwards.
 
 

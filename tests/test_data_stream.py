@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import buckets, corpus, demo_corpus, ingest, loader
+from data_pipelines import buckets, corpus, demo_corpus, ingest, loader, shuffle
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4, weight=3.0)
@@ -98,7 +98,7 @@ def test_another_seed_gives_other_batches_and_another_fingerprint(demo):
 
 @pytest.mark.parametrize('length', [1, 7, 1000, 65_536, 65_537, 70_000])
 def test_every_epoch_has_every_row_once(length):
-  order = loader.shuffled_epochs(np.arange(length), seed=1)
+  order = shuffle.epochs(np.arange(length), seed=1)
   first = [int(order[i]) for i in range(length)]
   second = [int(order[i]) for i in range(length, 2 * length)]
   assert sorted(first) == sorted(second) == list(range(length))
