@@ -1,6 +1,6 @@
 """The training stream beside bare PyAV: CPU seconds per example for the same frames.
 
-  python benchmarks/loader.py [--videos DIR] [--frames 16 --fps 8 --height 256 --width 448]
+  python -m benchmarks.loader [--videos DIR] [--frames 16 --fps 8 --height 256 --width 448]
 
 Bare PyAV opens the file, decodes up to the last wanted frame in one thread and scales the wanted
 ones to RGB. The stream does that and all else a batch needs: record access, crop, the CLIP image,
