@@ -92,6 +92,7 @@ def export_diffusers(output, config, unet_params, frozen_params):
       # 'format' tells transformers whose layout the tensors have; without it, it refuses the file.
       named = tensors.to_torch(params, name_of)
       safetensors.numpy.save_file(named, folder / name, metadata={'format': 'pt'})
+      (folder / name).chmod(0o644)  # safetensors lets only the owner read.
 
 
 def check_output(output):
