@@ -138,6 +138,7 @@ class TextEmbeddings(nn.Module):
 
   @nn.compact
   def __call__(self, token_ids_BL):
+    """(B, L) ids -> (B, L, D)."""
     words = nn.Embed(
       self.vocab_size,
       self.hidden_size,
@@ -162,6 +163,7 @@ class VisionEmbeddings(nn.Module):
 
   @nn.compact
   def __call__(self, pixels_BHWC):
+    """(B, H, W, 3) -> (B, 1 + patches, D), patches row by row."""
     to_patches = nn.Conv(
       self.hidden_size,
       (self.patch_size, self.patch_size),
@@ -222,6 +224,7 @@ class TransformerLayer(nn.Module):
 
   @nn.compact
   def __call__(self, states_BLD, mask_LL=None):
+    """(B, L, D) -> the same."""
     attend = Attention(self.num_heads, self.dtype, name='self_attn')
     perceptron = Perceptron(self.intermediate_size, self.activation, self.dtype, name='mlp')
     states_BLD = states_BLD + attend(_layer_norm(self.dtype, 'layer_norm1')(states_BLD), mask_LL)
@@ -236,6 +239,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, states_BLD, mask_LL=None):
+    """(B, L, D) -> the same."""
     batch, length, width = states_BLD.shape
     if width % self.num_heads:
       raise ValueError(f'hidden_size={width} must divide into num_heads={self.num_heads}.')
@@ -266,6 +270,7 @@ class Perceptron(nn.Module):
 
   @nn.compact
   def __call__(self, states_BLD):
+    """(B, L, D) -> the same."""
     if self.activation not in ACTIVATIONS:
       raise ValueError(f'activation={self.activation!r} is none of {sorted(ACTIVATIONS)}.')
     hidden = nn.Dense(self.intermediate_size, dtype=self.dtype, name='fc1')(states_BLD)

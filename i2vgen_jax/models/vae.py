@@ -38,6 +38,7 @@ class AutoencoderKL(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
+    """Names encoder, decoder and the two 1x1 convolutions between them."""
     levels = dict(
       block_channels=self.block_channels,
       layers_per_block=self.layers_per_block,
@@ -88,6 +89,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) images -> (N, H/f, W/f, out_channels)."""
     x_NHWC = _conv3x3(self.block_channels[0], self.dtype, 'conv_in')(x_NHWC)
     for i, channels in enumerate(self.block_channels):
       x_NHWC = DownBlock(
@@ -114,6 +116,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, h, w, C) latents -> (N, f h, f w, out_channels)."""
     x_NHWC = _conv3x3(self.block_channels[-1], self.dtype, 'conv_in')(x_NHWC)
     x_NHWC = MidBlock(self.norm_groups, self.dtype, name='mid_block')(x_NHWC)
     for i, channels in enumerate(reversed(self.block_channels)):
@@ -140,6 +143,7 @@ class DownBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> (N, H/2, W/2, channels), or as high and wide at the last level."""
     for i in range(self.num_layers):
       block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
       x_NHWC = block(x_NHWC)
@@ -159,6 +163,7 @@ class UpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> (N, 2H, 2W, channels), or as high and wide at the last level."""
     for i in range(self.num_layers):
       block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
       x_NHWC = block(x_NHWC)
@@ -175,6 +180,7 @@ class MidBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> the same."""
     channels = x_NHWC.shape[-1]
     x_NHWC = ResnetBlock(channels, self.norm_groups, self.dtype, name='resnets_0')(x_NHWC)
     x_NHWC = SpatialAttention(self.norm_groups, self.dtype, name='attentions_0')(x_NHWC)
@@ -190,6 +196,7 @@ class ResnetBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> (N, H, W, channels)."""
     h_NHWC = nn.silu(_group_norm(self.norm_groups, self.dtype, 'norm1')(x_NHWC))
     h_NHWC = _conv3x3(self.channels, self.dtype, 'conv1')(h_NHWC)
     h_NHWC = nn.silu(_group_norm(self.norm_groups, self.dtype, 'norm2')(h_NHWC))
@@ -207,6 +214,7 @@ class SpatialAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> the same."""
     channels = x_NHWC.shape[-1]
     h_NHWC = _group_norm(self.norm_groups, self.dtype, 'group_norm')(x_NHWC)
     tokens_NSC = h_NHWC.reshape(h_NHWC.shape[0], -1, channels)
@@ -228,6 +236,7 @@ class Downsample(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> (N, H/2, W/2, channels)."""
     conv = nn.Conv(
       self.channels,
       (3, 3),
@@ -247,6 +256,7 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x_NHWC):
+    """(N, H, W, C) -> (N, 2H, 2W, channels)."""
     x_NHWC = jnp.repeat(jnp.repeat(x_NHWC, 2, axis=1), 2, axis=2)
     return _conv3x3(self.channels, self.dtype, 'conv')(x_NHWC)
 
