@@ -32,9 +32,9 @@ def get_config(arg=None):
   )
   vae = json.loads((pathlib.Path(__file__).parent.parent / DEMO / 'vae.json').read_text())
   config.vae.weights = f'{DEMO}/vae.safetensors'
-  config.vae.scaling_factor = vae['scaling_factor']
+  config.vae.scaling_factor = vae.pop('scaling_factor')
   config.vae.frames_per_chunk = 16
-  config.vae.model.update(vae['model'])
+  config.vae.model.update(vae)
   config.text_encoder.weights = 'random'
   config.text_encoder.model.update(
     vocab_size=856, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, max_length=16

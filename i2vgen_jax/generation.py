@@ -14,7 +14,7 @@ from i2vgen_jax.diffusion import guidance, sampler
 
 
 def make_generate(
-  components, *, prediction_type, num_steps, guidance_scale, eta=0.0, set_alpha_to_one=True
+  components, *, prediction_type, num_steps, guidance_scale, eta=0.0, set_alpha_to_one=True, seed=0
 ):
   """(params, frozen, inputs, noise_BFHWC) -> (latents_BFHWC float32, video_BFHWC uint8), jitted.
 
@@ -25,6 +25,7 @@ def make_generate(
     guidance_scale: 9 in the release.
     eta: 0 for deterministic DDIM.
     set_alpha_to_one: see sampler.ddim.
+    seed: of the noise that `eta` adds.
 
   `inputs` is a dict as `prepare_inputs` makes. The image's latents are the posterior's mean.
 
@@ -57,7 +58,7 @@ def make_generate(
       prediction_type=prediction_type,
       eta=eta,
       set_alpha_to_one=set_alpha_to_one,
-      keys_B=row_keys(0, noise_BFHWC.shape[0]) if eta else None,
+      keys_B=row_keys(seed, noise_BFHWC.shape[0]) if eta else None,
     )
     return latents_BFHWC, encoders.decode_video(frozen, latents_BFHWC)
 

@@ -93,6 +93,12 @@ def contact_sheet(videos_BFHWC, columns=None):
   return np.concatenate(rows, 0)
 
 
+def write_png(path, image_HWC):
+  """Writes a uint8 image."""
+  with epath.Path(path).open('wb') as file:
+    Image.fromarray(np.asarray(image_HWC)).save(file, 'PNG')
+
+
 class Progress:
   """Steps/s and metrics: a bar that redraws itself on a terminal, a plain line per report elsewhere."""
 

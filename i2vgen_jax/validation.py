@@ -37,6 +37,8 @@ class Validation:
     )
     self._captions = batch.pop('caption')
     batch.pop('key')
+    self._num_eval = min(self._train.num_eval_examples, len(self._captions))
+    self._num_samples = min(self._train.num_sample_videos, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
       train_step.make_eval_loss(
@@ -59,7 +61,7 @@ class Validation:
 
   def loss(self, state, frozen):
     """Mean loss of the held-out videos, float."""
-    rows = self._train.num_eval_examples
+    rows = self._num_eval
     size = min(rows, self._bucket.batch_size)
     losses = []
     for start in range(0, rows, size):
@@ -69,7 +71,7 @@ class Validation:
 
   def sample(self, state, frozen, seed=0):
     """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames."""
-    count = self._train.num_sample_videos
+    count = self._num_samples
     part, _ = self._rows(0, count, count)
     bucket = self._bucket
     noise = generation.start_noise(
@@ -96,13 +98,22 @@ class Validation:
       captions, videos_BFHWC = self.sample(state, frozen)
       if jax.process_index() == 0:
         folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
-        for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
-          video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-          writer.video(step, f'samples/{i:02d} {caption}', video_FHWC, self._bucket.fps)
-        writer.image(step, 'samples/contact_sheet', metrics.contact_sheet(videos_BFHWC))
+        self._write_samples(step, captions, videos_BFHWC, writer, folder)
         logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
       did = True
     return did
+
+  def _write_samples(self, step, captions, videos_BFHWC, writer, folder):
+    """NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos on one sheet."""
+    for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
+      video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
+      metrics.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      (folder / f'{i:02d}.txt').write_text(caption + '\n')
+      writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
+      writer.text(step, f'samples/{i:02d}', caption)
+    sheet_HWC = metrics.contact_sheet(videos_BFHWC)
+    metrics.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
   def _rows(self, start, stop, size):
     """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and how many count."""

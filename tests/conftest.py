@@ -1,8 +1,26 @@
-"""Eight CPU devices for every test; set before JAX starts."""
+"""Eight CPU devices for every test, and one compilation cache for all processes of a test run; set before JAX starts."""
 
 import os
+import tempfile
+
+import pytest
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
+_CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
+
+
+@pytest.fixture(scope='session')
+def demo_corpus(tmp_path_factory):
+  """A folder with videos/ and images/, ingested from a small demo corpus."""
+  from data_pipelines import demo_corpus, ingest
+
+  root = tmp_path_factory.mktemp('demo')
+  demo_corpus.write(str(root / 'source'), num_videos=48, num_validation=16, num_images=32)
+  for name, source in (('videos', 'webvid'), ('images', 'images')):
+    ingest.ingest(str(root / 'source' / source), str(root / 'corpus' / name), num_processes=1)
+  return root / 'corpus'

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# From video files to a trained, resumed, sampled and exported image-to-video model, in minutes on a laptop.
+#
+#   bash launch/quickstart.sh                  moving shapes, made here
+#   bash launch/quickstart.sh --videos DIR     your own folder: clip.mp4 beside clip.txt with its caption
+#   bash launch/quickstart.sh --output DIR     where everything goes (default: quickstart)
+#
+# Nothing is downloaded after the install. Run it again and it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+output=quickstart videos=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --videos | --output)
+      [ $# -gt 1 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
+      [ "$1" = --videos ] && videos="$2" || output="$2"
+      shift 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  esac
+done
+
+source launch/env.sh
+prepare_env requirements.txt
+# The second process finds what the first compiled.
+export JAX_COMPILATION_CACHE_DIR="$PWD/$output/compilation_cache" JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
+
+corpus="$output/corpus" run="$output/run"
+echo "== 1/6 corpus"
+if [ -n "$videos" ]; then
+  python -m data_pipelines ingest --input="$videos" --output="$corpus/videos"
+  config="configs/demo.py:corpus=$corpus,images=0"
+else
+  python -m data_pipelines demo --output="$output/source"
+  python -m data_pipelines ingest --input="$output/source/webvid" --output="$corpus/videos"
+  python -m data_pipelines ingest --input="$output/source/images" --output="$corpus/images"
+  config="configs/demo.py:corpus=$corpus"
+fi
+
+steps="$(python -c "from configs import demo; print(demo.get_config().train.num_steps)")"
+echo "== 2/6 train the first half ($((steps / 2)) of $steps steps), stop"
+python -m i2vgen_jax.train --config="$config" --workdir="$run" --config.train.stop_at=$((steps / 2))
+echo "== 3/6 resume from the checkpoint, train the second half"
+python -m i2vgen_jax.train --config="$config" --workdir="$run"
+
+echo "== 4/6 sample a video from an image and a caption"
+# A held-out first frame with its caption, as training left them beside its own samples.
+samples="$(ls -d "$run"/samples/* | tail -n 1)"
+prompt="$(cat "$samples/00.txt")"
+python -m i2vgen_jax.sample --workdir="$run" --image="$samples/00.png" --prompt="$prompt" \
+  --output="$output/sample.mp4"
+sheet="$samples/contact_sheet.png"
+if [ -z "$videos" ]; then
+  echo "== 5/6 measure on 64 held-out pairs"
+  python -m i2vgen_jax.evaluate --workdir="$run" --output="$output/evaluation"
+  sheet="$output/evaluation/contact_sheet.png (pairs of rows: real, sampled)"
+fi
+echo "== 6/6 export for diffusers"
+[ -d "$output/export" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$output/export"
+
+cat <<END
+
+video           $output/sample.mp4   ("$prompt")
+contact sheet   $sheet
+TensorBoard     $run/tensorboard   (tensorboard --logdir $run/tensorboard)
+checkpoint      $run/checkpoints
+diffusers       $output/export   (I2VGenXLPipeline.from_pretrained)
+END

@@ -1,0 +1,159 @@
+"""Noise schedule, parameterisations, loss draws, guidance and DDIM."""
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from i2vgen_jax.diffusion import guidance, loss, parameterization, sampler, schedule
+
+RELEASED = schedule.NoiseSchedule.create('cosine', 1000, zero_terminal_snr=True)
+
+
+def test_schedule_equals_the_released_table():
+  # Values of the released schedule at float64, as VGen computes them.
+  expected = {
+    0: 0.9999587, 1: 0.9999126, 21: 0.9979710, 500: 0.4922645, 700: 0.2018445,
+    981: 7.840299e-4, 998: 2.277811e-6, 999: 0.0,
+  }  # fmt: skip
+  for t, value in expected.items():
+    assert RELEASED.alphas_cumprod_T[t] == pytest.approx(value, rel=1e-6, abs=1e-12)
+  assert RELEASED.alphas_cumprod_T.dtype == np.float64
+
+
+def test_schedule_equals_diffusers():
+  oracle = diffusers.DDIMScheduler(beta_schedule='squaredcos_cap_v2', rescale_betas_zero_snr=True)
+  # diffusers computes in float32, which costs it 6e-7.
+  np.testing.assert_allclose(RELEASED.alphas_cumprod_T, oracle.alphas_cumprod.numpy(), atol=1e-6)
+
+
+def test_zero_terminal_snr_keeps_the_first_timestep_and_ends_in_noise():
+  plain = schedule.NoiseSchedule.create('cosine', 1000, zero_terminal_snr=False)
+  assert RELEASED.alphas_cumprod_T[0] == pytest.approx(plain.alphas_cumprod_T[0], rel=1e-12)
+  assert RELEASED.alphas_cumprod_T[-1] == 0
+  assert np.all(np.diff(RELEASED.alphas_cumprod_T) < 0)
+
+
+@pytest.mark.parametrize('kind', parameterization.TO_X0_EPS)
+def test_parameterizations_go_there_and_back(kind):
+  x0, eps = jax.random.normal(jax.random.key(0), (2, 5))
+  alpha, sigma = 0.6, 0.8
+  z = alpha * x0 + sigma * eps
+  prediction = parameterization.FROM_X0_EPS[kind](x0, eps, alpha, sigma)
+  back = parameterization.TO_X0_EPS[kind](prediction, z, alpha, sigma)
+  np.testing.assert_allclose(back, (x0, eps), atol=1e-6)
+
+
+def test_eps_prediction_with_zero_terminal_snr_is_refused():
+  with pytest.raises(ValueError, match="use 'v'"):
+    parameterization.check_prediction_type('eps', RELEASED)
+
+
+def test_noise_depends_on_the_sample_s_key_alone():
+  keys = jax.random.split(jax.random.key(0), 4)
+  latents = jnp.zeros((4, 3, 2, 2, 4))
+  whole = loss.draw_noise(keys, latents, 0.1)
+  np.testing.assert_array_equal(whole[2:], loss.draw_noise(keys[2:], latents[2:], 0.1))
+
+
+def test_offset_noise_is_one_value_per_frame_and_channel():
+  keys = jax.random.split(jax.random.key(0), 2)
+  latents = jnp.zeros((2, 3, 64, 64, 4))
+  offset = loss.draw_noise(keys, latents, 0.1) - loss.draw_noise(keys, latents, 0.0)
+  np.testing.assert_allclose(offset, np.broadcast_to(offset[:, :, :1, :1], offset.shape), atol=1e-6)
+  assert 0.03 < float(jnp.std(offset[:, :, 0, 0])) < 0.3
+
+
+def test_loss_of_a_perfect_prediction_is_zero_at_every_timestep():
+  latents, noise = jax.random.normal(jax.random.key(0), (2, 3, 2, 4, 4, 4))
+  timesteps = jnp.array([0, 500, 999])
+  alpha, sigma = RELEASED.alpha_sigma(timesteps, 5)
+  perfect = alpha * noise - sigma * latents
+  losses = loss.denoising_loss(lambda z, t: perfect, latents, noise, timesteps, RELEASED, 'v')
+  np.testing.assert_allclose(losses, 0, atol=1e-10)
+
+
+def test_dropped_conditions_become_null_at_their_own_rates():
+  keys = jax.random.split(jax.random.key(0), 4000)
+  ones = {name: jnp.ones((4000, 2)) for name in ('text', 'image_embedding', 'fps')}
+  null = {'text': jnp.full((1, 2), -1.0), 'image_embedding': jnp.zeros(())}
+  rates = {'text': 0.3, 'image_embedding': 0.1, 'all': 0.05}
+  dropped = guidance.drop_conditions(keys, ones, null, rates)
+  text, image = dropped['text'][:, 0] == -1, dropped['image_embedding'][:, 0] == 0
+  assert float(text.mean()) == pytest.approx(1 - 0.7 * 0.95, abs=0.03)
+  assert float(image.mean()) == pytest.approx(1 - 0.9 * 0.95, abs=0.03)
+  assert float((text & image).mean()) == pytest.approx(0.05 + 0.95 * 0.03, abs=0.02)
+  np.testing.assert_array_equal(dropped['fps'], 1)
+
+
+def test_guidance_of_one_is_the_conditional_prediction():
+  denoise = lambda z, t, c: z * c['text'][:, None, None, None]  # noqa: E731
+  z, t = jnp.ones((3, 1, 2, 2, 4)), jnp.zeros((3,), jnp.int32)
+  with_text, without = {'text': jnp.arange(3.0)[:, None]}, {'text': jnp.full((3, 1), 7.0)}
+  np.testing.assert_allclose(
+    guidance.guided(denoise, with_text, without, 1.0)(z, t), denoise(z, t, with_text), atol=1e-6
+  )
+  far = guidance.guided(denoise, with_text, without, 3.0)(z, t)
+  np.testing.assert_allclose(far[:, 0, 0, 0, 0], 7 + 3 * (np.arange(3) - 7), atol=1e-5)
+
+
+@pytest.mark.parametrize('set_alpha_to_one', [True, False])
+@pytest.mark.parametrize('num_steps', [50, 30])
+def test_ddim_trajectory_equals_diffusers(num_steps, set_alpha_to_one):
+  """The same nonlinear 'network' on both sides; float32 rounding over 50 steps stays below 1e-5 relative."""
+  start = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
+  ours = sampler.ddim(
+    lambda z, t: jnp.tanh(0.7 * z + t[:, None, None, None, None] / 1000),
+    start,
+    RELEASED,
+    num_steps,
+    set_alpha_to_one=set_alpha_to_one,
+  )
+  oracle = diffusers.DDIMScheduler(
+    beta_schedule='squaredcos_cap_v2',
+    prediction_type='v_prediction',
+    rescale_betas_zero_snr=True,
+    set_alpha_to_one=set_alpha_to_one,
+    steps_offset=1,
+    timestep_spacing='leading',
+    clip_sample=False,
+  )
+  oracle.alphas_cumprod = torch.from_numpy(RELEASED.alphas_cumprod_T).float()
+  if not set_alpha_to_one:
+    oracle.final_alpha_cumprod = oracle.alphas_cumprod[0]
+  oracle.set_timesteps(num_steps)
+  latents = torch.from_numpy(start)
+  for t in oracle.timesteps:
+    latents = oracle.step(torch.tanh(0.7 * latents + t / 1000), t, latents).prev_sample
+  np.testing.assert_array_equal(sampler.leading_timesteps(num_steps, 1000), oracle.timesteps)
+  error = np.abs(np.asarray(ours) - latents.numpy()).max()
+  assert error <= 1e-5 * np.abs(latents.numpy()).max()
+
+
+def test_ddim_with_the_true_velocity_returns_the_data():
+  x0, eps = jax.random.normal(jax.random.key(1), (2, 1, 2, 4, 4, 4))
+  alpha, sigma = RELEASED.alpha_sigma(jnp.array([981]), 5)
+
+  def denoise(z, t):
+    a, s = RELEASED.alpha_sigma(t, 5)
+    return a * (z - a * x0) / s - s * x0
+
+  latents = sampler.ddim(denoise, alpha * x0 + sigma * eps, RELEASED, 50)
+  np.testing.assert_allclose(latents, x0, atol=1e-4)
+
+
+def test_ancestral_noise_depends_on_the_key_and_eta():
+  start, keys = jnp.ones((2, 1, 2, 2, 4)), jax.random.split(jax.random.key(0), 2)
+  run = lambda **kw: np.asarray(sampler.ddim(lambda z, t: 0.1 * z, start, RELEASED, 5, **kw))  # noqa: E731
+  noisy = run(eta=1.0, keys_B=keys)
+  assert np.abs(noisy - run()).max() > 0.01
+  np.testing.assert_array_equal(noisy, run(eta=1.0, keys_B=keys))
+  np.testing.assert_allclose(noisy[1:], run(eta=1.0, keys_B=keys[::-1])[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize('num_steps', [0, -3, 1000, 5000])
+def test_impossible_step_counts_are_refused(num_steps):
+  with pytest.raises(ValueError, match=f'num_steps={num_steps}'):
+    sampler.leading_timesteps(num_steps, 1000)

@@ -1,0 +1,22 @@
+"""configs/demo.py at its smallest: the same code, compiled in seconds."""
+
+from configs import demo
+
+
+def get_config(corpus, num_steps=6, images=False):
+  """One level of 16 channels, 4 frames of 32x32, 8 videos per step."""
+  config = demo.get_config(f'corpus={corpus},images={int(images)}')
+  config.unet.update(
+    block_channels=(16,), attention_levels=(True,), head_dim=8, norm_groups=4, temporal_in_heads=2
+  )
+  config.data.buckets.videos.update(frames=4, height=32, width=32, batch_size=8)
+  if images:
+    config.data.buckets.images.update(height=32, width=32, batch_size=8, weight=9.0)
+  config.train.update(
+    num_steps=num_steps, log_every=1, eval_every=0, sample_every=0, tensorboard=False
+  )
+  config.train.update(num_eval_examples=8, num_sample_videos=2)
+  config.optimizer.update(warmup_steps=2, groups=())
+  config.checkpoint.update(every=3)
+  config.sample.update(num_steps=2)
+  return config
