@@ -1,9 +1,10 @@
-"""Attention, feed-forward, and the two transformers of the U-Net: over the pixels of a frame, and over frames.
+"""Attention, feed-forward, and the two transformers of the U-Net: within a frame, and over frames.
 
-A video stays (B, F, S, C) throughout: what a layer attends over is told by the dims of its einsum, not by a transpose.
-Softmax is float32.
+A video stays (B, F, S, C) throughout: what a layer attends over is told by the dims of its einsum,
+not by a transpose. Softmax is float32.
 
-Dimension key: B batch, F (G: as keys) frames, S (T: as keys) spatial tokens, L context tokens, A heads, K head size.
+Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L context tokens,
+D context width, C channels, A heads, K head size.
 """
 
 from typing import Literal
@@ -34,6 +35,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFSC, context_BLD=None, dropout_keys_B=None):
+    """Returns (B, F, S, C); the context is read only by attention over 'context'."""
     source = context_BLD if self.over == 'context' else x_BFSC
     q, k, v = (
       axes.split_heads(self._project(name)(x), self.num_heads)
@@ -52,7 +54,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-  """Two dense layers, four times as wide inside, with exact GELU; gated: value * gelu(gate) (Shazeer 2020)."""
+  """Dense, exact GELU, dense; four times as wide inside. Gated: value * gelu(gate)."""
 
   gated: bool = True
   dropout: float = 0.0
@@ -60,20 +62,31 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFSC, dropout_keys_B=None):
+    """(B, F, S, C) -> (B, F, S, C)."""
     channels = x_BFSC.shape[-1]
-    width = 4 * channels * (2 if self.gated else 1)
-    h = layers.Dense(width, dtype=self.dtype, name='net_0_proj')(x_BFSC)
+    project = layers.Dense(
+      4 * channels * (1 + self.gated), parts=1 + self.gated, dtype=self.dtype, name='net_0_proj'
+    )
     if self.gated:
-      value, gate = jnp.split(h, 2, -1)
-      h = value * jax.nn.gelu(gate, approximate=False)
+      value, gate = project(x_BFSC)
+      h = value * gelu(gate)
     else:
-      h = jax.nn.gelu(h, approximate=False)
+      h = gelu(project(x_BFSC))
     h = layers.Dropout(self.dropout, name='dropout')(h, dropout_keys_B)
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
+def gelu(x):
+  """Exact GELU, computed in float32.
+
+  By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu.
+  """
+  x_float32 = x.astype(jnp.float32)
+  return (0.5 * x_float32 * (1 + jax.lax.erf(x_float32 * 0.5**0.5))).astype(x.dtype)
+
+
 class TransformerBlock(nn.Module):
-  """Self-attention, a second attention (self or context), feed-forward; each normed before and added after."""
+  """Two attentions and a feed-forward; each is normed before and added after."""
 
   attentions: tuple[str, str]
   num_heads: int
@@ -82,6 +95,7 @@ class TransformerBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFSC, context_BLD=None):
+    """(B, F, S, C) -> (B, F, S, C)."""
     for i, over in enumerate(self.attentions, start=1):
       h = layers.LayerNorm(self.dtype, name=f'norm{i}')(x_BFSC)
       attention = Attention(over, self.num_heads, self.head_dim, dtype=self.dtype, name=f'attn{i}')
@@ -100,6 +114,7 @@ class SpatialTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFHWC, context_BLD):
+    """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=self.dtype, name='norm')
     block = TransformerBlock(
       ('pixels', 'context'), self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
@@ -110,7 +125,8 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
   """Attention over frames at each pixel, twice. Starts as the identity.
 
-  There is no position encoding: order is seen through the temporal convolutions and the image latents' position marks.
+  There is no position encoding: order is seen through the temporal convolutions and the position
+  marks of the image latents.
   """
 
   num_heads: int
@@ -120,6 +136,7 @@ class TemporalTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFHWC):
+    """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(
       self.norm_groups, over_frames=True, epsilon=1e-6, dtype=self.dtype, name='norm'
     )
@@ -130,7 +147,7 @@ class TemporalTransformer(nn.Module):
 
 
 def _transform(x_BFHWC, norm, block, inner_width, dtype, *context):
-  """Norm, project in, transform the pixels as tokens, project out (zero at start), add to the input."""
+  """Norm, project in, transform the pixels as tokens, project out (zero at start), add."""
   height, width, channels = x_BFHWC.shape[2:]
   h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
   h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)
@@ -140,13 +157,14 @@ def _transform(x_BFHWC, norm, block, inner_width, dtype, *context):
 
 
 class FrameAdapter(nn.Module):
-  """One small transformer layer over frames for the image latents; no norm before its feed-forward (as in VGen)."""
+  """A small transformer layer over frames; no norm before its feed-forward (as in VGen)."""
 
   dropout: float
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BFHWC, dropout_keys_B):
+    """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
     x_BFSC = axes.space_as_tokens(x_BFHWC)
     attention = Attention('frames', 2, channels, self.dropout, self.dtype, name='attn1')

@@ -1,11 +1,9 @@
 """The reshapes between a video and what a layer wants to see of it. All are free: no data moves.
 
-Dimension key of this package: `B` batch, `F` frames, `H W` latent height and width, `C` channels, `N = B*F` folded
-frames, `S = H*W` spatial tokens, `L` context tokens, `D` context width, `E` embedding width, `A` attention heads,
-`K` size per head, `V` width of the CLIP image vector.
+Dimension key of this package: `B` batch, `F` frames, `H W` latent height and width, `C` channels,
+`N = B*F` folded frames, `S = H*W` spatial tokens, `L` context tokens, `D` context width,
+`E` embedding width, `A` attention heads, `K` size per head, `V` width of the CLIP image vector.
 """
-
-import math
 
 
 def fold_frames(x_BFHWC):
@@ -45,8 +43,3 @@ def merge_heads(x_AK):
   """(..., A, K) -> (..., A*K): the inverse of split_heads."""
   *leading, num_heads, head_dim = x_AK.shape
   return x_AK.reshape(*leading, num_heads * head_dim)
-
-
-def elements_per_sample(shape, batch_size):
-  """Number of elements one of `batch_size` samples holds in an array whose leading dim is B or B*F."""
-  return math.prod(shape) // batch_size

@@ -1,10 +1,12 @@
 """Trainable conditioners: each turns one field of `conditioning` into one route of the U-Net.
 
-The routes: 'context' (tokens for cross-attention, concatenated in the config's order), 'concat' (channels beside the noisy
-latents), 'embedding' (added to the timestep embedding). A new one is a class here, a row in CONDITIONERS and a line in a
-config. The config's line is dict(kind=..., field of the class=...); without its line, a conditioner's parameters do not exist.
+The routes: 'context' (tokens for cross-attention, concatenated in the config's order), 'concat'
+(channels beside the noisy latents), 'embedding' (added to the timestep embedding). A new one is a
+class here, a row in CONDITIONERS and a line in a config: dict(kind=..., field of the class=...).
+Without its line, a conditioner's parameters do not exist.
 
-Dimension key: B batch, F frames, H W latent size, C channels, L tokens, D context width, E embedding width, V image vector.
+Dimension key: B batch, F frames, H W latent height and width, C channels, L tokens,
+D context width, E embedding width, V width of the CLIP image vector.
 """
 
 from typing import ClassVar, Literal
@@ -21,7 +23,7 @@ class Conditioner(nn.Module):
   """Turns one field of the batch into one route of the U-Net. A subclass sets `field` and `route`.
 
   Attributes:
-    route_width: channels of what the route takes: D of the context, C of the latents, or E of the embedding.
+    route_width: channels the route takes: D of the context, C of the latents or E.
     embedding_width: E.
     dropout: rate within the conditioner.
   """
@@ -43,6 +45,7 @@ class Text(Conditioner):
 
   @nn.compact
   def __call__(self, text_BLD, num_frames, dropout_keys_B):
+    """(B, L, D) -> (B, L, D)."""
     return text_BLD
 
 
@@ -55,6 +58,7 @@ class ImageTokens(Conditioner):
 
   @nn.compact
   def __call__(self, image_embedding_BV, num_frames, dropout_keys_B):
+    """(B, V) -> (B, num_tokens, D)."""
     h = layers.Dense(self.embedding_width, dtype=self.dtype, name='linear_0')(image_embedding_BV)
     width = self.num_tokens * self.route_width
     tokens = layers.Dense(width, dtype=self.dtype, name='linear_2')(nn.silu(h))
@@ -62,7 +66,7 @@ class ImageTokens(Conditioner):
 
 
 class ImageLatentTokens(Conditioner):
-  """Latents of the image, (B, H, W, C), of any size, to (pool_size / 4)^2 context tokens, row-major."""
+  """Image latents, (B, H, W, C), of any size, to (pool_size / 4)^2 context tokens, row-major."""
 
   field = 'image_latents'
   route = 'context'
@@ -70,6 +74,7 @@ class ImageLatentTokens(Conditioner):
 
   @nn.compact
   def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
+    """(B, H, W, C) -> (B, L, D)."""
     channels = image_latents_BHWC.shape[-1]
     h = layers.Conv(8 * channels, dtype=self.dtype, name='conv_0')(image_latents_BHWC)
     h = adaptive_average_pool(nn.silu(h), self.pool_size)
@@ -79,13 +84,14 @@ class ImageLatentTokens(Conditioner):
 
 
 class ImageLatents(Conditioner):
-  """Latents of the image, (B, H, W, C), as frame 0 of a sequence whose other frames tell their position."""
+  """Image latents, (B, H, W, C), as frame 0 of a sequence whose other frames mark positions."""
 
   field = 'image_latents'
   route = 'concat'
 
   @nn.compact
   def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
+    """(B, H, W, C) -> (B, F, H, W, C)."""
     channels = image_latents_BHWC.shape[-1]
     h = mark_positions(image_latents_BHWC, num_frames)
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
@@ -96,13 +102,14 @@ class ImageLatents(Conditioner):
 
 
 class Fps(Conditioner):
-  """Frames per second, (B,), as the timestep is embedded; the last layer starts at zero. Float32 throughout."""
+  """Frames per second, (B,), embedded in float32 as the timestep is. Starts at zero."""
 
   field = 'fps'
   route = 'embedding'
 
   @nn.compact
   def __call__(self, fps_B, num_frames, dropout_keys_B):
+    """(B,) -> (B, E)."""
     h = layers.sinusoid(fps_B, self.embedding_width // 4)
     h = nn.silu(layers.Dense(self.embedding_width, name='linear_0')(h))
     return layers.Dense(self.embedding_width, zero=('kernel', 'bias'), name='linear_2')(h)

@@ -1,10 +1,11 @@
-"""The video U-Net of I2VGen-XL (Zhang et al. 2023, arXiv:2311.04145): a 2-D U-Net with temporal layers between.
+"""The video U-Net of I2VGen-XL (Zhang et al. 2023, arXiv:2311.04145): 2-D, with temporal layers.
 
-Each level is `layers_per_block` times (ResBlock with TemporalConv, SpatialTransformer, TemporalTransformer). Every temporal
-layer starts as the identity, so that an image model can be the start. Parameter paths follow the names of diffusers'
-I2VGenXLUNet (see pretrained/unet_names.py).
+Each level repeats (ResBlock with TemporalConv, SpatialTransformer, TemporalTransformer). Every
+temporal layer starts as the identity, so that an image model can be the start. Parameter paths
+follow the names of diffusers' I2VGenXLUNet.
 
-Dimension key: B batch, F frames, H W latent height and width, C channels, L context tokens, D context width, E embedding.
+Dimension key: B batch, F frames, H W latent height and width, C channels, L context tokens,
+D context width, E embedding width.
 """
 
 from typing import Any, Literal
@@ -48,13 +49,14 @@ class Level(nn.Module):
 
 
 class DownBlock(Level):
-  """Layers of one encoder level, then (not at the last level) halving. Returns the output and the skips."""
+  """Layers of one encoder level, then (but for the last level) halving."""
 
   num_layers: int = 2
   is_last: bool = False
 
   @nn.compact
   def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+    """Returns the output and the list of skips."""
     skips = []
     for i in range(self.num_layers):
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
@@ -70,15 +72,17 @@ class MidBlock(Level):
 
   @nn.compact
   def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+    """(B, F, H, W, C) -> the same."""
     x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
 
 
 class UpBlock(Level):
-  """Layers of one decoder level, each fed a skip, then (not at the last level) a resize to the next skip's size."""
+  """Layers of one decoder level, each fed a skip, then (but for the last level) a resize."""
 
   @nn.compact
   def __call__(self, x_BFHWC, skips, next_size, embedding_BE, context_BLD, dropout_keys_B):
+    """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width)."""
     for i, skip_BFHWC in enumerate(skips):
       x_BFHWC = jnp.concatenate([x_BFHWC, skip_BFHWC], -1)
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
@@ -92,16 +96,16 @@ class UNet3D(nn.Module):
 
   Attributes:
     out_channels: channels of the prediction.
-    block_channels: channels of each level, highest resolution first; each level halves the one before.
+    block_channels: channels of each level, from full resolution down; each halves the one before.
     attention_levels: whether each level has transformers; the mid block always has.
     layers_per_block: layers of an encoder level; a decoder level has one more.
     head_dim: size per attention head; a level has channels / head_dim heads.
-    temporal_in_heads: heads of the first temporal transformer, whose inner width is heads x head_dim.
+    temporal_in_heads: heads of the first temporal transformer; its inner width is that x head_dim.
     norm_groups: groups of every group norm.
     dropout: rate in ResBlock and TemporalConv; half of it in the image latents' adapter.
     context_dim: width of context tokens.
-    conditioners: dict(kind=..., ...) per conditioner, see models/conditioning.py; context tokens in this order.
-    remat: 'block' recomputes each ResBlock and each transformer in the backward pass; 'none' keeps all activations.
+    conditioners: dict(kind=..., ...) each, see models/conditioning.py; tokens in this order.
+    remat: 'block' recomputes every ResBlock and transformer in the backward pass; 'none' keeps all.
     dtype: of matrix products and activations.
   """
 
@@ -131,8 +135,8 @@ class UNet3D(nn.Module):
     Args:
       noisy_latents_BFHWC: any F >= 1, H and W.
       timesteps_B: int or float, 0..T-1.
-      conditioning: the field of every conditioner, e.g. text (B, L, D), image_embedding (B, V), image_latents (B, H, W, C),
-        fps (B,).
+      conditioning: the field of every conditioner: text (B, L, D), image_embedding (B, V),
+        image_latents (B, H, W, C), fps (B,).
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
 
     Raises:
@@ -175,7 +179,7 @@ class UNet3D(nn.Module):
     return x.astype(jnp.float32)
 
   def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
-    """Runs the conditioners. Returns the input with concatenated channels, the embedding and the context (or None)."""
+    """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
     num_frames, latent_channels = noisy_latents_BFHWC.shape[1], noisy_latents_BFHWC.shape[-1]
     embedding_width = 4 * self.block_channels[0]
     widths = dict(context=self.context_dim, concat=latent_channels, embedding=embedding_width)
@@ -190,7 +194,7 @@ class UNet3D(nn.Module):
       cls = conditioning.conditioner_class(kind)
       if cls.field not in conditions:
         raise ValueError(
-          f'Conditioner {kind!r} needs conditioning[{cls.field!r}]; given: {", ".join(sorted(conditions)) or "nothing"}.'
+          f'Conditioner {kind!r} needs conditioning[{cls.field!r}]; given: {sorted(conditions)}.'
         )
       conditioner = cls(
         **config,
@@ -203,8 +207,7 @@ class UNet3D(nn.Module):
       output = conditioner(conditions[cls.field], num_frames, dropout_keys_B)
       routes[cls.route].append(output)
 
-    tokens = [x_BLD.astype(self.dtype) for x_BLD in routes['context']]
-    context_BLD = jnp.concatenate(tokens, 1) if tokens else None
+    context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
     return jnp.concatenate(routes['concat'], -1), sum(routes['embedding']), context_BLD
 
   def _level(self, i):
@@ -221,27 +224,33 @@ class UNet3D(nn.Module):
   def _check_sizes(self):
     if len(self.block_channels) != len(self.attention_levels):
       raise ValueError(
-        f'block_channels={self.block_channels} and attention_levels={self.attention_levels} must be as long.'
+        f'block_channels={self.block_channels} and attention_levels={self.attention_levels} '
+        'must be of one length: a level each.'
       )
-    for channels, has_attention in zip(self.block_channels, self.attention_levels, strict=True):
-      if channels % self.norm_groups:
-        raise ValueError(
-          f'block_channels={self.block_channels}: {channels} does not divide over norm_groups={self.norm_groups}.'
-        )
-      is_last = channels == self.block_channels[-1]
-      if (has_attention or is_last) and channels % self.head_dim:
-        raise ValueError(
-          f'block_channels={self.block_channels}: {channels} does not divide over head_dim={self.head_dim}.'
-        )
+    # The mid block has attention at the last level's width, whether or not that level has.
+    attention_levels = (*self.attention_levels[:-1], True)
+    for channels, has_attention in zip(self.block_channels, attention_levels, strict=True):
+      for name, divisor in (('norm_groups', self.norm_groups), ('head_dim', self.head_dim)):
+        if channels % divisor and (has_attention or name == 'norm_groups'):
+          raise ValueError(
+            f'block_channels={self.block_channels}: {channels} must divide over {name}={divisor}.'
+          )
+    kinds = [config['kind'] for config in self.conditioners]
+    classes = [conditioning.conditioner_class(kind) for kind in kinds]
+    if len(set(kinds)) < len(kinds):
+      raise ValueError(f'conditioners name a kind twice: {kinds}.')
+    if not any(cls.route == 'context' for cls in classes):
+      raise ValueError(f'conditioners={kinds}: cross-attention needs at least one context token.')
 
 
 class TimeEmbedding(nn.Module):
-  """(B,) timesteps -> (B, E), float32 throughout."""
+  """Sinusoid and two dense layers, float32 throughout."""
 
   width: int
 
   @nn.compact
   def __call__(self, timesteps_B):
+    """(B,) -> (B, E)."""
     h = layers.sinusoid(timesteps_B, self.width // 4)
     h = nn.silu(layers.Dense(self.width, name='linear_1')(h))
     return layers.Dense(self.width, name='linear_2')(h)
