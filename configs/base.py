@@ -4,7 +4,8 @@
       --workdir=gs://BUCKET/runs/base --config.vae.weights=... --config.text_encoder.weights=... \
       --config.image_encoder.weights=... --config.tokenizer=...
 
-`corpus` holds the ingested folders webvid/ and laion/. 26.2 TFLOP per 16-frame video and step. Not yet run on a pod.
+`corpus` holds the ingested folders webvid/ and laion/. 26.2 TFLOP per 16-frame video and step. Not
+yet run on a pod.
 """
 
 from configs import common, meshes
@@ -15,8 +16,9 @@ def get_config(arg=None):
   config = common.release()
   config.mesh = meshes.get(arg.mesh)
   config.data.directories = dict(webvid=f'{arg.corpus}/webvid', laion=f'{arg.corpus}/laion')
-  # The text-to-video stage's eight ranks in turn: one of images, then frames x fps as listed; tokens per step
-  # are about constant. (VGen: frame_lens [1,16x4,32x3], sample_fps [1,8,16,16,16,8,16,16].)
+  # The text-to-video stage's eight ranks in turn: one of images, then frames x fps as listed;
+  # tokens per step are about constant. (VGen: frame_lens [1,16x4,32x3], sample_fps
+  # [1,8,16,16,16,8,16,16].)
   size = dict(height=256, width=448)
   config.data.buckets = dict(
     images=common.bucket('image', 1, fps=1, batch_size=16 * arg.batch, weight=1, **size),

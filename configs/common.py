@@ -23,7 +23,8 @@ CONDITIONERS = (
 
 
 def release():
-  """The released model and its training, but for the corpora and the weights, which are the user's."""
+  """The released model and its training, but for the corpora and the weights, which are the
+  user's."""
   config = ml_collections.ConfigDict()
   config.seed = 6666
   config.dtype = 'bfloat16'  # Of matrix products; parameters, norms and losses are float32.
@@ -123,7 +124,8 @@ def release():
 
 
 def bucket(media, frames, height, width, fps, batch_size, weight=1.0):
-  """One shape of batch: drawn for a step with probability proportional to `weight`; `batch_size` is global."""
+  """One shape of batch: drawn for a step with probability proportional to `weight`; `batch_size`
+  is global."""
   return dict(
     media=media,
     frames=frames,

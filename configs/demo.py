@@ -51,7 +51,9 @@ def get_config(arg=None):
   )
   config.data.directories = dict(videos=f'{arg.corpus}/videos')
   size = dict(height=64, width=64)
-  config.data.buckets = dict(videos=common.bucket('video', 8, fps=8, batch_size=16, weight=9, **size))
+  config.data.buckets = dict(
+    videos=common.bucket('video', 8, fps=8, batch_size=16, weight=9, **size)
+  )
   if arg.images:
     config.data.directories.images = f'{arg.corpus}/images'
     config.data.buckets.images = common.bucket('image', 1, fps=1, batch_size=32, weight=1, **size)

@@ -1,4 +1,5 @@
-"""Machines by name: how many ways to split the batch (data x fsdp), the parameters (fsdp) and the matmuls (tensor).
+"""Machines by name: how many ways to split the batch (data x fsdp), the parameters (fsdp) and the
+matmuls (tensor).
 
 fsdp stays at 64 or below: 320 channels are 64 x 5. -1 takes whatever devices are left.
 """

@@ -1,11 +1,14 @@
-"""What a run leaves in its workdir, and how it comes back: state, data position, frozen networks, config.
+"""What a run leaves in its workdir, and how it comes back: state, data position, frozen networks,
+config.
 
     workdir/config.json            the resolved config
     workdir/tokenizer/             the tokenizer's files
     workdir/frozen/                VAE and CLIP parameters (Orbax), written once
-    workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data position (metadata)
+    workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data
+    position (metadata)
 
-A step counts only once Orbax has committed it; a save that was cut off is removed at the next start.
+A step counts only once Orbax has committed it; a save that was cut off is removed at the next
+start.
 """
 
 import json
@@ -21,7 +24,8 @@ from orbax.checkpoint import v1 as ocp
 from i2vgen_jax.parallel import sharding
 
 COMMITTED = 'commit_success.txt'
-# Fields that may change between two starts of the same run: where and how it runs, not what it computes.
+# Fields that may change between two starts of the same run: where and how it runs, not what it
+# computes.
 RESUMABLE = re.compile(
   r'mesh\.|checkpoint\.|sample\.|data\.(directories\.|num_threads$|max_bad_fraction$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard)$'
@@ -57,7 +61,8 @@ class Checkpoints:
     return latest_step(self._directory)
 
   def save(self, step, state, data_position, force=False):
-    """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface here."""
+    """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface
+    here."""
     if self.latest_step == step:
       return
     if force or self._checkpointer.should_save(step):
@@ -113,7 +118,9 @@ def check_tree(found, expected, what):
     if name in found and found[name] != expected[name]
   ]
   if problems:
-    listed = '\n  '.join(problems[:20] + [f'... and {len(problems) - 20} more'] * (len(problems) > 20))
+    listed = '\n  '.join(
+      problems[:20] + [f'... and {len(problems) - 20} more'] * (len(problems) > 20)
+    )
     raise ValueError(f'{what} does not fit the model of this config:\n  {listed}')
 
 
@@ -123,7 +130,8 @@ def save_tree(directory, tree):
 
 
 def load_tree(directory, abstract_tree):
-  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`; raises as `Checkpoints.restore`."""
+  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`; raises as
+  `Checkpoints.restore`."""
   directory = epath.Path(directory)
   check_tree(ocp.metadata(directory).metadata, abstract_tree, str(directory))
   return ocp.load(directory, abstract_tree)
@@ -141,7 +149,8 @@ def flatten_config(config):
 
 
 def write_config(workdir, config):
-  """Stores the resolved config of a new run, or compares it with the one that the workdir was started with.
+  """Stores the resolved config of a new run, or compares it with the one that the workdir was
+  started with.
 
   Raises:
     ValueError: workdir not writable, or started with another config; every difference is listed.
@@ -154,7 +163,9 @@ def write_config(workdir, config):
       path.write_text(text)
       return
   except OSError as error:
-    raise ValueError(f'workdir {workdir} is not writable: {error}. Choose another --workdir.') from error
+    raise ValueError(
+      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+    ) from error
   before = flatten_config(json.loads(path.read_text()))
   now = flatten_config(json.loads(text))
   absent = '(absent)'
@@ -185,7 +196,8 @@ def read_config(workdir):
 
 
 def load_params(workdir, abstract_params, weights='ema', step=None):
-  """Parameters alone from the newest (or given) checkpoint of a run; the optimizer state is not read.
+  """Parameters alone from the newest (or given) checkpoint of a run; the optimizer state is not
+  read.
 
   Args:
     workdir: of a run.
@@ -205,7 +217,9 @@ def load_params(workdir, abstract_params, weights='ema', step=None):
   directory = epath.Path(workdir) / 'checkpoints'
   step = latest_step(directory) if step is None else step
   if step is None or not (directory / str(step) / COMMITTED).exists():
-    raise ValueError(f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}.')
+    raise ValueError(
+      f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}.'
+    )
   stored = ocp.checkpointables_metadata(directory / str(step)).metadata['state']
   field = fields[weights]
   check_tree(stored[field], abstract_params, f'checkpoint {directory / str(step)}')

@@ -1,7 +1,7 @@
 """How every command starts and ends: flags, one-line errors for mistakes, exit codes for launchers.
 
-Exit codes: 0 done, 1 bug, 2 bad flags, config, data or checkpoint, 3 a budget is exhausted (bad samples, loss not finite),
-42 stopped by a signal after saving.
+Exit codes: 0 done, 1 bug, 2 bad flags, config, data or checkpoint, 3 a budget is exhausted (bad
+samples, loss not finite), 42 stopped by a signal after saving.
 """
 
 import pathlib
@@ -37,7 +37,8 @@ def parse_flags(argv):
 
 
 def is_ours(error):
-  """Whether an error was raised by this repository's own code: then its message is meant for the user."""
+  """Whether an error was raised by this repository's own code: then its message is meant for the
+  user."""
   path = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
   return _ROOT in path.parents and '.venv' not in path.parts
 
@@ -67,7 +68,8 @@ def require(*names):
 
 
 class StopRequest:
-  """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on all hosts.
+  """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on
+  all hosts.
 
   A second SIGINT aborts at once.
   """

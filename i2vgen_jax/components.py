@@ -1,4 +1,5 @@
-"""From a config to the things it names: U-Net, encoders, schedule, tokenizer, and the frozen weights.
+"""From a config to the things it names: U-Net, encoders, schedule, tokenizer, and the frozen
+weights.
 
 Everything that can be wrong in a config is found here, before anything compiles.
 """
@@ -29,7 +30,8 @@ NAMES = {
   'text_encoder': clip_names.text_name_of,
   'image_encoder': clip_names.vision_name_of,
 }
-# Frozen networks are drawn from this key when a config says weights='random': the same in every run.
+# Frozen networks are drawn from this key when a config says weights='random': the same in every
+# run.
 RANDOM_SEED = 0
 
 
@@ -43,7 +45,8 @@ class Components:
   tokenize: Callable[[list[str]], np.ndarray]  # captions -> int32 (B, L).
 
   def unet_inputs(self, frames, height, width, batch_size=1):
-    """ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning) for a video size in pixels."""
+    """ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning) for a video size in
+    pixels."""
     text, image = self.encoders.text_encoder, self.encoders.image_encoder
     factor, channels = self.encoders.downsampling, self.encoders.vae.latent_channels
     latents = (height // factor, width // factor, channels)
@@ -58,12 +61,14 @@ class Components:
     return shape(frames, *latents), timesteps_B, conditioning
 
   def smallest_unet_inputs(self):
-    """ShapeDtypeStructs that suffice to initialise the U-Net: parameters do not depend on the video's size."""
+    """ShapeDtypeStructs that suffice to initialise the U-Net: parameters do not depend on the
+    video's size."""
     side = 8 * self.encoders.downsampling
     return self.unet_inputs(frames=2, height=side, width=side)
 
   def abstract_params(self, mesh, min_elements=sharding.MIN_ELEMENTS):
-    """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError if the model cannot be."""
+    """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError if the model
+    cannot be."""
     inputs = self.smallest_unet_inputs()
     key = jax.eval_shape(lambda: jax.random.key(0))
     abstract = jax.eval_shape(self.unet.init, key, *inputs)['params']
@@ -75,7 +80,8 @@ def build(config):
   """Components of a config.
 
   Raises:
-    ValueError: tokenizer and text encoder disagree, an unknown schedule, prediction type or conditioner.
+    ValueError: tokenizer and text encoder disagree, an unknown schedule, prediction type or
+    conditioner.
   """
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
@@ -100,7 +106,8 @@ def build(config):
 
 
 def find(path):
-  """A path of a config: as given, or from the repository's root when it is relative and not found."""
+  """A path of a config: as given, or from the repository's root when it is relative and not
+  found."""
   given = epath.Path(path)
   return given if given.is_absolute() or given.exists() else epath.Path(_ROOT / path)
 
@@ -114,7 +121,8 @@ def load_tokenizer(path):
   folder = find(path)
   if not (folder / 'vocab.json').exists():
     raise ValueError(
-      f'tokenizer={path!r} is no folder with vocab.json and merges.txt. Point --config.tokenizer to the '
+      f'tokenizer={path!r} is no folder with vocab.json and merges.txt. '
+      'Point --config.tokenizer to the '
       'tokenizer/ folder of a CLIP or I2VGen-XL checkpoint.'
     )
   return transformers.CLIPTokenizer.from_pretrained(os.fspath(folder), local_files_only=True)
@@ -144,8 +152,9 @@ def make_tokenize(path, text_encoder):
 def load_frozen(config, components, mesh, workdir=None):
   """Parameters of VAE and CLIP towers on the mesh, and the text of a dropped caption.
 
-  A run's own copy in workdir/frozen comes first, so that a resumed or sampled run uses the weights it was trained
-  with; else each network's `weights`: a safetensors file in diffusers / transformers names, or 'random'.
+  A run's own copy in workdir/frozen comes first, so that a resumed or sampled run uses the weights
+  it was trained with; else each network's `weights`: a safetensors file in diffusers /
+  transformers names, or 'random'.
 
   Raises:
     ValueError: no weights given, or a file that is not this network's.
@@ -177,9 +186,9 @@ def load_frozen(config, components, mesh, workdir=None):
       logging.info('%s weights: %s', name, weights)
     if copy is not None:
       checkpoint.save_tree(copy, frozen)
-  frozen['null_text'] = jax.jit(
-    encoders.encode_text, out_shardings=mesh_lib.replicated(mesh)
-  )(frozen, components.tokenize([config.negative_prompt]))
+  frozen['null_text'] = jax.jit(encoders.encode_text, out_shardings=mesh_lib.replicated(mesh))(
+    frozen, components.tokenize([config.negative_prompt])
+  )
   return frozen
 
 

@@ -1,7 +1,8 @@
-"""The frozen networks, and what they make of a batch: latents to denoise, and the conditions to denoise by.
+"""The frozen networks, and what they make of a batch: latents to denoise, and the conditions to
+denoise by.
 
-Paper Sec. 3: the VAE gives latents and details of the first frame, CLIP its semantics and the caption's. All
-outputs are float32; random draws are keyed per sample.
+Paper Sec. 3: the VAE gives latents and details of the first frame, CLIP its semantics and the
+caption's. All outputs are float32; random draws are keyed per sample.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-  """VAE and CLIP towers as functions of their parameters `frozen` = {vae, text_encoder, image_encoder, null_text}."""
+  """VAE and CLIP towers as functions of their parameters `frozen` = {vae, text_encoder,
+  image_encoder, null_text}."""
 
   vae: vae.AutoencoderKL
   text_encoder: clip.CLIPText
@@ -89,7 +91,8 @@ class Encoders:
     return self._over_frames(decode, latents_BFHWC / self.scaling_factor)
 
   def _over_frames(self, function, video_BFHWC):
-    """Applies a function of (B, ...) to `frames_per_chunk` frames at a time; the batch dim stays sharded."""
+    """Applies a function of (B, ...) to `frames_per_chunk` frames at a time; the batch dim stays
+    sharded."""
     video_FBHWC = jnp.swapaxes(video_BFHWC, 0, 1)
     result_FB = jax.lax.map(
       function, video_FBHWC, batch_size=min(self.frames_per_chunk, video_FBHWC.shape[0])
@@ -97,7 +100,8 @@ class Encoders:
     return jax.tree.map(lambda result: jnp.swapaxes(result, 0, 1), result_FB)
 
   def encode_text(self, frozen, token_ids_BL):
-    """float32 (B, L, D): the penultimate layer after the final norm, as the release conditions on."""
+    """float32 (B, L, D): the penultimate layer after the final norm, as the release conditions
+    on."""
     return self.text_encoder.apply({'params': frozen['text_encoder']}, token_ids_BL)
 
   def encode_image(self, frozen, clip_image_BHWC):
@@ -125,7 +129,8 @@ class Encoders:
     }
 
   def null_conditions(self, frozen):
-    """What a dropped condition becomes: the negative prompt's text, zeros elsewhere; fps is never dropped."""
+    """What a dropped condition becomes: the negative prompt's text, zeros elsewhere; fps is never
+    dropped."""
     return {
       'text': frozen['null_text'],
       'image_embedding': jnp.zeros(()),

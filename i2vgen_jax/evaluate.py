@@ -1,10 +1,13 @@
-"""Shows whether a demo run has learnt: do sampled shapes move as the caption says, from the image given?
+"""Shows whether a demo run has learnt: do sampled shapes move as the caption says, from the image
+given?
 
   python -m i2vgen_jax.evaluate --workdir=DIR [--output=DIR/evaluation]
 
-Continues held-out first frames of the demo corpus, finds the shape in every frame as what differs from the background, and
-reports: share of videos that move in the captioned direction (chance 25 %), PSNR of the first frame, and share
-that keep the captioned colour. The same measures on the real clips say what the yardstick itself can do.
+Continues held-out first frames of the demo corpus, finds the shape in every frame as what differs
+from the background, and
+reports: share of videos that move in the captioned direction (chance 25 %), PSNR of the first
+frame, and share that keep the captioned colour. The same measures on the real clips say what the
+yardstick itself can do.
 """
 
 import json
@@ -15,36 +18,31 @@ from absl import flags, logging
 from etils import epath
 
 from data_pipelines import demo_corpus, loader
-from i2vgen_jax import cli, components, generation, metrics, video_file
-from i2vgen_jax import train as train_lib
-
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Of the trained run.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
-_NUM = flags.DEFINE_integer('num_examples', 64, 'Held-out (image, caption) pairs.')
-_WEIGHTS = flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-_STEPS = flags.DEFINE_integer('steps', None, "DDIM steps; default the run's.")
-_GUIDANCE = flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
+from i2vgen_jax import cli, components, generation, metrics, streams, video_file
 
 BATCH = 16
-# A shape that moves less than this share of the frame's width stands still: a third of the slowest real motion.
+# A shape that moves less than this share of the frame's width stands still: a third of the slowest
+# real motion.
 MIN_MOTION = 0.12
 
 
 def main():
   """Samples, measures, writes report.json, contact_sheet.png and the videos; prints the figures."""
   logging.set_verbosity(logging.INFO)
-  workdir = epath.Path(_WORKDIR.value)
-  config, built, _, params, frozen = components.load_run(workdir, _WEIGHTS.value, _STEP.value)
-  bucket = train_lib.sample_bucket(config, train_lib.make_buckets(config, built))
+  workdir = epath.Path(flags.FLAGS.workdir)
+  config, built, _, params, frozen = components.load_run(
+    workdir, flags.FLAGS.weights, flags.FLAGS.step
+  )
+  bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
   batch = loader.held_out(
     dict(config.data.directories), bucket, built.tokenize,
-    built.encoders.image_encoder.image_size, _NUM.value,
+    built.encoders.image_encoder.image_size, flags.FLAGS.num_examples,
   )  # fmt: skip
   settings = dict(
-    num_steps=_STEPS.value or config.sample.num_steps,
-    guidance_scale=config.sample.guidance_scale if _GUIDANCE.value is None else _GUIDANCE.value,
+    num_steps=flags.FLAGS.steps or config.sample.num_steps,
+    guidance_scale=config.sample.guidance_scale
+    if flags.FLAGS.guidance is None
+    else flags.FLAGS.guidance,
   )
   generate = generation.make_generate(
     built, prediction_type=config.loss.prediction_type, eta=config.sample.eta,
@@ -53,19 +51,20 @@ def main():
   videos_BFHWC = sample_all(built, config, generate, params, frozen, batch, bucket)
   report = {
     'num_examples': len(videos_BFHWC),
-    'seed': _SEED.value,
-    'weights': _WEIGHTS.value,
+    'seed': flags.FLAGS.seed,
+    'weights': flags.FLAGS.weights,
     **settings,
     'sampled': measure(videos_BFHWC, batch['video'], batch['caption']),
     'real': measure(batch['video'], batch['video'], batch['caption']),
   }
-  output = epath.Path(_OUTPUT.value or workdir / 'evaluation')
+  output = epath.Path(flags.FLAGS.output or workdir / 'evaluation')
   write_report(output, report, videos_BFHWC, batch, bucket.fps)
   print(json.dumps(report, indent=2))
   sampled = report['sampled']
   print(
     f'{sampled["follows_caption"]:.0%} move as captioned (chance 25 %), first frame '
-    f'{sampled["first_frame_psnr_db"]:.1f} dB, {sampled["keeps_color"]:.0%} keep the colour: {output}'
+    f'{sampled["first_frame_psnr_db"]:.1f} dB, {sampled["keeps_color"]:.0%} keep '
+    f'the colour: {output}'
   )
 
 
@@ -73,7 +72,7 @@ def sample_all(built, config, generate, params, frozen, batch, bucket):
   """uint8 (N, F, H, W, 3): a video for every held-out first frame, BATCH at a time."""
   total = len(batch['video'])
   noise = generation.start_noise(
-    built, _SEED.value, total, bucket.frames, bucket.height, bucket.width
+    built, flags.FLAGS.seed, total, bucket.frames, bucket.height, bucket.width
   )
   videos = []
   for start in range(0, total, BATCH):
@@ -113,7 +112,8 @@ def measure(videos_BFHWC, references_BFHWC, captions):
 
 
 def saliency(frame_HWC):
-  """(H, W) in [0, 1]: how far each pixel is from the background, the median of the frame's border; small values cut."""
+  """(H, W) in [0, 1]: how far each pixel is from the background, the median of the frame's border;
+  small values cut."""
   frame = frame_HWC.astype(np.float64)
   border = np.concatenate([frame[0], frame[-1], frame[:, 0], frame[:, -1]])
   distance_HW = np.linalg.norm(frame - np.median(border, 0), axis=-1)
@@ -170,10 +170,20 @@ def write_report(output, report, videos_BFHWC, batch, fps):
   (output / 'report.json').write_text(json.dumps(report | {'captions': captions}, indent=2))
   for i, video_FHWC in enumerate(videos_BFHWC):
     video_file.write_mp4(output / 'videos' / f'{i:02d}.mp4', video_FHWC, fps)
-  pairs = [clip for i in range(min(8, len(videos_BFHWC))) for clip in (batch['video'][i], videos_BFHWC[i])]
+  pairs = [
+    clip for i in range(min(8, len(videos_BFHWC))) for clip in (batch['video'][i], videos_BFHWC[i])
+  ]
   metrics.write_png(output / 'contact_sheet.png', metrics.contact_sheet(pairs))
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Of the trained run.')
+  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
+  flags.DEFINE_integer('num_examples', 64, 'Held-out (image, caption) pairs.')
+  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
+  flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
+  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
+  flags.DEFINE_integer('steps', None, "DDIM steps; default the run's.")
+  flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
   cli.require('workdir')
   cli.run(main)

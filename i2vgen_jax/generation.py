@@ -1,7 +1,8 @@
 """From an image and a caption to a video: condition, denoise by DDIM with guidance, decode.
 
-Spec of the release's inference: guidance between {caption, CLIP image} and {negative prompt, zeros}; the image's latents and
-the fps are the same on both sides, so that guidance never acts on them.
+Spec of the release's inference: guidance between {caption, CLIP image} and {negative prompt,
+zeros}; the image's latents and the fps are the same on both sides, so that guidance never acts on
+them.
 """
 
 import jax

@@ -1,4 +1,5 @@
-"""What people look at: metrics.jsonl, TensorBoard, a progress bar on terminals and plain lines elsewhere."""
+"""What people look at: metrics.jsonl, TensorBoard, a progress bar on terminals and plain lines
+elsewhere."""
 
 import io
 import json
@@ -56,7 +57,8 @@ class Writer:
     """Shows a uint8 video in TensorBoard as an animated GIF."""
     if not self._events:
       return
-    # add_video of tensorboardX drops videos in silence without moviepy; an image summary may hold any GIF.
+    # add_video of tensorboardX drops videos in silence without moviepy; an image summary may hold
+    # any GIF.
     _, height, width, channels = video_FHWC.shape
     image = summary_pb2.Summary.Image(
       height=height, width=width, colorspace=channels, encoded_image_string=gif(video_FHWC, fps)
@@ -89,7 +91,9 @@ def contact_sheet(videos_BFHWC, columns=None):
   rows = []
   for video_FHWC in np.asarray(videos_BFHWC):
     frames = video_FHWC if columns is None else video_FHWC[:columns]
-    rows.append(np.concatenate([np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in frames], 1))
+    rows.append(
+      np.concatenate([np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in frames], 1)
+    )
   return np.concatenate(rows, 0)
 
 
@@ -100,7 +104,8 @@ def write_png(path, image_HWC):
 
 
 class Progress:
-  """Steps/s and metrics: a bar that redraws itself on a terminal, a plain line per report elsewhere."""
+  """Steps/s and metrics: a bar that redraws itself on a terminal, a plain line per report
+  elsewhere."""
 
   def __init__(self, first_step, num_steps, active=True):
     self._active = active

@@ -15,7 +15,9 @@ def learning_rate_schedule(kind, peak, warmup_steps, num_steps):
     ValueError: unknown `kind`, or a warm-up longer than the run.
   """
   if not 0 <= warmup_steps <= num_steps:
-    raise ValueError(f'optimizer.warmup_steps={warmup_steps} must lie in 0..{num_steps} (num_steps).')
+    raise ValueError(
+      f'optimizer.warmup_steps={warmup_steps} must lie in 0..{num_steps} (num_steps).'
+    )
   if kind == 'constant':
     after = optax.constant_schedule(peak)
   elif kind == 'cosine':
@@ -50,7 +52,8 @@ def make_optimizer(
     learning_rate: step -> learning rate.
     b1, b2, eps: Adam's.
     weight_decay: decoupled, applied to kernels (tensors of rank 2 and more).
-    max_grad_norm: gradients of trained parameters are scaled down to this global norm; 0 leaves them.
+    max_grad_norm: gradients of trained parameters are scaled down to this global norm; 0 leaves
+    them.
     groups: dicts with `match` (regex on the path; the first match wins), `lr` (multiplier),
       `weight_decay` (None: the default above) and `freeze` (no update, no optimizer state).
 
@@ -98,17 +101,23 @@ def make_optimizer(
 
 def _add_decay(decay_tree):
   """Adds decay x parameter to each update."""
-  return optax.stateless(lambda updates, params: _map(
-    lambda update, param, decay: update + decay * param if decay else update, updates, params,
-    decay_tree,
-  ))
+  return optax.stateless(
+    lambda updates, params: _map(
+      lambda update, param, decay: update + decay * param if decay else update,
+      updates,
+      params,
+      decay_tree,
+    )
+  )
 
 
 def _scale_by(scale_tree):
   """Multiplies each update by its group's factor."""
-  return optax.stateless(lambda updates, params: _map(
-    lambda update, _, scale: update if scale == 1 else update * scale, updates, params, scale_tree
-  ))
+  return optax.stateless(
+    lambda updates, params: _map(
+      lambda update, _, scale: update if scale == 1 else update * scale, updates, params, scale_tree
+    )
+  )
 
 
 def _map(function, updates, params, constants):
@@ -116,5 +125,8 @@ def _map(function, updates, params, constants):
   masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
   return jax.tree.map(
     lambda update, param, constant: update if masked(update) else function(update, param, constant),
-    updates, params, constants, is_leaf=masked,
+    updates,
+    params,
+    constants,
+    is_leaf=masked,
   )

@@ -1,6 +1,7 @@
 """Trains one stage: python -m i2vgen_jax.train --config=configs/demo.py --workdir=DIR
 
-The whole run, top to bottom. Start it again with the same workdir and it goes on from its last checkpoint.
+The whole run, top to bottom. Start it again with the same workdir and it goes on from its last
+checkpoint.
 """
 
 import math
@@ -12,32 +13,24 @@ from clu import parameter_overview
 from etils import epath
 from ml_collections import config_flags
 
-from data_pipelines import buckets as buckets_lib
 from data_pipelines import loader
-from i2vgen_jax import checkpoint, cli, generation, metrics, optimizer, train_step, validation
+from i2vgen_jax import checkpoint, cli, metrics, optimizer, streams, train_step, validation
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Where the run lives: checkpoints, logs, samples. Local or gs://.'
-)
-cli.require('config', 'workdir')
 
 
 def main():
   """Entry point; returns the exit code."""
   logging.set_verbosity(logging.INFO)
-  return train(_CONFIG.value, _WORKDIR.value)
+  return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 def train(config, workdir):
   """Runs the config in the workdir, from its newest checkpoint if it has one.
 
   Returns:
-    0 at the end of the run or at train.stop_at, 42 after a SIGTERM or SIGINT; the state is saved in each case.
+    0 at the end of the run or at train.stop_at, 42 after a SIGTERM or SIGINT; the state is saved
+    in each case.
 
   Raises:
     ValueError: config, data, mesh, checkpoint or workdir cannot be; before anything compiles.
@@ -45,14 +38,17 @@ def train(config, workdir):
   """
   # 1 Setup: who we are, and everything that the config names.
   lead = jax.process_index() == 0
-  logging.info('process %d of %d: %s', jax.process_index(), jax.process_count(), jax.local_devices())
+  logging.info(
+    'process %d of %d: %s', jax.process_index(), jax.process_count(), jax.local_devices()
+  )
   components = components_lib.build(config)
   mesh = mesh_lib.make_mesh(config.mesh)
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
-  buckets = make_buckets(config, components)
+  buckets = streams.make_buckets(config, components)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  stream = make_stream(config, components, buckets)
+  stream = streams.make_stream(config, components, buckets)
+  held_out = validation.Validation(config, components, mesh, streams.sample_bucket(config, buckets))
 
   # 3 Optimizer and state, as shapes only.
   rates = config.optimizer
@@ -83,7 +79,7 @@ def train(config, workdir):
     state, position = checkpoints.restore(
       first_step, components_lib.with_shardings(abstract_state, shardings)
     )
-    check_data_position(position, stream)
+    streams.check_data_position(position, stream)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step, jitted: one compilation per bucket.
@@ -104,7 +100,6 @@ def train(config, workdir):
     donate_argnums=0,
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
   )
-  held_out = validation.Validation(config, components, mesh, sample_bucket(config, buckets))
   writer = metrics.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
   progress = metrics.Progress(first_step, config.train.num_steps, active=lead)
 
@@ -124,7 +119,7 @@ def train(config, workdir):
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
         waited_secs = 0.0
       if save_due:
-        checkpoints.save(step, state, data_position(step, stream), force=at_end)
+        checkpoints.save(step, state, streams.data_position(step, stream), force=at_end)
       if held_out.run(step, state, frozen, writer, workdir, at_end=step == config.train.num_steps):
         progress.pause()
       if at_end:
@@ -151,67 +146,6 @@ def train(config, workdir):
   return 0
 
 
-def make_buckets(config, components):
-  """The shapes of batches that a config draws from.
-
-  Raises:
-    ValueError: no corpus, no buckets, or a size that the model cannot take.
-  """
-  if not config.data.directories or not config.data.buckets:
-    raise ValueError(
-      'The config names no corpus: give data.directories (name -> ingested folder, see '
-      '`python -m data_pipelines ingest --help`) and data.buckets.'
-    )
-  buckets = [
-    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
-  ]
-  for bucket in buckets:
-    generation.check_size(components, bucket.frames, bucket.height, bucket.width)
-  return buckets
-
-
-def make_stream(config, components, buckets):
-  """The training batches of a config, this host's rows of them; raises ValueError for a missing or unfit corpus."""
-  return loader.TrainStream(
-    dict(config.data.directories),
-    buckets,
-    components.tokenize,
-    components.encoders.image_encoder.image_size,
-    config.seed,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
-    num_threads=config.data.num_threads,
-    max_bad_fraction=config.data.max_bad_fraction,
-  )
-
-
-def sample_bucket(config, buckets):
-  """The bucket whose videos are held out and sampled: sample.bucket, or the first with the most frames."""
-  by_name = {bucket.name: bucket for bucket in buckets}
-  if not config.sample.bucket:
-    return max(buckets, key=lambda bucket: bucket.frames)
-  if config.sample.bucket not in by_name:
-    raise ValueError(
-      f'sample.bucket={config.sample.bucket!r} is unknown; known: {", ".join(by_name)}.'
-    )
-  return by_name[config.sample.bucket]
-
-
-def data_position(step, stream):
-  """What a checkpoint remembers of the data."""
-  return {'step': step, 'fingerprint': stream.fingerprint}
-
-
-def check_data_position(position, stream):
-  """Raises ValueError if the stream is not the one that the checkpoint was trained on."""
-  if position['fingerprint'] != stream.fingerprint:
-    raise ValueError(
-      f'The corpus or its buckets changed: checkpoint step {position["step"]} has data fingerprint '
-      f'{position["fingerprint"]}, now it is {stream.fingerprint}. Restore the corpus, or use '
-      'another --workdir.'
-    )
-
-
 def check_finite(step_metrics, step):
   """Raises cli.BudgetError before a broken state is saved or shown."""
   for name in ('loss', 'grad_norm'):
@@ -232,4 +166,9 @@ def write_overview(workdir, params):
 
 
 if __name__ == '__main__':
+  config_flags.DEFINE_config_file(
+    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
+  )
+  flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
+  cli.require('config', 'workdir')
   cli.run(main)

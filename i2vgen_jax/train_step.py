@@ -1,7 +1,8 @@
 """One optimizer step as a pure function: encode, noise, predict, differentiate, update, average.
 
-Paper Sec. 3; the order of the reconstructed training loop of the release. Every draw of a sample is keyed by (seed, step,
-its row in the global batch): the same on any mesh, number of hosts and of micro-batches.
+Paper Sec. 3; the order of the reconstructed training loop of the release. Every draw of a sample
+is keyed by (seed, step, its row in the global batch): the same on any mesh, number of hosts and of
+micro-batches.
 """
 
 from typing import Any
@@ -61,7 +62,8 @@ def sample_keys(seed, step, position_B, num):
 
 
 def make_loss(unet, encoders, schedule, *, prediction_type, offset_noise, condition_dropout):
-  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample."""
+  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every
+  sample."""
 
   def batch_loss(params, frozen, batch, seed, step):
     posterior_B, image_B, drop_B, time_B, noise_B, dropout_B = sample_keys(
@@ -135,7 +137,8 @@ def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_d
 
 
 def split_batch(batch, accumulation):
-  """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it holds."""
+  """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it
+  holds."""
 
   def split(value):
     rows = value.reshape((-1, accumulation) + value.shape[1:])
@@ -147,8 +150,8 @@ def split_batch(batch, accumulation):
 def make_eval_loss(unet, encoders, schedule, *, prediction_type):
   """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
 
-  Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of rows covers all
-  noise levels. Posterior means, no dropout: the number is the same at every call.
+  Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
+  rows covers all noise levels. Posterior means, no dropout: the number is the same at every call.
   """
 
   def eval_loss(params, frozen, batch, seed):

@@ -1,4 +1,5 @@
-"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise), and sample videos.
+"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise),
+and sample videos.
 
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
@@ -104,7 +105,8 @@ class Validation:
     return did
 
   def _write_samples(self, step, captions, videos_BFHWC, writer, folder):
-    """NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos on one sheet."""
+    """NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos on one
+    sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
       metrics.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
@@ -116,7 +118,8 @@ class Validation:
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
   def _rows(self, start, stop, size):
-    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and how many count."""
+    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and
+    how many count."""
     parts = mesh_lib.batch_shards(self._mesh)
     size = -(-size // parts) * parts
     rows = np.minimum(np.arange(start, start + size), stop - 1)

@@ -1,4 +1,5 @@
-"""Eight CPU devices for every test, and one compilation cache for all processes of a test run; set before JAX starts."""
+"""Eight CPU devices for every test, and one compilation cache for all processes of a test run; set
+before JAX starts."""
 
 import os
 import tempfile

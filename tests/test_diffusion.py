@@ -102,7 +102,8 @@ def test_guidance_of_one_is_the_conditional_prediction():
 @pytest.mark.parametrize('set_alpha_to_one', [True, False])
 @pytest.mark.parametrize('num_steps', [50, 30])
 def test_ddim_trajectory_equals_diffusers(num_steps, set_alpha_to_one):
-  """The same nonlinear 'network' on both sides; float32 rounding over 50 steps stays below 1e-5 relative."""
+  """The same nonlinear 'network' on both sides; float32 rounding over 50 steps stays below 1e-5
+  relative."""
   start = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
   ours = sampler.ddim(
     lambda z, t: jnp.tanh(0.7 * z + t[:, None, None, None, None] / 1000),

@@ -41,7 +41,8 @@ def guided(denoise, conditioning, unconditional, guidance_scale):
     guidance_scale: 1 is the conditional prediction itself; 9 in the release.
 
   Returns:
-    (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC; one call of `denoise` on a doubled batch.
+    (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC; one call of `denoise` on a doubled
+    batch.
   """
   doubled = {
     name: jnp.concatenate([unconditional[name], value]) for name, value in conditioning.items()

@@ -1,7 +1,9 @@
-"""The denoising loss. Every random draw is keyed per sample, so it is the same on any mesh and micro-batch.
+"""The denoising loss. Every random draw is keyed per sample, so it is the same on any mesh and
+micro-batch.
 
-Source: the I2VGen-XL release trains v-prediction with mean squared error, uniform timesteps and offset noise of
-strength 0.1 drawn per frame and channel (VGen, tools/modules/diffusions/diffusion_ddim.py).
+Source: the I2VGen-XL release trains v-prediction with mean squared error, uniform timesteps and
+offset noise of strength 0.1 drawn per frame and channel (VGen,
+tools/modules/diffusions/diffusion_ddim.py).
 """
 
 import jax

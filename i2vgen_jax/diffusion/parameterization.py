@@ -1,7 +1,7 @@
 """What the network predicts: x0, eps or v, each defined by its way to and from the pair (x0, eps).
 
-With zero terminal SNR alpha is 0 at the last timestep: an eps-prediction says nothing about x0 there, while
-v does (x0 = -v), so such schedules train with 'v'.
+With zero terminal SNR alpha is 0 at the last timestep: an eps-prediction says nothing about x0
+there, while v does (x0 = -v), so such schedules train with 'v'.
 """
 
 TO_X0_EPS = {

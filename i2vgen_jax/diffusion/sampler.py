@@ -1,7 +1,8 @@
 """DDIM: from noise to latents in one `lax.scan`. Knows no model: it is given `denoise`.
 
-Song et al. 2021 (arXiv:2010.02502), Eq. 12, in (x0, eps) form. The timesteps are the release's: leading spacing plus
-one (981, 961, ..., 1 for 50 of 1000), which never meet the last timestep of a zero-terminal-SNR schedule.
+Song et al. 2021 (arXiv:2010.02502), Eq. 12, in (x0, eps) form. The timesteps are the release's:
+leading spacing plus one (981, 961, ..., 1 for 50 of 1000), which never meet the last timestep of a
+zero-terminal-SNR schedule.
 """
 
 import jax
@@ -45,7 +46,8 @@ def ddim(
     num_steps: number of network calls.
     prediction_type: what `denoise` returns.
     eta: 0 is deterministic, 1 as noisy as the ancestral sampler.
-    set_alpha_to_one: end at alpha = 1 (the released scheduler config); False ends at the first timestep's alpha
+    set_alpha_to_one: end at alpha = 1 (the released scheduler config); False ends at the first
+    timestep's alpha
       as VGen does.
     keys_B: one key per sample; needed when eta > 0.
 

@@ -1,7 +1,7 @@
 """Noise schedules: how much signal and how much noise z_t holds at each timestep.
 
-z_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1 and alpha^2 = `alphas_cumprod`. Tables are float64
-numpy, computed once; only what is looked up reaches the device, as float32.
+z_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1 and alpha^2 = `alphas_cumprod`. Tables
+are float64 numpy, computed once; only what is looked up reaches the device, as float32.
 """
 
 import dataclasses
@@ -73,7 +73,8 @@ class NoiseSchedule:
     return len(self.alphas_cumprod_T)
 
   def alpha_sigma(self, timesteps_B, ndim):
-    """(alpha, sigma) at `timesteps_B`, float32, shaped (B, 1, ..., 1) for tensors of rank `ndim`."""
+    """(alpha, sigma) at `timesteps_B`, float32, shaped (B, 1, ..., 1) for tensors of rank
+    `ndim`."""
     shape = (-1,) + (1,) * (ndim - 1)
     alpha_T = jnp.asarray(np.sqrt(self.alphas_cumprod_T), jnp.float32)
     sigma_T = jnp.asarray(np.sqrt(1 - self.alphas_cumprod_T), jnp.float32)

@@ -38,7 +38,8 @@ def make_mesh(axis_sizes, devices=None):
   if free:
     sizes[free[0]] = len(devices) // known
   shape = tuple(sizes[name] for name in AXES)
-  # Auto: the sharding of activations is XLA's to propagate (jax.make_mesh alone would make axes Explicit).
+  # Auto: the sharding of activations is XLA's to propagate (jax.make_mesh alone would make axes
+  # Explicit).
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)
   return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
 

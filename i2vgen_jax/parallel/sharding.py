@@ -1,7 +1,7 @@
 """Where each tensor of the train state lies: first-match rules from paths to mesh axes.
 
-The rules see paths such as `params/down_blocks_0/resnets_0/conv1/kernel`. Adam's moments and the EMA end in the same
-names, so one table places the whole state. No model file knows of it.
+The rules see paths such as `params/down_blocks_0/resnets_0/conv1/kernel`. Adam's moments and the
+EMA end in the same names, so one table places the whole state. No model file knows of it.
 """
 
 import math
@@ -11,8 +11,9 @@ import jax
 
 P = jax.sharding.PartitionSpec
 
-# Two matmuls in a row split their shared inner dim over `tensor`: the first by output, the second by input, so that
-# one all-reduce follows the pair. Everything with a kernel is also split over `fsdp`.
+# Two matmuls in a row split their shared inner dim over `tensor`: the first by output, the second
+# by input, so that one all-reduce follows the pair. Everything with a kernel is also split over
+# `fsdp`.
 RULES = (
   (r'(to_q|to_k|to_v|proj)/kernel$', ('fsdp', 'tensor')),
   (r'(to_out_0|net_2)/kernel$', ('tensor', 'fsdp')),
@@ -20,8 +21,8 @@ RULES = (
   (r'conv2/kernel$', (None, None, 'tensor', 'fsdp')),
   (r'kernel$', ('fsdp', None)),
 )
-# Smaller tensors stay whole on every device: at full size 910 of 1,484 tensors hold 1 M of 1,413 M parameters below
-# this many elements, and gathering them costs more than keeping them.
+# Smaller tensors stay whole on every device: at full size 910 of 1,484 tensors hold 1 M of 1,413 M
+# parameters below this many elements, and gathering them costs more than keeping them.
 MIN_ELEMENTS = 65_536
 
 
@@ -33,11 +34,12 @@ def path_name(path):
 def spec_for(name, shape, mesh, rules=RULES, min_elements=MIN_ELEMENTS):
   """The PartitionSpec of one tensor.
 
-  A rule's axes are for the last dims of the tensor: ('fsdp', 'tensor') fits a matrix, and the two last dims of a
-  convolution.
+  A rule's axes are for the last dims of the tensor: ('fsdp', 'tensor') fits a matrix, and the two
+  last dims of a convolution.
 
   Raises:
-    ValueError: the first matching rule names an axis twice, has more axes than the tensor dims, or meets a dim that its
+    ValueError: the first matching rule names an axis twice, has more axes than the tensor dims, or
+    meets a dim that its
       axis does not divide.
   """
   if math.prod(shape) < min_elements:

@@ -1,0 +1,69 @@
+"""A run's batches: from the data block of its config to buckets, a stream, and a position to
+resume."""
+
+import jax
+
+from data_pipelines import buckets as buckets_lib
+from data_pipelines import loader
+from i2vgen_jax import generation
+
+
+def make_buckets(config, components):
+  """The shapes of batches that a config draws from.
+
+  Raises:
+    ValueError: no corpus, no buckets, or a size that the model cannot take.
+  """
+  if not config.data.directories or not config.data.buckets:
+    raise ValueError(
+      'The config names no corpus: give data.directories (name -> ingested folder, see '
+      '`python -m data_pipelines ingest --help`) and data.buckets.'
+    )
+  buckets = [
+    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
+  ]
+  for bucket in buckets:
+    generation.check_size(components, bucket.frames, bucket.height, bucket.width)
+  return buckets
+
+
+def make_stream(config, components, buckets):
+  """The training batches of a config, this host's rows; raises ValueError for an unfit corpus."""
+  return loader.TrainStream(
+    dict(config.data.directories),
+    buckets,
+    components.tokenize,
+    components.encoders.image_encoder.image_size,
+    config.seed,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
+    num_threads=config.data.num_threads,
+    max_bad_fraction=config.data.max_bad_fraction,
+  )
+
+
+def sample_bucket(config, buckets):
+  """The bucket that is held out and sampled: sample.bucket, or the first with most frames."""
+  by_name = {bucket.name: bucket for bucket in buckets}
+  if not config.sample.bucket:
+    return max(buckets, key=lambda bucket: bucket.frames)
+  if config.sample.bucket not in by_name:
+    raise ValueError(
+      f'sample.bucket={config.sample.bucket!r} is unknown; known: {", ".join(by_name)}.'
+    )
+  return by_name[config.sample.bucket]
+
+
+def data_position(step, stream):
+  """What a checkpoint remembers of the data."""
+  return {'step': step, 'fingerprint': stream.fingerprint}
+
+
+def check_data_position(position, stream):
+  """Raises ValueError if the stream is not the one that the checkpoint was trained on."""
+  if position['fingerprint'] != stream.fingerprint:
+    raise ValueError(
+      f'The corpus or its buckets changed: checkpoint step {position["step"]} has data fingerprint '
+      f'{position["fingerprint"]}, now it is {stream.fingerprint}. Restore the corpus, or use '
+      'another --workdir.'
+    )

@@ -1,0 +1,59 @@
+"""Who may import whom: the architecture, checked."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Folder -> what its files must not import. Leaves do not know what is built on them.
+FORBIDDEN = {
+  'i2vgen_jax/diffusion': {
+    'i2vgen_jax': {'diffusion'}, 'data_pipelines': set(), 'configs': set(), 'flax': set(),
+  },
+  'i2vgen_jax/models': {'i2vgen_jax': {'models'}, 'data_pipelines': set(), 'configs': set()},
+  'i2vgen_jax/parallel': {'i2vgen_jax': {'parallel'}, 'data_pipelines': set(), 'configs': set()},
+  'i2vgen_jax/pretrained': {
+    'i2vgen_jax': {'pretrained'}, 'data_pipelines': set(), 'configs': set(), 'flax': set(),
+  },
+  'data_pipelines': {'i2vgen_jax': set(), 'configs': set(), 'jax': set(), 'flax': set()},
+  'configs': {'i2vgen_jax': set(), 'data_pipelines': set(), 'jax': set()},
+}  # fmt: skip
+NOWHERE = {'torch', 'diffusers', 'tensorflow', 'tests', 'pickle'}
+
+
+def imports(path):
+  """Dotted names that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def files():
+  for folder in ('i2vgen_jax', 'data_pipelines', 'configs'):
+    yield from sorted((ROOT / folder).rglob('*.py'))
+
+
+@pytest.mark.parametrize('path', files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+  relative = str(path.relative_to(ROOT))
+  for name in imports(path):
+    top, _, rest = name.partition('.')
+    assert top not in NOWHERE, f'{relative} imports {name}'
+    for folder, forbidden in FORBIDDEN.items():
+      if relative.startswith(folder + '/') and top in forbidden:
+        allowed = forbidden[top]
+        assert rest.split('.')[0] in allowed, f'{relative} must not import {name}'
+
+
+def test_training_imports_neither_torch_nor_tensorflow():
+  code = (
+    'import sys, i2vgen_jax.train; '
+    'print([m for m in ("torch", "tensorflow", "diffusers") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout.strip() == '[]', done.stdout + done.stderr

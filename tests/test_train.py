@@ -1,0 +1,243 @@
+"""The run as a whole: the same losses on any mesh, resumed to the bit, and errors before anything
+compiles."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from i2vgen_jax import checkpoint, cli, train
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / 'shared' / 'data'
+
+
+def losses(workdir):
+  rows = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').open()]
+  return {row['step']: row['loss'] for row in rows if 'loss' in row}
+
+
+def command(workdir, corpus, *overrides):
+  """A real training process of the tiny config on one device."""
+  launcher = (
+    'import sys; from absl import app; from i2vgen_jax import train; from tests import tiny\n'
+    'config = tiny.get_config(sys.argv[2])\n'
+    'for item in sys.argv[3:]:\n'
+    '  name, value = item.split("="); config.update_from_flattened_dict({name: int(value)})\n'
+    'sys.exit(train.train(config, sys.argv[1]))'
+  )
+  environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS='')
+  return subprocess.Popen(
+    [sys.executable, '-c', launcher, str(workdir), str(corpus), *overrides],
+    cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def final_state(workdir):
+  """Every array of the newest checkpoint, on the host."""
+  directory = pathlib.Path(workdir) / 'checkpoints'
+  step = checkpoint.latest_step(directory)
+  state = checkpoint.ocp.load_checkpointables(directory / str(step))['state']
+  return step, {
+    checkpoint.sharding.path_name(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+  }
+
+
+@pytest.fixture(scope='module')
+def straight(demo_corpus, tmp_path_factory):
+  """Six steps in one go, on one device."""
+  workdir = tmp_path_factory.mktemp('straight')
+  process = command(workdir, demo_corpus)
+  _, stderr = process.communicate(timeout=600)
+  assert process.returncode == 0, stderr[-3000:]
+  return workdir
+
+
+def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
+  straight, demo_corpus, tmp_path
+):
+  first = command(tmp_path, demo_corpus, 'train.num_steps=6')
+  saved = tmp_path / 'checkpoints' / '3' / 'commit_success.txt'
+  deadline = time.monotonic() + 600
+  while not saved.exists() and first.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.01)
+  first.send_signal(signal.SIGKILL)
+  first.communicate()
+  # Whatever it had done after step 3 was lost or repeated; leave exactly three steps behind.
+  for later in (tmp_path / 'checkpoints').iterdir():
+    if later.name != '3':
+      for file in sorted(later.rglob('*'), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+      later.rmdir()
+  second = command(tmp_path, demo_corpus)
+  _, stderr = second.communicate(timeout=600)
+  assert second.returncode == 0, stderr[-3000:]
+  assert 'Resuming at step 3' in stderr
+  expected, found = final_state(straight), final_state(tmp_path)
+  assert expected[0] == found[0] == 6
+  assert expected[1].keys() == found[1].keys()
+  for name, value in expected[1].items():
+    np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+  assert losses(tmp_path)[6] == losses(straight)[6]
+
+
+def test_resuming_on_another_mesh_changes_losses_by_rounding_only(straight, demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus)
+  config.train.stop_at = 3
+  config.mesh = dict(data=8, fsdp=1, tensor=1)
+  assert train.train(config, tmp_path) == 0
+  config.train.stop_at = 0
+  config.mesh = dict(data=2, fsdp=2, tensor=2)
+  assert train.train(config, tmp_path) == 0
+  expected, found = losses(straight), losses(tmp_path)
+  np.testing.assert_allclose(
+    [found[step] for step in range(1, 7)], [expected[step] for step in range(1, 7)], rtol=1e-5
+  )
+
+
+def test_four_micro_batches_give_the_losses_of_one(straight, demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus)
+  config.mesh = dict(data=2, fsdp=1, tensor=4)
+  config.train.accumulation = 4
+  config.train.num_steps = 6
+  assert train.train(config, tmp_path) == 0
+  expected, found = losses(straight), losses(tmp_path)
+  np.testing.assert_allclose(
+    [found[step] for step in range(1, 7)], [expected[step] for step in range(1, 7)], rtol=1e-5
+  )
+
+
+def test_sigterm_saves_and_exits_42(straight, demo_corpus, tmp_path):
+  process = command(tmp_path, demo_corpus, 'train.num_steps=100000', 'checkpoint.every=50000')
+  log = []
+  for line in process.stderr:
+    log.append(line)
+    if re.search(r'step [1-9]\d*/', line):
+      break
+  process.send_signal(signal.SIGTERM)
+  log.append(process.communicate(timeout=120)[1])
+  assert process.returncode == cli.EXIT_PREEMPTED, ''.join(log)[-3000:]
+  step = checkpoint.latest_step(tmp_path / 'checkpoints')
+  assert step is not None and f'Stopped by a signal at step {step}' in ''.join(log)
+
+
+def test_workdir_of_another_config_says_what_differs(straight, demo_corpus):
+  config = tiny.get_config(demo_corpus)
+  config.optimizer.peak_learning_rate = 0.5
+  config.unet.head_dim = 16
+  config.train.log_every = 7  # May change.
+  with pytest.raises(ValueError, match='another config') as raised:
+    train.train(config, straight)
+  assert 'optimizer.peak_learning_rate: 0.001 -> 0.5' in str(raised.value)
+  assert 'unet.head_dim: 8 -> 16' in str(raised.value)
+  assert 'log_every' not in str(raised.value)
+
+
+def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus, num_steps=2, images=True)
+  config.train.update(eval_every=2, sample_every=2, tensorboard=True)
+  assert train.train(config, tmp_path) == 0
+  rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+  assert any('eval_loss' in row for row in rows)
+  assert {'loss', 'grad_norm', 'learning_rate', 'steps_per_sec'} <= set(rows[0])
+  assert 'Total' in (tmp_path / 'parameters.txt').read_text()
+  assert json.loads((tmp_path / 'config.json').read_text())['unet']['head_dim'] == 8
+  samples = sorted(path.name for path in (tmp_path / 'samples' / '00000002').iterdir())
+  assert samples == [
+    '00.mp4', '00.png', '00.txt', '01.mp4', '01.png', '01.txt', 'contact_sheet.png'
+  ]  # fmt: skip
+  events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
+  assert b'loss' in events and b'GIF89a' in events
+
+
+def test_twenty_steps_on_real_videos(tmp_path):
+  from data_pipelines import ingest
+
+  ingest.ingest(str(SHARED / 'videos'), str(tmp_path / 'corpus' / 'videos'), num_processes=1)
+  config = tiny.get_config(tmp_path / 'corpus', num_steps=20)
+  config.train.log_every = 20
+  config.checkpoint.every = 20
+  assert train.train(config, tmp_path / 'run') == 0
+  assert np.isfinite(list(losses(tmp_path / 'run').values())).all()
+  assert checkpoint.latest_step(tmp_path / 'run' / 'checkpoints') == 20
+
+
+def _change(**changes):
+  def apply(config):
+    for name, value in changes.items():
+      config.update_from_flattened_dict({name.replace('__', '.'): value})
+
+  return apply
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (_change(mesh__data=3), 'mesh=.* needs 3 devices, but there are 8'),
+    (_change(mesh__fsdp=0), 'sizes are positive'),
+    (_change(data__buckets__videos__batch_size=12), 'batch_size=12 must be a multiple of 8'),
+    (_change(train__accumulation=3), 'must be a multiple of 24'),
+    (_change(data__buckets__videos__frames=0), 'frames=0'),
+    (_change(data__buckets__videos__height=30), 'height=30'),
+    (_change(data__buckets__videos__frames=400), 'fits none of'),
+    (_change(unet__head_dim=7), 'head_dim=7'),
+    (_change(unet__context_dim=32), 'unet.context_dim=32 must equal'),
+    (_change(text_encoder__model__vocab_size=99), 'they do not belong together'),
+    (_change(tokenizer='nowhere'), "tokenizer='nowhere'"),
+    (_change(vae__weights=''), 'vae.weights is not set'),
+    (_change(vae__weights='nowhere.safetensors'), 'nowhere.safetensors'),
+    (_change(schedule__kind='linear'), "schedule.kind='linear' is unknown"),
+    (_change(loss__prediction_type='eps'), "use 'v'"),
+    (_change(optimizer__groups=(dict(match='no_such_layer'),)), "match='no_such_layer' fits no"),
+    (_change(optimizer__schedule='step'), "optimizer.schedule='step' is unknown"),
+    (_change(sample__bucket='nothing'), "sample.bucket='nothing' is unknown"),
+    (_change(sample__num_steps=5000), 'num_steps=5000'),
+    (_change(data__directories__videos='/nowhere'), '/nowhere'),
+  ],
+)
+def test_mistakes_are_named_before_anything_compiles(change, message, demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus)
+  config.mesh = dict(data=8, fsdp=1, tensor=1)
+  config.train.sample_every = 100
+  change(config)
+  with pytest.raises(ValueError, match=message):
+    train.train(config, tmp_path)
+  assert not (tmp_path / 'checkpoints').exists()
+
+
+def test_unwritable_workdir_is_an_error(demo_corpus, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match='not writable'):
+    train.train(tiny.get_config(demo_corpus), tmp_path / 'file' / 'run')
+
+
+def run_module(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
+  )
+
+
+def test_config_typo_names_the_nearest_field_and_exits_2():
+  done = run_module(
+    'i2vgen_jax.train', '--config=configs/demo.py', '--workdir=/tmp/unused',
+    '--config.optimizer.peak_learning_rat=1',
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert 'peak_learning_rate' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_unknown_config_argument_lists_the_known_ones():
+  done = run_module('i2vgen_jax.train', '--config=configs/demo.py:stpes=3', '--workdir=/tmp/unused')
+  assert done.returncode == 2
+  assert 'known: corpus, steps' in done.stderr
