@@ -29,6 +29,7 @@ def release():
   config.seed = 6666
   config.dtype = 'bfloat16'  # Of matrix products; parameters, norms and losses are float32.
   config.mesh = meshes.get('all')
+  config.sharding = dict(min_elements=65_536)  # Smaller tensors are not split.
   config.negative_prompt = NEGATIVE_PROMPT
   config.tokenizer = ''
   config.unet = dict(

@@ -27,7 +27,7 @@ COMMITTED = 'commit_success.txt'
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
 RESUMABLE = re.compile(
-  r'mesh\.|checkpoint\.|sample\.|data\.(directories\.|num_threads$|max_bad_fraction$)'
+  r'mesh\.|sharding\.|checkpoint\.|sample\.|data\.(directories\.|num_threads$|max_bad_fraction$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard)$'
 )
 

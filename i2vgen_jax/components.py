@@ -66,13 +66,13 @@ class Components:
     side = 8 * self.encoders.downsampling
     return self.unet_inputs(frames=2, height=side, width=side)
 
-  def abstract_params(self, mesh, min_elements=sharding.MIN_ELEMENTS):
+  def abstract_params(self, mesh, min_elements):
     """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError if the model
     cannot be."""
     inputs = self.smallest_unet_inputs()
     key = jax.eval_shape(lambda: jax.random.key(0))
     abstract = jax.eval_shape(self.unet.init, key, *inputs)['params']
-    shardings = sharding.shard_tree(abstract, mesh, min_elements=min_elements)
+    shardings = sharding.shard_tree(abstract, mesh, min_elements)
     return with_shardings(abstract, shardings)
 
 
@@ -161,7 +161,7 @@ def load_frozen(config, components, mesh, workdir=None):
   """
   encoders = components.encoders
   abstract = jax.eval_shape(encoders.init, jax.eval_shape(lambda: jax.random.key(0)))
-  shardings = sharding.shard_tree(abstract, mesh)
+  shardings = sharding.shard_tree(abstract, mesh, config.sharding.min_elements)
   copy = epath.Path(workdir) / 'frozen' if workdir else None
   if copy is not None and copy.exists():
     frozen = checkpoint.load_tree(copy, with_shardings(abstract, shardings))
@@ -210,7 +210,9 @@ def load_run(workdir, weights='ema', step=None, devices=None):
   config = checkpoint.read_config(workdir)
   components = build(config)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
-  params, _ = checkpoint.load_params(workdir, components.abstract_params(mesh), weights, step)
+  params, _ = checkpoint.load_params(
+    workdir, components.abstract_params(mesh, config.sharding.min_elements), weights, step
+  )
   return config, components, mesh, params, load_frozen(config, components, mesh, workdir)
 
 

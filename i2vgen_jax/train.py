@@ -56,7 +56,7 @@ def train(config, workdir):
     rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
   )
   update_rule = optimizer.make_optimizer(
-    components.abstract_params(mesh),
+    components.abstract_params(mesh, config.sharding.min_elements),
     learning_rate,
     **{name: rates[name] for name in ('b1', 'b2', 'eps', 'weight_decay', 'max_grad_norm')},
     groups=tuple(dict(group) for group in rates.groups),
@@ -64,7 +64,7 @@ def train(config, workdir):
   init = train_step.make_init(
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed
   )
-  abstract_state, shardings = train_step.state_shardings(init, mesh)
+  abstract_state, shardings = train_step.state_shardings(init, mesh, config.sharding.min_elements)
   checkpoint.write_config(workdir, config)
 
   # 4 Start: resume here, or from scratch.

@@ -175,7 +175,7 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type):
   return eval_loss
 
 
-def state_shardings(init, mesh, rules=sharding.RULES, min_elements=sharding.MIN_ELEMENTS):
+def state_shardings(init, mesh, min_elements):
   """(abstract state, shardings) of what `init` makes; raises ValueError as sharding.spec_for."""
   abstract = jax.eval_shape(init)
-  return abstract, sharding.shard_tree(abstract, mesh, rules, min_elements)
+  return abstract, sharding.shard_tree(abstract, mesh, min_elements)

@@ -12,6 +12,7 @@ def get_config(corpus, num_steps=6, images=False):
   config.data.buckets.videos.update(frames=4, height=32, width=32, batch_size=8)
   if images:
     config.data.buckets.images.update(height=32, width=32, batch_size=8, weight=9.0)
+  config.sharding.min_elements = 2  # Split whatever the rules name.
   config.train.update(
     num_steps=num_steps, log_every=1, eval_every=0, sample_every=0, tensorboard=False
   )

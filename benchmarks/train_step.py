@@ -1,0 +1,172 @@
+"""Our train step beside diffusers' I2VGenXLUNet in torch, eager and compiled; same model, batch
+and update.
+
+  python -m benchmarks.train_step [--rounds=9]
+
+Each side is a process of its own with two threads and float32; one step of each in turn, so that
+whatever else the machine does meets all of them. A step is forward, mean squared error, backward
+and AdamW on one small U-Net (block_channels 64, 128; 8 frames of 8x8 latents; batch 8) without
+dropout, conditioning given.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+SIDES = ('jax', 'torch', 'torch_compile')
+CHANNELS, HEAD_DIM, GROUPS, LAYERS, CONTEXT = (64, 128), 32, 32, 1, 64
+BATCH, FRAMES, SIDE, TOKENS = 8, 8, 8, 16
+
+
+def jax_step():
+  """() -> loss, one step of ours."""
+  import jax
+  import jax.numpy as jnp
+  import optax
+
+  from i2vgen_jax.models import unet3d
+
+  unet = unet3d.UNet3D(
+    block_channels=CHANNELS,
+    attention_levels=(True,) * len(CHANNELS),
+    layers_per_block=LAYERS,
+    head_dim=HEAD_DIM,
+    norm_groups=GROUPS,
+    context_dim=CONTEXT,
+    dropout=0.0,
+  )
+  keys = jax.random.split(jax.random.key(0), 6)
+  latents = jax.random.normal(keys[0], (BATCH, FRAMES, SIDE, SIDE, 4))
+  target = jax.random.normal(keys[1], latents.shape)
+  timesteps = jnp.arange(BATCH) * 100
+  conditioning = {
+    'text': jax.random.normal(keys[2], (BATCH, TOKENS, CONTEXT)),
+    'image_embedding': jax.random.normal(keys[3], (BATCH, CONTEXT)),
+    'image_latents': jax.random.normal(keys[4], (BATCH, SIDE, SIDE, 4)),
+    'fps': jnp.full((BATCH,), 8.0),
+  }
+  rule = optax.adamw(1e-4)
+
+  def init():
+    params = unet.init(keys[5], latents, timesteps, conditioning)['params']
+    return params, rule.init(params)
+
+  def step(state):
+    params, opt_state = state
+
+    def loss(params):
+      prediction = unet.apply({'params': params}, latents, timesteps, conditioning)
+      return jnp.mean(jnp.square(prediction - target))
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, opt_state = rule.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), value
+
+  jitted = jax.jit(step, donate_argnums=0)
+  state = [jax.jit(init)()]
+
+  def run():
+    state[0], value = jitted(state[0])
+    return float(value)
+
+  return run
+
+
+def torch_step(compiled):
+  """() -> loss, one step of diffusers'."""
+  import diffusers
+  import torch
+
+  torch.set_num_threads(2)
+  torch.manual_seed(0)
+  unet = diffusers.I2VGenXLUNet(
+    block_out_channels=CHANNELS,
+    layers_per_block=LAYERS,
+    down_block_types=('CrossAttnDownBlock3D',) * len(CHANNELS),
+    up_block_types=('CrossAttnUpBlock3D',) * len(CHANNELS),
+    cross_attention_dim=CONTEXT,
+    attention_head_dim=HEAD_DIM,
+    num_attention_heads=None,
+    norm_num_groups=GROUPS,
+  ).eval()  # Without dropout, as ours.
+  optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4)
+  latents, target, image_latents = torch.randn(3, BATCH, 4, FRAMES, SIDE, SIDE)
+  arguments = dict(
+    timestep=torch.arange(BATCH) * 100,
+    fps=torch.full((BATCH,), 8),
+    image_latents=image_latents,
+    image_embeddings=torch.randn(BATCH, 1, CONTEXT),
+    encoder_hidden_states=torch.randn(BATCH, TOKENS, CONTEXT),
+  )
+  model = torch.compile(unet) if compiled else unet
+
+  def run():
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.mean(torch.square(model(latents, **arguments).sample - target))
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+  return run
+
+
+def work(side):
+  """Runs a step and answers with its seconds for every line on stdin."""
+  run = jax_step() if side == 'jax' else torch_step(compiled=side == 'torch_compile')
+  start = time.perf_counter()
+  run()
+  run()
+  print(f'ready {time.perf_counter() - start}', flush=True)
+  for _ in sys.stdin:
+    start, cpu = time.perf_counter(), time.process_time()
+    run()
+    print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
+
+
+def compare(rounds):
+  """Interleaves the sides and prints median steps/s and ratios."""
+  environment = dict(os.environ, OMP_NUM_THREADS='2', JAX_PLATFORMS='cpu', XLA_FLAGS='')
+  workers = {
+    side: subprocess.Popen(
+      [sys.executable, '-m', 'benchmarks.train_step', f'--side={side}'],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      env=environment,
+      text=True,
+    )
+    for side in SIDES
+  }
+  for side, worker in list(workers.items()):
+    ready = worker.stdout.readline().split()
+    if not ready:
+      print(f'{side}: does not run here (exit code {worker.wait()})')
+      del workers[side]
+    else:
+      print(f'{side}: first two steps, compilation included, {float(ready[1]):.1f} s')
+  seconds = {side: [] for side in workers}
+  for _ in range(rounds):
+    for side, worker in workers.items():
+      worker.stdin.write('\n')
+      worker.stdin.flush()
+      wall, cpu = map(float, worker.stdout.readline().split())
+      seconds[side].append((wall, cpu))
+  for worker in workers.values():
+    worker.stdin.close()
+  print(f'{"":14s} {"steps/s":>8s} {"wall s":>8s} {"CPU s":>8s} {"ours is faster":>15s}')
+  median = {
+    side: [sorted(column)[len(column) // 2] for column in zip(*rows, strict=True)]
+    for side, rows in seconds.items()
+  }
+  for side, (wall, cpu) in median.items():
+    ratio = wall / median['jax'][0]
+    print(f'{side:14s} {1 / wall:8.2f} {wall:8.3f} {cpu:8.3f} {ratio:14.2f}x')
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--side', choices=SIDES)
+  options = parser.parse_args()
+  work(options.side) if options.side else compare(options.rounds)

@@ -1,0 +1,82 @@
+"""Every shipped config builds, and the tiny form of its training takes a step; every mesh can
+be."""
+
+import json
+import math
+import pathlib
+
+import jax
+import pytest
+
+from configs import base, common, demo, meshes
+from i2vgen_jax import components, train
+from i2vgen_jax.parallel import mesh as mesh_lib
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = {'base': base.get_config, 'demo': demo.get_config}
+
+
+def test_every_config_file_is_covered():
+  files = {path.stem for path in (ROOT / 'configs').glob('*.py')}
+  assert files - {'__init__', 'common', 'meshes'} == set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_round_trips_through_json(name):
+  config = CONFIGS[name]()
+  assert json.loads(config.to_json())['train']['num_steps'] == config.train.num_steps
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_shrunk_run_of_the_config_takes_a_step(name, demo_corpus, tmp_path):
+  """The config as shipped, with the sizes, corpora and frozen weights of the tiny one."""
+  config, small = CONFIGS[name](), tiny.get_config(demo_corpus, num_steps=1)
+  sizes = ('block_channels', 'attention_levels', 'layers_per_block', 'head_dim', 'norm_groups')
+  for field in (*sizes, 'temporal_in_heads', 'context_dim'):
+    config.unet[field] = small.unet[field]
+  for block in ('vae', 'text_encoder', 'image_encoder', 'tokenizer', 'train', 'mesh', 'sharding'):
+    config[block] = small[block]
+  config.data.directories = small.data.directories
+  config.data.buckets = small.data.buckets
+  config.sample.bucket = 'videos'
+  config.optimizer.warmup_steps = 0
+  assert train.train(config, tmp_path) == 0
+
+
+def test_base_config_is_the_released_model():
+  config = base.get_config()
+  config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
+  config.text_encoder.model.vocab_size = 856
+  config.text_encoder.model.max_length = 16
+  built = components.build(config)
+  mesh = mesh_lib.make_mesh(dict(data=8, fsdp=1, tensor=1))
+  shapes = jax.tree.leaves(built.abstract_params(mesh, config.sharding.min_elements))
+  assert sum(leaf.size for leaf in shapes) == 1_420_469_224
+
+
+@pytest.mark.parametrize('name', [name for name in meshes.MESHES if name[0] == 'v'])
+def test_the_released_model_divides_over_every_shipped_mesh(name):
+  config = base.get_config()
+  config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
+  config.text_encoder.model.update(vocab_size=856, max_length=16)
+  built = components.build(config)
+  sizes = meshes.get(name)
+  abstract = jax.sharding.AbstractMesh(
+    tuple(sizes.values()), tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * 3
+  )
+  params = built.abstract_params(abstract, config.sharding.min_elements)
+  per_device = sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params)
+  )
+  # What stays whole on each device, being small, is a small part.
+  assert per_device < 1_420_469_224 / sizes['fsdp'] + 6_000_000
+
+
+def test_unknown_mesh_and_argument_list_the_known_ones():
+  with pytest.raises(ValueError, match='v5e-256'):
+    meshes.get('v5e-255')
+  with pytest.raises(ValueError, match='known: corpus'):
+    common.parse_arg('corpse=x', corpus='')
+  with pytest.raises(ValueError, match='must be a int'):
+    common.parse_arg('steps=many', steps=3)
