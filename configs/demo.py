@@ -20,11 +20,11 @@ def get_config(arg=None):
   config.negative_prompt = ''
   config.tokenizer = f'{DEMO}/tokenizer'
   config.unet.update(
-    block_channels=(64, 128),
+    block_channels=(32, 64),
     attention_levels=(True, True),
     layers_per_block=1,
-    head_dim=32,
-    norm_groups=32,
+    head_dim=8,
+    norm_groups=16,
     dropout=0.0,
     context_dim=64,
     temporal_in_heads=8,
@@ -52,7 +52,7 @@ def get_config(arg=None):
   config.data.directories = dict(videos=f'{arg.corpus}/videos')
   size = dict(height=64, width=64)
   config.data.buckets = dict(
-    videos=common.bucket('video', 8, fps=8, batch_size=16, weight=9, **size)
+    videos=common.bucket('video', 8, fps=8, batch_size=8, weight=9, **size)
   )
   if arg.images:
     config.data.directories.images = f'{arg.corpus}/images'

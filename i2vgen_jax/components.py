@@ -149,6 +149,12 @@ def make_tokenize(path, text_encoder):
   return tokenize
 
 
+def jit_once(function, **arguments):
+  """jax.jit for what runs once: on CPU, optimising takes longer than it saves."""
+  options = {'cpu': {'xla_backend_optimization_level': 0}}.get(jax.default_backend())
+  return jax.jit(function, compiler_options=options, **arguments)
+
+
 def load_frozen(config, components, mesh, workdir=None):
   """Parameters of VAE and CLIP towers on the mesh, and the text of a dropped caption.
 
@@ -176,7 +182,7 @@ def load_frozen(config, components, mesh, workdir=None):
         )
       if weights == 'random':
         if random is None:
-          random = jax.jit(encoders.init, out_shardings=shardings)(jax.random.key(RANDOM_SEED))
+          random = jit_once(encoders.init, out_shardings=shardings)(jax.random.key(RANDOM_SEED))
         frozen[name] = random[name]
       else:
         loaded = tensors.from_torch(
@@ -186,7 +192,7 @@ def load_frozen(config, components, mesh, workdir=None):
       logging.info('%s weights: %s', name, weights)
     if copy is not None:
       checkpoint.save_tree(copy, frozen)
-  frozen['null_text'] = jax.jit(encoders.encode_text, out_shardings=mesh_lib.replicated(mesh))(
+  frozen['null_text'] = jit_once(encoders.encode_text, out_shardings=mesh_lib.replicated(mesh))(
     frozen, components.tokenize([config.negative_prompt])
   )
   return frozen

@@ -19,6 +19,7 @@ from etils import epath
 
 from data_pipelines import demo_corpus, loader
 from i2vgen_jax import cli, components, generation, metrics, streams, video_file
+from i2vgen_jax.parallel import mesh as mesh_lib
 
 BATCH = 16
 # A shape that moves less than this share of the frame's width stands still: a third of the slowest
@@ -30,7 +31,7 @@ def main():
   """Samples, measures, writes report.json, contact_sheet.png and the videos; prints the figures."""
   logging.set_verbosity(logging.INFO)
   workdir = epath.Path(flags.FLAGS.workdir)
-  config, built, _, params, frozen = components.load_run(
+  config, built, mesh, params, frozen = components.load_run(
     workdir, flags.FLAGS.weights, flags.FLAGS.step
   )
   bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
@@ -48,7 +49,9 @@ def main():
     built, prediction_type=config.loss.prediction_type, eta=config.sample.eta,
     set_alpha_to_one=config.sample.set_alpha_to_one, **settings,
   )  # fmt: skip
-  videos_BFHWC = sample_all(built, config, generate, params, frozen, batch, bucket)
+  videos_BFHWC = sample_all(
+    built, config, generate, params, frozen, batch, bucket, mesh, flags.FLAGS.seed
+  )
   report = {
     'num_examples': len(videos_BFHWC),
     'seed': flags.FLAGS.seed,
@@ -68,24 +71,21 @@ def main():
   )
 
 
-def sample_all(built, config, generate, params, frozen, batch, bucket):
+def sample_all(built, config, generate, params, frozen, batch, bucket, mesh, seed):
   """uint8 (N, F, H, W, 3): a video for every held-out first frame, BATCH at a time."""
   total = len(batch['video'])
-  noise = generation.start_noise(
-    built, flags.FLAGS.seed, total, bucket.frames, bucket.height, bucket.width
-  )
+  noise = generation.start_noise(built, seed, total, bucket.frames, bucket.height, bucket.width)
   videos = []
   for start in range(0, total, BATCH):
     # The last batch is filled with its last row: one shape, one compilation.
     rows = np.minimum(np.arange(start, start + BATCH), total - 1)
-    inputs = {
-      'image': batch['video'][rows, 0],
-      'clip_image': batch['clip_image'][rows],
-      'token_ids': batch['token_ids'][rows],
-      'negative_token_ids': built.tokenize([config.negative_prompt]),
-      'fps': batch['fps'][rows],
-    }
-    _, videos_BFHWC = generate(params, frozen, inputs, noise[rows])
+    part = {name: batch[name][rows] for name in ('video', 'clip_image', 'token_ids', 'fps')}
+    part['noise'] = np.asarray(noise)[rows]
+    part = mesh_lib.place_batch(part, mesh)
+    inputs = {name: part[name] for name in ('clip_image', 'token_ids', 'fps')}
+    inputs['image'] = part['video'][:, 0]
+    inputs['negative_token_ids'] = built.tokenize([config.negative_prompt])
+    _, videos_BFHWC = generate(params, frozen, inputs, part['noise'])
     videos.append(np.asarray(jax.device_get(videos_BFHWC))[: total - start])
     logging.info('%d of %d videos', min(start + BATCH, total), total)
   return np.concatenate(videos)

@@ -7,6 +7,7 @@ Size, frame rate and sampler settings default to the run's config. The image's o
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+import jax
 from absl import flags, logging
 
 from i2vgen_jax import cli, components, generation, streams, video_file
@@ -17,7 +18,7 @@ def main():
   logging.set_verbosity(logging.INFO)
   image = generation.open_image(flags.FLAGS.image)
   config, built, _, params, frozen = components.load_run(
-    flags.FLAGS.workdir, flags.FLAGS.weights, flags.FLAGS.step
+    flags.FLAGS.workdir, flags.FLAGS.weights, flags.FLAGS.step, jax.local_devices()[:1]
   )
   bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
   frames = _given(flags.FLAGS.frames, bucket.frames)

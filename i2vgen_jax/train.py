@@ -72,7 +72,7 @@ def train(config, workdir):
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:
-    state = jax.jit(init, out_shardings=shardings)()
+    state = components_lib.jit_once(init, out_shardings=shardings)()
     if lead:
       write_overview(workdir, state.params)
   else:

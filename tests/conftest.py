@@ -9,6 +9,8 @@ import pytest
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+  # Compilation is most of the tests' time; what they compute is small.
+  ' --xla_backend_optimization_level=0'
 )
 _CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
@@ -25,3 +27,15 @@ def demo_corpus(tmp_path_factory):
   for name, source in (('videos', 'webvid'), ('images', 'images')):
     ingest.ingest(str(root / 'source' / source), str(root / 'corpus' / name), num_processes=1)
   return root / 'corpus'
+
+
+@pytest.fixture(scope='session')
+def finished_run(demo_corpus, tmp_path_factory):
+  """The workdir of six steps of the tiny config in one go, on one device."""
+  from tests import runs
+
+  workdir = tmp_path_factory.mktemp('finished')
+  process = runs.start(workdir, demo_corpus)
+  _, log = process.communicate(timeout=600)
+  assert process.returncode == 0, log[-3000:]
+  return workdir

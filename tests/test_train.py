@@ -2,71 +2,39 @@
 compiles."""
 
 import json
-import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax import checkpoint, cli, train
-from tests import tiny
+from i2vgen_jax.parallel import sharding
+from tests import runs, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
-
-
-def losses(workdir):
-  rows = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').open()]
-  return {row['step']: row['loss'] for row in rows if 'loss' in row}
-
-
-def command(workdir, corpus, *overrides):
-  """A real training process of the tiny config on one device."""
-  launcher = (
-    'import sys; from absl import app; from i2vgen_jax import train; from tests import tiny\n'
-    'config = tiny.get_config(sys.argv[2])\n'
-    'for item in sys.argv[3:]:\n'
-    '  name, value = item.split("="); config.update_from_flattened_dict({name: int(value)})\n'
-    'sys.exit(train.train(config, sys.argv[1]))'
-  )
-  environment = dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS='')
-  return subprocess.Popen(
-    [sys.executable, '-c', launcher, str(workdir), str(corpus), *overrides],
-    cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
 
 
 def final_state(workdir):
   """Every array of the newest checkpoint, on the host."""
   directory = pathlib.Path(workdir) / 'checkpoints'
   step = checkpoint.latest_step(directory)
-  state = checkpoint.ocp.load_checkpointables(directory / str(step))['state']
+  state = ocp.load_checkpointables(directory / str(step))['state']
   return step, {
-    checkpoint.sharding.path_name(path): np.asarray(leaf)
+    sharding.path_name(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
   }
 
 
-@pytest.fixture(scope='module')
-def straight(demo_corpus, tmp_path_factory):
-  """Six steps in one go, on one device."""
-  workdir = tmp_path_factory.mktemp('straight')
-  process = command(workdir, demo_corpus)
-  _, stderr = process.communicate(timeout=600)
-  assert process.returncode == 0, stderr[-3000:]
-  return workdir
-
-
 def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
-  straight, demo_corpus, tmp_path
+  finished_run, demo_corpus, tmp_path
 ):
-  first = command(tmp_path, demo_corpus, 'train.num_steps=6')
+  first = runs.start(tmp_path, demo_corpus, 'train.num_steps=6')
   saved = tmp_path / 'checkpoints' / '3' / 'commit_success.txt'
   deadline = time.monotonic() + 600
   while not saved.exists() and first.poll() is None and time.monotonic() < deadline:
@@ -79,19 +47,21 @@ def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
       for file in sorted(later.rglob('*'), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
       later.rmdir()
-  second = command(tmp_path, demo_corpus)
+  second = runs.start(tmp_path, demo_corpus)
   _, stderr = second.communicate(timeout=600)
   assert second.returncode == 0, stderr[-3000:]
   assert 'Resuming at step 3' in stderr
-  expected, found = final_state(straight), final_state(tmp_path)
+  expected, found = final_state(finished_run), final_state(tmp_path)
   assert expected[0] == found[0] == 6
   assert expected[1].keys() == found[1].keys()
   for name, value in expected[1].items():
     np.testing.assert_array_equal(found[1][name], value, err_msg=name)
-  assert losses(tmp_path)[6] == losses(straight)[6]
+  assert runs.losses(tmp_path)[6] == runs.losses(finished_run)[6]
 
 
-def test_resuming_on_another_mesh_changes_losses_by_rounding_only(straight, demo_corpus, tmp_path):
+def test_resuming_on_another_mesh_changes_losses_by_rounding_only(
+  finished_run, demo_corpus, tmp_path
+):
   config = tiny.get_config(demo_corpus)
   config.train.stop_at = 3
   config.mesh = dict(data=8, fsdp=1, tensor=1)
@@ -99,26 +69,26 @@ def test_resuming_on_another_mesh_changes_losses_by_rounding_only(straight, demo
   config.train.stop_at = 0
   config.mesh = dict(data=2, fsdp=2, tensor=2)
   assert train.train(config, tmp_path) == 0
-  expected, found = losses(straight), losses(tmp_path)
+  expected, found = runs.losses(finished_run), runs.losses(tmp_path)
   np.testing.assert_allclose(
     [found[step] for step in range(1, 7)], [expected[step] for step in range(1, 7)], rtol=1e-5
   )
 
 
-def test_four_micro_batches_give_the_losses_of_one(straight, demo_corpus, tmp_path):
+def test_four_micro_batches_give_the_losses_of_one(finished_run, demo_corpus, tmp_path):
   config = tiny.get_config(demo_corpus)
   config.mesh = dict(data=2, fsdp=1, tensor=4)
   config.train.accumulation = 4
   config.train.num_steps = 6
   assert train.train(config, tmp_path) == 0
-  expected, found = losses(straight), losses(tmp_path)
+  expected, found = runs.losses(finished_run), runs.losses(tmp_path)
   np.testing.assert_allclose(
     [found[step] for step in range(1, 7)], [expected[step] for step in range(1, 7)], rtol=1e-5
   )
 
 
-def test_sigterm_saves_and_exits_42(straight, demo_corpus, tmp_path):
-  process = command(tmp_path, demo_corpus, 'train.num_steps=100000', 'checkpoint.every=50000')
+def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
+  process = runs.start(tmp_path, demo_corpus, 'train.num_steps=100000', 'checkpoint.every=50000')
   log = []
   for line in process.stderr:
     log.append(line)
@@ -131,13 +101,13 @@ def test_sigterm_saves_and_exits_42(straight, demo_corpus, tmp_path):
   assert step is not None and f'Stopped by a signal at step {step}' in ''.join(log)
 
 
-def test_workdir_of_another_config_says_what_differs(straight, demo_corpus):
+def test_workdir_of_another_config_says_what_differs(finished_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
   config.optimizer.peak_learning_rate = 0.5
   config.unet.head_dim = 16
   config.train.log_every = 7  # May change.
   with pytest.raises(ValueError, match='another config') as raised:
-    train.train(config, straight)
+    train.train(config, finished_run)
   assert 'optimizer.peak_learning_rate: 0.001 -> 0.5' in str(raised.value)
   assert 'unet.head_dim: 8 -> 16' in str(raised.value)
   assert 'log_every' not in str(raised.value)
@@ -168,7 +138,7 @@ def test_twenty_steps_on_real_videos(tmp_path):
   config.train.log_every = 20
   config.checkpoint.every = 20
   assert train.train(config, tmp_path / 'run') == 0
-  assert np.isfinite(list(losses(tmp_path / 'run').values())).all()
+  assert np.isfinite(list(runs.losses(tmp_path / 'run').values())).all()
   assert checkpoint.latest_step(tmp_path / 'run' / 'checkpoints') == 20
 
 
@@ -221,14 +191,8 @@ def test_unwritable_workdir_is_an_error(demo_corpus, tmp_path):
     train.train(tiny.get_config(demo_corpus), tmp_path / 'file' / 'run')
 
 
-def run_module(*arguments):
-  return subprocess.run(
-    [sys.executable, '-m', *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
-  )
-
-
 def test_config_typo_names_the_nearest_field_and_exits_2():
-  done = run_module(
+  done = runs.module(
     'i2vgen_jax.train', '--config=configs/demo.py', '--workdir=/tmp/unused',
     '--config.optimizer.peak_learning_rat=1',
   )  # fmt: skip
@@ -238,6 +202,8 @@ def test_config_typo_names_the_nearest_field_and_exits_2():
 
 
 def test_unknown_config_argument_lists_the_known_ones():
-  done = run_module('i2vgen_jax.train', '--config=configs/demo.py:stpes=3', '--workdir=/tmp/unused')
+  done = runs.module(
+    'i2vgen_jax.train', '--config=configs/demo.py:stpes=3', '--workdir=/tmp/unused'
+  )
   assert done.returncode == 2
   assert 'known: corpus, steps' in done.stderr

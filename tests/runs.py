@@ -1,0 +1,55 @@
+"""Real processes of the tiny config, as a user would start them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAUNCHER = """
+import sys
+from absl import logging
+from i2vgen_jax import train
+from tests import tiny
+config = tiny.get_config(sys.argv[2])
+for item in sys.argv[3:]:
+  name, value = item.split('=')
+  config.update_from_flattened_dict({name: int(value)})
+logging.set_verbosity(logging.INFO)
+sys.exit(train.train(config, sys.argv[1]))
+"""
+
+
+def _environment():
+  flags = '--xla_backend_optimization_level=0'  # As in conftest, but one device.
+  return dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
+
+
+def start(workdir, corpus, *overrides):
+  """A training process on one device; its log is on stderr."""
+  return subprocess.Popen(
+    [sys.executable, '-c', LAUNCHER, str(workdir), str(corpus), *overrides],
+    cwd=ROOT,
+    env=_environment(),
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def module(*arguments):
+  """python -m ..., to its end."""
+  return subprocess.run(
+    [sys.executable, '-m', *map(str, arguments)],
+    cwd=ROOT,
+    env=_environment(),
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+
+
+def losses(workdir):
+  """Step -> training loss."""
+  rows = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').open()]
+  return {row['step']: row['loss'] for row in rows if 'loss' in row}

@@ -1,0 +1,75 @@
+"""sample, evaluate and export as commands on a finished run."""
+
+import json
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+
+from tests import runs
+
+
+@pytest.fixture
+def picture(tmp_path):
+  path = tmp_path / 'picture.png'
+  PIL.Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(path)
+  return path
+
+
+def sample(finished_run, picture, output, *flags):
+  return runs.module(
+    'i2vgen_jax.sample', f'--workdir={finished_run}', f'--image={picture}',
+    '--prompt=a red circle moves left', f'--output={output}', '--steps=2', *flags,
+  )  # fmt: skip
+
+
+def frames_of(path):
+  with av.open(str(path)) as container:
+    rate = container.streams.video[0].average_rate
+    return np.stack([f.to_ndarray(format='rgb24') for f in container.decode(video=0)]), rate
+
+
+def test_sample_writes_the_video_that_was_asked_for(finished_run, picture, tmp_path):
+  done = sample(finished_run, picture, tmp_path / 'a.mp4', '--frames=5', '--fps=4', '--width=48')
+  assert done.returncode == 0, done.stderr[-2000:]
+  frames, rate = frames_of(tmp_path / 'a.mp4')
+  assert frames.shape == (5, 32, 48, 3) and rate == 4
+
+
+def test_the_same_seed_gives_the_same_video_and_another_does_not(finished_run, picture, tmp_path):
+  for name, seed in (('a', 1), ('b', 1), ('c', 2)):
+    done = sample(finished_run, picture, tmp_path / f'{name}.mp4', f'--seed={seed}')
+    assert done.returncode == 0, done.stderr[-2000:]
+  contents = [(tmp_path / f'{name}.mp4').read_bytes() for name in 'abc']
+  assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--workdir=/nowhere'], 'no run was started there'),
+    (['--image=/nowhere.png'], '/nowhere.png cannot be read'),
+    (['--height=33'], '33'),
+    (['--step=5'], 'no complete checkpoint 5'),
+    (['--steps=2000'], 'num_steps=2000'),
+  ],
+)
+def test_sample_names_mistakes_in_one_line(flags, message, finished_run, picture, tmp_path):
+  done = sample(finished_run, picture, tmp_path / 'a.mp4', *flags)
+  assert done.returncode == 2
+  assert message in done.stderr and 'Traceback' not in done.stderr
+  assert not (tmp_path / 'a.mp4').exists()
+
+
+def test_evaluate_reports_sampled_and_real_clips(finished_run, tmp_path):
+  done = runs.module(
+    'i2vgen_jax.evaluate', f'--workdir={finished_run}', f'--output={tmp_path / "out"}',
+    '--num_examples=4',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+  assert report['num_examples'] == 4 and report['real']['keeps_color'] == 1.0
+  assert 0 <= report['sampled']['follows_caption'] <= 1
+  assert (tmp_path / 'out' / 'contact_sheet.png').exists()
+  assert len(list((tmp_path / 'out' / 'videos').glob('*.mp4'))) == 4
