@@ -30,10 +30,12 @@ def fail(message, code):
 def parse_flags(argv):
   """absl's parser, with the last line of its errors in place of a traceback."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # ml_collections raises these for a field that does not exist or a value of another type.
-    fail(str(error).strip('"'), EXIT_USAGE)
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # ml_collections raises the latter for a config file, field or value that cannot be; absl
+    # wraps some of them, traceback and all.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
 
 
 def is_ours(error):
@@ -57,6 +59,11 @@ def run(main):
       if not is_ours(error):
         raise
       fail(str(error), EXIT_USAGE)
+    except OSError as error:
+      # config_flags says that a config file cannot be loaded when the config is first used.
+      if 'Configuration is not available' not in str(error):
+        raise
+      fail(str(error).splitlines()[-1].strip(), EXIT_USAGE)
 
   app.run(guarded, flags_parser=parse_flags)
 

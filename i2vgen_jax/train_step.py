@@ -125,7 +125,7 @@ def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_d
     )
     metrics = {
       'loss': mean_loss,
-      'grad_norm': optax.global_norm(grads),
+      'grad_norm': optax.tree.norm(grads),
       'learning_rate': learning_rate(state.step),
     }
     state = state.replace(

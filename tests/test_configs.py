@@ -11,6 +11,7 @@ import pytest
 from configs import base, common, demo, meshes
 from i2vgen_jax import components, train
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -66,6 +67,8 @@ def test_the_released_model_divides_over_every_shipped_mesh(name):
     tuple(sizes.values()), tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * 3
   )
   params = built.abstract_params(abstract, config.sharding.min_elements)
+  frozen = jax.eval_shape(built.encoders.init, jax.eval_shape(lambda: jax.random.key(0)))
+  sharding.shard_tree(frozen, abstract, config.sharding.min_elements)  # Raises if one does not.
   per_device = sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params)
   )

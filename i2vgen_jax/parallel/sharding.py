@@ -19,6 +19,9 @@ RULES = (
   (r'(to_out_0|net_2)/kernel$', ('tensor', 'fsdp')),
   (r'conv1/kernel$', (None, None, 'fsdp', 'tensor')),
   (r'conv2/kernel$', (None, None, 'tensor', 'fsdp')),
+  # From pixels or latents: too few inputs to split.
+  (r'(patch_embedding|conv_in|conv_0|proj_in_0)/kernel$', (None, 'fsdp')),
+  (r'/embedding$', (None, 'fsdp')),
   (r'kernel$', ('fsdp', None)),
 )
 
