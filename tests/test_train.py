@@ -108,7 +108,7 @@ def test_workdir_of_another_config_says_what_differs(finished_run, demo_corpus):
   config.train.log_every = 7  # May change.
   with pytest.raises(ValueError, match='another config') as raised:
     train.train(config, finished_run)
-  assert 'optimizer.peak_learning_rate: 0.001 -> 0.5' in str(raised.value)
+  assert 'optimizer.peak_learning_rate: 0.002 -> 0.5' in str(raised.value)
   assert 'unet.head_dim: 8 -> 16' in str(raised.value)
   assert 'log_every' not in str(raised.value)
 
