@@ -4,7 +4,7 @@
 prepare_env() {
   local python="${PYTHON:-}" stamp=".venv/installed" wanted file args=()
   if [ -z "$python" ]; then
-    for python in python3.12 python3.11 python3.13 python3; do
+    for python in python3.11 python3.12 python3; do
       "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
     done
   fi
@@ -12,7 +12,7 @@ prepare_env() {
     echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2
     exit 2
   }
-  wanted="$(cat "$@")"
+  wanted="$* $(cat requirements*.txt)"
   for file in "$@"; do args+=(-r "$file"); done
   if [ ! -x .venv/bin/python ]; then
     if command -v uv >/dev/null; then uv venv --quiet --python "$python" .venv

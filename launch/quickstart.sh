@@ -23,8 +23,13 @@ done
 source launch/env.sh
 prepare_env requirements.txt
 # The second process finds what the first compiled.
-export JAX_COMPILATION_CACHE_DIR="$PWD/$output/compilation_cache" JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+mkdir -p "$output"
+export JAX_COMPILATION_CACHE_DIR="$(cd "$output" && pwd)/compilation_cache"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
+# On two cores, two devices of one core each are faster than one device of two: XLA's convolutions
+# run on one core (measured: 0.74 s instead of 0.99 s for a step's gradient).
+export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 
 corpus="$output/corpus" run="$output/run"
 echo "== 1/6 corpus"
