@@ -94,6 +94,8 @@ def release():
     max_bad_fraction=0.01,
   )
   config.optimizer = dict(
+    kind='adamw',  # Or 'muon'.
+    muon_rms=0.2,
     peak_learning_rate=3e-5,
     schedule='cosine',
     warmup_steps=10,

@@ -1,9 +1,10 @@
-"""AdamW with parameter groups, warm-up, decay and clipping, as one optax transformation."""
+"""AdamW or Muon with parameter groups, warm-up, decay and clipping, as one optax transformation."""
 
 import re
 
 import jax
 import optax
+import optax.contrib
 
 from i2vgen_jax.parallel import sharding
 
@@ -43,14 +44,26 @@ def group_of(name, groups):
 
 
 def make_optimizer(
-  abstract_params, learning_rate, *, b1, b2, eps, weight_decay, max_grad_norm, groups
+  abstract_params,
+  learning_rate,
+  *,
+  kind='adamw',
+  b1,
+  b2,
+  eps,
+  muon_rms=0.2,
+  weight_decay,
+  max_grad_norm,
+  groups,
 ):
   """The update rule.
 
   Args:
     abstract_params: tree of arrays or ShapeDtypeStructs; only paths are read.
     learning_rate: step -> learning rate.
+    kind: 'adamw'; or 'muon' for kernels and Adam for the rest.
     b1, b2, eps: Adam's.
+    muon_rms: root mean square of Muon's updates, in units of the learning rate.
     weight_decay: decoupled, applied to kernels (tensors of rank 2 and more).
     max_grad_norm: gradients of trained parameters are scaled down to this global norm; 0 leaves
     them.
@@ -58,7 +71,7 @@ def make_optimizer(
       `weight_decay` (None: the default above) and `freeze` (no update, no optimizer state).
 
   Raises:
-    ValueError: a group that matches no parameter, or everything is frozen.
+    ValueError: an unknown `kind`, a group that matches no parameter, or everything is frozen.
   """
   names = jax.tree_util.tree_map_with_path(
     lambda path, _: sharding.path_name(path), abstract_params
@@ -91,12 +104,39 @@ def make_optimizer(
   scale_tree = jax.tree.map(lambda group: float(group['lr']), group_tree, is_leaf=is_group)
   trained = optax.chain(
     optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
-    optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+    _direction(kind, b1, b2, eps, muon_rms),
     _add_decay(decay_tree),
     _scale_by(scale_tree),
     optax.scale_by_learning_rate(learning_rate),
   )
   return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
+
+
+def _direction(kind, b1, b2, eps, muon_rms):
+  """Gradients to steps of about unit size."""
+  if kind == 'adamw':
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+  if kind == 'muon':
+    # Jordan et al. 2024; kernels of any rank as matrices from inputs to outputs.
+    muon = optax.contrib.muon(
+      1.0,
+      consistent_rms=muon_rms,
+      adam_learning_rate=1.0,
+      adam_b1=b1,
+      adam_b2=b2,
+      eps=eps,
+      muon_weight_dimension_numbers=_kernels_as_matrices,
+    )
+    return optax.chain(muon, optax.scale(-1.0))  # Its updates descend; ours are turned below.
+  raise ValueError(f"optimizer.kind={kind!r} is unknown; known: 'adamw', 'muon'.")
+
+
+def _kernels_as_matrices(params):
+  def dims(leaf):
+    last = leaf.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last > 0 else None
+
+  return jax.tree.map(dims, params)
 
 
 def _add_decay(decay_tree):

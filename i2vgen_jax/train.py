@@ -18,6 +18,8 @@ from i2vgen_jax import checkpoint, cli, metrics, optimizer, streams, train_step,
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
+OPTIMIZER_FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
+
 
 def main():
   """Entry point; returns the exit code."""
@@ -58,7 +60,7 @@ def train(config, workdir):
   update_rule = optimizer.make_optimizer(
     components.abstract_params(mesh, config.sharding.min_elements),
     learning_rate,
-    **{name: rates[name] for name in ('b1', 'b2', 'eps', 'weight_decay', 'max_grad_norm')},
+    **{name: rates[name] for name in OPTIMIZER_FIELDS},
     groups=tuple(dict(group) for group in rates.groups),
   )
   init = train_step.make_init(

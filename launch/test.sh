@@ -7,4 +7,5 @@ prepare_env requirements-test.txt
 ruff check .
 ruff format --check .
 [ $# -gt 0 ] || set -- -m 'not slow'
-exec python -m pytest -q "$@"
+# Two processes, a file of tests at a time: most of the time is XLA compiling on one core.
+exec python -m pytest -q -n 2 --dist loadfile "$@"

@@ -12,8 +12,9 @@ os.environ['XLA_FLAGS'] = (
   # Compilation is most of the tests' time; what they compute is small.
   ' --xla_backend_optimization_level=0'
 )
-_CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit it.
+  _CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
 
 

@@ -110,3 +110,22 @@ def _arrays(state):
   import jax
 
   return [leaf for leaf in jax.tree.leaves(state) if hasattr(leaf, 'size')]
+
+
+def test_muon_steps_along_an_orthogonal_matrix_of_the_asked_size():
+  grads = {
+    'spatial': {'kernel': jnp.array([[3.0, 1.0], [0.0, 0.1]]), 'bias': jnp.array([1.0, -1.0])},
+    'temporal': {'kernel': jnp.zeros((2, 2))},
+  }
+  params, _ = updated(grads, kind='muon', muon_rms=0.5, learning_rate=lambda step: 0.1)
+  step = 1 - np.asarray(params['spatial']['kernel'])
+  assert np.sqrt((step**2).mean()) == pytest.approx(0.05, rel=0.3)  # Newton-Schulz is rough.
+  gram = step @ step.T / (step**2).sum() * 2
+  np.testing.assert_allclose(gram, np.eye(2), atol=0.5)
+  bias = np.asarray(params['spatial']['bias']) - 1  # Adam's, with momentum looked ahead.
+  assert bias[0] == pytest.approx(-bias[1]) and 0.1 <= bias[1] < 0.2
+
+
+def test_an_unknown_kind_lists_the_known_ones():
+  with pytest.raises(ValueError, match="known: 'adamw', 'muon'"):
+    updated(kind='sgd')

@@ -17,7 +17,7 @@ def get_config(corpus, num_steps=6, images=False):
     num_steps=num_steps, log_every=1, eval_every=0, sample_every=0, tensorboard=False
   )
   config.train.update(num_eval_examples=8, num_sample_videos=2)
-  config.optimizer.update(warmup_steps=2, groups=())
+  config.optimizer.update(kind='adamw', warmup_steps=2, groups=())
   config.checkpoint.update(every=3)
   config.sample.update(num_steps=2)
   return config
