@@ -12,6 +12,7 @@ start.
 """
 
 import json
+import os
 import re
 
 import jax
@@ -47,7 +48,7 @@ class Checkpoints:
     preserve = [policies.LatestN(keep_last)]
     if keep_every:
       preserve.append(policies.EveryNSteps(keep_every))
-    self._directory = epath.Path(workdir) / 'checkpoints'
+    self._directory = absolute(workdir) / 'checkpoints'
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
@@ -86,9 +87,14 @@ class Checkpoints:
     self._checkpointer.close()
 
 
+def absolute(path):
+  """The path as Orbax wants it: absolute if local, as it is if in a bucket."""
+  return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
+
+
 def latest_step(directory):
   """The newest step that Orbax committed under `directory`, or None."""
-  directory = epath.Path(directory)
+  directory = absolute(directory)
   if not directory.exists():
     return None
   steps = [
@@ -126,13 +132,13 @@ def check_tree(found, expected, what):
 
 def save_tree(directory, tree):
   """Writes a tree of arrays with Orbax, once."""
-  ocp.save(epath.Path(directory), tree)
+  ocp.save(absolute(directory), tree)
 
 
 def load_tree(directory, abstract_tree):
   """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`; raises as
   `Checkpoints.restore`."""
-  directory = epath.Path(directory)
+  directory = absolute(directory)
   check_tree(ocp.metadata(directory).metadata, abstract_tree, str(directory))
   return ocp.load(directory, abstract_tree)
 
@@ -155,7 +161,7 @@ def write_config(workdir, config):
   Raises:
     ValueError: workdir not writable, or started with another config; every difference is listed.
   """
-  path = epath.Path(workdir) / 'config.json'
+  path = absolute(workdir) / 'config.json'
   text = config.to_json(indent=2, sort_keys=True)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +195,7 @@ def read_config(workdir):
   Raises:
     ValueError: no run was started in this workdir.
   """
-  path = epath.Path(workdir) / 'config.json'
+  path = absolute(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
@@ -214,7 +220,7 @@ def load_params(workdir, abstract_params, weights='ema', step=None):
   fields = {'ema': 'ema_params', 'raw': 'params'}
   if weights not in fields:
     raise ValueError(f"weights={weights!r} is unknown; known: 'ema', 'raw'.")
-  directory = epath.Path(workdir) / 'checkpoints'
+  directory = absolute(workdir) / 'checkpoints'
   step = latest_step(directory) if step is None else step
   if step is None or not (directory / str(step) / COMMITTED).exists():
     raise ValueError(
