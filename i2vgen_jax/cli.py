@@ -10,7 +10,7 @@ import sys
 import traceback
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
 EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = 2, 3, 42
@@ -38,17 +38,28 @@ def parse_flags(argv):
     fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
 
 
-def is_ours(error):
-  """Whether an error was raised by this repository's own code: then its message is meant for the
-  user."""
-  path = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+def is_ours(file):
+  """Whether a source file belongs to this repository."""
+  path = pathlib.Path(file).resolve()
   return _ROOT in path.parents and '.venv' not in path.parts
+
+
+def raised_by_us(error):
+  """Whether our own code raised it: then its message is meant for the user."""
+  return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
 
 
 def run(main):
   """Parses flags, runs main(), and turns its errors into messages and exit codes."""
 
   def guarded(argv):
+    logging.set_verbosity(logging.INFO)
+    # Orbax alone says twenty things about every save; of libraries only warnings are shown.
+    logging.get_absl_handler().addFilter(
+      lambda record: (
+        record.levelno >= logging.converter.STANDARD_WARNING or is_ours(record.pathname)
+      )
+    )
     if len(argv) > 1:
       fail(f'unexpected arguments: {" ".join(argv[1:])}. Flags start with --.', EXIT_USAGE)
     try:
@@ -56,7 +67,7 @@ def run(main):
     except BudgetError as error:
       fail(str(error), EXIT_BUDGET)
     except ValueError as error:
-      if not is_ours(error):
+      if not raised_by_us(error):
         raise
       fail(str(error), EXIT_USAGE)
     except OSError as error:

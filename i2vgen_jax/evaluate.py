@@ -29,7 +29,6 @@ MIN_MOTION = 0.12
 
 def main():
   """Samples, measures, writes report.json, contact_sheet.png and the videos; prints the figures."""
-  logging.set_verbosity(logging.INFO)
   workdir = epath.Path(flags.FLAGS.workdir)
   config, built, mesh, params, frozen = components.load_run(
     workdir, flags.FLAGS.weights, flags.FLAGS.step

@@ -15,7 +15,6 @@ from i2vgen_jax import cli, components, generation, streams, video_file
 
 def main():
   """Samples one video and writes it."""
-  logging.set_verbosity(logging.INFO)
   image = generation.open_image(flags.FLAGS.image)
   config, built, _, params, frozen = components.load_run(
     flags.FLAGS.workdir, flags.FLAGS.weights, flags.FLAGS.step, jax.local_devices()[:1]

@@ -23,7 +23,6 @@ OPTIMIZER_FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_
 
 def main():
   """Entry point; returns the exit code."""
-  logging.set_verbosity(logging.INFO)
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
