@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -127,16 +128,47 @@ def _direction(kind, b1, b2, eps, muon_rms):
       eps=eps,
       muon_weight_dimension_numbers=_kernels_as_matrices,
     )
-    return optax.chain(muon, optax.scale(-1.0))  # Its updates descend; ours are turned below.
+    # Its updates descend; ours are turned at the end of the chain.
+    return optax.chain(_by_shape(muon), optax.scale(-1.0))
   raise ValueError(f"optimizer.kind={kind!r} is unknown; known: 'adamw', 'muon'.")
 
 
-def _kernels_as_matrices(params):
-  def dims(leaf):
-    last = leaf.ndim - 1
-    return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last > 0 else None
+def _kernels_as_matrices(stacks):
+  """Stacks (n, ..., inputs, outputs) of kernels are n matrices each; None for stacks of vectors."""
 
-  return jax.tree.map(dims, params)
+  def dims(stack):
+    last = stack.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(1, last)), (last,)) if last > 1 else None
+
+  return jax.tree.map(dims, stacks)
+
+
+def _by_shape(transformation):
+  """Lets a transformation see tensors of one shape as one stack.
+
+  Muon's matrix iterations then compile once per shape, some fifty, and not once per tensor.
+  """
+
+  def shape_name(leaf):
+    return 'x'.join(map(str, leaf.shape))
+
+  def stack(tree):
+    groups = {}
+    for leaf in jax.tree.leaves(tree):
+      groups.setdefault(shape_name(leaf), []).append(leaf)
+    # Named so that the sharding rules take a stack for the kernels that it is made of.
+    return {name: {'kernel': jnp.stack(leaves)} for name, leaves in groups.items()}
+
+  def unstack(stacks, like):
+    leaves, structure = jax.tree.flatten(like)
+    rows = {name: iter(jnp.unstack(group['kernel'])) for name, group in stacks.items()}
+    return structure.unflatten([next(rows[shape_name(leaf)]) for leaf in leaves])
+
+  def update(updates, state, params):
+    stacks, state = transformation.update(stack(updates), state, stack(params))
+    return unstack(stacks, updates), state
+
+  return optax.GradientTransformation(lambda params: transformation.init(stack(params)), update)
 
 
 def _add_decay(decay_tree):

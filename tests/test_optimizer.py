@@ -1,8 +1,10 @@
 """Parameter groups, schedule and clipping."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from i2vgen_jax import optimizer
@@ -107,8 +109,6 @@ def test_a_constant_schedule_stays_at_its_peak():
 
 
 def _arrays(state):
-  import jax
-
   return [leaf for leaf in jax.tree.leaves(state) if hasattr(leaf, 'size')]
 
 
@@ -129,3 +129,29 @@ def test_muon_steps_along_an_orthogonal_matrix_of_the_asked_size():
 def test_an_unknown_kind_lists_the_known_ones():
   with pytest.raises(ValueError, match="known: 'adamw', 'muon'"):
     updated(kind='sgd')
+
+
+def test_muon_by_shape_is_muon():
+  """Stacking tensors of one shape changes nothing but the compile time."""
+  rng = np.random.default_rng(0)
+  params = {f'k{i}': jnp.asarray(rng.normal(size=(4, 6)), jnp.float32) for i in range(3)}
+  params['conv'] = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
+  params['bias'] = jnp.asarray(rng.normal(size=(6,)), jnp.float32)
+  grads = jax.tree.map(lambda x: jnp.cos(3 * x), params)
+
+  def dims(tree):
+    numbers = optax.contrib.MuonDimensionNumbers
+    return jax.tree.map(
+      lambda x: numbers(tuple(range(x.ndim - 1)), (x.ndim - 1,)) if x.ndim > 1 else None, tree
+    )
+
+  theirs = optax.contrib.muon(
+    1.0, consistent_rms=0.2, adam_learning_rate=1.0, muon_weight_dimension_numbers=dims
+  )
+  expected, _ = theirs.update(grads, theirs.init(params), params)
+  rule = optimizer.make_optimizer(
+    params, lambda step: 1.0, **(ADAMW | dict(kind='muon', muon_rms=0.2)), groups=()
+  )
+  found, _ = rule.update(grads, rule.init(params), params)
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
