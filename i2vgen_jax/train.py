@@ -121,7 +121,9 @@ def train(config, workdir):
         waited_secs = 0.0
       if save_due:
         checkpoints.save(step, state, streams.data_position(step, stream), force=at_end)
-      if held_out.run(step, state, frozen, writer, workdir, at_end=step == config.train.num_steps):
+      # A run that starts here has been shown at this step before.
+      finished = step == config.train.num_steps
+      if step > first_step and held_out.run(step, state, frozen, writer, workdir, finished):
         progress.pause()
       if at_end:
         break

@@ -36,4 +36,4 @@ def write_mp4(path, video_FHWC, fps, crf=18):
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(path.name + '.part')
   beside.write_bytes(buffer.getvalue())
-  beside.rename(path)
+  beside.replace(path)
