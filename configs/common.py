@@ -84,7 +84,7 @@ def release():
     ),
   )
   config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
-  config.loss = dict(prediction_type='v', offset_noise=0.1)
+  config.loss = dict(prediction_type='v', offset_noise=0.1, timestep_shift=1.0)
   # The release drops nothing (p_zero 0.0); its text-to-video stage drops captions at 0.1.
   config.condition_dropout = dict(text=0.1, image_embedding=0.1, image_latents=0.0, all=0.0)
   config.data = dict(

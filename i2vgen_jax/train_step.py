@@ -61,7 +61,16 @@ def sample_keys(seed, step, position_B, num):
   return [keys_BK[:, k] for k in range(num)]
 
 
-def make_loss(unet, encoders, schedule, *, prediction_type, offset_noise, condition_dropout):
+def make_loss(
+  unet,
+  encoders,
+  schedule,
+  *,
+  prediction_type,
+  offset_noise,
+  timestep_shift,
+  condition_dropout,
+):
   """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every
   sample."""
 
@@ -76,7 +85,7 @@ def make_loss(unet, encoders, schedule, *, prediction_type, offset_noise, condit
     conditioning = guidance.drop_conditions(
       drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
     )
-    timesteps_B = loss.draw_timesteps(time_B, schedule.num_timesteps)
+    timesteps_B = loss.draw_timesteps(time_B, schedule.num_timesteps, timestep_shift)
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
 
     def denoise(noisy_BFHWC, timesteps_B):

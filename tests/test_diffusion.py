@@ -58,6 +58,15 @@ def test_noise_depends_on_the_sample_s_key_alone():
   np.testing.assert_array_equal(whole[2:], loss.draw_noise(keys[2:], latents[2:], 0.1))
 
 
+def test_timesteps_are_uniform_or_shifted_to_high_noise():
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  plain, shifted = (np.asarray(loss.draw_timesteps(keys, 1000, shift)) for shift in (1.0, 6.0))
+  for timesteps in (plain, shifted):
+    assert timesteps.min() >= 0 and timesteps.max() == 999
+  assert (plain >= 900).mean() == pytest.approx(0.1, abs=0.01)
+  assert (shifted >= 900).mean() == pytest.approx(0.4, abs=0.01)  # 1 - 0.9 / (6 - 0.9 * 5).
+
+
 def test_offset_noise_is_one_value_per_frame_and_channel():
   keys = jax.random.split(jax.random.key(0), 2)
   latents = jnp.zeros((2, 3, 64, 64, 4))

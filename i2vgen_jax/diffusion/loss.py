@@ -29,9 +29,18 @@ def draw_noise(keys_B, latents_BFHWC, offset_noise):
   return jax.vmap(one)(keys_B, latents_BFHWC)
 
 
-def draw_timesteps(keys_B, num_timesteps):
-  """Uniform int32 timesteps in [0, num_timesteps), one per key."""
-  return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_timesteps))(keys_B)
+def draw_timesteps(keys_B, num_timesteps, shift=1.0):
+  """int32 timesteps in [0, num_timesteps), one per key.
+
+  Args:
+    keys_B: one key per sample.
+    num_timesteps: T.
+    shift: 1 draws uniformly, as released; above 1 prefers high noise, where the large structure is
+      decided: u -> shift u / (1 + (shift - 1) u) (Esser et al. 2024, arXiv:2403.03206, Sec. 5.3.2).
+  """
+  uniform_B = jax.vmap(jax.random.uniform)(keys_B)
+  shifted_B = shift * uniform_B / (1 + (shift - 1) * uniform_B)
+  return jnp.minimum((shifted_B * num_timesteps).astype(jnp.int32), num_timesteps - 1)
 
 
 def add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, schedule):
