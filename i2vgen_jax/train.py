@@ -106,6 +106,7 @@ def train(config, workdir):
 
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
+  last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
   stop = cli.StopRequest()
   batches = stream.iterate(first_step)
   step_metrics, waited_secs, compiled = None, 0.0, set()

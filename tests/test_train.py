@@ -87,6 +87,17 @@ def test_four_micro_batches_give_the_losses_of_one(finished_run, demo_corpus, tm
   )
 
 
+def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
+  config = tiny.get_config(demo_corpus)
+  before = final_state(finished_run)
+  for stop_at in (0, 3):
+    config.train.stop_at = stop_at
+    assert train.train(config, finished_run) == 0
+  after = final_state(finished_run)
+  assert before[0] == after[0] == 6
+  np.testing.assert_array_equal(before[1]['seed'], after[1]['seed'])
+
+
 def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
   process = runs.start(tmp_path, demo_corpus, 'train.num_steps=100000', 'checkpoint.every=50000')
   log = []
