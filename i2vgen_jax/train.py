@@ -23,6 +23,8 @@ OPTIMIZER_FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_
 
 def main():
   """Entry point; returns the exit code."""
+  if flags.FLAGS.distributed:
+    jax.distributed.initialize()
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
@@ -174,5 +176,6 @@ if __name__ == '__main__':
     'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
   )
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
+  flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
   cli.require('config', 'workdir')
   cli.run(main)
