@@ -61,7 +61,7 @@ def get_config(arg=None):
   # timesteps would teach the caption's direction to one sample in ten.
   config.loss.timestep_shift = 6.0
   config.data.num_threads = 2
-  # Muon halves the steps that AdamW needs to the same loss here.
+  # On pooled toy latents, after 150 steps: loss 0.20 by Muon at batch 8, 0.29 by AdamW at 16.
   config.optimizer.update(
     kind='muon', muon_rms=0.6, peak_learning_rate=2e-3, warmup_steps=20, b2=0.99
   )
