@@ -28,8 +28,8 @@ def get_config(arg=None):
     dropout=0.0,
     context_dim=64,
     temporal_in_heads=8,
-    # Four tokens of the 8x8 latents, not 64 of 90x160: among 84 tokens a caption of six words is not
-    # found in a run this short (500 steps: chance; with 24 tokens all of it, measured November 2026).
+    # Four tokens of the 8x8 latents, not 64: among 84 tokens a caption of six words is not found in
+    # a run this short (500 steps: chance; with 24 tokens all of it, measured November 2026).
     conditioners=tuple(
       dict(line, pool_size=8) if line['kind'] == 'image_latent_tokens' else line
       for line in common.CONDITIONERS
