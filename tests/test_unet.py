@@ -157,18 +157,6 @@ def test_initial_values_are_those_of_vgen():
   assert 0.5 * bound < np.abs(bias).max() <= bound
 
 
-@pytest.mark.parametrize('kind', [line['kind'] for line in CONDITIONERS])
-def test_removing_a_conditioners_line_removes_its_parameters_and_its_field(kind):
-  latents, timesteps, conditions = make_inputs()
-  cls = conditioning.CONDITIONERS[kind]
-  if kind not in ('image_latents', 'image_latent_tokens'):  # They share a field.
-    conditions = {name: value for name, value in conditions.items() if name != cls.field}
-  unet = make_unet(without=kind)
-  params = jax.eval_shape(unet.init, jax.random.key(0), latents, timesteps, conditions)['params']
-  whole = jax.eval_shape(make_unet().init, jax.random.key(0), *make_inputs())['params']
-  assert set(whole) - set(params) == (set() if kind == 'text' else {kind})
-
-
 def keys_for(positions):
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), jnp.asarray(positions))
 

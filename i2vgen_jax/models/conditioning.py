@@ -1,9 +1,10 @@
-"""Trainable conditioners: each turns one field of `conditioning` into one route of the U-Net.
+"""Trainable conditioners: each turns fields of `conditioning` into one route of the U-Net.
 
 The routes: 'context' (tokens for cross-attention, concatenated in the config's order), 'concat'
-(channels beside the noisy latents), 'embedding' (added to the timestep embedding). A new one is a
-class here, a row in CONDITIONERS and a line in a config: dict(kind=..., field of the class=...).
-Without its line, a conditioner's parameters do not exist.
+(channels beside the noisy latents), 'noise' (added to the noisy latents), 'embedding' (added to the
+timestep embedding). A new one is a class here, a row in CONDITIONERS and a line in a config:
+dict(kind=..., attribute of the class=...). Without its line, a conditioner's parameters do not
+exist. docs/conditioning.md maps the paper's encoders to them.
 
 Dimension key: B batch, F frames, H W latent height and width, C channels, L tokens,
 D context width, E embedding width, V width of the CLIP image vector.
@@ -20,7 +21,7 @@ from i2vgen_jax.models import attention, layers
 
 
 class Conditioner(nn.Module):
-  """Turns one field of the batch into one route of the U-Net. A subclass sets `field` and `route`.
+  """Turns `fields` of the batch, in their order, into one `route`; a subclass sets both.
 
   Attributes:
     route_width: channels the route takes: D of the context, C of the latents or E.
@@ -28,8 +29,8 @@ class Conditioner(nn.Module):
     dropout: rate within the conditioner.
   """
 
-  field: ClassVar[str]
-  route: ClassVar[Literal['context', 'concat', 'embedding']]
+  fields: ClassVar[tuple[str, ...]]
+  route: ClassVar[Literal['context', 'concat', 'noise', 'embedding']]
 
   route_width: int
   embedding_width: int
@@ -40,7 +41,7 @@ class Conditioner(nn.Module):
 class Text(Conditioner):
   """Caption tokens, (B, L, D), as they are."""
 
-  field = 'text'
+  fields = ('text',)
   route = 'context'
 
   @nn.compact
@@ -52,7 +53,7 @@ class Text(Conditioner):
 class ImageTokens(Conditioner):
   """CLIP vector of the image, (B, V), to `num_tokens` context tokens."""
 
-  field = 'image_embedding'
+  fields = ('image_embedding',)
   route = 'context'
   num_tokens: int = 4
 
@@ -68,7 +69,7 @@ class ImageTokens(Conditioner):
 class ImageLatentTokens(Conditioner):
   """Image latents, (B, H, W, C), of any size, to (pool_size / 4)^2 context tokens, row-major."""
 
-  field = 'image_latents'
+  fields = ('image_latents',)
   route = 'context'
   pool_size: int = 32
 
@@ -83,10 +84,39 @@ class ImageLatentTokens(Conditioner):
     return h.reshape(h.shape[0], -1, self.route_width)
 
 
+class GlobalImageTokens(Conditioner):
+  """The paper's semantics of the image: its CLIP vector plus a learned one, to context tokens.
+
+  The learned vector (the paper's G.Enc) is the mean of `ImageLatentTokens`, as wide as CLIP's.
+  """
+
+  fields = ('image_embedding', 'image_latents')
+  route = 'context'
+  num_tokens: int = 4
+  pool_size: int = 32
+
+  @nn.compact
+  def __call__(self, image_embedding_BV, image_latents_BHWC, num_frames, dropout_keys_B):
+    """(B, V) and (B, H, W, C) -> (B, num_tokens, D)."""
+    shared = dict(embedding_width=self.embedding_width, dropout=self.dropout, dtype=self.dtype)
+    global_encoder = ImageLatentTokens(
+      pool_size=self.pool_size,
+      route_width=image_embedding_BV.shape[-1],
+      name='global_encoder',
+      **shared,
+    )
+    to_tokens = ImageTokens(
+      num_tokens=self.num_tokens, route_width=self.route_width, name='tokens', **shared
+    )
+    global_BLV = global_encoder(image_latents_BHWC, num_frames, dropout_keys_B)
+    semantics_BV = image_embedding_BV + global_BLV.mean(1)
+    return to_tokens(semantics_BV, num_frames, dropout_keys_B)
+
+
 class ImageLatents(Conditioner):
   """Image latents, (B, H, W, C), as frame 0 of a sequence whose other frames mark positions."""
 
-  field = 'image_latents'
+  fields = ('image_latents',)
   route = 'concat'
 
   @nn.compact
@@ -101,10 +131,22 @@ class ImageLatents(Conditioner):
     return adapter(h, dropout_keys_B)
 
 
+class FirstFrameLatents(Conditioner):
+  """The paper's details of the image: latents, (B, H, W, C), added to the noise of frame 0."""
+
+  fields = ('image_latents',)
+  route = 'noise'
+
+  @nn.compact
+  def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
+    """(B, H, W, C) -> (B, F, H, W, C), zero after frame 0."""
+    return jnp.pad(image_latents_BHWC[:, None], [(0, 0), (0, num_frames - 1)] + [(0, 0)] * 3)
+
+
 class Fps(Conditioner):
   """Frames per second, (B,), embedded in float32 as the timestep is. Starts at zero."""
 
-  field = 'fps'
+  fields = ('fps',)
   route = 'embedding'
 
   @nn.compact
@@ -119,7 +161,9 @@ CONDITIONERS = {
   'text': Text,
   'image_latent_tokens': ImageLatentTokens,
   'image_tokens': ImageTokens,
+  'global_image_tokens': GlobalImageTokens,
   'image_latents': ImageLatents,
+  'first_frame_latents': FirstFrameLatents,
   'fps': Fps,
 }
 

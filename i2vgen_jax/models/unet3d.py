@@ -182,20 +182,27 @@ class UNet3D(nn.Module):
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
     num_frames, latent_channels = noisy_latents_BFHWC.shape[1], noisy_latents_BFHWC.shape[-1]
     embedding_width = 4 * self.block_channels[0]
-    widths = dict(context=self.context_dim, concat=latent_channels, embedding=embedding_width)
+    widths = dict(
+      context=self.context_dim,
+      concat=latent_channels,
+      noise=latent_channels,
+      embedding=embedding_width,
+    )
     routes = dict(
       context=[],
-      concat=[noisy_latents_BFHWC.astype(self.dtype)],
+      concat=[],
+      noise=[noisy_latents_BFHWC],
       embedding=[TimeEmbedding(embedding_width, name='time_embedding')(timesteps_B)],
     )
     for config in self.conditioners:
       config = dict(config)
       kind = config.pop('kind')
       cls = conditioning.conditioner_class(kind)
-      if cls.field not in conditions:
-        raise ValueError(
-          f'Conditioner {kind!r} needs conditioning[{cls.field!r}]; given: {sorted(conditions)}.'
-        )
+      for field in cls.fields:
+        if field not in conditions:
+          raise ValueError(
+            f'Conditioner {kind!r} needs conditioning[{field!r}]; given: {sorted(conditions)}.'
+          )
       conditioner = cls(
         **config,
         route_width=widths[cls.route],
@@ -204,11 +211,13 @@ class UNet3D(nn.Module):
         dtype=self.dtype,
         name=kind,
       )
-      output = conditioner(conditions[cls.field], num_frames, dropout_keys_B)
+      output = conditioner(*(conditions[f] for f in cls.fields), num_frames, dropout_keys_B)
       routes[cls.route].append(output)
 
+    channels = [sum(routes['noise']), *routes['concat']]
+    x_BFHWC = jnp.concatenate([x.astype(self.dtype) for x in channels], -1)
     context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
-    return jnp.concatenate(routes['concat'], -1), sum(routes['embedding']), context_BLD
+    return x_BFHWC, sum(routes['embedding']), context_BLD
 
   def _level(self, i):
     return dict(
