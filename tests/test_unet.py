@@ -1,6 +1,8 @@
 """Properties of the video U-Net that hold for any weights, or at initialisation."""
 
+import csv
 import functools
+import pathlib
 import re
 
 import flax.linen as nn
@@ -25,6 +27,7 @@ TINY = dict(
 # Tiny programs: LLVM's optimisation would take longer than it saves.
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 CONDITIONERS = unet3d.UNet3D().conditioners
+TSV = pathlib.Path(__file__).parents[2] / 'shared' / 'spec' / 'vgen_to_diffusers_keys.tsv'
 
 
 def make_unet(without=None, **changes):
@@ -76,9 +79,9 @@ def random_params():
   )
 
 
-def abstract_params(**sizes):
-  """Names and shapes as torch has them, of a U-Net too large to make."""
-  unet = unet3d.UNet3D(**sizes)
+def released_shapes():
+  """Names and shapes, as torch has them, of the released U-Net, without its 6 GB."""
+  unet = unet3d.UNet3D()
   conditions = dict(
     text=jnp.zeros((1, 2, 1024)),
     image_embedding=jnp.zeros((1, 1024)),
@@ -86,7 +89,13 @@ def abstract_params(**sizes):
     fps=jnp.zeros(1),
   )
   inputs = jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1), conditions
-  return jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
+  params = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
+  # A broadcast zero has the shape of a tensor and none of its memory.
+  params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)
+  return {
+    unet_names.name_of(path): tensors._to_torch_layout(path, leaf).shape
+    for path, leaf in tensors._flatten(params).items()
+  }
 
 
 def test_released_sizes_have_the_released_tensors():
@@ -100,15 +109,18 @@ def test_released_sizes_have_the_released_tensors():
       cross_attention_dim=1024,
     )
   expected = {name: tuple(tensor.shape) for name, tensor in torch_unet.state_dict().items()}
-  # A broadcast zero has the shape of a tensor and none of its memory.
-  params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params())
-  shapes = {
-    unet_names.name_of(path): tensors._to_torch_layout(path, leaf).shape
-    for path, leaf in tensors._flatten(params).items()
-  }
+  shapes = released_shapes()
   assert shapes == expected
   assert len(shapes) == 1_511
   assert sum(np.prod(shape) for shape in shapes.values()) == 1_420_469_224
+
+
+@pytest.mark.skipif(not TSV.exists(), reason=f'no list of the released tensors at {TSV}')
+def test_released_sizes_are_those_of_the_list_of_released_tensors():
+  with TSV.open() as file:
+    rows = list(csv.DictReader(file, delimiter='\t'))
+  expected = {row['diffusers_key']: row['diffusers_shape'] for row in rows}
+  assert {name: str(tuple(shape)) for name, shape in released_shapes().items()} == expected
 
 
 def test_zero_initialised_temporal_layers_leave_frames_independent():

@@ -1,10 +1,10 @@
 """The U-Net computes what diffusers' I2VGenXLUNet does with the same, all random, weights."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from i2vgen_jax.diffusion import loss, schedule
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors, unet_names
 
@@ -29,6 +29,20 @@ WIDE = dict(
   norm_groups=16,
   context_dim=40,
 )
+# As many levels as the release, with its heads, groups and widths by 1/5.
+DEEP = dict(
+  block_channels=(64, 128, 256, 256),
+  attention_levels=(True, True, True, False),
+  layers_per_block=2,
+  head_dim=64,
+  norm_groups=32,
+  context_dim=64,
+)
+SWEEP = [
+  (sizes, (1, num_frames, height, width))
+  for sizes, width in ((NARROW, 14), (WIDE, 9), (DEEP, 16))
+  for num_frames, height in ((1, 90), (1, 45), (5, 90), (5, 45), (5, 23), (16, 45), (16, 23))
+]
 
 
 def make_torch_unet(sizes):
@@ -99,41 +113,81 @@ def make_pair(sizes, video_shape, seed):
   return unet, params, torch_unet, inputs
 
 
-@pytest.mark.parametrize(
-  'sizes, video_shape',
-  [
-    (NARROW, (2, 5, 16, 12)),
-    (NARROW, (2, 1, 45, 10)),
-    (WIDE, (1, 16, 23, 9)),
-    (WIDE, (2, 1, 8, 13)),
-  ],
-  ids=lambda value: 'x'.join(map(str, value)) if isinstance(value, tuple) else None,
-)
-def test_prediction_equals_diffusers(sizes, video_shape):
+def label(value):
+  return 'x'.join(map(str, value['block_channels'] if isinstance(value, dict) else value))
+
+
+def check_prediction(sizes, video_shape):
   """Only the order of sums differs: float32 agrees to 2e-5 of the largest value."""
   unet, params, torch_unet, inputs = make_pair(sizes, video_shape, seed=0)
   apply = jax.jit(unet.apply, compiler_options=FAST_COMPILE)
   prediction = np.asarray(apply({'params': params}, *inputs))
   with torch.no_grad():
     expected = apply_torch(torch_unet, *inputs).numpy()
-  assert np.abs(prediction - expected).max() <= 2e-5 * np.abs(expected).max()
+  error = np.abs(prediction - expected).max() / np.abs(expected).max()
+  print(f'{label(sizes)} on {label(video_shape)}: {error:.1e} of the largest output')
+  assert error <= 2e-5
 
 
-def test_gradients_equal_diffusers():
-  """Of a squared error, per tensor, relative in L2."""
-  unet, params, torch_unet, inputs = make_pair(NARROW, (2, 5, 6, 10), seed=1)
-  target = np.random.default_rng(2).standard_normal(inputs[0].shape).astype(np.float32)
+@pytest.mark.parametrize(
+  'sizes, video_shape',
+  [
+    (NARROW, (2, 5, 16, 12)),
+    (NARROW, (2, 1, 45, 10)),
+    (WIDE, (1, 16, 23, 9)),
+    (WIDE, (2, 1, 90, 13)),
+  ],
+  ids=label,
+)
+def test_prediction_equals_diffusers(sizes, video_shape):
+  check_prediction(sizes, video_shape)
 
-  def loss(params):
-    return jnp.mean(jnp.square(unet.apply({'params': params}, *inputs) - target))
 
-  gradient = jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes, video_shape', SWEEP, ids=label)
+def test_prediction_equals_diffusers_for_widths_lengths_and_odd_sizes(sizes, video_shape):
+  check_prediction(sizes, video_shape)
+
+
+def check_gradients(sizes, video_shape):
+  """Of the v-loss, dropout off, per tensor, relative in L2."""
+  unet, params, torch_unet, inputs = make_pair(sizes, video_shape, seed=1)
+  latents, timesteps, conditioning = inputs
+  noise = np.random.default_rng(2).standard_normal(latents.shape).astype(np.float32)
+  released = schedule.NoiseSchedule.create('cosine', 1000, zero_terminal_snr=True)
+
+  def mean_loss(params):
+    def denoise(noisy_latents, timesteps):
+      return unet.apply({'params': params}, noisy_latents, timesteps, conditioning)
+
+    return loss.denoising_loss(denoise, latents, noise, timesteps, released, 'v').mean()
+
+  gradient = jax.jit(jax.grad(mean_loss), compiler_options=FAST_COMPILE)
   gradients = tensors.to_torch(gradient(params), unet_names.name_of)
-  (apply_torch(torch_unet, *inputs) - torch.from_numpy(target)).square().mean().backward()
+
+  oracle = diffusers.DDIMScheduler(beta_schedule='squaredcos_cap_v2', rescale_betas_zero_snr=True)
+  at = [torch.from_numpy(x) for x in (latents, noise, timesteps)]
+  noisy, velocity = oracle.add_noise(*at).numpy(), oracle.get_velocity(*at)
+  (apply_torch(torch_unet, noisy, timesteps, conditioning) - velocity).square().mean().backward()
   expected = {name: value.grad.numpy() for name, value in torch_unet.named_parameters()}
 
   assert gradients.keys() == expected.keys()
   norm = np.linalg.norm
   errors = {name: norm(gradients[name] - g) / norm(g) for name, g in expected.items()}
   worst = max(errors, key=errors.get)
+  print(f'{label(sizes)} on {label(video_shape)}: {errors[worst]:.1e} of {worst}')
   assert errors[worst] <= 1e-4, f'{worst}: {errors[worst]}'
+
+
+def test_gradients_equal_diffusers():
+  check_gradients(NARROW, (2, 5, 6, 10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'sizes, video_shape',
+  [(NARROW, (2, 1, 90, 8)), (WIDE, (1, 16, 23, 9)), (DEEP, (1, 5, 45, 16))],
+  ids=label,
+)
+def test_gradients_equal_diffusers_for_widths_lengths_and_odd_sizes(sizes, video_shape):
+  check_gradients(sizes, video_shape)
