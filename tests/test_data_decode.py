@@ -140,6 +140,15 @@ def test_crops_equal_diffusers_but_for_its_missing_pixel(source):
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
+@pytest.mark.parametrize('source', SIZES, ids=str)
+def test_crops_of_a_white_image_are_white_to_the_edge(source):
+  """VGen's rounding down leaves a black row or column in some of these."""
+  image = PIL.Image.new('RGB', source, 'white')
+  for height, width in ((256, 448), (720, 1280)):
+    assert np.asarray(transforms.center_crop_resize(image, height, width)).min() == 255
+  assert np.asarray(transforms.clip_square(image, 448, 224)).min() == 255
+
+
 def test_scaled_sizes_always_cover_the_target():
   short = 0
   for source in SIZES + np.random.default_rng(1).integers(8, 4000, (2000, 2)).tolist():
