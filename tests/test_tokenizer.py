@@ -1,0 +1,49 @@
+"""Captions to token ids: what OpenCLIP trained with, up to the padding that the tokenizer names."""
+
+import numpy as np
+import pytest
+
+from configs import demo
+from i2vgen_jax import components
+from i2vgen_jax.models import clip
+
+LENGTH = 16
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return components.load_tokenizer(f'{demo.DEMO}/tokenizer')
+
+
+@pytest.fixture(scope='module')
+def tokenize():
+  text_encoder = clip.CLIPText(vocab_size=856, max_length=LENGTH)
+  return components.make_tokenize(f'{demo.DEMO}/tokenizer', text_encoder)
+
+
+def test_a_caption_is_framed_by_start_and_end_and_then_padded(tokenize, tokenizer):
+  (ids,) = tokenize(['a red circle moves left'])
+  words = tokenizer.convert_tokens_to_ids(tokenizer.tokenize('a red circle moves left'))
+  framed = [tokenizer.bos_token_id, *words, tokenizer.eos_token_id]
+  padding = [tokenizer.pad_token_id] * (LENGTH - len(framed))
+  assert ids.dtype == np.int32 and ids.tolist() == framed + padding
+
+
+def test_a_caption_too_long_keeps_its_end_token_in_the_last_place(tokenize, tokenizer):
+  long, longer = tokenize(['red ' * 14, 'red ' * 40])
+  np.testing.assert_array_equal(long, longer)
+  assert long[-1] == tokenizer.eos_token_id and np.all(long[1:-1] == long[1])
+
+
+@pytest.mark.parametrize(
+  'typed, plain',
+  [
+    ('the circle’s “left”', 'the circle\'s "left"'),
+    ('red &amp; blue', 'red & blue'),
+    ('  A RED\n circle', 'a red circle'),
+    ('ﬂat', 'flat'),
+  ],
+)
+def test_text_is_cleaned_as_open_clip_does(tokenize, typed, plain):
+  """transformers does so only where ftfy is installed, and else gives other ids without a word."""
+  np.testing.assert_array_equal(*tokenize([typed, plain]))
