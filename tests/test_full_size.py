@@ -97,7 +97,7 @@ def test_released_unet_equals_diffusers(released_unet):
 
 
 def test_released_unet_in_bfloat16_stays_near_float32(released_unet):
-  """1.4 % (docs/precision.md); the bound leaves room for another order of sums."""
+  """2 % where each product is rounded (docs/precision.md), and some room."""
   unet, params, inputs, expected = released_unet
   error = relative_error(predict(unet(dtype=jnp.bfloat16), params, inputs), expected)
   print(f'U-Net, bfloat16: relative L2 {error:.2e}')
