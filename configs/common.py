@@ -27,6 +27,7 @@ def release():
   user's."""
   config = ml_collections.ConfigDict()
   config.seed = 6666
+  config.start = ''  # A folder of `load` or another run, to take the first weights from.
   config.dtype = 'bfloat16'  # Of matrix products; parameters, norms and losses are float32.
   config.mesh = meshes.get('all')
   config.sharding = dict(min_elements=65_536)  # Smaller tensors are not split.

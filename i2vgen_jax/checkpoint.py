@@ -4,6 +4,7 @@ config.
     workdir/config.json            the resolved config
     workdir/tokenizer/             the tokenizer's files
     workdir/frozen/                VAE and CLIP parameters (Orbax), written once
+    workdir/params/                the U-Net's parameters (Orbax), where `load` wrote the folder
     workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data
     position (metadata)
 
@@ -162,6 +163,11 @@ def write_config(workdir, config):
     ValueError: workdir not writable, or started with another config; every difference is listed.
   """
   path = absolute(workdir) / 'config.json'
+  if (path.parent / 'params').exists():
+    raise ValueError(
+      f'workdir {workdir} holds loaded weights: start from them with --config.start={workdir} and '
+      'another --workdir.'
+    )
   text = config.to_json(indent=2, sort_keys=True)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +212,7 @@ def load_params(workdir, abstract_params, weights='ema', step=None):
   read.
 
   Args:
-    workdir: of a run.
+    workdir: of a run, or a folder of `load`, whose one set of parameters is step 0.
     abstract_params: ShapeDtypeStructs with shardings.
     weights: 'ema' or 'raw'.
     step: default the newest.
@@ -220,7 +226,9 @@ def load_params(workdir, abstract_params, weights='ema', step=None):
   fields = {'ema': 'ema_params', 'raw': 'params'}
   if weights not in fields:
     raise ValueError(f"weights={weights!r} is unknown; known: 'ema', 'raw'.")
-  directory = absolute(workdir) / 'checkpoints'
+  loaded, directory = absolute(workdir) / 'params', absolute(workdir) / 'checkpoints'
+  if loaded.exists() and step in (None, 0):
+    return load_tree(loaded, abstract_params), 0
   step = latest_step(directory) if step is None else step
   if step is None or not (directory / str(step) / COMMITTED).exists():
     raise ValueError(

@@ -5,8 +5,11 @@ Everything that can be wrong in a config is found here, before anything compiles
 """
 
 import dataclasses
+import json
 import os
 import pathlib
+import re
+import tempfile
 from collections.abc import Callable
 
 import jax
@@ -22,14 +25,18 @@ from i2vgen_jax.encoders import Encoders
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.pretrained import clip_names, tensors, vae_names
+from i2vgen_jax.pretrained import read
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAMES = {
-  'vae': vae_names.name_of,
-  'text_encoder': clip_names.text_name_of,
-  'image_encoder': clip_names.vision_name_of,
-}
+FROZEN = ('vae', 'text_encoder', 'image_encoder')
+TOKENIZER_FILES = (
+  'vocab.json',
+  'merges.txt',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+)
+# What a config may change of the model that it starts from.
+CHANGEABLE = re.compile(r'unet\.(dropout|remat)|\w+\.(weights|frames_per_chunk)')
 # Frozen networks are drawn from this key when a config says weights='random': the same in every
 # run.
 RANDOM_SEED = 0
@@ -66,6 +73,10 @@ class Components:
     side = 8 * self.encoders.downsampling
     return self.unet_inputs(frames=2, height=side, width=side)
 
+  def smallest_unet_zeros(self):
+    """Arrays of `smallest_unet_inputs`."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.smallest_unet_inputs())
+
   def abstract_params(self, mesh, min_elements):
     """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError if the model
     cannot be."""
@@ -76,13 +87,15 @@ class Components:
     return with_shardings(abstract, shardings)
 
 
-def build(config):
-  """Components of a config.
+def build(config, workdir=None):
+  """Components of a config; a tokenizer in the workdir comes before the config's.
 
   Raises:
     ValueError: tokenizer and text encoder disagree, an unknown schedule, prediction type or
-    conditioner.
+    conditioner, or a `start` of another model.
   """
+  if config.start:
+    check_start(config)
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
   model = dict(config.unet)
@@ -101,8 +114,27 @@ def build(config):
       f'unet.out_channels={unet.out_channels} must equal vae.model.latent_channels='
       f'{encoders.vae.latent_channels}: the U-Net predicts latents.'
     )
-  tokenize = make_tokenize(config.tokenizer, encoders.text_encoder)
+  tokenize = make_tokenize(tokenizer_folder(config, workdir), encoders.text_encoder)
   return Components(unet, encoders, noise_schedule, tokenize)
+
+
+def check_start(config):
+  """Raises ValueError if the model of the run or folder `config.start` is not the config's."""
+  blocks = ('unet', *FROZEN)
+  started = checkpoint.read_config(config.start)
+  ours, theirs = (
+    checkpoint.flatten_config({block: tree[block] for block in blocks})
+    for tree in (json.loads(config.to_json()), json.loads(started.to_json()))
+  )
+  differences = [
+    f'{name}: {theirs.get(name, "(absent)")} -> {ours.get(name, "(absent)")}'
+    for name in sorted(set(ours) | set(theirs))
+    if ours.get(name) != theirs.get(name) and not CHANGEABLE.fullmatch(name)
+  ]
+  if differences:
+    raise ValueError(
+      f'start={config.start} is of another model than this config:\n  ' + '\n  '.join(differences)
+    )
 
 
 def find(path):
@@ -110,6 +142,24 @@ def find(path):
   found."""
   given = epath.Path(path)
   return given if given.is_absolute() or given.exists() else epath.Path(_ROOT / path)
+
+
+def tokenizer_folder(config, workdir=None):
+  """Where a run's tokenizer lies: its own copy, else the config's, else that of its start."""
+  if workdir and (epath.Path(workdir) / 'tokenizer').exists():
+    return os.fspath(epath.Path(workdir) / 'tokenizer')
+  if config.start and not config.tokenizer:
+    return os.fspath(epath.Path(config.start) / 'tokenizer')
+  return config.tokenizer
+
+
+def keep_tokenizer(config, workdir):
+  """Copies the tokenizer's files into the workdir, so that the run needs no other folder."""
+  source, copy = find(tokenizer_folder(config, workdir)), epath.Path(workdir) / 'tokenizer'
+  copy.mkdir(parents=True, exist_ok=True)
+  for name in TOKENIZER_FILES:
+    if (source / name).exists() and not (copy / name).exists():
+      (copy / name).write_text((source / name).read_text())
 
 
 def load_tokenizer(path):
@@ -125,7 +175,11 @@ def load_tokenizer(path):
       'Point --config.tokenizer to the '
       'tokenizer/ folder of a CLIP or I2VGen-XL checkpoint.'
     )
-  return transformers.CLIPTokenizer.from_pretrained(os.fspath(folder), local_files_only=True)
+  with tempfile.TemporaryDirectory() as local:  # transformers reads no buckets.
+    for name in TOKENIZER_FILES:
+      if (folder / name).exists():
+        (pathlib.Path(local) / name).write_text((folder / name).read_text(), encoding='utf-8')
+    return transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
 
 
 def make_tokenize(path, text_encoder):
@@ -156,11 +210,19 @@ def jit_once(function, **arguments):
 
 
 def load_frozen(config, components, mesh, workdir=None):
-  """Parameters of VAE and CLIP towers on the mesh, and the text of a dropped caption.
+  """`frozen_params`, and the text of a dropped caption."""
+  frozen = frozen_params(config, components, mesh, workdir)
+  encode_text = jit_once(components.encoders.encode_text, out_shardings=mesh_lib.replicated(mesh))
+  null_text = encode_text(frozen, components.tokenize([config.negative_prompt]))
+  return frozen | {'null_text': null_text}
+
+
+def frozen_params(config, components, mesh, workdir=None):
+  """Parameters of VAE and CLIP towers on the mesh.
 
   A run's own copy in workdir/frozen comes first, so that a resumed or sampled run uses the weights
-  it was trained with; else each network's `weights`: a safetensors file in diffusers /
-  transformers names, or 'random'.
+  it was trained with; then a network's `weights`: a file or folder of a known format
+  (pretrained/), or 'random'; then the copy of the run that it starts from.
 
   Raises:
     ValueError: no weights given, or a file that is not this network's.
@@ -168,38 +230,38 @@ def load_frozen(config, components, mesh, workdir=None):
   encoders = components.encoders
   abstract = jax.eval_shape(encoders.init, jax.eval_shape(lambda: jax.random.key(0)))
   shardings = sharding.shard_tree(abstract, mesh, config.sharding.min_elements)
+  placed = with_shardings(abstract, shardings)
   copy = epath.Path(workdir) / 'frozen' if workdir else None
   if copy is not None and copy.exists():
-    frozen = checkpoint.load_tree(copy, with_shardings(abstract, shardings))
-  else:
-    frozen = {}
-    random = None
-    for name in NAMES:
-      weights = config[name].weights
-      if not weights:
-        raise ValueError(
-          f"{name}.weights is not set: give --config.{name}.weights=FILE.safetensors, or 'random'."
-        )
-      if weights == 'random':
-        if random is None:
-          random = jit_once(encoders.init, out_shardings=shardings)(jax.random.key(RANDOM_SEED))
-        frozen[name] = random[name]
-      else:
-        loaded = tensors.from_torch(
-          tensors.read_safetensors(find(weights)), abstract[name], NAMES[name]
-        )
-        frozen[name] = jax.device_put(loaded, shardings[name])
-      logging.info('%s weights: %s', name, weights)
-    if copy is not None:
-      checkpoint.save_tree(copy, frozen)
-  frozen['null_text'] = jit_once(encoders.encode_text, out_shardings=mesh_lib.replicated(mesh))(
-    frozen, components.tokenize([config.negative_prompt])
-  )
+    return checkpoint.load_tree(copy, placed)
+  frozen = {}
+  random = started = None
+  for name in FROZEN:
+    weights = config[name].weights
+    if weights == 'random':
+      if random is None:
+        random = jit_once(encoders.init, out_shardings=shardings)(jax.random.key(RANDOM_SEED))
+      frozen[name] = random[name]
+    elif weights:
+      module = getattr(encoders, name)
+      frozen[name] = read.read_params(name, find(weights), config, module, placed[name])
+    elif config.start:
+      if started is None:
+        started = checkpoint.load_tree(epath.Path(config.start) / 'frozen', placed)
+      frozen[name] = started[name]
+    else:
+      raise ValueError(
+        f'{name}.weights is not set: give --config.{name}.weights=FILE_OR_FOLDER, or '
+        "'random', or start from a folder that has them: --config.start=DIR."
+      )
+    logging.info('%s weights: %s', name, weights or config.start)
+  if copy is not None:
+    checkpoint.save_tree(copy, frozen)
   return frozen
 
 
 def load_run(workdir, weights='ema', step=None, devices=None):
-  """A trained run, ready to sample from or to export, with all its weights.
+  """A trained run or a folder of `load`, ready to sample from, with all its weights.
 
   Args:
     workdir: of the run.
@@ -213,13 +275,21 @@ def load_run(workdir, weights='ema', step=None, devices=None):
   Raises:
     ValueError: no run, no checkpoint, or another model.
   """
+  config, components, mesh, params, _ = load_unet(workdir, weights, step, devices)
+  return config, components, mesh, params, load_frozen(config, components, mesh, workdir)
+
+
+def load_unet(workdir, weights='ema', step=None, devices=None):
+  """As `load_run`; returns (config, components, mesh, params, step)."""
   config = checkpoint.read_config(workdir)
+  with config.unlocked():
+    config.start = ''  # The run has all of its own.
+    config.tokenizer = tokenizer_folder(config, workdir)
   components = build(config)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
-  params, _ = checkpoint.load_params(
-    workdir, components.abstract_params(mesh, config.sharding.min_elements), weights, step
-  )
-  return config, components, mesh, params, load_frozen(config, components, mesh, workdir)
+  abstract = components.abstract_params(mesh, config.sharding.min_elements)
+  params, step = checkpoint.load_params(workdir, abstract, weights, step)
+  return config, components, mesh, params, step
 
 
 def with_shardings(abstract, shardings):

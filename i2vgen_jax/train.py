@@ -44,7 +44,7 @@ def train(config, workdir):
   logging.info(
     'process %d of %d: %s', jax.process_index(), jax.process_count(), jax.local_devices()
   )
-  components = components_lib.build(config)
+  components = components_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
@@ -69,13 +69,18 @@ def train(config, workdir):
   )
   abstract_state, shardings = train_step.state_shardings(init, mesh, config.sharding.min_elements)
   checkpoint.write_config(workdir, config)
+  if lead:
+    components_lib.keep_tokenizer(config, workdir)
 
-  # 4 Start: resume here, or from scratch.
+  # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:
     state = components_lib.jit_once(init, out_shardings=shardings)()
+    if config.start:
+      placed = components_lib.with_shardings(abstract_state, shardings)
+      state = train_step.start_from(state, checkpoint.load_params(config.start, placed.params)[0])
     if lead:
       write_overview(workdir, state.params)
   else:

@@ -52,6 +52,12 @@ def make_init(unet, optimizer, example, seed):
   return init
 
 
+def start_from(state, params):
+  """The state of a new run with other first parameters, averaged from there on."""
+  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # A step donates each buffer once.
+  return state.replace(params=params, ema_params=copy(params))
+
+
 def sample_keys(seed, step, position_B, num):
   """`num` arrays of one key per sample, from (seed, step, global position)."""
   step_key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
-import safetensors
 
 from configs import common
 from i2vgen_jax import components, export, generation
@@ -216,13 +215,45 @@ def test_a_model_that_diffusers_cannot_express_is_refused_and_leaves_nothing(
 
 def test_an_existing_folder_is_not_touched(tmp_path, exported):
   (tmp_path / 'note').write_text('keep')
-  with pytest.raises(ValueError, match='exists: remove it or export to another folder'):
+  with pytest.raises(ValueError, match='exists: remove it or choose another folder'):
     export.export_diffusers(tmp_path, exported.config, exported.unet_params, exported.frozen_params)
   assert [path.name for path in tmp_path.iterdir()] == ['note']
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, exported):
-  frozen_params = exported.frozen_params | {'image_encoder': {'bias': np.array('no number')}}
-  with pytest.raises(safetensors.SafetensorError):
-    export.export_diffusers(tmp_path / 'out', exported.config, exported.unet_params, frozen_params)
+def test_an_overflow_in_half_precision_is_named_and_leaves_nothing(tmp_path, exported):
+  """65504 is the largest float16; bfloat16 holds more."""
+  params = jax.tree.map(np.copy, exported.unet_params)
+  params['conv_out']['bias'][1] = 70000.0
+  arguments = (exported.config, params, exported.frozen_params)
+  with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  conv_out.bias'):
+    export.export_diffusers(tmp_path / 'out', *arguments, 'float16')
+  with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  out.2.bias'):
+    export.export_vgen(tmp_path / 'out.pth', exported.config, params, 7, 'float16')
   assert not list(tmp_path.iterdir())
+  export.export_diffusers(tmp_path / 'out', *arguments, 'bfloat16')
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_half_precision_parts_load_in_their_own_type(tmp_path, exported, dtype):
+  export.export_diffusers(
+    tmp_path / 'out', exported.config, exported.unet_params, exported.frozen_params, dtype
+  )
+  kind = getattr(torch, dtype)
+  pipeline = diffusers.I2VGenXLPipeline.from_pretrained(tmp_path / 'out', torch_dtype=kind)
+  theirs = dict(pipeline.unet.state_dict())
+  for name, value in exported.pipeline.unet.state_dict().items():
+    torch.testing.assert_close(theirs[name], value.to(kind), rtol=0, atol=0)
+
+
+def test_vgen_gets_a_checkpoint_of_its_own_names_with_half_the_image_gain(tmp_path, exported):
+  export.export_vgen(tmp_path / 'x_7.pth', exported.config, exported.unet_params, step=7)
+  content = torch.load(tmp_path / 'x_7.pth', weights_only=True)
+  assert content['step'] == 7
+  theirs, ours = content['state_dict'], dict(exported.pipeline.unet.state_dict())
+  torch.testing.assert_close(
+    theirs['input_blocks.0.0.weight'][:, 4:], ours['conv_in.weight'][:, 4:] / 2
+  )
+  qkv = [ours[f'image_latents_temporal_encoder.attn1.to_{x}.weight'] for x in 'qkv']
+  stored = theirs['local_temporal_encoder.layers.0.0.fn.to_qkv.weight']
+  torch.testing.assert_close(stored, torch.cat(qkv), rtol=0, atol=0)
+  assert theirs['input_blocks.0.1.proj_in.weight'].shape == (64, 16, 1)

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from i2vgen_jax.models import clip, vae
-from i2vgen_jax.pretrained import clip_names, tensors, vae_names
+from i2vgen_jax.pretrained import clip_names, files, tensors, vae_names
 
 CASES = {
   'vae': (
@@ -39,7 +39,7 @@ def make(case):
 @pytest.mark.parametrize('case', CASES)
 def test_to_torch_and_back_returns_every_bit(case):
   params, name_of = make(case)
-  restored = tensors.from_torch(tensors.to_torch(params, name_of), params, name_of)
+  restored, _ = tensors.from_torch(tensors.to_torch(params, name_of), params, name_of)
   assert jax.tree.structure(restored) == jax.tree.structure(params)
   jax.tree.map(np.testing.assert_array_equal, restored, params)
 
@@ -93,7 +93,7 @@ def test_one_error_names_all_missing_unexpected_and_misshapen_tensors():
 def test_half_precision_tensors_become_the_models_dtype():
   params, name_of = make('vision')
   state = {name: x.astype(np.float16) for name, x in tensors.to_torch(params, name_of).items()}
-  restored = tensors.from_torch(state, jax.eval_shape(lambda: params), name_of)
+  restored, _ = tensors.from_torch(state, jax.eval_shape(lambda: params), name_of)
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(restored))
 
 
@@ -109,9 +109,9 @@ def test_a_file_cut_short_is_named_in_a_value_error(tmp_path, keep):
   safetensors.numpy.save_file(tensors.to_torch(params, name_of), path)
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(ValueError, match='model.safetensors. is not a whole safetensors file'):
-    tensors.read_safetensors(path)
+    files.open_checkpoint(path)
 
 
 def test_a_file_that_is_not_there_is_named_in_a_value_error(tmp_path):
   with pytest.raises(ValueError, match='No file .*absent.safetensors'):
-    tensors.read_safetensors(tmp_path / 'absent.safetensors')
+    files.open_checkpoint(tmp_path / 'absent.safetensors')

@@ -1,4 +1,12 @@
-"""Names of the U-Net's tensors in diffusers' I2VGenXLUNet."""
+"""Names of the U-Net's tensors: in diffusers' I2VGenXLUNet, in VGen, and what Stable Diffusion has.
+
+VGen's are those of ali-vilab/VGen at 4014d1f, tools/modules/unet/unet_i2vgen.py. Stable Diffusion
+2.1 gives all spatial layers, in diffusers' names or in those of its own latent-diffusion code. Its
+conv_in meets the noisy latents, with zeros for the image's; what it lacks keeps its initial values,
+with which every temporal layer is the identity and the frame rate adds nothing. So a fresh model
+makes of every frame what Stable Diffusion does, as long as the caption is the whole context: image
+tokens beside it (image_tokens, image_latent_tokens) take part of the attention from the first step.
+"""
 
 import re
 
@@ -15,6 +23,49 @@ _RULES = (
   (r'/net_0_proj/', '/net_0/proj/'),
 )
 
+# diffusers' names -> those of latent-diffusion and of VGen, outside of the blocks.
+_LDM = {
+  r'time_embedding\.linear_1\.': 'time_embed.0.',
+  r'time_embedding\.linear_2\.': 'time_embed.2.',
+  r'conv_in\.': 'input_blocks.0.0.',
+  r'conv_norm_out\.': 'out.0.',
+  r'conv_out\.': 'out.2.',
+}
+_VGEN = {
+  r'transformer_in\.': 'input_blocks.0.1.',
+  r'image_latents_proj_in\.': 'local_image_concat.',
+  r'image_latents_context_embedding\.': 'local_image_embedding.',
+  r'image_latents_temporal_encoder\.norm1\.': 'local_temporal_encoder.layers.0.0.norm.',
+  r'image_latents_temporal_encoder\.attn1\.to_[qkv]\.': (
+    'local_temporal_encoder.layers.0.0.fn.to_qkv.'
+  ),
+  r'image_latents_temporal_encoder\.attn1\.to_out\.': (
+    'local_temporal_encoder.layers.0.0.fn.to_out.'
+  ),
+  r'image_latents_temporal_encoder\.ff\.net\.0\.proj\.': (
+    'local_temporal_encoder.layers.0.1.net.0.0.'
+  ),
+  r'image_latents_temporal_encoder\.ff\.net\.2\.': 'local_temporal_encoder.layers.0.1.net.2.',
+}
+_RESNET = {
+  'norm1': 'in_layers.0',
+  'conv1': 'in_layers.2',
+  'time_emb_proj': 'emb_layers.1',
+  'norm2': 'out_layers.0',
+  'conv2': 'out_layers.3',
+  'conv_shortcut': 'skip_connection',
+}
+_BLOCK = re.compile(
+  r'(?P<side>down|mid|up)_blocks?\.(?:(?P<level>\d+)\.)?'
+  r'(?P<kind>resnets|temp_convs|attentions|temp_attentions|downsamplers|upsamplers)'
+  r'\.(?P<layer>\d+)\.(?P<tail>.+)'
+)
+
+# The adapter of the image latents is in the sum twice [unet_i2vgen.py, "concat += ..." in a row];
+# diffusers has it once, and its conversion script leaves the weights as they are. The factor sits
+# in the first convolution here, so that the model's code knows of none.
+VGEN_IMAGE_GAIN = 2.0
+
 
 def name_of(path: str) -> str:
   """'down_blocks_0/resnets_0/conv1/kernel' -> 'down_blocks.0.resnets.0.conv1.weight'."""
@@ -22,3 +73,93 @@ def name_of(path: str) -> str:
     path = re.sub(pattern, replacement, path)
   # These two are called linear_1 and linear_2: no list.
   return tensors.torch_name(path).replace('linear_.', 'linear_')
+
+
+def formats(unet):
+  """The Formats of a `models.unet3d.UNet3D`, whose levels decide on VGen's numbers."""
+  return (DIFFUSERS, vgen(unet), stable_diffusion(), stable_diffusion_ldm(unet))
+
+
+DIFFUSERS = tensors.Format('I2VGen-XL of diffusers')
+
+
+def vgen(unet):
+  """VGen's state_dict, 1,509 tensors for the 1,511 of diffusers."""
+
+  def slot_of(name):
+    vgen_name = _ldm_name(name, unet, _LDM | _VGEN, has_temporal=True)
+    if name == 'conv_in.weight':
+      channels = unet.out_channels
+      return tensors.Slot(vgen_name, gains=(1.0,) * channels + (VGEN_IMAGE_GAIN,) * channels)
+    if match := re.match(r'image_latents_temporal_encoder\.attn1\.to_([qkv])\.', name):
+      return tensors.Slot(vgen_name, part=('qkv'.index(match[1]), 3))
+    if re.search(r'(temp_attentions\.\d+|transformer_in)\.proj_(in|out)\.weight', name):
+      return tensors.Slot(vgen_name, trailing_ones=1)  # A Conv1d over frames, of kernel size 1.
+    return tensors.Slot(vgen_name)
+
+  return tensors.Format('I2VGen-XL of VGen', slot_of)
+
+
+def stable_diffusion():
+  """Stable Diffusion 2.x in diffusers' names: the 682 tensors that I2VGen-XL took over and the 4 of
+  the time embedding."""
+
+  def slot_of(name):
+    if not _is_spatial(name):
+      return None
+    # Four channels of noisy latents; ours has the image's besides.
+    return tensors.Slot(name, num_inputs=4 if name == 'conv_in.weight' else None)
+
+  return tensors.Format('Stable Diffusion of diffusers', slot_of)
+
+
+def stable_diffusion_ldm(unet):
+  """Stable Diffusion 2.x in latent-diffusion's own names, within the whole model's checkpoint."""
+  in_diffusers = stable_diffusion().slot_of
+
+  def slot_of(name):
+    slot = in_diffusers(name)
+    if slot is None:
+      return None
+    ldm_name = _ldm_name(name, unet, _LDM, has_temporal=False)
+    return tensors.Slot(f'model.diffusion_model.{ldm_name}', num_inputs=slot.num_inputs)
+
+  ignored = {r'(?!model\.diffusion_model\.)': 'the other networks, schedule and averages'}
+  return tensors.Format('Stable Diffusion of latent-diffusion', slot_of, ignored)
+
+
+def _is_spatial(name):
+  known = r'(time_embedding|conv_in|conv_norm_out|conv_out|down_blocks|mid_block|up_blocks)\.'
+  return re.match(known, name) is not None and '.temp_' not in name
+
+
+def _ldm_name(name, unet, outside, has_temporal):
+  """latent-diffusion numbers the layers through; VGen puts its temporal ones in between."""
+  for pattern, replacement in outside.items():
+    if re.match(pattern, name):
+      return re.sub(f'^{pattern}', replacement, name)
+  match = _BLOCK.fullmatch(name)
+  if match is None:
+    return name  # context_embedding, fps_embedding and whatever VGen does not have.
+  side, kind, tail = match['side'], match['kind'], match['tail']
+  layer, level = int(match['layer']), int(match['level'] or 0)
+  per_level = unet.layers_per_block + 1
+  if kind == 'downsamplers':
+    return f'input_blocks.{per_level * (level + 1)}.op.{tail.removeprefix("conv.")}'
+  if kind == 'upsamplers':
+    has_attention = unet.attention_levels[::-1][level]
+    place = 1 + has_attention * (1 + has_temporal)
+    return f'output_blocks.{per_level * (level + 1) - 1}.{place}.{tail}'
+
+  place = {'resnets': 0, 'temp_convs': 0, 'attentions': 1, 'temp_attentions': 2}[kind]
+  if kind == 'resnets':
+    module, _, leaf = tail.rpartition('.')
+    tail = f'{_RESNET[module]}.{leaf}'
+  if kind == 'temp_convs':
+    tail = f'temopral_conv.{tail}'  # VGen's spelling.
+  if side == 'mid':
+    is_second_resnet = place == 0 and layer == 1
+    return f'middle_block.{2 + has_temporal if is_second_resnet else place}.{tail}'
+  if side == 'down':
+    return f'input_blocks.{per_level * level + layer + 1}.{place}.{tail}'
+  return f'output_blocks.{per_level * level + layer}.{place}.{tail}'

@@ -1,0 +1,102 @@
+"""Turns released weights into a folder that train, sample and export start from.
+
+  python -m i2vgen_jax.load --config=configs/base.py --pipeline=DIFFUSERS_FOLDER --output=DIR
+  python -m i2vgen_jax.load --config=configs/base.py --unet=i2vgen_xl_00854500.pth \
+      --vae=v2-1_512-ema-pruned.safetensors --text_encoder=OPEN_CLIP --image_encoder=OPEN_CLIP \
+      --tokenizer=FOLDER --output=DIR
+
+Each network's format is found by the names of its tensors: see docs/weights.md. Then
+`sample --workdir=DIR`, `export --workdir=DIR` and `train --config=... --config.start=DIR` take it
+from there.
+"""
+
+import pathlib
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from i2vgen_jax import checkpoint, cli, components, output_folder
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.pretrained import read
+
+PARTS = (*read.NETWORKS, 'tokenizer')
+
+
+def main():
+  """Finds the sources and loads them."""
+  given = flags.FLAGS
+  sources = {part: given[part].value for part in PARTS if given[part].value}
+  if given.pipeline:
+    sources = find_parts(given.pipeline) | sources
+  load(given.config, sources, given.output)
+  print(f'Wrote {given.output}: give it to train as --config.start, to others as --workdir.')
+
+
+def find_parts(pipeline):
+  """Part -> its folder within a diffusers pipeline's.
+
+  Raises:
+    ValueError: that is no pipeline.
+  """
+  folder = pathlib.Path(pipeline)
+  if not (folder / 'model_index.json').exists():
+    raise ValueError(f'pipeline={pipeline!r} has no model_index.json: it is no diffusers pipeline.')
+  return {part: str(folder / part) for part in PARTS if (folder / part).is_dir()}
+
+
+def load(config, sources, output):
+  """Writes config.json, tokenizer/, params/ and frozen/ into the new folder `output`, or nothing.
+
+  Args:
+    config: the model's; its own `tokenizer` and `weights` count where `sources` has none.
+    sources: path by part: unet, vae, text_encoder, image_encoder, tokenizer.
+    output: local folder that does not exist yet.
+
+  Raises:
+    ValueError: `output` exists, a part is missing, or weights are not this config's.
+  """
+  output_folder.check(output)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for part, path in sources.items():
+      if part == 'tokenizer':
+        config.tokenizer = path
+      elif part != 'unet':
+        config[part].weights = path
+  if 'unet' not in sources:
+    raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')
+  built = components.build(config)
+  mesh = mesh_lib.make_mesh(config.mesh)
+  with output_folder.written_whole(output) as folder:
+    checkpoint.write_config(folder, config)
+    components.keep_tokenizer(config, folder)
+    components.frozen_params(config, built, mesh, folder)
+    checkpoint.save_tree(folder / 'params', read_unet(config, built, mesh, sources['unet']))
+
+
+def read_unet(config, built, mesh, path):
+  """The U-Net's parameters on the mesh; what the file's format lacks is drawn as for a new run."""
+  abstract = built.abstract_params(mesh, config.sharding.min_elements)
+
+  def initial():
+    init = components.jit_once(
+      lambda key: built.unet.init(key, *built.smallest_unet_zeros())['params'],
+      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    return init(jax.random.key(config.seed))
+
+  return read.read_params('unet', components.find(path), config, built.unet, abstract, initial)
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file(
+    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
+  )
+  flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
+  flags.DEFINE_string('pipeline', None, 'diffusers folder with all parts.')
+  for name in read.NETWORKS:
+    flags.DEFINE_string(name, None, f'File or folder with the weights of the {name}.')
+  flags.DEFINE_string('tokenizer', None, 'Folder with vocab.json and merges.txt.')
+  cli.require('config', 'output')
+  cli.run(main)

@@ -1,0 +1,264 @@
+"""Configs of diffusers' and transformers' classes that stand for ours; whether a folder's fits.
+
+A model that the class cannot express is refused. Of a folder that comes in, the tensors' shapes
+tell most; checked here is what no shape shows.
+"""
+
+import json
+
+from absl import logging
+
+from i2vgen_jax import encoders
+
+# The newest version that has the pipeline and runs it.
+DIFFUSERS_VERSION = '0.35.2'
+
+# What diffusers' I2VGenXLUNet has built in, whatever its config.
+TEMPORAL_IN_HEADS = 8
+LATENT_CHANNELS = 4
+CONDITIONERS = (
+  dict(kind='text'),
+  dict(kind='image_latent_tokens', pool_size=32),
+  dict(kind='image_tokens', num_tokens=LATENT_CHANNELS),
+  dict(kind='image_latents'),
+  dict(kind='fps'),
+)
+CONDITIONER_DEFAULTS = {
+  'image_latent_tokens': dict(pool_size=32),
+  'image_tokens': dict(num_tokens=4),
+}
+
+# In the release's vae/config.json, where diffusers' converter of January 2024 put it by mistake;
+# VGen trained with 0.18215, as Stable Diffusion did.
+MISTAKEN_SCALING_FACTOR = 0.18125
+
+# Ours -> diffusers'.
+PREDICTION_TYPES = {'v': 'v_prediction', 'eps': 'epsilon', 'x0': 'sample'}
+BETA_SCHEDULES = {
+  'cosine': dict(beta_schedule='squaredcos_cap_v2', beta_start=0.0001, beta_end=0.02),
+  'scaled_linear': dict(beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012),
+}
+
+
+def unet_config(config):
+  """Config of diffusers' I2VGenXLUNet.
+
+  Raises:
+    ValueError: the model has what that class cannot express.
+  """
+  unet = config.unet
+  conditioners = tuple(
+    CONDITIONER_DEFAULTS.get(line['kind'], {}) | dict(line) for line in unet.conditioners
+  )
+  _require_equal('conditioners', conditioners, CONDITIONERS)
+  _require_equal('temporal_in_heads', unet.temporal_in_heads, TEMPORAL_IN_HEADS)
+  _require_equal('out_channels', unet.out_channels, LATENT_CHANNELS)
+  projection_dim = config.image_encoder.model.projection_dim
+  if projection_dim != unet.context_dim:
+    raise ValueError(
+      f'diffusers feeds the image embedding into a layer as wide as the context: it cannot express '
+      f'image_encoder.model.projection_dim={projection_dim} beside unet.context_dim='
+      f'{unet.context_dim}.'
+    )
+  attention_levels = list(unet.attention_levels)
+  return dict(
+    _class_name='I2VGenXLUNet',
+    _diffusers_version=DIFFUSERS_VERSION,
+    in_channels=LATENT_CHANNELS,
+    out_channels=unet.out_channels,
+    block_out_channels=list(unet.block_channels),
+    down_block_types=[
+      'CrossAttnDownBlock3D' if attention else 'DownBlock3D' for attention in attention_levels
+    ],
+    up_block_types=[
+      'CrossAttnUpBlock3D' if attention else 'UpBlock3D' for attention in attention_levels[::-1]
+    ],
+    layers_per_block=unet.layers_per_block,
+    cross_attention_dim=unet.context_dim,
+    # A level has channels / attention_head_dim heads. The release repeats the number under
+    # num_attention_heads, which diffusers ignores.
+    attention_head_dim=unet.head_dim,
+    num_attention_heads=unet.head_dim,
+    norm_num_groups=unet.norm_groups,
+    sample_size=32,  # The release's; nothing reads it.
+  )
+
+
+def vae_config(config):
+  """Config of diffusers' AutoencoderKL."""
+  model = config.vae.model
+  levels = len(model.block_channels)
+  return dict(
+    _class_name='AutoencoderKL',
+    _diffusers_version=DIFFUSERS_VERSION,
+    act_fn='silu',
+    in_channels=model.in_channels,
+    out_channels=model.in_channels,
+    latent_channels=model.latent_channels,
+    block_out_channels=list(model.block_channels),
+    down_block_types=['DownEncoderBlock2D'] * levels,
+    up_block_types=['UpDecoderBlock2D'] * levels,
+    layers_per_block=model.layers_per_block,
+    norm_num_groups=model.norm_groups,
+    scaling_factor=config.vae.scaling_factor,
+    sample_size=768,  # The release's; only tiled decoding reads it.
+    force_upcast=True,
+  )
+
+
+def text_config(config, token_ids, dtype='float32'):
+  """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids."""
+  model = config.text_encoder.model
+  return dict(
+    architectures=['CLIPTextModel'],
+    model_type='clip_text_model',
+    hidden_act=model.activation,
+    hidden_size=model.hidden_size,
+    intermediate_size=model.intermediate_size,
+    num_hidden_layers=model.num_layers,
+    num_attention_heads=model.num_heads,
+    max_position_embeddings=model.max_length,
+    vocab_size=model.vocab_size,
+    projection_dim=model.hidden_size,
+    layer_norm_eps=1e-5,
+    torch_dtype=dtype,
+    **token_ids,
+  )
+
+
+def vision_config(config, dtype='float32'):
+  """Config of transformers' CLIPVisionModelWithProjection."""
+  model = config.image_encoder.model
+  return dict(
+    architectures=['CLIPVisionModelWithProjection'],
+    model_type='clip_vision_model',
+    hidden_act=model.activation,
+    hidden_size=model.hidden_size,
+    intermediate_size=model.intermediate_size,
+    num_hidden_layers=model.num_layers,
+    num_attention_heads=model.num_heads,
+    num_channels=3,
+    patch_size=model.patch_size,
+    image_size=model.image_size,
+    projection_dim=model.projection_dim,
+    layer_norm_eps=1e-5,
+    torch_dtype=dtype,
+  )
+
+
+def image_processor_config(config):
+  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
+  size = config.image_encoder.model.image_size
+  return dict(
+    image_processor_type='CLIPImageProcessor',
+    do_convert_rgb=True,
+    do_resize=True,
+    size=dict(shortest_edge=size),
+    resample=3,  # Bicubic.
+    do_center_crop=True,
+    crop_size=dict(height=size, width=size),
+    do_rescale=True,
+    rescale_factor=1 / 255,
+    do_normalize=True,
+    image_mean=[round(float(x), 8) for x in encoders.CLIP_MEAN],
+    image_std=[round(float(x), 8) for x in encoders.CLIP_STD],
+  )
+
+
+def scheduler_config(config):
+  """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's."""
+  return dict(
+    _class_name='DDIMScheduler',
+    _diffusers_version=DIFFUSERS_VERSION,
+    num_train_timesteps=config.schedule.num_timesteps,
+    **BETA_SCHEDULES[config.schedule.kind],
+    trained_betas=None,
+    rescale_betas_zero_snr=config.schedule.zero_terminal_snr,
+    prediction_type=PREDICTION_TYPES[config.loss.prediction_type],
+    set_alpha_to_one=config.sample.set_alpha_to_one,
+    steps_offset=1,
+    timestep_spacing='leading',
+    clip_sample=False,
+    clip_sample_range=1.0,
+    thresholding=False,
+    dynamic_thresholding_ratio=0.995,
+    sample_max_value=1.0,
+  )
+
+
+def model_index():
+  """Which class reads which folder."""
+  return dict(
+    _class_name='I2VGenXLPipeline',
+    _diffusers_version=DIFFUSERS_VERSION,
+    feature_extractor=['transformers', 'CLIPImageProcessor'],
+    image_encoder=['transformers', 'CLIPVisionModelWithProjection'],
+    scheduler=['diffusers', 'DDIMScheduler'],
+    text_encoder=['transformers', 'CLIPTextModel'],
+    tokenizer=['transformers', 'CLIPTokenizer'],
+    unet=['diffusers', 'I2VGenXLUNet'],
+    vae=['diffusers', 'AutoencoderKL'],
+  )
+
+
+def _require_equal(field, value, needed):
+  if value != needed:
+    raise ValueError(
+      f"unet.{field}={value!r} cannot be expressed by diffusers' I2VGenXLUNet, which has "
+      f'{needed!r} built in.'
+    )
+
+
+def check_source(network, folder, config):
+  """Compares a folder's config.json, if it has one, with ours in what no tensor's shape shows.
+
+  Args:
+    network: 'unet', 'vae', 'text_encoder' or 'image_encoder'.
+    folder: of diffusers or transformers.
+    config: ours.
+
+  Raises:
+    ValueError: a field differs; all are named.
+  """
+  path = folder / 'config.json'
+  if not path.exists():
+    return
+  theirs = json.loads(path.read_text())
+  nested = {'text_encoder': 'text_config', 'image_encoder': 'vision_config'}.get(network)
+  theirs = theirs.get(nested) or theirs  # Both towers in one folder have a config in a config.
+  ours = _unseen_fields(network, theirs, config)
+  differences = [
+    f'{name}: {theirs[name]}, the config makes {value}'
+    for name, value in ours.items()
+    if name in theirs and theirs[name] != value
+  ]
+  if differences:
+    raise ValueError(f'{path} is of another model:\n  ' + '\n  '.join(differences))
+  if network == 'vae':
+    _check_scaling_factor(path, theirs.get('scaling_factor'), config.vae.scaling_factor)
+
+
+def _unseen_fields(network, theirs, config):
+  model = config.unet if network == 'unet' else config[network].model
+  if network == 'vae':
+    return dict(norm_num_groups=model.norm_groups)
+  if network != 'unet':
+    return dict(num_attention_heads=model.num_heads, hidden_act=model.activation)
+  head_dim = model.head_dim
+  if theirs.get('_class_name') == 'UNet2DConditionModel':
+    # There the field holds the number of heads, of all levels or of each.
+    head_dim = [channels // model.head_dim for channels in model.block_channels]
+    head_dim = head_dim if isinstance(theirs.get('attention_head_dim'), list) else head_dim[0]
+  return dict(norm_num_groups=model.norm_groups, attention_head_dim=head_dim)
+
+
+def _check_scaling_factor(path, theirs, ours):
+  if theirs is None or theirs == ours:
+    return
+  advice = f'--config.vae.scaling_factor={theirs} takes the one of the file'
+  if theirs == MISTAKEN_SCALING_FACTOR:
+    logging.warning(
+      '%s: scaling_factor %s is a known slip; kept %s. %s.', path, theirs, ours, advice
+    )
+    return
+  raise ValueError(f'{path}: scaling_factor is {theirs}, the config has {ours}: {advice}.')

@@ -1,0 +1,187 @@
+"""Checkpoint files as names of tensors that are read one by one.
+
+Safetensors come first and need nothing. torch's own files (.bin, .pth, .pt, .ckpt) are pickles:
+they go through `torch.load(weights_only=True)` alone, which runs no code, and torch is imported
+only then.
+"""
+
+import dataclasses
+import json
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import safetensors
+
+# Files in a folder of diffusers, transformers or open_clip, most wanted first.
+STEMS = ('diffusion_pytorch_model', 'model', 'open_clip_model')
+TORCH_STEMS = ('diffusion_pytorch_model', 'pytorch_model', 'open_clip_pytorch_model')
+VARIANTS = ('', '.fp16')
+TORCH_SUFFIXES = ('.bin', '.pth', '.pt', '.ckpt')
+# VGen's trainer keeps tensor i of the averaged weights on rank i modulo the number of ranks, and
+# writes a file per rank [tools/train/train_t2v_enterance.py].
+EMA_SHARD = re.compile(r'(ema_\d+_rank)(\d+)\.pth$')
+# Memory-mapped pages count as memory in use until the map is closed.
+MAX_MAPPED_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+  """A tensor in a file: np.asarray reads it."""
+
+  shape: tuple[int, ...]
+  read: Callable[[], np.ndarray]
+
+  def __array__(self, dtype=None, copy=None):
+    return self.read()
+
+
+def open_checkpoint(path):
+  """Name -> StoredTensor of a file, of its shards, or of a folder with one network.
+
+  Args:
+    path: a file; a '.index.json' of shards; one of VGen's EMA shards, which stands for all; or a
+      folder of diffusers, transformers or open_clip, in full precision if it has that.
+
+  Raises:
+    ValueError: nothing there to read, cut short, of no known kind, or a tensor is there twice.
+  """
+  tensors = {}
+  for file in list_files(pathlib.Path(path)):
+    opened = _open_torch(file) if file.suffix in TORCH_SUFFIXES else _open_safetensors(file)
+    twice = sorted(set(tensors) & set(opened))
+    if twice:
+      raise ValueError(f'{file} repeats {twice[0]} of another shard: they are not of one set.')
+    tensors |= opened
+  return tensors
+
+
+def list_files(path):
+  """The files that hold one network; raises ValueError if there are none or some are missing."""
+  if path.is_dir():
+    path = _find_in_folder(path)
+  if not path.exists():
+    raise ValueError(f'No file {str(path)!r} to read tensors from.')
+  if path.name.endswith('.json'):
+    return _list_indexed(path)
+  if match := EMA_SHARD.search(path.name):
+    return _list_ema_shards(path, match[1])
+  if path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
+    raise ValueError(f'{str(path)!r} is neither .safetensors nor {", ".join(TORCH_SUFFIXES)}.')
+  return [path]
+
+
+def _find_in_folder(folder):
+  for stems, suffix in ((STEMS, 'safetensors'), (TORCH_STEMS, 'bin')):
+    for variant in VARIANTS:
+      for stem in stems:
+        for name in (f'{stem}{variant}.{suffix}', f'{stem}.{suffix}.index{variant}.json'):
+          if (folder / name).exists():
+            return folder / name
+  raise ValueError(
+    f'{str(folder)!r} has no weights: looked for {", ".join(STEMS)} (.safetensors) and '
+    f'{", ".join(TORCH_STEMS)} (.bin), whole or in shards, also as .fp16. Name a file instead.'
+  )
+
+
+def _list_indexed(index):
+  try:
+    names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+  except (json.JSONDecodeError, KeyError) as error:
+    raise ValueError(f'{str(index)!r} is not a whole index of shards: copy it again.') from error
+  absent = [name for name in names if not (index.parent / name).exists()]
+  if absent:
+    raise ValueError(f'{str(index)!r} names shards that are not there: {", ".join(absent)}.')
+  return [index.parent / name for name in names]
+
+
+def _list_ema_shards(path, prefix):
+  shards = sorted(path.parent.glob(f'{prefix}*.pth'))
+  ranks = {int(EMA_SHARD.search(shard.name)[2]) for shard in shards}
+  absent = sorted(set(range(max(ranks) + 1)) - ranks)
+  if absent:
+    raise ValueError(f'{str(path)!r}: the shards of ranks {absent} are not beside it.')
+  return shards
+
+
+def _open_safetensors(path):
+  with _explained(path):
+    file = safetensors.safe_open(path, 'np', backend='pread')
+    return {
+      name: StoredTensor(
+        tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name)
+      )
+      for name in file.keys()  # noqa: SIM118 - the file is no mapping.
+    }
+
+
+def _open_torch(path):
+  loaded = _MappedTorchFile(path)
+  return {
+    name: StoredTensor(tuple(tensor.shape), lambda name=name: loaded.read(name))
+    for name, tensor in loaded.tensors.items()
+  }
+
+
+class _MappedTorchFile:
+  """The tensors of a file of torch's, mapped to memory and mapped anew once much of it was read."""
+
+  def __init__(self, path):
+    self._path = path
+    self._bytes_read = 0
+    self.tensors = _load_torch(path)
+
+  def read(self, name):
+    """One tensor as numpy."""
+    if self._bytes_read > MAX_MAPPED_BYTES:
+      self.tensors, self._bytes_read = _load_torch(self._path), 0
+    tensor = self.tensors[name]
+    self._bytes_read += tensor.nbytes
+    if not tensor.dtype.is_floating_point:
+      return tensor.numpy()
+    # numpy has no bfloat16, and every value of it is one of float32.
+    return np.array(tensor.float().numpy())
+
+
+def _load_torch(path):
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f'{str(path)!r} is a file of torch, which is not installed: pip install torch, or convert '
+      'the file to .safetensors.'
+    ) from error
+  with _explained(path):
+    # Files from before torch 1.6 are no zip archives and cannot be mapped: they are read whole.
+    mapped = zipfile.is_zipfile(path)
+    content = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
+  if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+    content = content['state_dict']
+  if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+    raise ValueError(f'{str(path)!r} holds no state_dict of tensors.')
+  return content
+
+
+class _explained:  # noqa: N801 - reads as a clause.
+  """Turns the libraries' errors on broken files into one ValueError with the file's name."""
+
+  def __init__(self, path):
+    self._path = str(path)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if isinstance(error, pickle.UnpicklingError):
+      raise ValueError(
+        f'{self._path!r} holds more than tensors, or is no file of torch, and is not opened: that '
+        'could run code. Look for the same weights as .safetensors.'
+      ) from error
+    if isinstance(error, (safetensors.SafetensorError, RuntimeError, EOFError)):
+      kind = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
+      raise ValueError(
+        f'{self._path!r} is not a whole {kind} ({error}): copy or download it again.'
+      ) from error

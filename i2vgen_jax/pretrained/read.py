@@ -1,0 +1,41 @@
+"""A network's parameters from whatever file or folder the user has."""
+
+import pathlib
+
+from absl import logging
+
+from i2vgen_jax.pretrained import clip_names, configs, files, tensors, unet_names, vae_names
+
+# Network -> (parameter path to tensor name, module to Formats).
+NETWORKS = {
+  'unet': (unet_names.name_of, unet_names.formats),
+  'vae': (vae_names.name_of, vae_names.formats),
+  'text_encoder': (clip_names.text_name_of, clip_names.text_formats),
+  'image_encoder': (clip_names.vision_name_of, clip_names.vision_formats),
+}
+
+
+def read_params(network, path, config, module, abstract_params, initial=None):
+  """Parameters on the shardings of `abstract_params`, read tensor by tensor; logs the format.
+
+  Args:
+    network: key of NETWORKS.
+    path: local file or folder.
+    config: of the run, to compare with a config.json beside the weights.
+    module: the Flax module.
+    abstract_params: ShapeDtypeStructs.
+    initial: () -> parameters for what a format lacks, as Stable Diffusion all temporal layers.
+
+  Raises:
+    ValueError: unreadable, or not this model's: every tensor that does not fit is named.
+  """
+  path = pathlib.Path(path)
+  configs.check_source(network, path if path.is_dir() else path.parent, config)
+  stored = files.open_checkpoint(path)
+  name_of, formats = NETWORKS[network]
+  try:
+    params, found = tensors.from_torch(stored, abstract_params, name_of, formats(module), initial)
+  except ValueError as error:
+    raise ValueError(f'{network} from {path}: {error}') from error
+  logging.info('%s: %d tensors of %s, format %s.', network, len(stored), path, found.name)
+  return params
