@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import safetensors.numpy
 from absl import flags
 
-from i2vgen_jax import cli, components, output_folder
+from i2vgen_jax import cli, components, encoders, output_folder
 from i2vgen_jax.pretrained import configs, read, tensors, unet_names
 
 # transformers and diffusers look for these.
@@ -64,7 +64,9 @@ def export_diffusers(output, config, unet_params, frozen_params, dtype='float32'
     'vae/config.json': configs.vae_config(config),
     'text_encoder/config.json': configs.text_config(config, token_ids, dtype),
     'image_encoder/config.json': configs.vision_config(config, dtype),
-    'feature_extractor/preprocessor_config.json': configs.image_processor_config(config),
+    'feature_extractor/preprocessor_config.json': configs.image_processor_config(
+      config, encoders.CLIP_MEAN, encoders.CLIP_STD
+    ),
     'scheduler/scheduler_config.json': configs.scheduler_config(config),
     'model_index.json': configs.model_index(),
   }

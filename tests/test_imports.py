@@ -23,6 +23,8 @@ FORBIDDEN = {
   'configs': {'i2vgen_jax': set(), 'data_pipelines': set(), 'jax': set()},
 }  # fmt: skip
 NOWHERE = {'torch', 'diffusers', 'tensorflow', 'tests', 'pickle'}
+# For torch's own files, within the function that meets one.
+TORCH = ('i2vgen_jax/pretrained/files.py', 'i2vgen_jax/export.py')
 
 
 def imports(path):
@@ -44,7 +46,9 @@ def test_imports_point_down(path):
   relative = str(path.relative_to(ROOT))
   for name in imports(path):
     top, _, rest = name.partition('.')
-    assert top not in NOWHERE, f'{relative} imports {name}'
+    assert top not in NOWHERE or (top == 'torch' and relative in TORCH), (
+      f'{relative} imports {name}'
+    )
     for folder, forbidden in FORBIDDEN.items():
       if relative.startswith(folder + '/') and top in forbidden:
         allowed = forbidden[top]
@@ -58,6 +62,7 @@ def test_training_needs_neither_torch_nor_tensorflow():
     'import sys\n'
     'for name in ("torch", "tensorflow", "diffusers"): sys.modules[name] = None\n'
     'import i2vgen_jax.train, i2vgen_jax.sample, i2vgen_jax.export, i2vgen_jax.evaluate\n'
+    'import i2vgen_jax.load\n'
     'from i2vgen_jax import components; components.load_tokenizer("i2vgen_jax/demo/tokenizer")'
   )
   done = subprocess.run(

@@ -8,8 +8,6 @@ import json
 
 from absl import logging
 
-from i2vgen_jax import encoders
-
 # The newest version that has the pipeline and runs it.
 DIFFUSERS_VERSION = '0.35.2'
 
@@ -146,7 +144,7 @@ def vision_config(config, dtype='float32'):
   )
 
 
-def image_processor_config(config):
+def image_processor_config(config, mean, std):
   """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
   size = config.image_encoder.model.image_size
   return dict(
@@ -160,8 +158,8 @@ def image_processor_config(config):
     do_rescale=True,
     rescale_factor=1 / 255,
     do_normalize=True,
-    image_mean=[round(float(x), 8) for x in encoders.CLIP_MEAN],
-    image_std=[round(float(x), 8) for x in encoders.CLIP_STD],
+    image_mean=[round(float(x), 8) for x in mean],
+    image_std=[round(float(x), 8) for x in std],
   )
 
 

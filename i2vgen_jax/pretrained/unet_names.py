@@ -145,7 +145,8 @@ def _ldm_name(name, unet, outside, has_temporal):
   layer, level = int(match['layer']), int(match['level'] or 0)
   per_level = unet.layers_per_block + 1
   if kind == 'downsamplers':
-    return f'input_blocks.{per_level * (level + 1)}.op.{tail.removeprefix("conv.")}'
+    place = 'op' if has_temporal else '0.op'  # VGen has it bare, not in a list of one.
+    return f'input_blocks.{per_level * (level + 1)}.{place}.{tail.removeprefix("conv.")}'
   if kind == 'upsamplers':
     has_attention = unet.attention_levels[::-1][level]
     place = 1 + has_attention * (1 + has_temporal)
