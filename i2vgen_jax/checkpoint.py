@@ -25,6 +25,8 @@ from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax.parallel import sharding
 
+# Of a tree on its way to or from the disk, if no single tensor is larger.
+MAX_BYTES_IN_FLIGHT = 2**29
 COMMITTED = 'commit_success.txt'
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
@@ -133,7 +135,8 @@ def check_tree(found, expected, what):
 
 def save_tree(directory, tree):
   """Writes a tree of arrays with Orbax, once."""
-  ocp.save(absolute(directory), tree)
+  with _sparing(tree):
+    ocp.save(absolute(directory), tree)
 
 
 def load_tree(directory, abstract_tree):
@@ -141,7 +144,17 @@ def load_tree(directory, abstract_tree):
   `Checkpoints.restore`."""
   directory = absolute(directory)
   check_tree(ocp.metadata(directory).metadata, abstract_tree, str(directory))
-  return ocp.load(directory, abstract_tree)
+  with _sparing(abstract_tree):
+    return ocp.load(directory, abstract_tree)
+
+
+def _sparing(tree):
+  """Orbax copies a whole tree at once if it may."""
+  context = ocp.Context()
+  largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+  for name in ('write', 'read', 'transfer'):
+    setattr(context.memory, f'{name}_concurrent_bytes', max(largest, MAX_BYTES_IN_FLIGHT))
+  return context
 
 
 def flatten_config(config):
