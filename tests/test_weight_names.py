@@ -136,6 +136,34 @@ def test_open_clip_text_is_what_diffusers_converts():
   assert_same({k: v.numpy() for k, v in theirs.items()}, ours)
 
 
+def test_open_clip_vision_has_the_names_and_shapes_of_its_own_class():
+  """As open_clip 3.3.0's CLIP lists them."""
+  module = clip.CLIPVision(8, 16, 1, 2, patch_size=4, image_size=8, projection_dim=6)
+  params = random_params(module, np.zeros((1, 8, 8, 3), np.float32))
+  slot_of = clip_names.vision_formats(module)[1].slot_of
+  stored = tensors.to_torch(params, clip_names.vision_name_of, slot_of)
+  norms = ('ln_pre', 'ln_post', 'transformer.resblocks.0.ln_1', 'transformer.resblocks.0.ln_2')
+  expected = {f'{norm}.{leaf}': (8,) for norm in norms for leaf in ('weight', 'bias')}
+  block = 'transformer.resblocks.0.'
+  expected |= {
+    'class_embedding': (8,),
+    'positional_embedding': (5, 8),
+    'proj': (8, 6),
+    'conv1.weight': (8, 3, 4, 4),
+    f'{block}attn.in_proj_weight': (24, 8),
+    f'{block}attn.in_proj_bias': (24,),
+    f'{block}attn.out_proj.weight': (8, 8),
+    f'{block}attn.out_proj.bias': (8,),
+    f'{block}mlp.c_fc.weight': (16, 8),
+    f'{block}mlp.c_fc.bias': (16,),
+    f'{block}mlp.c_proj.weight': (8, 16),
+    f'{block}mlp.c_proj.bias': (8,),
+  }
+  assert {name: x.shape for name, x in stored.items()} == {
+    f'visual.{name}': shape for name, shape in expected.items()
+  }
+
+
 CASES = [
   (
     'vae',

@@ -109,12 +109,8 @@ def _open_clip_slots(prefix, outside):
   def slot_of(name):
     match = re.match(r'(?:text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$', name)
     if match is None:
-      in_open_clip = outside[name]
-      if in_open_clip == 'proj':
-        return tensors.Slot(in_open_clip, transposed=True)
-      if not in_open_clip.startswith('visual.'):
-        in_open_clip = prefix + in_open_clip
-      return tensors.Slot(in_open_clip)
+      # OpenCLIP multiplies by `proj` from the right.
+      return tensors.Slot(prefix + outside[name], transposed=outside[name] == 'proj')
     layer, module, leaf = match.groups()
     block = f'{prefix}transformer.resblocks.{layer}.'
     if projection := re.fullmatch(r'self_attn\.([qkv])_proj', module):
