@@ -280,7 +280,7 @@ def test_a_missing_shard_is_named(release, tmp_path):
 
 def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpus, tmp_path):
   """Through the commands: load, train on from it, sample from both; then the folder may go."""
-  config = tiny.get_config(demo_corpus, num_steps=1)
+  config = tiny.get_config(demo_corpus, num_steps=2)
   built = components.build(config)
   key = jax.random.key(3)
   unet_params = random_params(
@@ -299,7 +299,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
   config, built, mesh, params, step = components.load_unet(tmp_path / 'run')
-  assert step == 1
+  assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert components.load_frozen(config, built, mesh, tmp_path / 'run')['null_text'].shape[1] == 16
 
