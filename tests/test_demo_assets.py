@@ -12,7 +12,7 @@ import transformers
 from data_pipelines import demo_corpus
 from i2vgen_jax.demo import make_tokenizer, train_vae
 from i2vgen_jax.models import vae
-from i2vgen_jax.pretrained import tensors, vae_names
+from i2vgen_jax.pretrained import files, tensors, vae_names
 
 DEMO = pathlib.Path(make_tokenizer.__file__).parent
 
@@ -62,7 +62,7 @@ def autoencoder():
   scaling_factor = fields.pop('scaling_factor')
   model = vae.AutoencoderKL(**fields)
   abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))['params']
-  state = tensors.read_safetensors(DEMO / 'vae.safetensors')
+  state = files.open_checkpoint(DEMO / 'vae.safetensors')
   return model, tensors.from_torch(state, abstract, vae_names.name_of), scaling_factor
 
 

@@ -41,7 +41,7 @@ def vgen():
   inputs, _ = case('image')
   abstract = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-  params, found = tensors.from_torch(
+  params, found = tensors.from_formats(
     vgen_weights(zeros, unet), abstract, unet_names.name_of, unet_names.formats(unet)
   )
   assert found.name == 'I2VGen-XL of VGen'

@@ -100,7 +100,7 @@ def test_latent_diffusion_unet_is_what_diffusers_converts():
   stored = as_torch({slot.name: ours[name] for name, slot in spatial.items()})
   theirs = single_file_utils.convert_ldm_unet_checkpoint(stored, dict(layers_per_block=2))
   assert_same({k: v.numpy() for k, v in theirs.items()}, {name: ours[name] for name in spatial})
-  restored, found = tensors.from_torch(
+  restored, found = tensors.from_formats(
     {slot.name: ours[name] for name, slot in spatial.items()},
     params,
     unet_names.name_of,
@@ -185,6 +185,6 @@ def test_every_format_is_recognised_and_comes_back_bit_for_bit(network, module, 
   name_of, formats = read.NETWORKS[network]
   for form in formats(module):
     stored = tensors.to_torch(params, name_of, form.slot_of)
-    restored, found = tensors.from_torch(stored, params, name_of, formats(module))
+    restored, found = tensors.from_formats(stored, params, name_of, formats(module))
     assert found.name == form.name
     jax.tree.map(np.testing.assert_array_equal, restored, params)

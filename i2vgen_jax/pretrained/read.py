@@ -34,7 +34,7 @@ def read_params(network, path, config, module, abstract_params, initial=None):
   stored = files.open_checkpoint(path)
   name_of, formats = NETWORKS[network]
   try:
-    params, found = tensors.from_torch(stored, abstract_params, name_of, formats(module), initial)
+    params, found = tensors.from_formats(stored, abstract_params, name_of, formats(module), initial)
   except ValueError as error:
     raise ValueError(f'{network} from {path}: {error}') from error
   logging.info('%s: %d tensors of %s, format %s.', network, len(stored), path, found.name)

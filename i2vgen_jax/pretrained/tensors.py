@@ -143,10 +143,17 @@ def to_torch(
 
 
 def from_torch(
+  tensors: Mapping[str, Any], abstract_params: Params, name_of: Callable[[str], str]
+) -> Params:
+  """`from_formats` for diffusers' or transformers' own names."""
+  return from_formats(tensors, abstract_params, name_of, (Format('diffusers'),))[0]
+
+
+def from_formats(
   tensors: Mapping[str, Any],
   abstract_params: Params,
   name_of: Callable[[str], str],
-  formats: tuple[Format, ...] = (Format('diffusers'),),
+  formats: tuple[Format, ...],
   initial: Callable[[], Params] | None = None,
 ) -> tuple[Params, Format]:
   """Returns parameters shaped, typed and placed like `abstract_params`, and the format found.
