@@ -3,7 +3,8 @@ and update.
 
   python -m benchmarks.train_step [--rounds=9]
 
-Each side is a process of its own with two threads and float32; one step of each in turn, so that
+Each side is a process of its own with two threads and float32 (ours: two CPU devices of one core
+each, as launch/quickstart.sh sets up, the batch split over them); one step of each in turn, so that
 whatever else the machine does meets all of them. A step is forward, mean squared error, backward
 and AdamW on one small U-Net (block_channels 64, 128; 8 frames of 8x8 latents; batch 8) without
 dropout, conditioning given.
@@ -27,6 +28,7 @@ def jax_step():
   import optax
 
   from i2vgen_jax.models import unet3d
+  from i2vgen_jax.parallel import mesh as mesh_lib
 
   unet = unet3d.UNet3D(
     block_channels=CHANNELS,
@@ -48,12 +50,14 @@ def jax_step():
     'fps': jnp.full((BATCH,), 8.0),
   }
   rule = optax.adamw(1e-4)
+  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
+  whole = mesh_lib.replicated(mesh)
 
   def init():
     params = unet.init(keys[5], latents, timesteps, conditioning)['params']
     return params, rule.init(params)
 
-  def step(state):
+  def step(state, latents, target, timesteps, conditioning):
     params, opt_state = state
 
     def loss(params):
@@ -64,11 +68,12 @@ def jax_step():
     updates, opt_state = rule.update(grads, opt_state, params)
     return (optax.apply_updates(params, updates), opt_state), value
 
-  jitted = jax.jit(step, donate_argnums=0)
-  state = [jax.jit(init)()]
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
+  state = [jax.jit(init, out_shardings=whole)()]
+  batch = jax.device_put((latents, target, timesteps, conditioning), mesh_lib.batch_sharding(mesh))
 
   def run():
-    state[0], value = jitted(state[0])
+    state[0], value = jitted(state[0], *batch)
     return float(value)
 
   return run
@@ -127,7 +132,12 @@ def work(side):
 
 def compare(rounds):
   """Interleaves the sides and prints median steps/s and ratios."""
-  environment = dict(os.environ, OMP_NUM_THREADS='2', JAX_PLATFORMS='cpu', XLA_FLAGS='')
+  environment = dict(
+    os.environ,
+    OMP_NUM_THREADS='2',
+    JAX_PLATFORMS='cpu',
+    XLA_FLAGS='--xla_force_host_platform_device_count=2',
+  )
   workers = {
     side: subprocess.Popen(
       [sys.executable, '-m', 'benchmarks.train_step', f'--side={side}'],
