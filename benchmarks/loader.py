@@ -19,6 +19,7 @@ import av
 import numpy as np
 
 from data_pipelines import buckets, decode, demo_corpus, ingest, loader, transforms
+from data_pipelines import frames as frames_lib
 
 
 def main():
@@ -82,9 +83,9 @@ def _requests(stream, num_batches):
   requests = []
   decode_video_into = decode.decode_video_into
 
-  def record(frames_FHWC, data, times):
+  def record(frames_FHWC, square_SSC, data, times, converter):
     requests.append((data, times))
-    return decode_video_into(frames_FHWC, data, times)
+    return decode_video_into(frames_FHWC, square_SSC, data, times, converter)
 
   decode.decode_video_into = record
   try:
@@ -102,7 +103,7 @@ def _bare_decode(data, times, height, width, clip_image_size):
   with av.open(io.BytesIO(data)) as container:
     stream = container.streams.video[0]
     stream.thread_count = 1
-    if times[0] > decode.SEEK_AFTER_SECS:
+    if times[0] > frames_lib.SEEK_AFTER_SECS:
       container.seek(int(times[0] / stream.time_base), stream=stream)
     for frame in container.decode(stream):
       while len(frames) < len(times) and frame.time >= times[len(frames)] - 1e-3:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.parquet
+from google.protobuf import message
 
 from data_pipelines import decode, schema
 
+RECORD = ('key', 'caption', 'media', 'data')
 COLUMNS = ('key', 'media', 'num_frames', 'first_time', 'duration', 'fps', 'height', 'width')
 
 
@@ -24,6 +26,9 @@ class Corpora:
   """
 
   def __init__(self, directories: str | pathlib.Path | Mapping[str, str], split: str):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    self._example = tf_example_pb2.Example
     if not isinstance(directories, Mapping):
       directories = {'corpus': directories}
     self.names = tuple(directories)
@@ -54,12 +59,17 @@ class Corpora:
     """
     corpus = bisect.bisect_right(self._starts, row) - 1
     try:
-      record = self._records[corpus][int(row) - self._starts[corpus]]
-    except (RuntimeError, OSError, ValueError) as error:  # ArrayRecord's, then the parser's.
+      return self._parse(self._records[corpus][int(row) - self._starts[corpus]])
+    except (RuntimeError, OSError, LookupError, message.DecodeError) as error:
+      # ArrayRecord's first two, then the parser's.
       raise decode.DecodeError('record', str(error)) from error
+
+  def _parse(self, serialized):
+    # What tfds does in 0.03 ms, through arrays and a tree of features, in 0.01.
+    found = self._example.FromString(serialized).features.feature
     return {
       name: value if name == 'data' else value.decode('utf-8', errors='replace')
-      for name, value in record.items()
+      for name, value in ((name, found[name].bytes_list.value[0]) for name in RECORD)
     }
 
 
@@ -97,4 +107,4 @@ def _open_records(directory, split, num_rows):
   records = tfds.builder_from_directory(str(directory)).as_data_source(split)
   if len(records) != num_rows:
     raise ValueError(f'{directory}: {len(records)} records but {num_rows} sidecar rows.')
-  return records
+  return records.data_source

@@ -210,6 +210,14 @@ class _ExampleLoader:
     self.corpora = corpora
     self.bucket = bucket
     self.clip_image_size = clip_image_size
+    self._local = threading.local()
+
+  @property
+  def _converter(self):
+    """This thread's."""
+    if not hasattr(self._local, 'converter'):
+      self._local.converter = decode.Converter()
+    return self._local.converter
 
   def empty(self, batch_size):
     """A batch but for the tokens, to be filled."""
@@ -233,12 +241,12 @@ class _ExampleLoader:
     if bucket.media == 'image':
       first_frame = decode.decode_image(record['data'])
       video[0] = transforms.center_crop_resize(first_frame, bucket.height, bucket.width)
+      clip_image[:] = transforms.central_square(first_frame, self.clip_image_size)
     else:
       slack = max(0.0, columns['duration'][row] - bucket.span)
       start = columns['first_time'][row] + start_fraction * slack
       times = start + np.arange(bucket.frames) / bucket.fps
-      first_frame = decode.decode_video_into(video, record['data'], times)
-    clip_image[:] = transforms.clip_square(first_frame, bucket.width, self.clip_image_size)
+      decode.decode_video_into(video, clip_image, record['data'], times, self._converter)
     return record['caption']
 
 
