@@ -91,8 +91,11 @@ def release():
   config.data = dict(
     directories=dict(),
     buckets=dict(),
-    num_threads=8,
+    index='',  # Folder of an index of the corpora: balanced cells. '' draws all rows alike.
+    num_threads=8,  # Batches that are made at a time.
+    sandbox=True,  # Decode in processes, one per thread, that may crash.
     max_bad_fraction=0.01,
+    accept_changed=False,  # Go on although the corpora or the index are not the checkpoint's.
   )
   config.optimizer = dict(
     kind='adamw',  # Or 'muon'.

@@ -5,7 +5,6 @@ program on many devices has one shape per step, so the mixture is over steps, by
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -63,29 +62,21 @@ class Bucket:
     return (self.frames - 1) / self.fps
 
 
-def eligible(bucket: Bucket, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Rows of the sidecar that fill the bucket: videos long enough and of enough frames/s."""
-  fits = columns['media'] == bucket.media
-  if bucket.media == 'video':
-    fits = fits & (columns['duration'] >= bucket.span - 1e-3)
-    fits = fits & (columns['fps'] >= bucket.fps * (1 - FPS_TOLERANCE))
-  rows = np.flatnonzero(fits)
-  if not len(rows):
-    raise ValueError(_nothing_fits(bucket, columns))
-  return rows
+def fills(bucket: Bucket, duration, fps):
+  """Whether videos of these durations (seconds) and frame rates fill the bucket; elementwise."""
+  return (duration >= bucket.span - 1e-3) & (fps >= bucket.fps * (1 - FPS_TOLERANCE))
 
 
-def _nothing_fits(bucket, columns):
-  mine = columns['media'] == bucket.media
-  if not mine.any():
+def nothing_fits(bucket: Bucket, duration: np.ndarray, fps: np.ndarray) -> str:
+  """Why none of the bucket's media fills it, and what would."""
+  if not len(duration):
     return f'bucket {bucket.name!r} needs {bucket.media}s, and the corpus has none.'
-  duration, fps = columns['duration'][mine], columns['fps'][mine]
   enough = fps >= bucket.fps * (1 - FPS_TOLERANCE)
   frames = int(np.floor((duration[enough].max() + 1e-3) * bucket.fps)) + 1 if enough.any() else 0
   advice = f'frames <= {frames} at fps={bucket.fps:g}' if frames else f'fps <= {fps.max():.4g}'
   return (
     f'bucket {bucket.name!r} ({bucket.frames} frames at {bucket.fps:g} fps, {bucket.span:.2f} s) '
-    f'fits none of {mine.sum()} videos: {enough.sum()} have the fps, '
+    f'fits none of {len(duration)} videos: {enough.sum()} have the fps, '
     f'{(duration >= bucket.span).sum()} are long enough (longest {duration.max():.2f} s, '
     f'up to {fps.max():.4g} fps). {advice} would fit.'
   )

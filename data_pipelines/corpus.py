@@ -1,38 +1,45 @@
 """Ingested corpora on disk, opened for random access: records, and the sidecar's columns."""
 
 import bisect
+import collections
+import functools
 import itertools
 import json
 import pathlib
+import threading
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 from google.protobuf import message
 
-from data_pipelines import decode, schema
+from data_pipelines import schema
+from data_pipelines.frames import DecodeError
 
 RECORD = ('key', 'caption', 'media', 'data')
-COLUMNS = ('key', 'media', 'num_frames', 'first_time', 'duration', 'fps', 'height', 'width')
+# What the stream asks of each row; `media` as its place in schema.MEDIA.
+COLUMNS = ('media', 'first_time', 'duration', 'fps')
 
 
 class Corpora:
   """One split of one or more corpora, as one table: rows are numbered through.
 
+  In memory are the names of the shards, and `columns` (25 bytes per row) once they are asked for.
+
   Attributes:
     names: of the corpora, in the order of their rows.
-    columns: the sidecar, one array per column.
-    fingerprint: changes with any byte of any record.
+    fingerprints: one per corpus; each changes with any byte of any of its records.
+    sidecars: paths of the shards' sidecars, in the order of their rows.
+    starts: first row of each shard, and at the end the number of rows.
   """
 
   def __init__(self, directories: str | pathlib.Path | Mapping[str, str], split: str):
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    self._example = tf_example_pb2.Example
     if not isinstance(directories, Mapping):
       directories = {'corpus': directories}
     self.names = tuple(directories)
-    manifests, tables, self._records = [], [], []
+    self.fingerprints, self.sidecars, self._shards, lengths = [], [], [], []
     for directory in map(pathlib.Path, directories.values()):
       manifest = read_manifest(directory)
       if split not in manifest['splits']:
@@ -40,37 +47,81 @@ class Corpora:
           f'{directory} has no split {split!r}, only {tuple(manifest["splits"])}; ingest it again, '
           'with --validation_fraction for a held-out split.'
         )
-      manifests.append(manifest)
-      tables.append(_read_sidecar(directory, split, manifest))
-      self._records.append(_open_records(directory, split, tables[-1].num_rows))
-    self._starts = list(itertools.accumulate((t.num_rows for t in tables), initial=0))
-    table = pa.concat_tables(tables)
-    self.columns = {name: table[name].to_numpy() for name in COLUMNS}
-    self.fingerprint = '-'.join(manifest['fingerprint'] for manifest in manifests)
+      self.fingerprints.append(manifest['fingerprint'])
+      for shard in manifest['splits'][split]['shards']:
+        _check_shard(directory, shard)
+        self._shards.append(str(directory / shard['records']))
+        self.sidecars.append(directory / shard['sidecar'])
+        lengths.append(shard['num_examples'])
+    self.starts = list(itertools.accumulate(lengths, initial=0))
 
   def __len__(self) -> int:
-    return self._starts[-1]
+    return self.starts[-1]
 
-  def read(self, row: int) -> dict:
-    """The record of a row: key, caption and media as str, data as bytes.
+  @functools.cached_property
+  def columns(self) -> dict[str, np.ndarray]:
+    """COLUMNS of all sidecars, one array each."""
+    tables = [pa.parquet.read_table(path, columns=list(COLUMNS)) for path in self.sidecars]
+    media = pa.array(schema.MEDIA)
+    columns = {name: [table[name] for table in tables] for name in COLUMNS}
+    columns['media'] = [
+      pa.compute.index_in(column, media).cast(pa.uint8()) for column in columns['media']
+    ]
+    return {name: np.concatenate(values) for name, values in columns.items()}
+
+  def locate(self, row: int) -> tuple[str, int]:
+    """(shard's file of records, place in it) of a row."""
+    shard = bisect.bisect_right(self.starts, row) - 1
+    return self._shards[shard], int(row) - self.starts[shard]
+
+  def key(self, row: int) -> str:
+    """The row's key by its sidecar, which can be read where the record cannot."""
+    shard = bisect.bisect_right(self.starts, row) - 1
+    keys = pa.parquet.read_table(self.sidecars[shard], columns=['key'])['key']
+    return keys[int(row) - self.starts[shard]].as_py()
+
+
+class Records:
+  """Reads records from shards, of which the last few used stay open."""
+
+  MAX_OPEN = 256  # Files per process; an open shard of 10,000 records holds 0.7 MB.
+
+  def __init__(self):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    self._example = tf_example_pb2.Example
+    self._readers = collections.OrderedDict()
+    self._lock = threading.Lock()
+
+  def read(self, shard: str, record: int) -> dict:
+    """The record: key, caption and media as str, data as bytes.
 
     Raises:
-      decode.DecodeError: if the shard's file is damaged there, or gone.
+      DecodeError: the shard's file is damaged there, or gone.
     """
-    corpus = bisect.bisect_right(self._starts, row) - 1
     try:
-      return self._parse(self._records[corpus][int(row) - self._starts[corpus]])
-    except (RuntimeError, OSError, LookupError, message.DecodeError) as error:
-      # ArrayRecord's first two, then the parser's.
-      raise decode.DecodeError('record', str(error)) from error
-
-  def _parse(self, serialized):
-    # What tfds does in 0.03 ms, through arrays and a tree of features, in 0.01.
-    found = self._example.FromString(serialized).features.feature
+      [serialized] = self._reader(shard).read([record])
+      found = self._example.FromString(serialized).features.feature
+      values = {name: found[name].bytes_list.value[0] for name in RECORD}
+    except (RuntimeError, OSError, ValueError, LookupError, message.DecodeError) as error:
+      raise DecodeError('record', str(error)) from error
     return {
       name: value if name == 'data' else value.decode('utf-8', errors='replace')
-      for name, value in ((name, found[name].bytes_list.value[0]) for name in RECORD)
+      for name, value in values.items()
     }
+
+  def _reader(self, shard):
+    from array_record.python import array_record_module
+
+    with self._lock:
+      if shard not in self._readers:
+        self._readers[shard] = array_record_module.ArrayRecordReader(
+          shard, options='readahead_buffer_size:0', file_reader_buffer_size=32768
+        )
+        if len(self._readers) > self.MAX_OPEN:
+          self._readers.popitem(last=False)  # Closed when the last thread is done with it.
+      self._readers.move_to_end(shard)
+      return self._readers[shard]
 
 
 def read_manifest(directory: str | pathlib.Path) -> dict:
@@ -89,22 +140,8 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
   return manifest
 
 
-def _read_sidecar(directory, split, manifest):
-  shards = manifest['splits'][split]['shards']
-  tables = [pa.parquet.read_table(directory / shard['sidecar']) for shard in shards]
-  for shard, table in zip(shards, tables, strict=True):
-    if table.num_rows != shard['num_examples']:
-      raise ValueError(
-        f'{directory / shard["sidecar"]} has {table.num_rows} rows '
-        f'for {shard["num_examples"]} records.'
-      )
-  return pa.concat_tables(tables)
-
-
-def _open_records(directory, split, num_rows):
-  import tensorflow_datasets as tfds
-
-  records = tfds.builder_from_directory(str(directory)).as_data_source(split)
-  if len(records) != num_rows:
-    raise ValueError(f'{directory}: {len(records)} records but {num_rows} sidecar rows.')
-  return records.data_source
+def _check_shard(directory, shard):
+  path = directory / shard['sidecar']
+  num_rows = pa.parquet.read_metadata(path).num_rows
+  if num_rows != shard['num_examples']:
+    raise ValueError(f'{path} has {num_rows} rows for {shard["num_examples"]} records.')

@@ -9,39 +9,46 @@ same function of the step, counted and named once. Too many of them end the run.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
 
+from data_pipelines import batches, cells, corpus, examples, shuffle, workers
 from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, decode, shuffle, transforms
 
 Batch = dict[str, np.ndarray]
+DataError = batches.DataError
 Tokenize = Callable[[list[str]], np.ndarray]
-
-MAX_REPLACEMENTS = 8
-IMAGE_FPS = 1.0
-
-
-class DataError(ValueError):
-  """More examples than allowed cannot be decoded."""
 
 
 class TrainStream:
   """Global batches of a run, as one host sees them: rows host_index::host_count of each.
 
-  A batch is video uint8 (b, F, H, W, 3); clip_image uint8 (b, S, S, 3), the first frame as the CLIP
-  tower takes it; token_ids int32 (b, L); fps float32 (b,), of the sampling; position int32 (b,),
-  the rows of the global batch.
+  A batch is video uint8 (b, F, H, W, 3); clip_image uint8 (b, S, S, 3), the square of the first
+  frame that the CLIP tower takes; token_ids int32 (b, L); fps float32 (b,), of the sampling;
+  position int32 (b,), the rows of the global batch.
+
+  Args:
+    directories: ingested corpora.
+    buckets: shapes of the steps.
+    tokenize: captions -> token ids.
+    clip_image_size: S.
+    seed: of the order, the windows in the videos, and what replaces a bad example.
+    host_index, host_count: whose rows.
+    num_threads: batches that are made at a time; each has its decoding process.
+    max_bad_fraction: more undecodable examples than this share of those seen are an error.
+    index: folder of an index of the corpora (python -m data_pipelines index), or ''.
+    sandbox: decode in processes that may crash; else in the threads themselves.
 
   Attributes:
-    fingerprint: changes with the corpus, the buckets and the seed; a restart should find the same.
+    fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
+      find the same.
     num_bad: examples that could not be decoded so far, on this host.
     bad_examples: their keys and the reasons.
   """
@@ -57,26 +64,37 @@ class TrainStream:
     host_count: int = 1,
     num_threads: int = 2,
     max_bad_fraction: float = 0.01,
+    index: str = '',
+    sandbox: bool = True,
   ):
     _check_buckets(buckets, host_index, host_count)
     corpora = corpus.Corpora(directories, 'train')
-    self._buckets = tuple(buckets)
+    self._table = cells.read(index, corpora) if index else cells.whole(corpora)
     self._num_threads = num_threads
-    self._health = _Health(corpora, max_bad_fraction)
-    steps = []
-    for bucket in buckets:
-      rows = buckets_lib.eligible(bucket, corpora.columns)
+    self._health = batches.Health(len(corpora), max_bad_fraction)
+    self._decoder = workers.Workers() if sandbox else examples.Decoder()
+    draws = np.array([bucket.weight * bucket.batch_size for bucket in buckets])
+    self._drawn, self._batches, steps = [], [], []
+    for bucket, share in zip(buckets, draws / draws.sum(), strict=True):
+      bucket_cells = self._table.eligible(bucket, share)
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
-      load = _ExampleLoader(corpora, bucket, clip_image_size)
-      load_batch = _BatchLoader(load, rows, tokenize, bucket_seed, self._health)
-      examples = shuffle.epochs(rows, bucket_seed).map_with_index(_pair)
-      local = examples[host_index::host_count]
-      steps.append(local.batch(bucket.batch_size // host_count, batch_fn=load_batch))
+      make = batches.Batches(
+        self._decoder, corpora, self._table, bucket, bucket_cells, tokenize, clip_image_size,
+        bucket_seed, self._health,
+      )  # fmt: skip
+      self._batches.append(make)
+      self._drawn.append(_draws(bucket_cells, bucket_seed).map_with_index(_pair))
+      local = self._drawn[-1][host_index::host_count]
+      steps.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
     weights = [bucket.weight for bucket in buckets]
+    self._buckets = tuple(buckets)
+    self._corpora = corpora
     self._steps = grain.MapDataset.mix(steps, weights)
-    choices = [grain.MapDataset.source([bucket]).repeat() for bucket in buckets]
-    self._bucket_of_step = grain.MapDataset.mix(choices, weights)
-    described = [corpora.fingerprint, *(dataclasses.astuple(b) for b in buckets), seed]
+    numbers = [
+      grain.MapDataset.range(2**62).map(functools.partial(_number, i)) for i in range(len(buckets))
+    ]
+    self._bucket_of_step = grain.MapDataset.mix(numbers, weights)
+    described = [self._table.fingerprint, *(dataclasses.astuple(b) for b in buckets), seed]
     described.append(clip_image_size)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -92,14 +110,30 @@ class TrainStream:
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""
-    return self._bucket_of_step[step]
+    return self._buckets[self._bucket_of_step[step][0]]
+
+  def examples_at(self, step: int) -> list[dict]:
+    """What a step's global batch draws, without decoding: key, cell, and first frame's time."""
+    number, batch_index = self._bucket_of_step[step]
+    bucket, drawn = self._buckets[number], self._drawn[number]
+    first = batch_index * bucket.batch_size
+    return [
+      self._batches[number].describe(index, *draw)
+      for index, draw in (drawn[first + i] for i in range(bucket.batch_size))
+    ]
+
+  def close(self) -> None:
+    """Ends the processes that decode; they are started again when needed."""
+    self._decoder.close()
 
   def batch_at(self, step: int) -> Batch:
     """This host's rows of a step's batch; what `iterate` yields, by definition."""
+    self._decoder.open()
     return self._steps[step]
 
   def iterate(self, first_step: int = 0) -> 'BatchIterator':
     """Yields (bucket, batch) from first_step on, for ever, decoded ahead in threads."""
+    self._decoder.open()
     # Buffered are whole batches: one per thread and one to spare, instead of Grain's 500.
     options = grain.ReadOptions(
       num_threads=self._num_threads, prefetch_buffer_size=self._num_threads + 1
@@ -121,8 +155,9 @@ class BatchIterator(Iterator):
     return self._stream.bucket_at(self._step - 1), batch
 
   def close(self) -> None:
-    """Stops decoding ahead."""
+    """Stops decoding ahead, and ends the processes that decode."""
     self._batches.close()
+    self._stream.close()
 
 
 def held_out(
@@ -140,150 +175,51 @@ def held_out(
     num_examples rows if the split has fewer, which is logged.
   """
   corpora = corpus.Corpora(directories, split)
-  load = _ExampleLoader(corpora, bucket, clip_image_size)
-  batch = load.empty(num_examples)
+  table = cells.whole(corpora)
+  [cell] = table.eligible(bucket)
+  decoder = examples.Decoder()
+  batch = decoder.empty(bucket, num_examples, clip_image_size)
   captions, keys = [], []
-  for row in buckets_lib.eligible(bucket, corpora.columns):
-    try:
-      caption = load(row, 0.0, *(batch[name][len(keys)] for name in ('video', 'clip_image')))
-    except decode.DecodeError as error:
-      logging.warning('held-out %s cannot be decoded: %s', corpora.columns['key'][row], error)
+  for place in cell.places:
+    request = batches.request(corpora, table, bucket, place, 0.0)
+    [(_, decoded)] = decoder.fill(batch, {len(keys): request})
+    if decoded.error:
+      logging.warning('held-out %s cannot be decoded: %s', decoded.key, decoded.error)
       continue
-    captions.append(caption)
-    keys.append(str(corpora.columns['key'][row]))
+    captions.append(decoded.caption)
+    keys.append(decoded.key)
     if len(keys) == num_examples:
       break
   if not keys:
-    raise DataError(f'no {split} example for {bucket} can be decoded.')
+    raise batches.DataError(f'no {split} example for {bucket} can be decoded.')
   if len(keys) < num_examples:
     logging.warning('%s has %d examples for %d asked.', split, len(keys), num_examples)
   batch = {name: values[: len(keys)] for name, values in batch.items()}
-  batch['token_ids'] = np.asarray(tokenize(captions), np.int32)
+  batch = batches.finish(batch, bucket, range(len(keys)), tokenize(captions))
   return dict(batch, caption=captions, key=keys)
 
 
-def _pair(index, row):
-  return index, row
+def _draws(bucket_cells, seed):
+  """Endless (number of the cell, place): cells by their shares, each in shuffled epochs."""
+  draws = []
+  for number, cell in enumerate(bucket_cells):
+    order = shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
+    draws.append(order.map(functools.partial(_draw, number, cell.places)))
+  if len(draws) == 1:
+    return draws[0]
+  return grain.MapDataset.mix(draws, [cell.share for cell in bucket_cells])
 
 
-class _BatchLoader:
-  """[(index in the bucket's endless stream, row)] -> batch; bad media is replaced by other rows."""
-
-  def __init__(self, load, rows, tokenize, seed, health):
-    self.load = load
-    self.rows = rows
-    self.tokenize = tokenize
-    self.seed = seed
-    self.health = health
-
-  def __call__(self, indices_and_rows):
-    batch = self.load.empty(len(indices_and_rows))
-    captions = []
-    for i, (index, row) in enumerate(indices_and_rows):
-      captions.append(self._fill(index, row, batch['video'][i], batch['clip_image'][i]))
-      batch['position'][i] = index % self.load.bucket.batch_size
-    batch['token_ids'] = np.asarray(self.tokenize(captions), np.int32)
-    return batch
-
-  def _fill(self, index, row, video, clip_image):
-    rng = np.random.default_rng((self.seed, index))
-    start_fraction = rng.random()
-    for _ in range(MAX_REPLACEMENTS + 1):
-      try:
-        caption = self.load(row, start_fraction, video, clip_image)
-      except decode.DecodeError as error:
-        self.health.count(row, str(error))
-        row = self.rows[rng.integers(len(self.rows))]
-      else:
-        self.health.count(row)
-        return caption
-    raise DataError(
-      f'bucket {self.load.bucket.name!r}: {MAX_REPLACEMENTS + 1} examples in a row cannot be '
-      f'decoded: {self.health.listing()}'
-    )
+def _draw(number, places, position):
+  return number, int(places[position])
 
 
-class _ExampleLoader:
-  """Decodes single examples of a bucket, into the arrays of a batch."""
-
-  def __init__(self, corpora, bucket, clip_image_size):
-    self.corpora = corpora
-    self.bucket = bucket
-    self.clip_image_size = clip_image_size
-    self._local = threading.local()
-
-  @property
-  def _converter(self):
-    """This thread's."""
-    if not hasattr(self._local, 'converter'):
-      self._local.converter = decode.Converter()
-    return self._local.converter
-
-  def empty(self, batch_size):
-    """A batch but for the tokens, to be filled."""
-    bucket, side = self.bucket, self.clip_image_size
-    fps = IMAGE_FPS if bucket.media == 'image' else bucket.fps
-    return dict(
-      video=np.empty((batch_size, bucket.frames, bucket.height, bucket.width, 3), np.uint8),
-      clip_image=np.empty((batch_size, side, side, 3), np.uint8),
-      fps=np.full(batch_size, fps, np.float32),
-      position=np.arange(batch_size, dtype=np.int32),
-    )
-
-  def __call__(self, row, start_fraction, video, clip_image):
-    """Fills video (F, H, W, 3) and clip_image; start_fraction places the window in the video.
-
-    Returns:
-      The caption.
-    """
-    bucket, columns = self.bucket, self.corpora.columns
-    record = self.corpora.read(row)
-    if bucket.media == 'image':
-      first_frame = decode.decode_image(record['data'])
-      video[0] = transforms.center_crop_resize(first_frame, bucket.height, bucket.width)
-      clip_image[:] = transforms.central_square(first_frame, self.clip_image_size)
-    else:
-      slack = max(0.0, columns['duration'][row] - bucket.span)
-      start = columns['first_time'][row] + start_fraction * slack
-      times = start + np.arange(bucket.frames) / bucket.fps
-      decode.decode_video_into(video, clip_image, record['data'], times, self._converter)
-    return record['caption']
+def _number(number, index):
+  return number, index
 
 
-class _Health:
-  """Counts what was decoded and what was not; raises DataError if that is too much."""
-
-  # A share of fewer examples would say little; a smaller corpus is judged by its own size.
-  MIN_SEEN = 500
-
-  def __init__(self, corpora, max_bad_fraction):
-    self.corpora = corpora
-    self.max_bad_fraction = max_bad_fraction
-    self.num_seen = 0
-    self.bad: dict[str, str] = {}
-    self.lock = threading.Lock()
-
-  def count(self, row, reason=None):
-    with self.lock:
-      self.num_seen += 1
-      if reason is None:
-        return
-      key = str(self.corpora.columns['key'][row])
-      if key in self.bad:
-        return
-      self.bad[key] = reason
-      logging.warning('%s cannot be decoded (%s): another example takes its place.', key, reason)
-      num_distinct = min(max(self.num_seen, self.MIN_SEEN), len(self.corpora))
-      if len(self.bad) > max(1, self.max_bad_fraction * num_distinct):
-        raise DataError(
-          f'{len(self.bad)} of {min(self.num_seen, len(self.corpora))} examples cannot be '
-          f'decoded, more than max_bad_fraction={self.max_bad_fraction:g}: {self.listing()} '
-          'Check the corpus, or ingest it again: that leaves out what is damaged.'
-        )
-
-  def listing(self):
-    named = [f'{key} ({reason})' for key, reason in list(self.bad.items())[:10]]
-    return ', '.join(named) + (', ...' if len(self.bad) > 10 else '.')
+def _pair(index, draw):
+  return index, draw
 
 
 def _check_buckets(buckets, host_index, host_count):

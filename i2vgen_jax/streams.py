@@ -2,6 +2,7 @@
 resume."""
 
 import jax
+from absl import logging
 
 from data_pipelines import buckets as buckets_lib
 from data_pipelines import loader
@@ -39,6 +40,8 @@ def make_stream(config, components, buckets):
     host_count=jax.process_count(),
     num_threads=config.data.num_threads,
     max_bad_fraction=config.data.max_bad_fraction,
+    index=config.data.index,
+    sandbox=config.data.sandbox,
   )
 
 
@@ -59,11 +62,21 @@ def data_position(step, stream):
   return {'step': step, 'fingerprint': stream.fingerprint}
 
 
-def check_data_position(position, stream):
-  """Raises ValueError if the stream is not the one that the checkpoint was trained on."""
-  if position['fingerprint'] != stream.fingerprint:
+def check_data_position(position, stream, accept_changed=False):
+  """Raises ValueError if the stream is not the one that the checkpoint was trained on.
+
+  With accept_changed it is logged: the run goes on at the same step of the new stream, whose epochs
+  begin anew in another order.
+  """
+  if position['fingerprint'] == stream.fingerprint:
+    return
+  change = (
+    f'The corpora, their index or the buckets changed: checkpoint step {position["step"]} has data '
+    f'fingerprint {position["fingerprint"]}, now it is {stream.fingerprint}.'
+  )
+  if not accept_changed:
     raise ValueError(
-      f'The corpus or its buckets changed: checkpoint step {position["step"]} has data fingerprint '
-      f'{position["fingerprint"]}, now it is {stream.fingerprint}. Restore the corpus, or use '
-      'another --workdir.'
+      f'{change} Restore them, use another --workdir, or go on with what is there now: '
+      '--config.data.accept_changed=True.'
     )
+  logging.warning('%s Going on with what is there now.', change)

@@ -87,7 +87,7 @@ def train(config, workdir):
     state, position = checkpoints.restore(
       first_step, components_lib.with_shardings(abstract_state, shardings)
     )
-    streams.check_data_position(position, stream)
+    streams.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step, jitted: one compilation per bucket.

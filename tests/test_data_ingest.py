@@ -262,7 +262,7 @@ def test_a_small_corpus_holds_out_at_least_one_video(tmp_path):
   assert manifest['splits']['train']['num_examples'] == 4
   assert manifest['splits']['validation']['num_examples'] == 1
   rows = [corpus.Corpora(str(tmp_path / 'out'), split) for split in ('train', 'validation')]
-  keys = [key for row in rows for key in row.columns['key']]
+  keys = [row.key(i) for row in rows for i in range(len(row))]
   assert sorted(keys) == [f'{index:03d}.mp4' for index in range(5)]
 
 
@@ -272,7 +272,7 @@ def rot(directory, keys):
   for file in pathlib.Path(directory).glob('corpus-train*'):
     data = file.read_bytes()
     for row in range(len(corpora)):
-      record = corpora.read(row)
+      record = corpus.Records().read(*corpora.locate(row))
       if record['key'] in keys:
         assert data.count(record['data']) <= 1
         data = data.replace(record['data'], b'rot ' * (len(record['data']) // 4))

@@ -1,0 +1,46 @@
+"""A run goes on with the data that it was trained on, or says what changed."""
+
+import logging
+
+import pytest
+from absl import logging as absl_logging
+
+from data_pipelines import buckets, loader
+from i2vgen_jax import streams
+from tests import tiny
+
+
+def open_stream(corpus, **options):
+  video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
+  options = dict(seed=0, sandbox=False) | options
+  return loader.TrainStream(str(corpus), [video], len, 16, **options)
+
+
+def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
+  videos = open_stream(demo_corpus / 'videos')
+  position = streams.data_position(7, videos)
+  streams.check_data_position(position, open_stream(demo_corpus / 'videos'))
+  both = {name: str(demo_corpus / name) for name in ('videos', 'images')}
+  video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
+  changed = loader.TrainStream(both, [video], len, 16, seed=0, sandbox=False)
+  with pytest.raises(ValueError, match=r'step 7 .*another --workdir, or .*accept_changed=True'):
+    streams.check_data_position(position, changed)
+  absl_logging.use_absl_handler()
+  with caplog.at_level(logging.WARNING, 'absl'):
+    absl_logging.get_absl_logger().propagate = True
+    streams.check_data_position(position, changed, accept_changed=True)
+  assert 'Going on with what is there now' in caplog.text
+
+
+def test_the_fingerprint_does_not_depend_on_how_the_stream_runs(demo_corpus):
+  one = open_stream(demo_corpus / 'videos')
+  other = open_stream(
+    demo_corpus / 'videos', num_threads=5, sandbox=True, host_index=1, host_count=2
+  )
+  assert one.fingerprint == other.fingerprint
+  assert one.fingerprint != open_stream(demo_corpus / 'videos', seed=1).fingerprint
+
+
+def test_every_config_says_how_it_streams(demo_corpus):
+  data = tiny.get_config(demo_corpus).data
+  assert data.sandbox and not data.accept_changed and data.index == ''
