@@ -88,6 +88,10 @@ class Decoder:
   def check(self, data: bytes) -> None:
     """Raises decode.DecodeError for media that must not be decoded; here there is none."""
 
+  def cpu_secs(self) -> float:
+    """Of other processes: none."""
+    return 0.0
+
   def open(self) -> None:
     """Nothing to start."""
 

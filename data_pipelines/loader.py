@@ -122,6 +122,11 @@ class TrainStream:
       for index, draw in (drawn[first + i] for i in range(bucket.batch_size))
     ]
 
+  @property
+  def child_cpu_secs(self) -> float:
+    """Processor time of the decoding processes so far, to a hundredth of a second."""
+    return self._decoder.cpu_secs()
+
   def close(self) -> None:
     """Ends the processes that decode; they are started again when needed."""
     self._decoder.close()

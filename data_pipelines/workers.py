@@ -51,7 +51,7 @@ class Workers:
 
   def empty(self, bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
     """As examples.empty, in memory that the children see."""
-    layout, num_bytes = {}, 0
+    layout, num_bytes = {}, _ALIGNMENT  # First, how many examples are done.
     for name, array in examples.empty(bucket, batch_size, clip_image_size, new=_shape).items():
       layout[name] = (num_bytes, array)
       num_bytes += -(-math.prod(array) // _ALIGNMENT) * _ALIGNMENT
@@ -66,26 +66,26 @@ class Workers:
     suspect = None
     while left:
       child = self._take()
+      batch.progress[0] = 0
       try:
         child.send((batch.block.path, batch.layout, left, tuple(self.quarantine)))
-        for row in list(left):
-          result = child.receive(self._timeout_secs)
-          del left[row]
-          yield row, result
+        results = child.receive(self._timeout_secs, batch.progress)
       except (_Lost, OSError) as error:
         if not self._remove(child):
           raise  # Not the media's fault: `close` ended it.
-        row, request = next(iter(left.items()))
+        row, request = list(left.items())[min(batch.progress[0], len(left) - 1)]
         logging.warning('%s, record %d: %s', request.shard, request.record, error)
         if suspect == row:
           del left[row]
           yield row, self._lose(request, str(error))
         suspect = row  # Once may be the machine's fault, and must not change the batch.
-      except BaseException:  # The caller went away: what the child still sends is nobody's.
+      except BaseException:  # Whatever the child still sends is nobody's.
         self._remove(child)
         raise
       else:
         self._idle.put(child)
+        yield from results
+        return
 
   def open(self) -> None:
     """Lets children be started, also after `close`."""
@@ -154,6 +154,7 @@ class _Batch(dict):
       for name, (start, shape) in layout.items()
     )
     self.block = block
+    self.progress = memory[:8].view(np.int64)
     self.layout = layout
 
 
@@ -185,17 +186,20 @@ class _Child:
   def send(self, work):
     self._pipe.send(work)
 
-  def receive(self, timeout_secs):
-    """The next result; raises _Lost if there is none in time."""
-    deadline = timeout_secs if self._is_up else timeout_secs + START_SECS
+  def receive(self, timeout_secs, progress):
+    """The results; raises _Lost if there is neither one nor progress in time."""
+    secs = timeout_secs if self._is_up else timeout_secs + START_SECS
+    done = 0
     try:
-      if not self._pipe.poll(deadline):
-        raise _Lost(f'timeout: no frames in {deadline:.0f} s.')
-      result = self._pipe.recv()
+      while not self._pipe.poll(secs):
+        if progress[0] == done:
+          raise _Lost(f'timeout: no frames in {secs:.0f} s.')
+        done = progress[0]
+      results = self._pipe.recv()
     except (EOFError, ConnectionError) as error:
       raise _Lost(f'crash: the decoder ended with {self._exit_code()}.') from error
     self._is_up = True
-    return result
+    return results
 
   def kill(self):
     self.process.kill()
@@ -275,7 +279,11 @@ def serve(file_descriptor: int) -> None:
         name: memory[path][start : start + math.prod(shape)].reshape(shape)
         for name, (start, shape) in layout.items()
       }
-      for _, result in decoder.fill(batch, requests):
-        pipe.send(result)
+      progress = memory[path][:8].view(np.int64)
+      results = []
+      for found in decoder.fill(batch, requests):
+        results.append(found)
+        progress[0] += 1
+      pipe.send(results)
   except (EOFError, ConnectionError):
     return
