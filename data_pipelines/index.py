@@ -1,0 +1,246 @@
+"""Index: which rows of ingested corpora training draws, grouped into cells that it may even out.
+
+DuckDB filters the sidecars, all stages' columns side by side; quantiles of the scores make cells.
+What is written is memory-mapped by training:
+
+    manifest.json        counts, funnel, cells and their shares' rule, fingerprint; written last
+    cells.json           the edges between the cells, to be used again for other corpora
+    order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
+    first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
+                         `curate` found one, else the whole video
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines import cells, corpus, schema, sidecars
+
+AXES = ('aesthetic', 'motion', 'subject')
+_DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
+
+
+def index(
+  directories: Mapping[str, str],
+  output: str,
+  where: Sequence[str] = (),
+  axes: Sequence[str] | None = None,
+  quantiles: int = 4,
+  edges: str = '',
+  balance: cells.Balance | None = None,
+  dry_run: bool = False,
+) -> dict:
+  """Indexes the training rows of corpora; does nothing if that is done already.
+
+  Args:
+    directories: name -> ingested corpus, in the order that training will name them.
+    output: folder of the index.
+    where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
+      says 'keep', only what it keeps stays.
+    axes: score columns that make cells; those of AXES that the sidecars have if None.
+    quantiles: cells per axis, of equal size over the rows that stay.
+    edges: a cells.json whose edges are used instead of new quantiles.
+    balance: how the cells are drawn.
+    dry_run: only returns what would be written.
+  Returns:
+    The manifest.
+  Raises:
+    ValueError: no corpus, a condition that cannot be, or no row left.
+  """
+  corpora = corpus.Corpora(dict(directories), 'train')
+  balance = balance or cells.Balance()
+  identity = _identity(corpora, where, axes, quantiles, edges, balance)
+  manifest_path = pathlib.Path(output) / 'manifest.json'
+  if manifest_path.exists() and not dry_run:
+    found = cells.read_manifest(output)
+    if found['identity'] == identity:
+      logging.info('%s is indexed already.', output)
+      return found
+  table = sidecars.Sidecars(corpora)
+  axes = [axis for axis in AXES if axis in table.columns] if axes is None else list(axes)
+  if 'keep' in table.columns and not any('keep' in condition for condition in where):
+    where = ['coalesce(keep, true)', *where]  # What `curate` keeps, unless told otherwise.
+  funnel = table.funnel(where)
+  rows = table.select(where, axes)
+  if not len(rows['row']):
+    raise ValueError(f'no row is left: {_funnel_text(funnel)}.')
+  edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
+  order, found_cells = _group(rows, axes, edge_values)
+  manifest = dict(
+    version=cells.VERSION,
+    identity=identity,
+    corpora={
+      name: dict(fingerprint=fingerprint)
+      for name, fingerprint in zip(corpora.names, corpora.fingerprints, strict=True)
+    },
+    where=list(where),
+    funnel=funnel,
+    axes=axes,
+    edges=edge_values,
+    balance=dataclasses.asdict(balance),
+    num_rows=len(order),
+    cells=found_cells,
+  )
+  columns = {name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()}
+  columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
+  manifest['fingerprint'] = _fingerprint(manifest, columns)
+  if not dry_run:
+    _write(pathlib.Path(output), manifest, columns)
+  return manifest
+
+
+def _quantile_edges(rows, axes, quantiles):
+  """Inner edges per axis, over the known scores; equal ones are merged."""
+  if quantiles < 1:
+    raise ValueError(f'quantiles={quantiles} should be >= 1.')
+  edges = {}
+  for i, axis in enumerate(axes):
+    scores = rows[f'score_{i}']
+    known = scores[np.isfinite(scores)]
+    shares = np.arange(1, quantiles) / quantiles
+    found = np.unique(np.quantile(known, shares)) if len(known) else np.zeros(0)
+    edges[axis] = [float(edge) for edge in found]
+  return edges
+
+
+def _read_edges(path, axes):
+  edges = json.loads(pathlib.Path(path).read_text())['edges']
+  missing = [axis for axis in axes if axis not in edges]
+  if missing:
+    raise ValueError(f'{path} has no edges for {missing}, only for {list(edges)}.')
+  return {axis: edges[axis] for axis in axes}
+
+
+def _group(rows, axes, edges):
+  """(order of the rows, cells): media first, then the scores, an unknown one last of its axis."""
+  code = np.nan_to_num(rows['media_code']).astype(np.int64)
+  sizes = [len(edges[axis]) + 2 for axis in axes]
+  for i, axis in enumerate(axes):
+    scores = rows[f'score_{i}']
+    level = np.searchsorted(edges[axis], scores, side='right')
+    code = code * sizes[i] + np.where(np.isfinite(scores), level, sizes[i] - 1)
+  order = np.argsort(code, kind='stable')
+  codes, starts = np.unique(code[order], return_index=True)
+  stops = [*starts[1:].tolist(), len(order)]
+  found = []
+  for cell_code, start, stop in zip(codes.tolist(), starts.tolist(), stops, strict=True):
+    levels = []
+    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
+      cell_code, level = divmod(cell_code, size)
+      levels.append(f'{axis}={cells.UNKNOWN if level == size - 1 else level}')
+    places = order[start:stop]
+    found.append(
+      dict(
+        name=' '.join([schema.MEDIA[cell_code], *reversed(levels)]),
+        media=schema.MEDIA[cell_code],
+        places=[start, stop],
+        min_duration=float(rows['duration'][places].min()),
+        min_fps=float(rows['fps'][places].min()),
+      )
+    )
+  return order, found
+
+
+def _identity(corpora, where, axes, quantiles, edges, balance):
+  """Changes if the sidecars, of any stage, or an option change."""
+  files = [
+    (path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
+    for sidecar in corpora.sidecars
+    for path in sidecars.stages(sidecar).values()
+  ]
+  edge_text = pathlib.Path(edges).read_text() if edges else ''
+  options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
+  described = [cells.VERSION, corpora.fingerprints, files, options]
+  return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+
+def _fingerprint(manifest, columns):
+  digest = hashlib.sha256()
+  for name in ('corpora', 'balance', 'cells'):
+    digest.update(json.dumps(manifest[name]).encode())
+  for name in sorted(columns):
+    digest.update(np.ascontiguousarray(columns[name]))
+  return digest.hexdigest()[:16]
+
+
+def _write(output, manifest, columns):
+  output.mkdir(parents=True, exist_ok=True)
+  (output / 'manifest.json').unlink(missing_ok=True)  # While the files change, there is none.
+  for old in output.glob('*.npy'):
+    old.unlink()
+  for name, values in columns.items():
+    np.save(output / f'{name}.{values.dtype.kind}{8 * values.dtype.itemsize}.npy', values)
+  edges = dict(edges=manifest['edges'])
+  (output / 'cells.json').write_text(json.dumps(edges, indent=2))
+  partial = output / 'manifest.json.partial'
+  partial.write_text(json.dumps(manifest, indent=2))
+  os.replace(partial, output / 'manifest.json')
+
+
+def _funnel_text(funnel):
+  return ', '.join(f'{step["condition"]}: {step["num_rows"]}' for step in funnel)
+
+
+def add_command(commands) -> None:
+  """Adds `index` to python -m data_pipelines."""
+  text = 'Choose the rows of ingested corpora that training draws, and even out their scores.'
+  parser = commands.add_parser('index', help=text, description=text)
+  parser.add_argument(
+    '--corpus', action='append', required=True, metavar='[NAME=]DIR',
+    help='as in data.directories of the config, in its order; may be repeated',
+  )  # fmt: skip
+  parser.add_argument('--output', required=True, help='folder of the index, for data.index')
+  parser.add_argument(
+    '--where', action='append', default=[], metavar='CONDITION',
+    help="SQL on sidecar columns, such as 'duration >= 2'; may be repeated: the funnel shows each",
+  )  # fmt: skip
+  parser.add_argument(
+    '--axes', help='scores that make cells; default: those there are of ' + ', '.join(AXES)
+  )
+  parser.add_argument('--quantiles', type=int, default=4, help='cells per score')
+  parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
+  parser.add_argument(
+    '--alpha', type=float, default=0.5, help='0: as the corpus is, 1: cells alike'
+  )
+  parser.add_argument('--max_epochs', type=float, default=0.0, help='of any cell in num_draws')
+  parser.add_argument('--num_draws', type=int, default=0, help='examples that the run will draw')
+  parser.add_argument('--unknown_weight', type=float, default=1.0, help='of cells without a score')
+  parser.add_argument('--dry-run', dest='dry_run', action='store_true', help='write nothing')
+  parser.set_defaults(run=_run)
+
+
+def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **options):
+  named = [item.rpartition('=') for item in corpus]
+  directories = {name or pathlib.Path(path).name: path for name, _, path in named}
+  if len(directories) < len(corpus):
+    raise ValueError(f'the corpora {corpus} should have different names: --corpus=NAME=DIR.')
+  balance = cells.Balance(alpha, max_epochs, num_draws, unknown_weight)
+  axes = None if axes is None else [axis for axis in axes.split(',') if axis]
+  manifest = index(directories, output, axes=axes, balance=balance, **options)
+  _report(manifest, balance)
+  print(f'{"would write" if options["dry_run"] else "index"} {output}')
+  print(f'fingerprint {manifest["fingerprint"]}')
+
+
+def _report(manifest, balance):
+  before = None
+  for step in manifest['funnel']:
+    lost = '' if before is None else f'  -{before - step["num_rows"]}'
+    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}')
+    before = step['num_rows']
+  for media in schema.MEDIA:
+    found = [cell for cell in manifest['cells'] if cell['media'] == media]
+    if not found:
+      continue
+    counts = np.array([cell['places'][1] - cell['places'][0] for cell in found], float)
+    is_unknown = np.array([cells.UNKNOWN in cell['name'] for cell in found])
+    shares = cells.balanced_shares(counts, is_unknown, balance, counts.sum() / manifest['num_rows'])
+    print(f'{media}: {len(found)} cells, {int(counts.sum())} rows; rows, share -> share of draws')
+    for cell, count, share in zip(found, counts, shares, strict=True):
+      print(f'{int(count):>12} {count / counts.sum():7.2%} -> {share:7.2%}  {cell["name"]}')

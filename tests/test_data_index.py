@@ -1,0 +1,240 @@
+"""An index draws what its conditions leave, in the shares that it promises."""
+
+import collections
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from data_pipelines import __main__ as commands
+from data_pipelines import buckets, cells, corpus, demo_corpus, index, ingest, loader
+
+VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
+IMAGE = buckets.Bucket('image', 1, 32, 32, fps=1, batch_size=4, media='image')
+
+
+def write_stage(directory, stage='curate', seed=0):
+  """Scores as `curate` writes them: beside ingest's sidecars, row by row; some are unknown."""
+  rng = np.random.default_rng(seed)
+  for path in pathlib.Path(directory).glob('sidecar/*.parquet'):
+    known = parquet.read_table(path)
+    count = known.num_rows
+    scores = {name: rng.random(count).astype(np.float32) for name in ('motion', 'aesthetic')}
+    scores['motion'][::10] = np.nan
+    rows = dict(
+      key=known['key'],
+      keep=rng.random(count) < 0.9,
+      aesthetic=pa.array(scores['aesthetic'], mask=rng.random(count) < 0.1),
+      motion=scores['motion'],
+      span_start=known['first_time'].to_numpy() + 0.125,
+      span_end=known['first_time'].to_numpy() + known['duration'].to_numpy(),
+    )
+    (path.parent / stage).mkdir(exist_ok=True)
+    parquet.write_table(pa.table(rows), path.parent / stage / path.name)
+
+
+@pytest.fixture(scope='module')
+def corpora(tmp_path_factory):
+  root = tmp_path_factory.mktemp('index')
+  demo_corpus.write(str(root / 'demo'), num_videos=120, num_validation=4, num_images=40)
+  for name, source in (('videos', 'webvid'), ('images', 'images')):
+    ingest.ingest(str(root / 'demo' / source), str(root / name), num_processes=2)
+  write_stage(root / 'videos')
+  return {name: str(root / name) for name in ('videos', 'images')}
+
+
+def sidecar(corpora):
+  """Both corpora's rows as training numbers them: ingest's columns and curate's."""
+  opened = corpus.Corpora(corpora, 'train')
+  rows = []
+  for path in opened.sidecars:
+    known = parquet.read_table(path).to_pylist()
+    stage = path.parent / 'curate' / path.name
+    added = parquet.read_table(stage).to_pylist() if stage.exists() else [{}] * len(known)
+    rows += [a | b for a, b in zip(known, added, strict=True)]
+  return rows
+
+
+def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_path):
+  where = ["media = 'image' or motion > 0.3 or isnan(motion)", 'height >= 64']
+  manifest = index.index(corpora, str(tmp_path), where=where)
+  rows = sidecar(corpora)
+  kept = [i for i, row in enumerate(rows) if row.get('keep', True)]
+  moving = [i for i in kept if rows[i]['media'] == 'image' or not rows[i]['motion'] <= 0.3]
+  assert [step['num_rows'] for step in manifest['funnel']] == [
+    len(rows), len(kept), len(moving), len(moving)
+  ]  # fmt: skip
+  assert 0 < len(moving) < len(kept) < len(rows)
+  order = np.load(tmp_path / 'order.u32.npy')
+  assert sorted(order.tolist()) == moving
+  found = {
+    name: np.load(next(tmp_path.glob(f'{name}.*.npy'))) for name in ('first_time', 'duration')
+  }
+  for place, row in enumerate(order):
+    known = rows[row]
+    start, end = known['first_time'], known['first_time'] + known['duration']
+    if known['media'] == 'video':  # `curate` found a shot.
+      start, end = known['span_start'], known['span_end']
+    assert found['first_time'][place] == pytest.approx(start)
+    assert found['duration'][place] == pytest.approx(end - start)
+
+
+def test_cells_are_quantiles_and_an_unknown_score_is_a_cell_of_its_own(corpora, tmp_path):
+  manifest = index.index(corpora, str(tmp_path), quantiles=3)
+  assert manifest['axes'] == ['aesthetic', 'motion']
+  rows = sidecar(corpora)
+  order = np.load(tmp_path / 'order.u32.npy')
+  edges = json.loads((tmp_path / 'cells.json').read_text())['edges']
+  assert [len(edges[axis]) for axis in manifest['axes']] == [2, 2]
+  for cell in manifest['cells']:
+    for row in order[slice(*cell['places'])]:
+      assert rows[row]['media'] == cell['media']
+      for name, level in (part.split('=') for part in cell['name'].split()[1:]):
+        score = rows[row].get(name)
+        if level == 'unknown':
+          assert score is None or np.isnan(score)
+        else:
+          assert int(level) == np.searchsorted(edges[name], score, side='right')
+  assert any('motion=unknown' in cell['name'] for cell in manifest['cells'])
+  known = [c['places'] for c in manifest['cells'] if 'unknown' not in c['name']]
+  assert len(known) == 9
+  again = index.index(
+    corpora, str(tmp_path / 'other'), ['motion > 0.5'], edges=str(tmp_path / 'cells.json')
+  )
+  assert again['edges'] == manifest['edges']
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
+def test_cells_are_drawn_in_their_shares(corpora, tmp_path, alpha):
+  balance = cells.Balance(alpha=alpha, unknown_weight=0.5)
+  manifest = index.index(corpora, str(tmp_path), balance=balance)
+  stream = open_stream(corpora, tmp_path, [VIDEO])
+  counts = {
+    cell['name']: cell['places'][1] - cell['places'][0]
+    for cell in manifest['cells']
+    if cell['media'] == 'video'
+  }
+  wanted = {
+    name: count ** (1 - alpha) * (0.5 if 'unknown' in name else 1) for name, count in counts.items()
+  }
+  drawn = collections.Counter(
+    stream._batches[0]._cells[stream._drawn[0][i][1][0]].name for i in range(20_000)
+  )
+  assert len(counts) > 16
+  for name, share in wanted.items():
+    assert abs(drawn[name] / 20_000 - share / sum(wanted.values())) < 0.005 / 2
+
+
+def test_a_cell_is_not_gone_through_more_often_than_allowed():
+  counts = np.array([10.0, 100.0, 1000.0])
+  balance = cells.Balance(alpha=1.0, max_epochs=4, num_draws=2000)
+  shares = cells.balanced_shares(counts, np.zeros(3, bool), balance)
+  assert shares.sum() == pytest.approx(1)
+  assert (shares * 2000 <= 4 * counts + 1e-6).all()
+  np.testing.assert_allclose(shares * 2000, [40, 400, 1560])
+  with pytest.raises(ValueError, match=r'9.0 epochs of 1110 rows, more than max_epochs=4'):
+    cells.balanced_shares(counts, np.zeros(3, bool), cells.Balance(max_epochs=4, num_draws=9990))
+
+
+def open_stream(corpora, path, bucket_list, **options):
+  return loader.TrainStream(
+    corpora, bucket_list, lambda captions: np.zeros((len(captions), 2), np.int32), 16, seed=0,
+    index=str(path), sandbox=False, **options,
+  )  # fmt: skip
+
+
+def test_training_streams_from_an_index(corpora, tmp_path):
+  index.index(corpora, str(tmp_path), ['height >= 64'])
+  stream = open_stream(corpora, tmp_path, [VIDEO, IMAGE])
+  kept = {row['key'] for row in sidecar(corpora) if row.get('keep', True)}
+  for step in range(6):
+    assert stream.batch_at(step)['video'].std() > 5
+    assert {found['key'] for found in stream.examples_at(step)} <= kept
+  parts = [
+    open_stream(corpora, tmp_path, [VIDEO, IMAGE], host_index=h, host_count=2) for h in (0, 1)
+  ]
+  for step in range(3):
+    whole = stream.batch_at(step)['video']
+    for h, part in enumerate(parts):
+      np.testing.assert_array_equal(part.batch_at(step)['video'], whole[h::2])
+  everything = loader.TrainStream(corpora, [VIDEO, IMAGE], len, 16, seed=0, sandbox=False)
+  assert everything.fingerprint != stream.fingerprint
+
+
+def test_what_cannot_be_decoded_is_replaced_in_its_cell(corpora, tmp_path):
+  damaged = {}
+  for name, directory in corpora.items():
+    damaged[name] = str(shutil.copytree(directory, tmp_path / name))
+  index.index(damaged, str(tmp_path / 'index'), quantiles=2, balance=cells.Balance(alpha=1.0))
+  sound = open_stream(damaged, tmp_path / 'index', [VIDEO])
+  drawn = sound.examples_at(0)[0]
+  [row] = [i for i, row in enumerate(sidecar(damaged)) if row['key'] == drawn['key']]
+  opened = corpus.Corpora(damaged, 'train')
+  shard, record = opened.locate(row)
+  media = corpus.Records().read(shard, record)['data']
+  data = pathlib.Path(shard).read_bytes()
+  pathlib.Path(shard).write_bytes(data.replace(media, bytes(len(media))))
+  used = []
+  for _ in range(2):
+    stream = open_stream(damaged, tmp_path / 'index', [VIDEO])
+    fill = stream._decoder.fill
+
+    def spy(batch, requests, fill=fill):
+      used.extend(requests.values())
+      return fill(batch, requests)
+
+    stream._decoder.fill = spy
+    stream.batch_at(0)
+    assert stream.num_bad == 1 and drawn['key'] in stream.bad_examples
+  replacements = [used[4], used[9]]
+  assert len(used) == 10 and replacements[0] == replacements[1]
+  place = opened.starts[opened._shards.index(replacements[0].shard)] + replacements[0].record
+  names = {}
+  for cell in json.loads((tmp_path / 'index' / 'manifest.json').read_text())['cells']:
+    for found in np.load(tmp_path / 'index' / 'order.u32.npy')[slice(*cell['places'])]:
+      names[int(found)] = cell['name']
+  assert names[place] == drawn['cell'] == names[row] and place != row
+
+
+def test_indexing_again_does_nothing_and_a_dry_run_writes_nothing(corpora, tmp_path, capsys):
+  arguments = [f'--corpus={path}' for path in corpora.values()]
+  arguments += [f'--output={tmp_path}/index', '--quantiles=2']
+  commands.main(['index', *arguments, '--dry-run'])
+  assert not (tmp_path / 'index').exists()
+  dry = capsys.readouterr().out
+  commands.main(['index', *arguments])
+  assert capsys.readouterr().out.replace('index', '') == dry.replace('would write', '').replace(
+    'index', ''
+  )
+  stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / 'index').iterdir()}
+  commands.main(['index', *arguments])
+  assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / 'index').iterdir()}
+  (tmp_path / 'index' / 'manifest.json').unlink()  # As a kill leaves it.
+  before = {path.name: path.read_bytes() for path in (tmp_path / 'index').iterdir()}
+  commands.main(['index', *arguments])
+  after = {path.name: path.read_bytes() for path in (tmp_path / 'index').iterdir()}
+  assert before.items() <= after.items() and 'manifest.json' in after
+
+
+def test_mistakes_are_named(corpora, tmp_path):
+  for options, message in (
+    (dict(where=['hight > 3']), 'hight.*Columns: .*height'),
+    (dict(where=['height >']), '--where cannot be understood'),
+    (dict(where=['height < 0']), r'no row is left: all: \d+, .*height < 0: 0'),
+    (dict(axes=['beauty']), "no sidecar has the score 'beauty'"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      index.index(corpora, str(tmp_path), **options)
+  with pytest.raises(ValueError, match='alpha=2 should be in'):
+    cells.Balance(alpha=2)
+  with pytest.raises(ValueError, match='holds no index'):
+    open_stream(corpora, tmp_path, [VIDEO])
+  index.index({'videos': corpora['videos']}, str(tmp_path))
+  with pytest.raises(ValueError, match='give the same, in the same order, or index again'):
+    open_stream(corpora, tmp_path, [VIDEO])
+  with pytest.raises(ValueError, match='the corpus has none'):
+    open_stream({'videos': corpora['videos']}, tmp_path, [IMAGE])
