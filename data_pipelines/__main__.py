@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from data_pipelines import demo_corpus, index, ingest
+from data_pipelines import bench, demo_corpus, index, ingest, peek
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,7 +13,13 @@ def main(arguments: list[str] | None = None) -> None:
   logging.basicConfig(level=logging.INFO, format='%(message)s')
   parser = argparse.ArgumentParser(prog='python -m data_pipelines', description=__doc__)
   commands = parser.add_subparsers(required=True, metavar='command')
-  for command in (_add_demo, _add_ingest, index.add_command):
+  for command in (
+    _add_demo,
+    _add_ingest,
+    index.add_command,
+    peek.add_command,
+    bench.add_command,
+  ):
     command(commands)
   options = vars(parser.parse_args(arguments))
   run = options.pop('run')

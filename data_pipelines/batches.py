@@ -89,14 +89,11 @@ class Batches:
     return finish(batch, self._bucket, positions, self._tokenize(captions))
 
   def describe(self, index, cell, place):
-    """Key, cell and first frame's time (seconds) of a draw, before any replacement."""
+    """Key, cell, and where and when in the corpus a draw lies, before any replacement."""
     start = np.random.default_rng((self._seed, index)).random()
-    times = request(self._corpora, self._table, self._bucket, place, start).times
-    return dict(
-      key=self._corpora.key(self._table.row(place)),
-      cell=self._cells[cell].name,
-      start=times[0] if times else 0.0,
-    )
+    drawn = request(self._corpora, self._table, self._bucket, place, start)
+    key = self._corpora.key(self._table.row(place))
+    return dict(key=key, cell=self._cells[cell].name, **vars(drawn))
 
 
 class Health:

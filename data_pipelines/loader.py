@@ -113,7 +113,7 @@ class TrainStream:
     return self._buckets[self._bucket_of_step[step][0]]
 
   def examples_at(self, step: int) -> list[dict]:
-    """What a step's global batch draws, without decoding: key, cell, and first frame's time."""
+    """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
     number, batch_index = self._bucket_of_step[step]
     bucket, drawn = self._buckets[number], self._drawn[number]
     first = batch_index * bucket.batch_size
