@@ -1,6 +1,7 @@
 """The training stream beside bare PyAV: CPU seconds per example for the same frames.
 
   python -m benchmarks.loader [--videos DIR] [--frames 16 --fps 8 --height 256 --width 448]
+  python -m benchmarks.loader --images DIR      # beside Pillow, on JPEGs
 
 Bare PyAV opens the file, decodes up to the last wanted frame in one thread and scales the wanted
 ones to RGB. The stream does that and all else a batch needs: record access, crop, the CLIP image,
@@ -18,6 +19,7 @@ import time
 
 import av
 import numpy as np
+import PIL.Image
 
 from data_pipelines import buckets, decode, demo_corpus, ingest, loader, transforms
 from data_pipelines import frames as frames_lib
@@ -26,6 +28,7 @@ from data_pipelines import frames as frames_lib
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--videos')
+  parser.add_argument('--images')
   parser.add_argument('--frames', type=int, default=16)
   parser.add_argument('--fps', type=float, default=8)
   parser.add_argument('--height', type=int, default=256)
@@ -36,14 +39,16 @@ def main():
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     shape = dict(frames=options.frames, height=options.height, width=options.width, fps=options.fps)
-    videos = options.videos
+    videos = options.images or options.videos
     if not videos:
       demo_corpus.write(f'{folder}/demo', num_videos=200, num_validation=8, num_images=1)
       videos = f'{folder}/demo/webvid'
       shape = dict(frames=8, height=64, width=64, fps=8)
       options.clip_image_size = 32
     ingest.ingest(videos, f'{folder}/corpus', validation_fraction=0.0)
-    bucket = buckets.Bucket('video', batch_size=8, **shape)
+    if options.images:
+      shape |= dict(frames=1, fps=1, media='image')
+    bucket = buckets.Bucket('bench', batch_size=8, **shape)
     streams = {
       name: loader.TrainStream(
         f'{folder}/corpus',
@@ -93,23 +98,32 @@ def _tokenize(captions):
 def _requests(stream, num_batches):
   """The (data, times) that the stream decodes for its first batches."""
   requests = []
-  decode_video_into = decode.decode_video_into
+  decode_video_into, decode_image = decode.decode_video_into, decode.decode_image
 
   def record(frames_FHWC, square_SSC, data, times, converter):
     requests.append((data, times))
     return decode_video_into(frames_FHWC, square_SSC, data, times, converter)
 
-  decode.decode_video_into = record
+  def record_image(data):
+    requests.append((data, ()))
+    return decode_image(data)
+
+  decode.decode_video_into, decode.decode_image = record, record_image
   try:
     for step in range(num_batches):
       stream.batch_at(step)
   finally:
-    decode.decode_video_into = decode_video_into
+    decode.decode_video_into, decode.decode_image = decode_video_into, decode_image
   return requests
 
 
 def _bare_decode(data, times, height, width, clip_image_size):
-  """First frame at or after each time, scaled to cover height x width; the CLIP image if sized."""
+  """The image, or the first frame at or after each time, scaled to cover height x width."""
+  if not len(times):
+    image = PIL.Image.open(io.BytesIO(data)).convert('RGB')
+    if clip_image_size:
+      transforms.clip_square(image, width, clip_image_size)
+    return [np.asarray(transforms.center_crop_resize(image, height, width))]
   reformatter = av.video.reformatter.VideoReformatter()
   frames = []
   with av.open(io.BytesIO(data)) as container:

@@ -4,6 +4,8 @@ import collections
 import json
 import pathlib
 import resource
+import subprocess
+import sys
 import time
 import zlib
 
@@ -223,6 +225,19 @@ def test_real_videos_and_images_stream(tmp_path):
   held = loader.held_out(directories['videos'], video, tokenize, 32, 4)
   listed = dict(line.split('|||') for line in (SHARED / 'videos/list.txt').read_text().splitlines())
   assert [listed[key] for key in held['key']] == held['caption']
+
+
+def test_streaming_needs_neither_tensorflow_nor_beam_nor_duckdb(demo):
+  code = (
+    'import sys\n'
+    'for name in ("tensorflow", "apache_beam", "duckdb", "jax"): sys.modules[name] = None\n'
+    'from data_pipelines import buckets, loader\n'
+    f'stream = loader.TrainStream({demo[1]!r}, [buckets.{VIDEO!r}], len, 16, 0, sandbox=False)\n'
+    'print(stream.batch_at(0)["video"].shape)'
+  )
+  root = pathlib.Path(__file__).parent.parent
+  done = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+  assert done.stdout.strip() == '(4, 8, 32, 32, 3)', done.stderr
 
 
 def test_manifest_counts_match_the_files(demo):
