@@ -9,16 +9,17 @@ import pytest
 
 from data_pipelines import __main__ as commands
 from data_pipelines import peek
+from i2vgen_jax import checkpoint, streams
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import streams
 from tests import tiny
 
 
-def test_peek_shows_what_training_sees(finished_run, demo_corpus, tmp_path, capsys):
-  arguments = [f'--workdir={finished_run}', '--step=3', f'--output={tmp_path}']
+def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
+  config = tiny.get_config(demo_corpus)
+  checkpoint.write_config(tmp_path / 'run', config)
+  arguments = [f'--workdir={tmp_path}/run', '--step=3', f'--output={tmp_path}']
   commands.main(['peek', *arguments])
   printed = capsys.readouterr().out
-  config = tiny.get_config(demo_corpus)
   components = components_lib.build(config)
   stream = streams.make_stream(config, components, streams.make_buckets(config, components))
   batch = stream.batch_at(3)
