@@ -1,11 +1,12 @@
 """The training stream: a pure function of the step, on any number of hosts and threads.
 
-Per bucket: rows -> shuffled anew each epoch -> this host's share -> batch; then steps are mixed
-from the buckets by weight. All of it is random access (grain.MapDataset), so the position
-of a run is its step, and a restart, also on other hosts, goes on with the same global batches.
+Per bucket: cells -> each shuffled anew in each of its epochs -> mixed by their shares -> this
+host's rows -> batch; then steps are mixed from the buckets by weight. All of it is random access
+(grain.MapDataset), so the position of a run is its step, and a restart, also on other hosts, goes
+on with the same global batches.
 
-The stream is total: an example that cannot be decoded is replaced by another one, chosen by the
-same function of the step, counted and named once. Too many of them end the run.
+The stream is total: an example that cannot be decoded is replaced by another one of its cell,
+chosen by the same function of the step, counted and named once. Too many of them end the run.
 """
 
 import dataclasses
