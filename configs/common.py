@@ -50,6 +50,8 @@ def release():
     weights='',
     scaling_factor=0.18215,
     frames_per_chunk=4,
+    tile=0,  # Latents; decode larger frames in squares of so many. 0: whole frames.
+    tile_overlap=16,
     model=dict(
       in_channels=3,
       latent_channels=4,
@@ -85,7 +87,13 @@ def release():
     ),
   )
   config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
-  config.loss = dict(prediction_type='v', offset_noise=0.1, timestep_shift=1.0)
+  config.loss = dict(
+    prediction_type='v',
+    offset_noise=0.1,
+    timestep_shift=1.0,
+    timestep_range=(0, 1000),  # Noise levels to train on: (start, stop).
+    min_snr_gamma=0.0,  # 5 in Hang et al. 2023 (arXiv:2303.09556); 0 weighs all levels alike.
+  )
   # The release drops nothing (p_zero 0.0); its text-to-video stage drops captions at 0.1.
   config.condition_dropout = dict(text=0.1, image_embedding=0.1, image_latents=0.0, all=0.0)
   config.data = dict(
@@ -125,8 +133,20 @@ def release():
   )
   config.checkpoint = dict(every=1000, keep_last=3, keep_every=50_000)
   config.sample = dict(
-    num_steps=50, guidance_scale=9.0, eta=0.0, set_alpha_to_one=True, bucket='', seed=0
+    sampler='ddim',  # Or 'dpmpp_2m', 'dpmpp_2m_sde', 'heun'.
+    spacing='leading',  # Or 'trailing', 'linspace'.
+    num_steps=50,
+    guidance_scale=9.0,
+    guidance_rescale=0.0,
+    schedule='',  # Another kind of noise schedule than trained on.
+    eta=0.0,
+    set_alpha_to_one=True,
+    bucket='',
+    seed=0,
   )
+  # A refinement stage lays so many noise levels on a video of this size, brought to its own, and
+  # takes them off again; by inversion_steps of DDIM backwards in place of noise. 0 levels: none.
+  config.refine = dict(levels=0, inversion_steps=0, height=0, width=0)
   return config
 
 

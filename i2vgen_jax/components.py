@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from i2vgen_jax import checkpoint
-from i2vgen_jax.diffusion import parameterization, schedule
+from i2vgen_jax.diffusion import loss, parameterization, schedule
 from i2vgen_jax.encoders import Encoders
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -36,7 +36,7 @@ TOKENIZER_FILES = (
   'special_tokens_map.json',
 )
 # What a config may change of the model that it starts from.
-CHANGEABLE = re.compile(r'unet\.(dropout|remat)|\w+\.(weights|frames_per_chunk)')
+CHANGEABLE = re.compile(r'unet\.(dropout|remat)|\w+\.(weights|frames_per_chunk|tile|tile_overlap)')
 # Frozen networks are drawn from this key when a config says weights='random': the same in every
 # run.
 RANDOM_SEED = 0
@@ -98,6 +98,12 @@ def build(config, workdir=None):
     check_start(config)
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
+  loss.check_options(config.loss.timestep_range, config.loss.min_snr_gamma, noise_schedule)
+  if config.refine.levels > config.loss.timestep_range[1]:
+    raise ValueError(
+      f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '
+      f'loss.timestep_range={tuple(config.loss.timestep_range)}.'
+    )
   model = dict(config.unet)
   model['conditioners'] = tuple(dict(line) for line in model['conditioners'])
   for name in ('block_channels', 'attention_levels'):
@@ -119,13 +125,16 @@ def build(config, workdir=None):
 
 
 def check_start(config):
-  """Raises ValueError if the model of the run or folder `config.start` is not the config's."""
+  """Raises ValueError if the model of the run or folder `config.start` is not the config's; the
+  config may leave conditioners out."""
   blocks = ('unet', *FROZEN)
   started = checkpoint.read_config(config.start)
   ours, theirs = (
     checkpoint.flatten_config({block: tree[block] for block in blocks})
     for tree in (json.loads(config.to_json()), json.loads(started.to_json()))
   )
+  kept = ours['unet.conditioners']
+  theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
   differences = [
     f'{name}: {theirs.get(name, "(absent)")} -> {ours.get(name, "(absent)")}'
     for name in sorted(set(ours) | set(theirs))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2vgen_jax.models import clip, vae
+from i2vgen_jax.models import clip, tiling, vae
 
 # OpenAI CLIP's image statistics, RGB.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -28,6 +28,8 @@ class Encoders:
   image_encoder: clip.CLIPVision
   scaling_factor: float
   frames_per_chunk: int
+  tile: int = 0  # Latents; larger frames are decoded in overlapping squares. 0 is whole.
+  tile_overlap: int = 16  # Latents.
 
   @classmethod
   def from_config(cls, config):
@@ -39,7 +41,15 @@ class Encoders:
       image_encoder=clip.CLIPVision(**config.image_encoder.model, dtype=dtype),
       scaling_factor=config.vae.scaling_factor,
       frames_per_chunk=config.vae.frames_per_chunk,
+      tile=config.vae.tile,
+      tile_overlap=config.vae.tile_overlap,
     )
+
+  def __post_init__(self):
+    if self.tile and not 0 < self.tile_overlap <= self.tile // 2:
+      raise ValueError(
+        f'vae.tile_overlap={self.tile_overlap} must be between 1 and half of vae.tile={self.tile}.'
+      )
 
   @property
   def downsampling(self):
@@ -85,7 +95,13 @@ class Encoders:
     """uint8 pixels of scaled latents."""
 
     def decode(latents_BHWC):
-      pixels_BHWC = self.vae.apply({'params': frozen['vae']}, latents_BHWC, method='decode')
+      pixels_BHWC = tiling.apply_in_tiles(
+        lambda part: self.vae.apply({'params': frozen['vae']}, part, method='decode'),
+        latents_BHWC,
+        self.tile,
+        self.tile_overlap,
+        self.downsampling,
+      )
       return jnp.clip(jnp.round((pixels_BHWC + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
     return self._over_frames(decode, latents_BFHWC / self.scaling_factor)

@@ -38,16 +38,10 @@ def main():
     dict(config.data.directories), bucket, built.tokenize,
     built.encoders.image_encoder.image_size, flags.FLAGS.num_examples,
   )  # fmt: skip
-  settings = dict(
-    num_steps=flags.FLAGS.steps or config.sample.num_steps,
-    guidance_scale=config.sample.guidance_scale
-    if flags.FLAGS.guidance is None
-    else flags.FLAGS.guidance,
+  settings = generation.settings(
+    config, num_steps=flags.FLAGS.steps, guidance_scale=flags.FLAGS.guidance
   )
-  generate = generation.make_generate(
-    built, prediction_type=config.loss.prediction_type, eta=config.sample.eta,
-    set_alpha_to_one=config.sample.set_alpha_to_one, **settings,
-  )  # fmt: skip
+  generate = generation.make_generate(built, **settings)
   videos_BFHWC = sample_all(
     built, config, generate, params, frozen, batch, bucket, mesh, flags.FLAGS.seed
   )

@@ -1,9 +1,13 @@
-"""From an image and a caption to a video: condition, denoise by DDIM with guidance, decode.
+"""From an image and a caption to a video: condition, denoise with guidance, decode.
+
+A refinement stage starts from a video with noise on it, the base stage from noise alone.
 
 Spec of the release's inference: guidance between {caption, CLIP image} and {negative prompt,
 zeros}; the image's latents and the fps are the same on both sides, so that guidance never acts on
 them.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +15,80 @@ import numpy as np
 import PIL.Image
 
 from data_pipelines import transforms
-from i2vgen_jax.diffusion import guidance, sampler
+from i2vgen_jax.diffusion import guidance, loss
+from i2vgen_jax.diffusion import sampler as samplers
+
+
+def settings(config, **overrides):
+  """What `make_generate` takes, from a run's config; `overrides` of config.sample that are None are
+  left out."""
+  chosen = dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
+  for elsewhere in ('bucket', 'seed'):
+    chosen.pop(elsewhere)
+  for name in ('levels', 'inversion_steps'):
+    chosen[name] = config.refine[name]
+  return dict(chosen, prediction_type=config.loss.prediction_type)
 
 
 def make_generate(
-  components, *, prediction_type, num_steps, guidance_scale, eta=0.0, set_alpha_to_one=True, seed=0
+  components,
+  *,
+  prediction_type,
+  num_steps,
+  guidance_scale,
+  guidance_rescale=0.0,
+  sampler='ddim',
+  spacing='leading',
+  schedule='',
+  eta=0.0,
+  set_alpha_to_one=True,
+  levels=0,
+  inversion_steps=0,
+  seed=0,
 ):
   """(params, frozen, inputs, noise_BFHWC) -> (latents_BFHWC float32, video_BFHWC uint8), jitted.
 
   Args:
     components: of the run.
     prediction_type: what the U-Net was trained to predict.
-    num_steps: DDIM steps; 50 in the release.
+    num_steps: of the sampler; 50 in the release.
     guidance_scale: 9 in the release.
+    guidance_rescale: see guidance.guided.
+    sampler: a name in samplers.KINDS.
+    spacing: of timesteps, see samplers.spaced_timesteps.
+    schedule: kind of noise schedule to sample on; '' is the one trained on.
     eta: 0 for deterministic DDIM.
-    set_alpha_to_one: see sampler.ddim.
-    seed: of the noise that `eta` adds.
+    set_alpha_to_one: see samplers.make_table.
+    levels: of a refinement stage: noise levels that are laid on inputs['video'] and taken off
+      again (SDEdit, Meng et al. 2022, arXiv:2108.01073); 0 starts from noise alone.
+    inversion_steps: reach that noise level by as many steps of DDIM backwards, under the negative
+      prompt, in place of adding noise; 0 adds noise.
+    seed: of the noise that `eta` or the sampler adds.
 
-  `inputs` is a dict as `prepare_inputs` makes. The image's latents are the posterior's mean.
+  `inputs` is a dict as `prepare_inputs` makes; for a refinement stage with a uint8 'video' of as
+  many frames and any size. The image's latents are the posterior's mean.
 
   Raises:
-    ValueError: `num_steps` does not fit the schedule.
+    ValueError: settings that are unknown or do not fit the schedule.
   """
-  sampler.leading_timesteps(num_steps, components.schedule.num_timesteps)
-  encoders = components.encoders
+  encoders, trained = components.encoders, components.schedule
+  sampled = trained.like(schedule) if schedule else trained
+  table = samplers.make_table(
+    sampled, num_steps, kind=sampler, spacing=spacing, levels=levels or None, eta=eta,
+    set_alpha_to_one=set_alpha_to_one,
+  )  # fmt: skip
+  if inversion_steps:
+    inversion = samplers.inversion_table(trained, inversion_steps, levels)
+
+  def start_of(denoise, frozen, video_BFHWC, noise_BFHWC):
+    """z at the table's first timestep, of a video brought to the size of `noise_BFHWC`."""
+    latents_BFHWC = encoders.encode_video(
+      frozen, resize(video_BFHWC, *(encoders.downsampling * s for s in noise_BFHWC.shape[2:4]))
+    )
+    if inversion_steps:
+      return samplers.sample(denoise, latents_BFHWC, inversion, prediction_type=prediction_type)
+    timesteps_B = jnp.full(latents_BFHWC.shape[:1], table['timestep'][0])
+    return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, sampled)
 
   @jax.jit
   def generate(params, frozen, inputs, noise_BFHWC):
@@ -51,19 +105,27 @@ def make_generate(
     def denoise(noisy_BFHWC, timesteps_B, conditioning):
       return components.unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
 
-    latents_BFHWC = sampler.ddim(
-      guidance.guided(denoise, conditioning, unconditional, guidance_scale),
-      noise_BFHWC,
-      components.schedule,
-      num_steps,
+    start_BFHWC = noise_BFHWC
+    if levels:
+      without = functools.partial(denoise, conditioning=unconditional)
+      start_BFHWC = start_of(without, frozen, inputs['video'], noise_BFHWC)
+    latents_BFHWC = samplers.sample(
+      guidance.guided(denoise, conditioning, unconditional, guidance_scale, guidance_rescale),
+      start_BFHWC,
+      table,
       prediction_type=prediction_type,
-      eta=eta,
-      set_alpha_to_one=set_alpha_to_one,
-      keys_B=row_keys(seed, noise_BFHWC.shape[0]) if eta else None,
+      keys_B=row_keys(seed, noise_BFHWC.shape[0]),
     )
     return latents_BFHWC, encoders.decode_video(frozen, latents_BFHWC)
 
   return generate
+
+
+def resize(video_BFHWC, height, width):
+  """uint8 -> uint8 of another size, bilinear; averaged where it shrinks."""
+  shape = (*video_BFHWC.shape[:2], height, width, video_BFHWC.shape[-1])
+  resized = jax.image.resize(video_BFHWC.astype(jnp.float32), shape, 'linear')
+  return jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
 
 
 def row_keys(seed, num):
@@ -71,10 +133,13 @@ def row_keys(seed, num):
   return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(jnp.arange(num))
 
 
-def start_noise(components, seed, batch_size, frames, height, width):
-  """float32 (B, F, H/f, W/f, C) standard normal noise; row b depends on (seed, b) alone."""
+def start_noise(components, seed, batch_size, frames, height, width, stage=0):
+  """float32 (B, F, H/f, W/f, C) standard normal noise; row b depends on (seed, b, stage) alone."""
   shape = components.unet_inputs(frames, height, width)[0].shape[1:]
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(row_keys(seed, batch_size))
+  keys_B = row_keys(seed, batch_size)
+  if stage:
+    keys_B = jax.vmap(lambda key: jax.random.fold_in(key, -stage))(keys_B)
+  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
 
 
 def prepare_inputs(components, images, captions, *, height, width, fps, negative_prompt):

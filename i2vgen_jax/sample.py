@@ -1,72 +1,102 @@
-"""Makes a video of an image and a caption.
+"""Makes a video of an image and a caption, or one of every line of a list.
 
   python -m i2vgen_jax.sample --workdir=DIR --image=I.png --prompt="a red circle moves left"
   --output=O.mp4
 
-Size, frame rate and sampler settings default to the run's config. The image's own file may have
+With --refine_workdir a refinement stage takes the video on to its own size. With --list=FILE, of
+`image|||caption` lines, --output is a folder; started again, it skips what is there.
+
+Size, frame rate and sampler settings default to the runs' configs. The image's own file may have
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
-import jax
-from absl import flags, logging
+from absl import flags
 
-from i2vgen_jax import cli, components, generation, streams, video_file
+from i2vgen_jax import cascade, cli, generation
 
 
 def main():
-  """Samples one video and writes it."""
-  image = generation.open_image(flags.FLAGS.image)
-  config, built, _, params, frozen = components.load_run(
-    flags.FLAGS.workdir, flags.FLAGS.weights, flags.FLAGS.step, jax.local_devices()[:1]
+  """Checks what was asked for, loads the stages, and runs them."""
+  given = flags.FLAGS
+  check_flags(given)
+  image = None if given.list else generation.open_image(given.image)
+  if given.list:
+    cascade.read_list(given.list)
+  shared = dict(weights=given.weights, seed=given.seed, frames=given.frames, fps=given.fps)
+  base = cascade.load_stage(
+    given.workdir,
+    step=given.step,
+    height=given.height,
+    width=given.width,
+    negative_prompt=given.negative_prompt,
+    overrides=dict(
+      num_steps=given.steps,
+      guidance_scale=given.guidance,
+      guidance_rescale=given.guidance_rescale,
+      eta=given.eta,
+      sampler=given.sampler,
+      spacing=given.spacing,
+    ),
+    **shared,
   )
-  bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
-  frames = _given(flags.FLAGS.frames, bucket.frames)
-  height, width = _given(flags.FLAGS.height, bucket.height), _given(flags.FLAGS.width, bucket.width)
-  fps = _given(flags.FLAGS.fps, bucket.fps)
-  generation.check_size(built, frames, height, width)
-  generate = generation.make_generate(
-    built,
-    prediction_type=config.loss.prediction_type,
-    num_steps=_given(flags.FLAGS.steps, config.sample.num_steps),
-    guidance_scale=_given(flags.FLAGS.guidance, config.sample.guidance_scale),
-    eta=_given(flags.FLAGS.eta, config.sample.eta),
-    set_alpha_to_one=config.sample.set_alpha_to_one,
-    seed=flags.FLAGS.seed,
-  )
-  inputs = generation.prepare_inputs(
-    built,
-    [image],
-    [flags.FLAGS.prompt],
-    height=height,
-    width=width,
-    fps=fps,
-    negative_prompt=_given(flags.FLAGS.negative_prompt, config.negative_prompt),
-  )
-  noise = generation.start_noise(built, flags.FLAGS.seed, 1, frames, height, width)
-  _, video_BFHWC = generate(params, frozen, inputs, noise)
-  video_file.write_mp4(flags.FLAGS.output, video_BFHWC[0], fps)
-  logging.info('%d frames of %dx%d at %g fps in %s', frames, width, height, fps, flags.FLAGS.output)
+  stages = [base]
+  if given.refine_workdir:
+    refinement = cascade.load_stage(
+      given.refine_workdir,
+      height=given.refine_height,
+      width=given.refine_width,
+      overrides=dict(
+        num_steps=given.refine_steps,
+        guidance_scale=given.refine_guidance,
+        sampler=given.refine_sampler,
+      ),
+      **shared | dict(frames=base.frames, fps=base.fps),
+    )
+    stages.append(refinement)
+  cascade.check_stages(*(stages + [None])[:2])
+  if given.list:
+    part, num_parts = (int(number) for number in given.part.split('/'))
+    cascade.make_list(stages, given.list, given.output, given.seed, part, num_parts)
+  else:
+    cascade.make_video(stages, image, given.prompt, given.seed, given.output)
 
 
-def _given(value, default):
-  return default if value is None else value
+def check_flags(given):
+  """Raises ValueError unless either --list or both --image and --prompt are given."""
+  single = given.image is not None and given.prompt is not None
+  if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
+    raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')
+  part, _, num_parts = given.part.partition('/')
+  if not (part.isdigit() and num_parts.isdigit() and int(part) < int(num_parts)):
+    raise ValueError(f'--part={given.part} must be I/N with 0 <= I < N.')
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Of the trained run.')
   flags.DEFINE_string('image', None, 'First frame: any picture file.')
   flags.DEFINE_string('prompt', None, 'What happens in the video.')
+  flags.DEFINE_string('list', None, 'Of image|||caption lines, in place of --image and --prompt.')
+  flags.DEFINE_string('part', '0/1', 'I/N: of a list only every Nth line, from the Ith.')
   flags.DEFINE_string('negative_prompt', None, "What should not; default the run's.")
-  flags.DEFINE_string('output', None, 'mp4 to write.')
+  flags.DEFINE_string('output', None, 'mp4 to write; the folder of them with --list.')
   flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
   flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
   flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "DDIM steps; default the run's.")
+  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
+  flags.DEFINE_string('sampler', None, "ddim, dpmpp_2m, dpmpp_2m_sde, heun; default the run's.")
+  flags.DEFINE_string('spacing', None, "leading, trailing, linspace; default the run's.")
   flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_float('guidance_rescale', None, "0 to 1; default the run's.")
   flags.DEFINE_float('eta', None, "0 deterministic, 1 ancestral; default the run's.")
   flags.DEFINE_integer('frames', None, "Default the run's sampling bucket.")
   flags.DEFINE_float('fps', None, "To condition on and to play at; default the bucket's.")
   flags.DEFINE_integer('height', None, "Pixels; default the bucket's.")
   flags.DEFINE_integer('width', None, "Pixels; default the bucket's.")
-  cli.require('workdir', 'image', 'prompt', 'output')
+  flags.DEFINE_string('refine_workdir', None, 'Of a trained refinement stage.')
+  flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
+  flags.DEFINE_string('refine_sampler', None, "Default the run's.")
+  flags.DEFINE_float('refine_guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_integer('refine_height', None, "Pixels; default its bucket's.")
+  flags.DEFINE_integer('refine_width', None, "Pixels; default its bucket's.")
+  cli.require('workdir', 'output')
   cli.run(main)

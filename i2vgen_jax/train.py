@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from data_pipelines import loader
-from i2vgen_jax import checkpoint, cli, metrics, optimizer, streams, train_step, validation
+from i2vgen_jax import checkpoint, cli, metrics, optimizer, start, streams, train_step, validation
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
@@ -80,7 +80,8 @@ def train(config, workdir):
     state = components_lib.jit_once(init, out_shardings=shardings)()
     if config.start:
       placed = components_lib.with_shardings(abstract_state, shardings)
-      state = train_step.start_from(state, checkpoint.load_params(config.start, placed.params)[0])
+      first = start.load(config.start, placed.params, mesh, config.sharding.min_elements)
+      state = train_step.start_from(state, first)
     if lead:
       write_overview(workdir, state.params)
   else:

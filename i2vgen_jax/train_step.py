@@ -75,6 +75,8 @@ def make_loss(
   prediction_type,
   offset_noise,
   timestep_shift,
+  timestep_range,
+  min_snr_gamma,
   condition_dropout,
 ):
   """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every
@@ -91,16 +93,19 @@ def make_loss(
     conditioning = guidance.drop_conditions(
       drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
     )
-    timesteps_B = loss.draw_timesteps(time_B, schedule.num_timesteps, timestep_shift)
+    timesteps_B = loss.draw_timesteps(time_B, timestep_range, timestep_shift)
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
 
     def denoise(noisy_BFHWC, timesteps_B):
       return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
 
     latents_BFHWC, conditioning = jax.lax.stop_gradient((latents_BFHWC, conditioning))
-    return loss.denoising_loss(
+    loss_B = loss.denoising_loss(
       denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
-    ).mean()
+    )
+    if min_snr_gamma:
+      loss_B *= loss.min_snr_weight(timesteps_B, schedule, prediction_type, min_snr_gamma)
+    return loss_B.mean()
 
   return batch_loss
 
@@ -162,11 +167,12 @@ def split_batch(batch, accumulation):
   return jax.tree.map(split, batch)
 
 
-def make_eval_loss(unet, encoders, schedule, *, prediction_type):
+def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range):
   """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
 
   Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
-  rows covers all noise levels. Posterior means, no dropout: the number is the same at every call.
+  rows covers all noise levels of the range, unweighted. Posterior means, no dropout: the number is
+  the same at every call.
   """
 
   def eval_loss(params, frozen, batch, seed):
@@ -177,7 +183,8 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type):
     )
     # Golden-ratio steps fill [0, 1) evenly for any number of rows.
     fraction_B = jnp.mod((batch['position'] + 0.5) * 0.6180339887, 1.0)
-    timesteps_B = (fraction_B * schedule.num_timesteps).astype(jnp.int32)
+    start, stop = timestep_range
+    timesteps_B = start + (fraction_B * (stop - start)).astype(jnp.int32)
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, 0.0)
 
     def denoise(noisy_BFHWC, timesteps_B):

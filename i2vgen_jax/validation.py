@@ -47,17 +47,16 @@ class Validation:
         components.encoders,
         components.schedule,
         prediction_type=config.loss.prediction_type,
+        timestep_range=config.loss.timestep_range,
       ),
       out_shardings=mesh_lib.replicated(mesh),
     )
-    self._generate = generation.make_generate(
-      components,
-      prediction_type=config.loss.prediction_type,
-      **{
-        name: config.sample[name]
-        for name in ('num_steps', 'guidance_scale', 'eta', 'set_alpha_to_one')
-      },
-    )
+    self._generate = generation.make_generate(components, **generation.settings(config))
+    # What a refinement stage refines here: the held-out videos at the base stage's size.
+    self._shrink = None
+    if config.refine.levels:
+      height, width = config.refine.height, config.refine.width
+      self._shrink = jax.jit(lambda video: generation.resize(video, height, width))
     self._negative_ids = components.tokenize([config.negative_prompt])
 
   def loss(self, state, frozen):
@@ -71,7 +70,8 @@ class Validation:
     return float(np.concatenate(losses).mean())
 
   def sample(self, state, frozen, seed=0):
-    """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames."""
+    """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames, or,
+    of a refinement stage, restored from the first held-out videos made smaller."""
     count = self._num_samples
     part, _ = self._rows(0, count, count)
     bucket = self._bucket
@@ -85,6 +85,8 @@ class Validation:
       'negative_token_ids': self._negative_ids,
       'fps': part['fps'],
     }
+    if self._shrink:
+      inputs['video'] = self._shrink(part['video'])
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
     return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]

@@ -8,14 +8,19 @@ import pathlib
 import jax
 import pytest
 
-from configs import base, common, demo, meshes
+from configs import base, common, demo, meshes, refine, refine_demo
 from i2vgen_jax import components, train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = {'base': base.get_config, 'demo': demo.get_config}
+CONFIGS = {
+  'base': base.get_config,
+  'demo': demo.get_config,
+  'refine': refine.get_config,
+  'refine_demo': refine_demo.get_config,
+}
 
 
 def test_every_config_file_is_covered():
@@ -74,6 +79,21 @@ def test_the_released_model_divides_over_every_shipped_mesh(name):
   )
   # What stays whole on each device, being small, is a small part.
   assert per_device < 1_420_469_224 / sizes['fsdp'] + 6_000_000
+
+
+def test_refine_config_is_the_base_model_without_its_image_and_fps():
+  config = refine.get_config()
+  config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
+  config.text_encoder.model.update(vocab_size=856, max_length=16)
+  built = components.build(config)
+  mesh = mesh_lib.make_mesh(dict(data=8, fsdp=1, tensor=1))
+  shapes = jax.tree.leaves(built.abstract_params(mesh, config.sharding.min_elements))
+  # VGen's UNetSD_SR600, which is the same trunk.
+  assert sum(leaf.size for leaf in shapes) == 1_411_233_860
+  inputs = built.unet_inputs(frames=2, height=720, width=1280)  # 90 -> 45 -> 23 -> 12.
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  output, _ = jax.eval_shape(built.unet.init_with_output, key, *inputs)
+  assert output.shape == (1, 2, 90, 160, 4)
 
 
 def test_unknown_mesh_and_argument_list_the_known_ones():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from i2vgen_jax.diffusion import guidance, loss, parameterization, sampler, schedule
 
@@ -78,11 +79,45 @@ def test_noise_depends_on_the_sample_s_key_alone():
 
 def test_timesteps_are_uniform_or_shifted_to_high_noise():
   keys = jax.random.split(jax.random.key(0), 20_000)
-  plain, shifted = (np.asarray(loss.draw_timesteps(keys, 1000, shift)) for shift in (1.0, 6.0))
+  plain, shifted = (np.asarray(loss.draw_timesteps(keys, (0, 1000), shift)) for shift in (1.0, 6.0))
   for timesteps in (plain, shifted):
     assert timesteps.min() >= 0 and timesteps.max() == 999
   assert (plain >= 900).mean() == pytest.approx(0.1, abs=0.01)
   assert (shifted >= 900).mean() == pytest.approx(0.4, abs=0.01)  # 1 - 0.9 / (6 - 0.9 * 5).
+
+
+def test_timesteps_stay_in_their_range():
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  for shift in (1.0, 6.0):
+    timesteps = np.asarray(loss.draw_timesteps(keys, (200, 600), shift))
+    assert timesteps.min() == 200 and timesteps.max() == 599
+
+
+@pytest.mark.parametrize('timestep_range', [(0, 1001), (600, 600), (-1, 600), (600,)])
+def test_impossible_timestep_ranges_are_refused(timestep_range):
+  with pytest.raises(ValueError, match='loss.timestep_range='):
+    loss.check_options(timestep_range, 0.0, RELEASED)
+
+
+def test_min_snr_weighs_the_same_error_of_x0_alike_in_every_parameterization():
+  """The weighted loss of a wrong x0 is min(SNR, gamma) times its error, whatever is predicted."""
+  x0, eps = jax.random.normal(jax.random.key(0), (2, 4, 2, 4, 4, 4))
+  timesteps, gamma = jnp.array([10, 300, 700, 950]), 5.0
+  alpha, sigma = RELEASED.alpha_sigma(timesteps, 5)
+  z = loss.add_noise(x0, eps, timesteps, RELEASED)
+  wrong_x0 = x0 + 0.1
+  wrong_eps = (z - alpha * wrong_x0) / sigma
+  snr = RELEASED.alphas_cumprod_T[timesteps] / (1 - RELEASED.alphas_cumprod_T[timesteps])
+  assert snr[0] > gamma > snr[-1]
+  for kind, predict in parameterization.FROM_X0_EPS.items():
+    wrong = predict(wrong_x0, wrong_eps, alpha, sigma)
+    losses = loss.denoising_loss(lambda z, t: wrong, x0, eps, timesteps, RELEASED, kind)  # noqa: B023
+    weight = loss.min_snr_weight(timesteps, RELEASED, kind, gamma)
+    np.testing.assert_allclose(weight * losses, np.minimum(snr, gamma) * 0.01, rtol=1e-3)
+
+
+def test_min_snr_gives_pure_noise_no_weight():
+  assert float(loss.min_snr_weight(jnp.array([999]), RELEASED, 'v', 5.0)[0]) == 0
 
 
 def test_offset_noise_is_one_value_per_frame_and_channel():
@@ -126,18 +161,29 @@ def test_guidance_of_one_is_the_conditional_prediction():
   np.testing.assert_allclose(far[:, 0, 0, 0, 0], 7 + 3 * (np.arange(3) - 7), atol=1e-5)
 
 
+@pytest.mark.parametrize('rescale', [0.3, 1.0])
+def test_guidance_rescale_equals_diffusers(rescale):
+  without, with_text = np.random.default_rng(0).standard_normal((2, 3, 2, 4, 4, 4), np.float32)
+  denoise = lambda z, t, c: c['text']  # noqa: E731
+  actual = guidance.guided(denoise, {'text': with_text}, {'text': without}, 9.0, rescale)(
+    jnp.ones((3, 2, 4, 4, 4)), jnp.zeros((3,), jnp.int32)
+  )
+  expected = rescale_noise_cfg(
+    torch.from_numpy(without + 9 * (with_text - without)), torch.from_numpy(with_text), rescale
+  )
+  np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('set_alpha_to_one', [True, False])
 @pytest.mark.parametrize('num_steps', [50, 30])
 def test_ddim_trajectory_equals_diffusers(num_steps, set_alpha_to_one):
   """The same nonlinear 'network' on both sides; float32 rounding over 50 steps stays below 1e-5
   relative."""
   start = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 4)).astype(np.float32)
-  ours = sampler.ddim(
+  ours = sampler.sample(
     lambda z, t: jnp.tanh(0.7 * z + t[:, None, None, None, None] / 1000),
     start,
-    RELEASED,
-    num_steps,
-    set_alpha_to_one=set_alpha_to_one,
+    sampler.make_table(RELEASED, num_steps, set_alpha_to_one=set_alpha_to_one),
   )
   oracle = diffusers.DDIMScheduler.from_config(
     SCHEDULER_CONFIG | dict(set_alpha_to_one=set_alpha_to_one)
@@ -146,33 +192,27 @@ def test_ddim_trajectory_equals_diffusers(num_steps, set_alpha_to_one):
   latents = torch.from_numpy(start)
   for t in oracle.timesteps:
     latents = oracle.step(torch.tanh(0.7 * latents + t / 1000), t, latents).prev_sample
-  np.testing.assert_array_equal(sampler.leading_timesteps(num_steps, 1000), oracle.timesteps)
+  np.testing.assert_array_equal(
+    sampler.spaced_timesteps('leading', num_steps, 1000), oracle.timesteps
+  )
   error = np.abs(np.asarray(ours) - latents.numpy()).max()
   assert error <= 1e-5 * np.abs(latents.numpy()).max()
 
 
-def test_ddim_with_the_true_velocity_returns_the_data():
-  x0, eps = jax.random.normal(jax.random.key(1), (2, 1, 2, 4, 4, 4))
-  alpha, sigma = RELEASED.alpha_sigma(jnp.array([981]), 5)
-
-  def denoise(z, t):
-    a, s = RELEASED.alpha_sigma(t, 5)
-    return a * (z - a * x0) / s - s * x0
-
-  latents = sampler.ddim(denoise, alpha * x0 + sigma * eps, RELEASED, 50)
-  np.testing.assert_allclose(latents, x0, atol=1e-4)
-
-
 def test_ancestral_noise_depends_on_the_key_and_eta():
   start, keys = jnp.ones((2, 1, 2, 2, 4)), jax.random.split(jax.random.key(0), 2)
-  run = lambda **kw: np.asarray(sampler.ddim(lambda z, t: 0.1 * z, start, RELEASED, 5, **kw))  # noqa: E731
-  noisy = run(eta=1.0, keys_B=keys)
-  assert np.abs(noisy - run()).max() > 0.01
-  np.testing.assert_array_equal(noisy, run(eta=1.0, keys_B=keys))
-  np.testing.assert_allclose(noisy[1:], run(eta=1.0, keys_B=keys[::-1])[:1], atol=1e-6)
+
+  def run(eta, keys_B=None):
+    table = sampler.make_table(RELEASED, 5, eta=eta)
+    return np.asarray(sampler.sample(lambda z, t: 0.1 * z, start, table, keys_B=keys_B))
+
+  noisy = run(1.0, keys)
+  assert np.abs(noisy - run(0.0)).max() > 0.01
+  np.testing.assert_array_equal(noisy, run(1.0, keys))
+  np.testing.assert_allclose(noisy[1:], run(1.0, keys[::-1])[:1], atol=1e-6)
 
 
 @pytest.mark.parametrize('num_steps', [0, -3, 1000, 5000])
 def test_impossible_step_counts_are_refused(num_steps):
   with pytest.raises(ValueError, match=f'num_steps={num_steps}'):
-    sampler.leading_timesteps(num_steps, 1000)
+    sampler.spaced_timesteps('leading', num_steps, 1000)

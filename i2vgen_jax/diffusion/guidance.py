@@ -31,7 +31,7 @@ def drop_conditions(keys_B, conditioning, null_conditioning, rates):
   return dropped
 
 
-def guided(denoise, conditioning, unconditional, guidance_scale):
+def guided(denoise, conditioning, unconditional, guidance_scale, rescale=0.0):
   """A denoiser that moves from the unconditional towards, and past, the conditional prediction.
 
   Args:
@@ -39,6 +39,8 @@ def guided(denoise, conditioning, unconditional, guidance_scale):
     conditioning: what to follow.
     unconditional: what to move away from; same names and shapes.
     guidance_scale: 1 is the conditional prediction itself; 9 in the release.
+    rescale: share in [0, 1] of the result that is brought back to the conditional prediction's
+      standard deviation, which guidance inflates (Lin et al. 2023, arXiv:2305.08891, Sec. 3.4).
 
   Returns:
     (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC; one call of `denoise` on a doubled
@@ -53,6 +55,10 @@ def guided(denoise, conditioning, unconditional, guidance_scale):
       jnp.concatenate([noisy_latents_BFHWC] * 2), jnp.concatenate([timesteps_B] * 2), doubled
     )
     without_BFHWC, with_BFHWC = jnp.split(both, 2)
-    return without_BFHWC + guidance_scale * (with_BFHWC - without_BFHWC)
+    guided_BFHWC = without_BFHWC + guidance_scale * (with_BFHWC - without_BFHWC)
+    if rescale:
+      spread = lambda x: jnp.std(x, axis=range(1, x.ndim), keepdims=True)  # noqa: E731
+      guided_BFHWC *= rescale * spread(with_BFHWC) / spread(guided_BFHWC) + (1 - rescale)
+    return guided_BFHWC
 
   return denoise_guided

@@ -29,24 +29,55 @@ def draw_noise(keys_B, latents_BFHWC, offset_noise):
   return jax.vmap(one)(keys_B, latents_BFHWC)
 
 
-def draw_timesteps(keys_B, num_timesteps, shift=1.0):
-  """int32 timesteps in [0, num_timesteps), one per key.
+def draw_timesteps(keys_B, timestep_range, shift=1.0):
+  """int32 timesteps in [start, stop), one per key.
 
   Args:
     keys_B: one key per sample.
-    num_timesteps: T.
+    timestep_range: (start, stop); (0, T) is all.
     shift: 1 draws uniformly, as released; above 1 prefers high noise, where the large structure is
       decided: u -> shift u / (1 + (shift - 1) u) (Esser et al. 2024, arXiv:2403.03206, Sec. 5.3.2).
   """
   uniform_B = jax.vmap(jax.random.uniform)(keys_B)
   shifted_B = shift * uniform_B / (1 + (shift - 1) * uniform_B)
-  return jnp.minimum((shifted_B * num_timesteps).astype(jnp.int32), num_timesteps - 1)
+  start, stop = timestep_range
+  return jnp.minimum(start + (shifted_B * (stop - start)).astype(jnp.int32), stop - 1)
+
+
+def check_options(timestep_range, min_snr_gamma, schedule):
+  """Raises ValueError for a range outside the schedule or a negative gamma."""
+  if len(timestep_range) != 2 or not (
+    0 <= timestep_range[0] < timestep_range[1] <= schedule.num_timesteps
+  ):
+    raise ValueError(
+      f'loss.timestep_range={tuple(timestep_range)} must be (start, stop) with 0 <= start < stop '
+      f'<= schedule.num_timesteps={schedule.num_timesteps}.'
+    )
+  if min_snr_gamma < 0:
+    raise ValueError(
+      f'loss.min_snr_gamma={min_snr_gamma} must be positive (5 is usual), or 0: off.'
+    )
 
 
 def add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, schedule):
   """z_t = alpha_t x_0 + sigma_t eps."""
   alpha, sigma = schedule.alpha_sigma(timesteps_B, latents_BFHWC.ndim)
   return alpha * latents_BFHWC + sigma * noise_BFHWC
+
+
+def min_snr_weight(timesteps_B, schedule, prediction_type, gamma):
+  """Min-SNR-gamma: noise levels weigh min(SNR, gamma) in terms of x0, however it is predicted.
+
+  Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1)
+  times that of x0, the one of eps SNR times.
+
+  Returns:
+    float32 (B,).
+  """
+  alpha_B, sigma_B = schedule.alpha_sigma(timesteps_B, 1)
+  snr_B = jnp.square(alpha_B / sigma_B)
+  clipped_B = jnp.minimum(snr_B, gamma)
+  return {'x0': clipped_B, 'eps': clipped_B / snr_B, 'v': clipped_B / (snr_B + 1)}[prediction_type]
 
 
 def denoising_loss(denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type):

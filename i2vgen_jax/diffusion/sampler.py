@@ -1,8 +1,11 @@
-"""DDIM: from noise to latents in one `lax.scan`. Knows no model: it is given `denoise`.
+"""Samplers: from noise to latents in one `lax.scan`. Knows no model: it is given `denoise`.
 
-Song et al. 2021 (arXiv:2010.02502), Eq. 12, in (x0, eps) form. The timesteps are the release's:
-leading spacing plus one (981, 961, ..., 1 for 50 of 1000), which never meet the last timestep of a
-zero-terminal-SNR schedule.
+A sampler is a table of coefficients, a row per network call:
+
+    z <- row.z * z + row.x0 * x0 + row.last_x0 * last_x0 + row.noise * fresh noise
+
+x0 is what the network makes of z at row.timestep, last_x0 what it made of it a row before. Tables
+are float64 numpy, computed before anything compiles.
 """
 
 import jax
@@ -11,87 +14,225 @@ import numpy as np
 
 from i2vgen_jax.diffusion import parameterization
 
+# Log-SNR must be finite for DPM-Solver: a terminal SNR of zero is lifted to this alphas_cumprod, as
+# diffusers does.
+MIN_ALPHAS_CUMPROD = 2.0**-24
+# Below this many steps the last one is of first order (diffusers' lower_order_final).
+SECOND_ORDER_TO_THE_END = 15
 
-def leading_timesteps(num_steps, num_timesteps):
-  """int32 (num_steps,), descending; multiples of T // num_steps, plus one.
+
+def make_table(
+  schedule, num_steps, *, kind='ddim', spacing='leading', levels=None, eta=0.0,
+  set_alpha_to_one=True,
+):  # fmt: skip
+  """The coefficients of a sampler.
+
+  Args:
+    schedule: a NoiseSchedule.
+    num_steps: number of steps; a step is one network call, but two in 'heun' (the last is one).
+    kind: a name in `KINDS`.
+    spacing: 'leading', 'trailing' or 'linspace' (Lin et al. 2023, arXiv:2305.08891, Table 2).
+    levels: start from z at about timestep levels - 1, not from pure noise; default all of T.
+    eta: of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
+    set_alpha_to_one: end at alpha = 1; False ends at the first timestep's alpha, as VGen does.
+
+  Returns:
+    dict of arrays, one entry per network call; row 0 says at which timestep z must start.
 
   Raises:
-    ValueError: more steps than the schedule has room for.
+    ValueError: unknown name, or numbers that do not fit the schedule.
   """
-  stride = num_timesteps // num_steps if num_steps > 0 else 0
-  if num_steps < 1 or (num_steps - 1) * stride + 1 > num_timesteps - 1 or stride < 1:
+  if kind not in KINDS:
+    raise ValueError(f'sample.sampler={kind!r} is unknown; known: {", ".join(KINDS)}.')
+  if eta and kind != 'ddim':
+    raise ValueError(f"sample.eta={eta} is of sampler 'ddim'; {kind!r} has none: set it to 0.")
+  levels = schedule.num_timesteps if levels is None else levels
+  if not 1 <= levels <= schedule.num_timesteps:
+    raise ValueError(f'levels={levels} must be between 1 and {schedule.num_timesteps} timesteps.')
+  # Multistep solvers space one point more and leave out the one at the data, as in diffusers.
+  timesteps_K = spaced_timesteps(spacing, num_steps, levels, leave_last=kind.startswith('dpmpp'))
+  alphas_cumprod_K = schedule.alphas_cumprod_T[timesteps_K]
+  final = 1.0 if set_alpha_to_one else schedule.alphas_cumprod_T[0]
+  if kind.startswith('dpmpp'):
+    alphas_cumprod_K = np.maximum(alphas_cumprod_K, MIN_ALPHAS_CUMPROD)
+  now_K = np.append(alphas_cumprod_K, final)
+  return KINDS[kind](timesteps_K, np.sqrt(now_K), np.sqrt(1 - now_K), eta)
+
+
+def spaced_timesteps(spacing, num_steps, levels, leave_last=False):
+  """int32 (num_steps,), descending, below `levels`.
+
+  'leading' are multiples of a stride, plus one: 981, 961, ..., 1 for 50 of 1000, the release's,
+  which never meets a terminal SNR of zero. 'trailing' starts at levels - 1. 'linspace' starts there
+  and ends at 0, rounded.
+
+  Args:
+    spacing: name.
+    num_steps: how many.
+    levels: size of the range.
+    leave_last: space one more and leave out the last ('trailing' has none at the data).
+
+  Raises:
+    ValueError: unknown spacing, or no room for so many steps.
+  """
+  points = num_steps + leave_last
+  timesteps_K = np.zeros(0)
+  if num_steps >= 1:
+    if spacing == 'leading':
+      timesteps_K = (np.arange(points) * (levels // points))[::-1] + 1
+    elif spacing == 'trailing':
+      timesteps_K = np.arange(levels, 0, -levels / num_steps).round() - 1
+    elif spacing == 'linspace':
+      # At least two points: a single one is the noisy end.
+      timesteps_K = np.linspace(0, levels - 1, max(points, 2)).round()[::-1]
+    else:
+      raise ValueError(
+        f"sample.spacing={spacing!r} is unknown; known: 'leading', 'trailing', 'linspace'."
+      )
+  timesteps_K = timesteps_K[:num_steps].astype(np.int32)
+  if num_steps < 1 or timesteps_K[0] >= levels or np.any(np.diff(timesteps_K) >= 0):
     raise ValueError(
-      f'sample.num_steps={num_steps} must be at least 1 and below {num_timesteps} timesteps.'
+      f'sample.num_steps={num_steps} must be at least 1 and, spaced {spacing!r}, fit into '
+      f'{levels} timesteps.'
     )
-  return (np.arange(num_steps, dtype=np.int32) * stride + 1)[::-1].copy()
+  return timesteps_K
 
 
-def ddim(
-  denoise,
-  noise_BFHWC,
-  schedule,
-  num_steps,
-  *,
-  prediction_type='v',
-  eta=0.0,
-  set_alpha_to_one=True,
-  keys_B=None,
-):
-  """Samples latents from `noise_BFHWC`.
+def inversion_table(schedule, num_steps, levels):
+  """DDIM backwards: from clean latents to z at timestep levels - 1 that DDIM would bring back.
+
+  As VGen's refinement does it: timesteps 0, s, 2s, ... with s = levels // num_steps.
+
+  Raises:
+    ValueError: numbers that do not fit the schedule.
+  """
+  if not 1 <= num_steps < levels <= schedule.num_timesteps:
+    raise ValueError(
+      f'Inversion in {num_steps} steps to {levels} levels must have 1 <= steps < levels <= '
+      f'{schedule.num_timesteps}.'
+    )
+  timesteps_K = np.arange(0, levels - 1, levels // num_steps, dtype=np.int32)
+  now_K = schedule.alphas_cumprod_T[np.append(timesteps_K, levels - 1)]
+  return _ddim(timesteps_K, np.sqrt(now_K), np.sqrt(1 - now_K), eta=0.0)
+
+
+def sample(denoise, start_BFHWC, table, *, prediction_type='v', keys_B=None):
+  """Runs a table.
 
   Args:
     denoise: (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC.
-    noise_BFHWC: float32 start noise, unit variance.
-    schedule: a NoiseSchedule.
-    num_steps: number of network calls.
+    start_BFHWC: float32 z at the table's first timestep: noise, or latents with noise added.
+    table: from `make_table` or `inversion_table`.
     prediction_type: what `denoise` returns.
-    eta: 0 is deterministic, 1 as noisy as the ancestral sampler.
-    set_alpha_to_one: end at alpha = 1 (the released scheduler config); False ends at the first
-    timestep's alpha
-      as VGen does.
-    keys_B: one key per sample; needed when eta > 0.
+    keys_B: one key per sample; needed by tables that add noise.
 
   Returns:
     float32 latents, same shape.
   """
-  if eta and keys_B is None:
-    raise ValueError(f'eta={eta} adds noise at every step: pass keys_B.')
-  timesteps_K = leading_timesteps(num_steps, schedule.num_timesteps)
-  final = 1.0 if set_alpha_to_one else schedule.alphas_cumprod_T[0]
-  previous_K = timesteps_K - schedule.num_timesteps // num_steps
-  now_K = schedule.alphas_cumprod_T[timesteps_K]
-  next_K = np.where(previous_K >= 0, schedule.alphas_cumprod_T[np.maximum(previous_K, 0)], final)
-  # Song et al., Eq. 16.
-  spread_K = eta * np.sqrt((1 - next_K) / (1 - now_K) * (1 - now_K / next_K))
-  table_K = {
-    'timestep': timesteps_K,
-    'alpha': np.sqrt(now_K),
-    'sigma': np.sqrt(1 - now_K),
-    'next_alpha': np.sqrt(next_K),
-    'next_sigma': np.sqrt(np.maximum(1 - next_K - spread_K**2, 0)),
-    'spread': spread_K,
-  }
-  table_K = {
+  adds_noise = bool(np.any(table['noise']))
+  if adds_noise and keys_B is None:
+    raise ValueError('This sampler adds noise at every step: pass keys_B.')
+  rows = {
     name: jnp.asarray(column, jnp.int32 if name == 'timestep' else jnp.float32)
-    for name, column in table_K.items()
+    for name, column in table.items()
   }
-  batch_size = noise_BFHWC.shape[0]
+  batch_size = start_BFHWC.shape[0]
+  start_BFHWC = start_BFHWC.astype(jnp.float32)
 
-  def step(latents_BFHWC, row):
+  def step(carry, row):
+    z_BFHWC, last_x0_BFHWC = carry
     timesteps_B = jnp.full((batch_size,), row['timestep'], jnp.int32)
-    prediction_BFHWC = denoise(latents_BFHWC, timesteps_B).astype(jnp.float32)
-    x0_BFHWC, eps_BFHWC = parameterization.TO_X0_EPS[prediction_type](
-      prediction_BFHWC, latents_BFHWC, row['alpha'], row['sigma']
+    prediction_BFHWC = denoise(z_BFHWC, timesteps_B).astype(jnp.float32)
+    x0_BFHWC, _ = parameterization.TO_X0_EPS[prediction_type](
+      prediction_BFHWC, z_BFHWC, row['alpha'], row['sigma']
     )
-    latents_BFHWC = row['next_alpha'] * x0_BFHWC + row['next_sigma'] * eps_BFHWC
-    if eta:
-      fresh_BFHWC = jax.vmap(
-        lambda key: jax.random.normal(
-          jax.random.fold_in(key, row['timestep']), noise_BFHWC.shape[1:]
-        )
-      )(keys_B)
-      latents_BFHWC = latents_BFHWC + row['spread'] * fresh_BFHWC
-    return latents_BFHWC, None
+    z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
+    if adds_noise:
+      z_BFHWC += row['noise'] * step_noise(keys_B, row['timestep'], z_BFHWC.shape)
+    return (z_BFHWC, x0_BFHWC), None
 
-  latents_BFHWC, _ = jax.lax.scan(step, noise_BFHWC.astype(jnp.float32), table_K)
-  return latents_BFHWC
+  (z_BFHWC, _), _ = jax.lax.scan(step, (start_BFHWC, jnp.zeros_like(start_BFHWC)), rows)
+  return z_BFHWC
+
+
+def step_noise(keys_B, timestep, shape):
+  """Standard normal noise of one step; each sample's depends on its key and the timestep alone."""
+  return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, timestep), shape[1:]))(
+    keys_B
+  )
+
+
+def _rows(timesteps_K, alpha, sigma, z, x0, last_x0=0.0, noise=0.0):
+  """A table of K calls at (alpha, sigma); numbers stand for columns of them."""
+  columns = dict(alpha=alpha, sigma=sigma, z=z, x0=x0, last_x0=last_x0, noise=noise)
+  shape = timesteps_K.shape
+  return {'timestep': timesteps_K} | {
+    name: np.broadcast_to(np.asarray(column, np.float64), shape) for name, column in columns.items()
+  }
+
+
+def _ddim(timesteps_K, alpha, sigma, eta):
+  """Song et al. 2021 (arXiv:2010.02502), Eq. 12 and 16. alpha, sigma have one entry more: the end.
+
+  diffusers' scheduler goes to t - T // num_steps, which is the next timestep only where the
+  spacing is 'leading' or num_steps divides T; here it is always the next.
+  """
+  now, sigma_now, alpha_next, sigma_next = alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
+  noise = eta * sigma_next / sigma_now * np.sqrt(np.maximum(1 - (now / alpha_next) ** 2, 0))
+  eps = np.sqrt(np.maximum(sigma_next**2 - noise**2, 0))
+  return _rows(
+    timesteps_K, now, sigma_now, eps / sigma_now, alpha_next - eps * now / sigma_now, noise=noise
+  )
+
+
+def _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=False):
+  """DPM-Solver++(2M), midpoint: Lu et al. 2022 (arXiv:2211.01095), Algorithm 2; `stochastic`: its
+  SDE form.
+
+  The first step is of first order, and so is the last where it ends at alpha = 1.
+  """
+  sigma_now, alpha_next, sigma_next = sigma[:-1], alpha[1:], sigma[1:]
+  with np.errstate(divide='ignore'):
+    log_snr = np.log(alpha) - np.log(sigma)
+  h = np.diff(log_snr)
+  decay = np.exp(-h)
+  power = 2 if stochastic else 1
+  gain = alpha_next * (1 - decay**power)
+  extrapolation = np.zeros(len(h))
+  extrapolation[1:] = h[1:] / (2 * h[:-1])
+  if sigma[-1] == 0 or len(h) < SECOND_ORDER_TO_THE_END:
+    extrapolation[-1] = 0
+  return _rows(
+    timesteps_K,
+    alpha[:-1],
+    sigma_now,
+    sigma_next / sigma_now * decay ** (power - 1),
+    gain * (1 + extrapolation),
+    -gain * extrapolation,
+    sigma_next * np.sqrt(1 - decay**2) if stochastic else 0.0,
+  )
+
+
+def _dpmpp_2m_sde(timesteps_K, alpha, sigma, eta):
+  return _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=True)
+
+
+def _heun(timesteps_K, alpha, sigma, eta):
+  """Heun's method on dx = eps d(sigma/alpha), x = z/alpha: Karras et al. 2022 (arXiv:2206.00364),
+  Algorithm 1.
+
+  Rows alternate: Euler's step, then its correction by half the change of x0. No correction follows
+  the last step, nor one that starts at alpha = 0, where sigma/alpha is infinite.
+  """
+  euler = _ddim(timesteps_K, alpha, sigma, 0.0)
+  with np.errstate(divide='ignore'):
+    growth = sigma[:-2] * alpha[1:-1] / (alpha[:-2] * sigma[1:-1])
+  change = np.where(alpha[:-2] > 0, alpha[1:-1] * (growth - 1) / 2, 0)
+  correct = _rows(timesteps_K[1:], alpha[1:-1], sigma[1:-1], 1.0, change, -change)
+  table = {name: np.empty(2 * len(timesteps_K) - 1, euler[name].dtype) for name in euler}
+  for name, column in table.items():
+    column[::2], column[1::2] = euler[name], correct[name]
+  return table
+
+
+KINDS = {'ddim': _ddim, 'dpmpp_2m': _dpmpp_2m, 'dpmpp_2m_sde': _dpmpp_2m_sde, 'heun': _heun}

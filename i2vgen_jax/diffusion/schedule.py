@@ -28,6 +28,19 @@ def scaled_linear_alphas_cumprod(num_timesteps, first_beta=0.00085, last_beta=0.
   return np.cumprod(1 - betas_T)
 
 
+def logsnr_cosine_interp_alphas_cumprod(num_timesteps, max_logsnr=15.0, scales=(2.0, 4.0)):
+  """Cosine in log-SNR, shifted for a picture `scales` times larger: little more noise at low, much
+  more at high timesteps. The refinement's in ModelScope's Video-to-Video and VGen's SR600.
+
+  Hoogeboom et al. 2023 (arXiv:2301.11093), Sec. 2.1. float64 (T,).
+  """
+  time = np.linspace(0, 1, num_timesteps)
+  first, last = np.arctan(np.exp(-max_logsnr / 2)), np.arctan(np.exp(max_logsnr / 2))
+  logsnr_T = -2 * np.log(np.tan(first + time * (last - first)))
+  shift_T = (1 - time) * 2 * np.log(1 / scales[0]) + time * 2 * np.log(1 / scales[1])
+  return 1 / (1 + np.exp(-(logsnr_T + shift_T)))
+
+
 def rescale_to_zero_terminal_snr(alphas_cumprod_T):
   """Shifts and scales sqrt(alphas_cumprod) so that the last timestep is pure noise.
 
@@ -44,7 +57,11 @@ def rescale_to_zero_terminal_snr(alphas_cumprod_T):
   return ((alpha_T - last) * first / (first - last)) ** 2
 
 
-KINDS = {'cosine': cosine_alphas_cumprod, 'scaled_linear': scaled_linear_alphas_cumprod}
+KINDS = {
+  'cosine': cosine_alphas_cumprod,
+  'scaled_linear': scaled_linear_alphas_cumprod,
+  'logsnr_cosine_interp': logsnr_cosine_interp_alphas_cumprod,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +83,10 @@ class NoiseSchedule:
     if zero_terminal_snr:
       alphas_cumprod_T = rescale_to_zero_terminal_snr(alphas_cumprod_T)
     return cls(alphas_cumprod_T)
+
+  def like(self, kind):
+    """Another kind with as many timesteps, and zero terminal SNR where this has it."""
+    return self.create(kind, self.num_timesteps, self.alphas_cumprod_T[-1] == 0)
 
   @property
   def num_timesteps(self):
