@@ -53,6 +53,8 @@ def test_the_same_seed_gives_the_same_video_and_another_does_not(finished_run, p
     (['--height=33'], '33'),
     (['--step=5'], 'no complete checkpoint 5'),
     (['--steps=2000'], 'num_steps=2000'),
+    (['--sampler=plms'], 'dpmpp_2m_sde, heun'),
+    (['--list=list.txt'], 'or else --list=FILE'),
   ],
 )
 def test_sample_names_mistakes_in_one_line(flags, message, finished_run, picture, tmp_path):

@@ -48,6 +48,14 @@ def test_schedule_equals_diffusers():
   np.testing.assert_allclose(RELEASED.alphas_cumprod_T, oracle.alphas_cumprod.numpy(), atol=1e-6)
 
 
+def test_logsnr_cosine_interp_equals_the_refinement_s_released_table():
+  """VGen's sigmas at three timesteps, and zero terminal SNR on top."""
+  table = schedule.NoiseSchedule.create('logsnr_cosine_interp', 1000, zero_terminal_snr=False)
+  sigma_T = np.sqrt(1 - table.alphas_cumprod_T)
+  np.testing.assert_allclose(sigma_T[[0, 699, 999]], [0.001106, 0.98788, 1.0], rtol=5e-4)
+  assert RELEASED.like('logsnr_cosine_interp').alphas_cumprod_T[-1] == 0
+
+
 def test_zero_terminal_snr_keeps_the_first_timestep_and_ends_in_noise():
   plain = schedule.NoiseSchedule.create('cosine', 1000, zero_terminal_snr=False)
   assert RELEASED.alphas_cumprod_T[0] == pytest.approx(plain.alphas_cumprod_T[0], rel=1e-12)

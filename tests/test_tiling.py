@@ -33,8 +33,8 @@ def test_seams_are_blended():
 
 
 def test_a_tiled_decode_is_close_to_the_whole_and_asks_less_memory():
-  """The demo's trained VAE on a frame four times as large as it was trained on. Its norms, which look
-  at a whole frame, look at a quarter of it in a tile: no tiling is exact."""
+  """The demo's VAE. Its norms, which look at a whole frame, look at a quarter of it in a tile: no
+  tiling is exact."""
   config = tiny.get_config('unused')
   config.vae.update(frames_per_chunk=1, tile=16, tile_overlap=8)
   tiled = components.build(config).encoders

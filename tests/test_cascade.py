@@ -1,0 +1,143 @@
+"""The refinement stage from base weights, and both stages in one command."""
+
+import av
+import jax
+import ml_collections
+import numpy as np
+import PIL.Image
+import pytest
+
+from configs import refine_demo
+from i2vgen_jax import cascade, checkpoint, components, start, train
+from i2vgen_jax.parallel import mesh as mesh_lib
+from tests import tiny
+
+
+def tiny_refinement(corpus, base):
+  """configs/refine_demo.py at twice the tiny size, of the tiny model."""
+  config, small = refine_demo.get_config(f'corpus={corpus}'), tiny.get_config(corpus, num_steps=1)
+  for name in ('block_channels', 'attention_levels', 'head_dim', 'norm_groups'):
+    config.unet[name] = small.unet[name]
+  config.unet.temporal_in_heads = small.unet.temporal_in_heads
+  config.data.buckets.videos.update(frames=4, height=64, width=64, batch_size=8)
+  config.refine.update(height=32, width=32)
+  for block in ('train', 'optimizer', 'checkpoint', 'sharding'):
+    config[block] = small[block]
+  config.sample.num_steps = 2
+  config.start = str(base)
+  return config
+
+
+@pytest.fixture(scope='module')
+def runs(demo_corpus, tmp_path_factory):
+  """(base, refinement): workdirs of one step each, the second's with a learning rate of zero."""
+  root = tmp_path_factory.mktemp('cascade')
+  assert train.train(tiny.get_config(demo_corpus, num_steps=1), root / 'base') == 0
+  config = tiny_refinement(demo_corpus, root / 'base')
+  config.optimizer.peak_learning_rate = 0.0
+  assert train.train(config, root / 'refine') == 0
+  return root / 'base', root / 'refine'
+
+
+@pytest.fixture(scope='module')
+def stages(runs):
+  return [cascade.load_stage(workdir) for workdir in runs]
+
+
+@pytest.fixture
+def picture(tmp_path):
+  path = tmp_path / 'picture.png'
+  PIL.Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(path)
+  return path
+
+
+def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
+  base, refinement = (components.load_run(workdir)[3] for workdir in runs)
+  assert set(base) - set(refinement) == {
+    'image_latent_tokens', 'image_tokens', 'image_latents', 'fps',
+  }  # fmt: skip
+  kernel = base['conv_in'].pop('kernel')
+  np.testing.assert_array_equal(refinement['conv_in'].pop('kernel'), kernel[:, :, :4])
+  for name, params in refinement.items():
+    jax.tree.map(np.testing.assert_array_equal, params, base[name])
+
+
+def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, picture, tmp_path):
+  listed, folder = tmp_path / 'list.txt', tmp_path / 'out'
+  listed.write_text('# comment\n\npicture.png|||a red circle\nno.png|||a square\npicture.png\n')
+  with pytest.raises(ValueError) as error:
+    cascade.make_list(stages, listed, folder, seed=1)
+  message = str(error.value)
+  assert '2 of 3 lines' in message and 'line 4: ' in message and 'no.png' in message
+  assert "line 5: 'picture.png' is not image|||caption" in message
+  (video,) = folder.iterdir()
+  assert video.name == '0003_picture.mp4'
+  with av.open(str(video)) as container:
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+  assert np.stack(frames).shape == (4, 64, 64, 3)
+
+  alone = tmp_path / 'alone.mp4'
+  cascade.make_video(stages, PIL.Image.open(picture), 'a red circle', 1, alone)
+  assert alone.read_bytes() == video.read_bytes()
+  video.write_bytes(b'kept')
+  listed.write_text('picture.png|||a red circle\n' * 3)
+  cascade.make_list(stages, listed, folder, seed=1, part=1, num_parts=2)
+  names = sorted(path.name for path in folder.iterdir())
+  assert names == ['0002_picture.mp4', '0003_picture.mp4'] and video.read_bytes() == b'kept'
+
+
+def test_a_refinement_follows_the_video_and_the_seed(stages):
+  image = PIL.Image.new('RGB', (64, 64), 'gray')
+  dark, bright = (np.full((4, 32, 32, 3), value, np.uint8) for value in (30, 220))
+  run = lambda video, seed: stages[1].run(image, 'a circle', seed, video).astype(float)  # noqa: E731
+  np.testing.assert_array_equal(run(dark, 0), run(dark, 0))
+  assert run(bright, 0).mean() > run(dark, 0).mean()
+  assert np.abs(run(dark, 0) - run(dark, 1)).mean() > 1
+
+
+def test_stages_in_the_wrong_place_are_refused(stages):
+  base, refinement = stages
+  cascade.check_stages(base, refinement)
+  with pytest.raises(ValueError, match='--workdir is a refinement stage'):
+    cascade.check_stages(refinement, None)
+  with pytest.raises(ValueError, match='--refine_workdir is no refinement stage'):
+    cascade.check_stages(base, base)
+
+
+def test_a_start_without_all_that_is_needed_names_it():
+  mesh = mesh_lib.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  leaf = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
+    shape, np.float32, sharding=mesh_lib.replicated(mesh)
+  )
+  wanted = {'conv_in': {'kernel': leaf(3, 3, 4, 8)}, 'fps': {'bias': leaf(2)}}
+  found = {'conv_in': {'kernel': np.ones((3, 3, 8, 6))}, 'extra': {'bias': np.ones(2)}}
+  with pytest.raises(ValueError) as error:
+    start.restrict(found, wanted, 'there')
+  assert 'missing fps/bias' in str(error.value)
+  assert 'conv_in/kernel: [3, 3, 8, 6], needed is [3, 3, 4, 8]' in str(error.value)
+
+
+def test_levels_beyond_those_trained_are_refused():
+  config = ml_collections.ConfigDict(refine_demo.get_config())
+  config.loss.timestep_range = (0, 500)
+  with pytest.raises(ValueError, match='refine.levels=600 must lie within'):
+    components.build(config)
+
+
+@pytest.mark.parametrize('line', ['a.png', 'a.png|a cat', 'a.png|||', '|||a cat'])
+def test_malformed_lines_are_named(line, tmp_path):
+  with pytest.raises(ValueError, match='is not image'):
+    cascade.split_line(line, tmp_path)
+
+
+def test_an_empty_or_missing_list_is_refused(tmp_path):
+  (tmp_path / 'list.txt').write_text('# nothing\n')
+  with pytest.raises(ValueError, match='holds no image'):
+    cascade.read_list(tmp_path / 'list.txt')
+  with pytest.raises(ValueError, match='cannot be read'):
+    cascade.read_list(tmp_path / 'none.txt')
+
+
+def test_a_run_keeps_the_settings_of_its_refinement(runs):
+  config = checkpoint.read_config(runs[1])
+  assert config.refine.levels == 600 and list(config.loss.timestep_range) == [0, 600]
