@@ -99,6 +99,11 @@ def build(config, workdir=None):
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
   loss.check_options(config.loss.timestep_range, config.loss.min_snr_gamma, noise_schedule)
+  if config.refine.levels and not (config.refine.height > 0 and config.refine.width > 0):
+    raise ValueError(
+      f'refine.height={config.refine.height}, refine.width={config.refine.width}: give the size of '
+      'the videos that are refined.'
+    )
   if config.refine.levels > config.loss.timestep_range[1]:
     raise ValueError(
       f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '

@@ -33,6 +33,8 @@ def main():
   config, built, mesh, params, frozen = components.load_run(
     workdir, flags.FLAGS.weights, flags.FLAGS.step
   )
+  if config.refine.levels:
+    raise ValueError(f'{workdir} is a refinement stage: these measures are of a base stage.')
   bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
   batch = loader.held_out(
     dict(config.data.directories), bucket, built.tokenize,

@@ -138,7 +138,8 @@ def start_noise(components, seed, batch_size, frames, height, width, stage=0):
   shape = components.unet_inputs(frames, height, width)[0].shape[1:]
   keys_B = row_keys(seed, batch_size)
   if stage:
-    keys_B = jax.vmap(lambda key: jax.random.fold_in(key, -stage))(keys_B)
+    # Beyond all timesteps, which are folded into the same keys.
+    keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1_000_000 + stage))(keys_B)
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
 
 

@@ -23,6 +23,7 @@ def tiny_refinement(corpus, base):
   config.refine.update(height=32, width=32)
   for block in ('train', 'optimizer', 'checkpoint', 'sharding'):
     config[block] = small[block]
+  config.optimizer.warmup_steps = 0
   config.sample.num_steps = 2
   config.start = str(base)
   return config
@@ -32,7 +33,9 @@ def tiny_refinement(corpus, base):
 def runs(demo_corpus, tmp_path_factory):
   """(base, refinement): workdirs of one step each, the second's with a learning rate of zero."""
   root = tmp_path_factory.mktemp('cascade')
-  assert train.train(tiny.get_config(demo_corpus, num_steps=1), root / 'base') == 0
+  config = tiny.get_config(demo_corpus, num_steps=1)
+  config.optimizer.warmup_steps = 0
+  assert train.train(config, root / 'base') == 0
   config = tiny_refinement(demo_corpus, root / 'base')
   config.optimizer.peak_learning_rate = 0.0
   assert train.train(config, root / 'refine') == 0
