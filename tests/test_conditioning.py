@@ -39,10 +39,8 @@ def training(kinds):
     built.unet,
     built.encoders,
     built.schedule,
-    prediction_type=config.loss.prediction_type,
-    offset_noise=config.loss.offset_noise,
-    timestep_shift=config.loss.timestep_shift,
     condition_dropout=config.condition_dropout,
+    **config.loss,
   )
   key = jax.eval_shape(lambda: jax.random.key(0))
   encoders, shape = built.encoders, jax.ShapeDtypeStruct
