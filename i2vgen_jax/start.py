@@ -51,7 +51,7 @@ def restrict(params, abstract_params, source):
       problems.append(f'missing {name}')
     elif value.shape == leaf.shape:
       kept.append(value)
-    elif name == FIRST_CONVOLUTION and value.shape[2] > leaf.shape[2]:
+    elif name == FIRST_CONVOLUTION and value[:, :, : leaf.shape[2]].shape == leaf.shape:
       kept.append(_first_channels(value, leaf))
       logging.info(
         'Start from %s: of the %d input channels of %s the first %d are kept, the noisy latents.',

@@ -30,16 +30,13 @@ def tiny_refinement(corpus, base):
 
 
 @pytest.fixture(scope='module')
-def runs(demo_corpus, tmp_path_factory):
-  """(base, refinement): workdirs of one step each, the second's with a learning rate of zero."""
-  root = tmp_path_factory.mktemp('cascade')
-  config = tiny.get_config(demo_corpus, num_steps=1)
-  config.optimizer.warmup_steps = 0
-  assert train.train(config, root / 'base') == 0
-  config = tiny_refinement(demo_corpus, root / 'base')
+def runs(demo_corpus, finished_run, tmp_path_factory):
+  """(base, refinement): workdirs; the second of one step with a learning rate of zero."""
+  config = tiny_refinement(demo_corpus, finished_run)
   config.optimizer.peak_learning_rate = 0.0
-  assert train.train(config, root / 'refine') == 0
-  return root / 'base', root / 'refine'
+  workdir = tmp_path_factory.mktemp('refine')
+  assert train.train(config, workdir) == 0
+  return finished_run, workdir
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +52,10 @@ def picture(tmp_path):
 
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
-  base, refinement = (components.load_run(workdir)[3] for workdir in runs)
+  base, refinement = (
+    components.load_unet(workdir, weights)[3]
+    for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
+  )
   assert set(base) - set(refinement) == {
     'image_latent_tokens', 'image_tokens', 'image_latents', 'fps',
   }  # fmt: skip
