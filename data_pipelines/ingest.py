@@ -71,12 +71,7 @@ def _identity(source, shards, threshold):
   """Changes if the source's listing or an option that matters changes."""
   digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
   for shard in shards:
-    for item in shard.items:
-      file = item.file if isinstance(item, raw.Listed) else item
-      size = file.stat().st_size if file.exists() else -1
-      caption = item.caption if isinstance(item, raw.Listed) else ''
-      name = os.path.relpath(file, source.path)
-      digest.update(json.dumps([shard.split, name, size, caption]).encode())
+    digest.update(json.dumps(source.describe(shard)).encode())
   return digest.hexdigest()[:16]
 
 
@@ -191,10 +186,14 @@ class _SplitWriter:
     self.num_bytes = 0
 
   def write(self, example, row):
-    record = self.serializer.serialize_example(self.features.encode_example(vars(example)))
+    fields = {name: getattr(example, name) for name in ('key', 'caption', 'media', 'data')}
+    record = self.serializer.serialize_example(self.features.encode_example(fields))
     self.writer.write(record)
     self.num_bytes += len(record)
-    self.rows.append(dict(key=example.key, media=example.media, **row))
+    sha256 = hashlib.sha256(example.data).hexdigest()
+    self.rows.append(
+      dict(key=example.key, media=example.media, sha256=sha256, **example.origin, **row)
+    )
 
   def close(self):
     self.writer.close()

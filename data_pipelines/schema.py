@@ -10,10 +10,24 @@ manifest.json                              counts, checksums; written last: it m
 import numpy as np
 import pyarrow as pa
 
-VERSION = '1.0.0'
+VERSION = '1.1.0'
 DATASET_NAME = 'corpus'
 SPLITS = ('train', 'validation')
 MEDIA = ('video', 'image')
+
+# What the source says of an example, unverified; null where it says nothing.
+ORIGIN = pa.schema(
+  [
+    ('url', pa.string()),
+    ('license', pa.string()),
+    ('nsfw', pa.string()),  # LAION: UNLIKELY, UNSURE or NSFW.
+    ('similarity', pa.float32()),  # LAION: of caption and image, by CLIP.
+    ('watermark', pa.float32()),  # LAION: probability.
+    ('unsafe', pa.float32()),  # LAION: probability.
+    ('link_hash', pa.string()),  # LAION: of link and caption.
+    ('source_sha256', pa.string()),  # img2dataset: of the download, before it was re-encoded.
+  ]
+)
 
 SIDECAR = pa.schema(
   [
@@ -22,14 +36,13 @@ SIDECAR = pa.schema(
     ('num_bytes', pa.int64()),
     ('num_frames', pa.int32()),  # As decoded, not as the header says.
     ('first_time', pa.float64()),  # Presentation time of the first frame, seconds.
-    (
-      'duration',
-      pa.float64(),
-    ),  # From the first frame's presentation time to the last one's, seconds.
+    ('duration', pa.float64()),  # From the first frame to the last one, seconds.
     ('fps', pa.float64()),  # (num_frames - 1) / duration; 0 for images.
     ('is_variable_rate', pa.bool_()),  # The longest frame lasts 1.5 times the shortest, or more.
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),
+    ('sha256', pa.string()),  # Of the file.
+    *ORIGIN,
   ]
 )
 

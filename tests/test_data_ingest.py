@@ -15,6 +15,7 @@ import pytest
 
 from data_pipelines import __main__ as commands
 from data_pipelines import buckets, corpus, demo_corpus, ingest, loader, sources
+from data_pipelines.sources import folder as folder_source
 from data_pipelines.sources import raw
 
 BUCKET = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
@@ -235,7 +236,7 @@ def test_ingest_goes_on_after_a_stop_and_repeats_nothing(tmp_path, monkeypatch):
   folder = write_folder(tmp_path / 'in', 150)  # Three shards of at most 64.
   whole = ingest.ingest(str(folder), str(tmp_path / 'whole'), **options)
   reads = []
-  read = raw.ListedSource.read
+  read = folder_source.Folder.read
 
   def stopping_read(self, shard):
     reads.append(len(shard.items))
@@ -243,7 +244,7 @@ def test_ingest_goes_on_after_a_stop_and_repeats_nothing(tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return read(self, shard)
 
-  monkeypatch.setattr(raw.ListedSource, 'read', stopping_read)
+  monkeypatch.setattr(folder_source.Folder, 'read', stopping_read)
   with pytest.raises(KeyboardInterrupt):
     ingest.ingest(str(folder), str(tmp_path / 'out'), **options)
   resumed = ingest.ingest(str(folder), str(tmp_path / 'out'), **options)

@@ -1,28 +1,30 @@
 """Readers of the layouts in which people hold corpora: one file each and a line in LAYOUTS."""
 
 import collections
-import pathlib
 
-from data_pipelines.sources import folder, raw, vgen_list, webdataset, webvid
+from etils import epath
+
+from data_pipelines.sources import folder, laion, raw, vgen_list, webdataset, webvid
 
 LAYOUTS = {  # In the order they are tried: the plain folder takes what nothing else knows.
   'webvid': webvid.WebVid,
   'webdataset': webdataset.WebDataset,
+  'laion_parquet': laion.LaionParquet,
   'vgen_list': vgen_list.VGenList,
   'folder': folder.Folder,
 }
 
 
-def detect(path: str | pathlib.Path) -> str:
+def detect(path: epath.PathLike) -> str:
   """Names the layout of the corpus at `path`: a key of LAYOUTS."""
-  path = pathlib.Path(path)
+  path = epath.Path(path)
   if not path.exists():
     raise ValueError(f'{path} does not exist.')
   for layout, source in LAYOUTS.items():
     if source.matches(path):
       return layout
   found = collections.Counter(
-    file.suffix or file.name for file in ([path] if path.is_file() else path.rglob('*'))
+    file.suffix or file.name for file in ([path] if path.is_file() else path.iterdir())
   )
   raise ValueError(
     f'{path} is in none of the layouts {tuple(LAYOUTS)}: it holds {dict(found.most_common(5))}, no '
@@ -30,9 +32,9 @@ def detect(path: str | pathlib.Path) -> str:
   )
 
 
-def open_source(path: str | pathlib.Path, layout: str | None = None) -> raw.Source:
+def open_source(path: epath.PathLike, layout: str | None = None) -> raw.Source:
   """The reader for the corpus at `path`; the layout is detected unless given."""
   layout = layout or detect(path)
   if layout not in LAYOUTS:
     raise ValueError(f'layout={layout!r} is not one of {tuple(LAYOUTS)}.')
-  return LAYOUTS[layout](pathlib.Path(path))
+  return LAYOUTS[layout](epath.Path(path))

@@ -6,8 +6,11 @@ named train and val tell the split.
 
 import csv
 import pathlib
+from collections.abc import Iterator
 
-from data_pipelines.sources import raw
+from etils import epath
+
+from data_pipelines.sources import columns, raw
 
 CAPTION_FILES = ('metadata.csv', 'captions.csv')
 FILE_COLUMNS = ('file_name', 'file', 'filename', 'path', 'video', 'image')
@@ -19,15 +22,43 @@ ACCEPTED = (
 )
 
 
-class Folder(raw.ListedSource):
+class Folder(raw.Source):
   """Media files at any depth below a folder."""
 
   @staticmethod
-  def matches(path: pathlib.Path) -> bool:
+  def matches(path: epath.Path) -> bool:
     """True if there is any media file."""
     return path.is_dir() and next(_media_files(path), None) is not None
 
-  def listed(self) -> list[raw.Listed]:
+  def shards(self) -> list[raw.Shard]:
+    """The files by split, in runs."""
+    by_split: dict[str | None, list[raw.Listed]] = {}
+    for item in self._listed():
+      by_split.setdefault(item.split, []).append(item)
+    shards = []
+    for split, items in by_split.items():
+      size = raw.shard_size(len(items))
+      shards += [raw.Shard(split, tuple(items[i : i + size])) for i in range(0, len(items), size)]
+    return shards
+
+  def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
+    """Reads the files."""
+    return raw.read_listed(shard.items)
+
+  def count(self, shard: raw.Shard) -> int:
+    """The files."""
+    return len(shard.items)
+
+  def describe(self, shard: raw.Shard) -> list:
+    """Names, sizes and captions."""
+    return [[i.split, i.key, i.file.stat().length, i.caption] for i in shard.items]
+
+  def columns(self) -> dict[str, list[str]]:
+    """Of the caption files, if there are any."""
+    files = [self.path / name for name in CAPTION_FILES]
+    return {file.name: columns.csv_header(file) for file in files if file.exists()}
+
+  def _listed(self):
     """All media files; raises if any lacks a caption."""
     captions = _captions_in_csv(self.path)
     listed, missing = [], []
@@ -36,7 +67,7 @@ class Folder(raw.ListedSource):
       text = file.with_suffix('.txt')
       caption = captions.get(name.as_posix(), captions.get(name.name))
       if caption is None and text.exists():
-        caption = text.read_text(encoding='utf-8', errors='replace').strip()
+        caption = text.read_bytes().decode('utf-8', errors='replace').strip()
       if caption is None:
         missing.append(name.as_posix())
       split = raw.split_of(name.parts[0]) if len(name.parts) > 1 else None
@@ -50,7 +81,10 @@ class Folder(raw.ListedSource):
 
 
 def _media_files(path):
-  return (file for file in path.rglob('*') if file.suffix.lower() in raw.MEDIA_BY_SUFFIX)
+  for folder, _, names in path.walk():
+    for name in names:
+      if pathlib.PurePath(name).suffix.lower() in raw.MEDIA_BY_SUFFIX:
+        yield folder / name
 
 
 def _captions_in_csv(path):
@@ -58,11 +92,11 @@ def _captions_in_csv(path):
   for name in CAPTION_FILES:
     if not (path / name).exists():
       continue
-    with (path / name).open(newline='', encoding='utf-8', errors='replace') as lines:
+    with raw.open_text(path / name) as lines:
       reader = csv.DictReader(lines)
       found = reader.fieldnames or []
-      file_column = next((column for column in FILE_COLUMNS if column in found), None)
-      caption_column = next((column for column in CAPTION_COLUMNS if column in found), None)
+      file_column = columns.find(found, FILE_COLUMNS)
+      caption_column = columns.find(found, CAPTION_COLUMNS)
       if file_column is None or caption_column is None:
         raise ValueError(
           f'{path / name} has columns {found}; it needs one of {FILE_COLUMNS} '

@@ -5,49 +5,68 @@ strings: ids have leading zeros.
 """
 
 import csv
-import difflib
-import pathlib
+import io
+from collections.abc import Iterator
 
-from data_pipelines.sources import raw
+from etils import epath
+
+from data_pipelines.sources import columns, raw
 
 COLUMNS = ('videoid', 'page_dir', 'name')
 
 
-def header(file: pathlib.Path) -> list[str]:
-  """The first row of a CSV."""
-  with file.open(newline='', encoding='utf-8', errors='replace') as lines:
-    return next(csv.reader(lines), [])
-
-
-class WebVid(raw.ListedSource):
+class WebVid(raw.RowsSource):
   """A WebVid folder, or one CSV of it; the split is told by the CSV's name."""
 
   @staticmethod
-  def matches(path: pathlib.Path) -> bool:
+  def matches(path: epath.Path) -> bool:
     """True if a CSV here has a videoid column."""
-    return any('videoid' in header(file) for file in _csv_files(path))
+    return any('videoid' in columns.csv_header(file) for file in _csv_files(path))
 
-  def listed(self) -> list[raw.Listed]:
-    """All rows of all CSV files."""
-    return [item for file in _csv_files(self.path) for item in _rows(file)]
+  def shards(self) -> list[raw.Shard]:
+    """Runs of rows of all CSV files."""
+    shards = []
+    for file in _csv_files(self.path):
+      columns.require(file, columns.csv_header(file), COLUMNS, 'WebVid')
+      split = raw.split_of(file.name)
+      shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _row_ends(file))]
+    return shards
+
+  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed]:
+    """The videos of a run of rows."""
+    file = rows.file
+    root = file.parent / 'videos' if (file.parent / 'videos').is_dir() else file.parent
+    split = raw.split_of(file.name)
+    for row in csv.DictReader(io.StringIO(rows.text(), newline=''), columns.csv_header(file)):
+      video = root / row['page_dir'] / f'{row["videoid"]}.mp4'
+      yield raw.Listed(split, f'{row["page_dir"]}/{row["videoid"]}', video, row['name'] or '')
+
+  def columns(self) -> dict[str, list[str]]:
+    """Of the CSV files."""
+    return {file.name: columns.csv_header(file) for file in _csv_files(self.path)}
 
 
 def _csv_files(path):
   if path.is_file():
     return [path] if path.suffix == '.csv' else []
-  return [file for file in sorted(path.glob('*.csv')) if 'videoid' in header(file)]
+  return [file for file in sorted(path.glob('*.csv')) if 'videoid' in columns.csv_header(file)]
 
 
-def _rows(file):
-  columns = header(file)
-  for name in COLUMNS:
-    if name not in columns:
-      near = difflib.get_close_matches(name, columns, n=1)
-      hint = f'; rename {near[0]!r}?' if near else ''
-      raise ValueError(f'{file} has columns {columns} but WebVid needs {name!r}{hint}')
-  root = file.parent / 'videos' if (file.parent / 'videos').is_dir() else file.parent
-  with file.open(newline='', encoding='utf-8', errors='replace') as lines:
-    for row in csv.DictReader(lines):
-      video = root / row['page_dir'] / f'{row["videoid"]}.mp4'
-      key = f'{row["page_dir"]}/{row["videoid"]}'
-      yield raw.Listed(raw.split_of(file.name), key, video, row['name'] or '')
+def _row_ends(file):
+  """Bytes after the header and after each row; a row may span lines."""
+  consumed = 0
+
+  def lines(stream):
+    nonlocal consumed
+    for line in stream:
+      consumed += len(line)
+      yield line.decode('utf-8', errors='replace')
+
+  ends = []
+  with file.open('rb') as stream:
+    try:
+      for _ in csv.reader(lines(stream)):
+        ends.append(consumed)
+    except csv.Error as error:
+      raise ValueError(f'{file}: row {len(ends)} is not CSV ({error}): is a quote open?') from error
+  return ends

@@ -1,0 +1,64 @@
+"""Columns by name, in any order and case; what is missing is named with its nearest neighbour."""
+
+import csv
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from data_pipelines.sources import raw
+
+# schema.ORIGIN by the names that LAION's tables, img2dataset and video2dataset give it.
+ORIGIN_ALIASES = {
+  'url': ('url',),
+  'license': ('license',),
+  'nsfw': ('nsfw',),
+  'similarity': ('similarity',),
+  'watermark': ('pwatermark',),
+  'unsafe': ('punsafe',),
+  'link_hash': ('hash',),
+  'source_sha256': ('sha256',),
+}
+NUMBERS = ('similarity', 'watermark', 'unsafe')
+
+
+def csv_header(file: epath.Path) -> list[str]:
+  """The first row of a CSV."""
+  with raw.open_text(file) as lines:
+    return next(csv.reader(lines), [])
+
+
+def require(file: Any, found: Sequence[str], needed: Sequence[str], layout: str) -> None:
+  """Raises ValueError, with a hint, if a needed column is not among those found."""
+  for name in needed:
+    if name not in found:
+      near = difflib.get_close_matches(name, found, n=1)
+      hint = f'; rename {near[0]!r}?' if near else ''
+      raise ValueError(f'{file} has columns {list(found)} but {layout} needs {name!r}{hint}')
+
+
+def find(found: Sequence[str], aliases: Sequence[str]) -> str | None:
+  """The column that is one of the aliases, whatever its case; the first alias wins."""
+  by_lower = {name.lower(): name for name in found}
+  return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
+
+
+def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
+  """What a row of a table says of an example, by the names of schema.ORIGIN."""
+  origin = {}
+  for name, aliases in ORIGIN_ALIASES.items():
+    column = find(list(row), aliases)
+    value = row[column] if column else None
+    if value is None or value == '' or (isinstance(value, float) and math.isnan(value)):
+      continue
+    origin[name] = _number(value) if name in NUMBERS else str(value)
+  return origin
+
+
+def _number(value):
+  try:
+    return float(value)
+  except ValueError:
+    return None
