@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from data_pipelines import bench, demo_corpus, index, ingest, peek
+from data_pipelines import bench, demo_corpus, index, ingest, inspection, peek
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
   commands = parser.add_subparsers(required=True, metavar='command')
   for command in (
     _add_demo,
+    inspection.add_command,
     _add_ingest,
     index.add_command,
     peek.add_command,

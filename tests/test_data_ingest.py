@@ -1,13 +1,9 @@
 """Every public layout is read; what is damaged is named, left out and does not end a run."""
 
-import csv
-import io
 import json
 import pathlib
-import tarfile
 import zlib
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -17,6 +13,7 @@ from data_pipelines import __main__ as commands
 from data_pipelines import buckets, corpus, demo_corpus, ingest, loader, sources
 from data_pipelines.sources import folder as folder_source
 from data_pipelines.sources import raw
+from tests import corpora
 
 BUCKET = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
 
@@ -25,42 +22,9 @@ def tokenize(captions):
   return np.array([[zlib.crc32(caption.encode()) % 1000] for caption in captions])
 
 
-def video(index=0):
-  frames, _, _ = demo_corpus.render_video(
-    np.random.default_rng(index), demo_corpus.attributes_of(index), size=32
-  )
-  return demo_corpus.encode_video(frames)
-
-
-def write_folder(folder, count, captions='txt'):
-  folder.mkdir(parents=True, exist_ok=True)
-  for index in range(count):
-    (folder / f'{index:03d}.mp4').write_bytes(video(index))
-    if captions == 'txt':
-      (folder / f'{index:03d}.txt').write_text(f'caption {index}\n')
-  return folder
-
-
 def examples_of(path):
   source = sources.open_source(path)
   return [example for shard in source.shards() for example in source.read(shard)]
-
-
-def write_webvid(folder, columns):
-  rows = [
-    dict(
-      videoid=f'00{i}', name=f'a "{i}",\nsecond line', page_idx='1', page_dir='000001_000050',
-      duration='PT00H00M17S', contentUrl='https://example.com',
-    )
-    for i in range(2)
-  ]  # fmt: skip
-  (folder / 'videos/000001_000050').mkdir(parents=True)
-  for row in rows:
-    (folder / 'videos/000001_000050' / f'{row["videoid"]}.mp4').write_bytes(b'media')
-  with (folder / 'results_2M_val.csv').open('w', newline='') as file:
-    writer = csv.DictWriter(file, columns, extrasaction='ignore')
-    writer.writeheader()
-    writer.writerows(rows)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +36,7 @@ def write_webvid(folder, columns):
   ids=['2M', '10M'],
 )
 def test_both_webvid_column_orders_are_read(tmp_path, columns):
-  write_webvid(tmp_path, columns)
+  corpora.write_webvid(tmp_path, columns)
   assert sources.detect(tmp_path) == 'webvid'
   assert {shard.split for shard in sources.open_source(tmp_path).shards()} == {'validation'}
   examples = examples_of(tmp_path)
@@ -83,23 +47,15 @@ def test_both_webvid_column_orders_are_read(tmp_path, columns):
 
 
 def test_renamed_webvid_column_is_named_with_its_neighbour(tmp_path):
-  write_webvid(tmp_path, ['videoid', 'page_dir', 'name'])
+  corpora.write_webvid(tmp_path, ['videoid', 'page_dir', 'name'])
   file = tmp_path / 'results_2M_val.csv'
   file.write_text(file.read_text().replace('page_dir', 'pagedir', 1))
   with pytest.raises(ValueError, match="needs 'page_dir'; rename 'pagedir'"):
     examples_of(tmp_path)
 
 
-def write_tar(path, groups):
-  with tarfile.open(path, 'w') as tar:
-    for name, data in groups:
-      member = tarfile.TarInfo(name)
-      member.size = len(data)
-      tar.addfile(member, io.BytesIO(data))
-
-
 def test_tars_yield_whole_examples_and_name_the_failed(tmp_path):
-  write_tar(
+  corpora.write_tar(
     tmp_path / '00000.tar',
     [
       ('000000000.mp4', b'media'), ('000000000.txt', b'good'), ('000000000.json', b'{}'),
@@ -131,7 +87,7 @@ def test_tars_yield_whole_examples_and_name_the_failed(tmp_path):
 @pytest.mark.parametrize('keep', [5600, 5100, 3000, 700])
 def test_truncated_tar_yields_its_whole_examples_and_says_so(tmp_path, keep):
   members = [(f'{i}.{suffix}', bytes(600)) for i in range(2) for suffix in ('mp4', 'txt', 'json')]
-  write_tar(tmp_path / '0.tar', members)  # 1,536 bytes per member.
+  corpora.write_tar(tmp_path / '0.tar', members)  # 1,536 bytes per member.
   data = (tmp_path / '0.tar').read_bytes()
   (tmp_path / '0.tar').write_bytes(data[:keep])
   examples = examples_of(tmp_path)
@@ -155,7 +111,7 @@ def test_vgen_list_is_read(tmp_path):
 
 @pytest.mark.parametrize('name', ['metadata.csv', 'captions.csv'])
 def test_folder_takes_captions_from_a_csv_or_beside_the_files(tmp_path, name):
-  folder = write_folder(tmp_path / 'train', 1)
+  folder = corpora.write_folder(tmp_path / 'train', 1)
   (tmp_path / 'val').mkdir()
   (tmp_path / 'val/b.MOV').write_bytes(b'media')
   (tmp_path / name).write_text('file_name,text\nval/b.MOV,"from, csv"\n')
@@ -166,7 +122,7 @@ def test_folder_takes_captions_from_a_csv_or_beside_the_files(tmp_path, name):
 
 
 def test_missing_captions_are_named_with_what_is_accepted(tmp_path):
-  write_folder(tmp_path, 2, captions=None)
+  corpora.write_folder(tmp_path, 2, captions=None)
   with pytest.raises(ValueError, match=r'2 of 2 files .* 000.mp4, 001.mp4. Accepted are'):
     examples_of(tmp_path)
 
@@ -179,38 +135,9 @@ def test_folders_without_media_say_what_they_hold(tmp_path):
     sources.detect(tmp_path / 'nothing')
 
 
-def audio_only():
-  buffer = io.BytesIO()
-  with av.open(buffer, 'w', format='mp4') as container:
-    stream = container.add_stream('aac', rate=16000, layout='mono')
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), 'fltp', 'mono')
-    frame.sample_rate = 16000
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-  return buffer.getvalue()
-
-
-def flip_bits(data):
-  """Damages the coded pictures but not the index."""
-  damaged = bytearray(data)
-  for offset in range(data.index(b'mdat') + 900, data.index(b'moov') - 4, 7):
-    damaged[offset] ^= 0xA5
-  return bytes(damaged)
-
-
-DAMAGED = {
-  'empty': (b'', 'open'),
-  'html': (b'<html>404 Not Found</html>', 'open'),
-  'truncated': (video()[: len(video()) * 2 // 3], 'open'),
-  'flipped': (flip_bits(video()), 'decode'),
-  'audio': (audio_only(), 'no_video'),
-  'still': (demo_corpus.encode_video(np.full((1, 32, 32, 3), 9, np.uint8)), 'single_frame'),
-}
-
-
 def test_damaged_files_become_rejections_with_their_reason(tmp_path):
-  folder = write_folder(tmp_path / 'in', 4)
-  for name, (data, _) in DAMAGED.items():
+  folder = corpora.write_folder(tmp_path / 'in', 4)
+  for name, (data, _) in corpora.DAMAGED.items():
     (folder / f'{name}.mp4').write_bytes(data)
     (folder / f'{name}.txt').write_text('damaged')
   (folder / 'broken.jpg').write_bytes(b'\xff\xd8\xff\xe0 not an image')
@@ -218,7 +145,7 @@ def test_damaged_files_become_rejections_with_their_reason(tmp_path):
   manifest = ingest.ingest(str(folder), str(tmp_path / 'out'), num_processes=1)
   lines = (tmp_path / 'out/rejected/00000.jsonl').read_text().splitlines()
   reasons = {bad['key']: bad['reason'] for bad in map(json.loads, lines)}
-  expected = {f'{name}.mp4': reason for name, (_, reason) in DAMAGED.items()}
+  expected = {f'{name}.mp4': reason for name, (_, reason) in corpora.DAMAGED.items()}
   assert reasons == expected | {'broken.jpg': 'image'}
   assert sum(split['num_examples'] for split in manifest['splits'].values()) == 4
   assert manifest['num_rejected'] == 7 and manifest['rejected']['open'] == 3
@@ -233,7 +160,7 @@ def test_a_corpus_without_one_good_file_is_an_error(tmp_path):
 
 def test_ingest_goes_on_after_a_stop_and_repeats_nothing(tmp_path, monkeypatch):
   options = dict(validation_fraction=0.0, num_processes=1)
-  folder = write_folder(tmp_path / 'in', 150)  # Three shards of at most 64.
+  folder = corpora.write_folder(tmp_path / 'in', 150)  # Three shards of at most 64.
   whole = ingest.ingest(str(folder), str(tmp_path / 'whole'), **options)
   reads = []
   read = folder_source.Folder.read
@@ -258,7 +185,7 @@ def test_ingest_goes_on_after_a_stop_and_repeats_nothing(tmp_path, monkeypatch):
 
 
 def test_a_small_corpus_holds_out_at_least_one_video(tmp_path):
-  folder = write_folder(tmp_path / 'in', 5)
+  folder = corpora.write_folder(tmp_path / 'in', 5)
   manifest = ingest.ingest(str(folder), str(tmp_path / 'out'), num_processes=1)
   assert manifest['splits']['train']['num_examples'] == 4
   assert manifest['splits']['validation']['num_examples'] == 1
@@ -290,7 +217,7 @@ def unpadded(monkeypatch):
 
 
 def ingest_videos(tmp_path, count):
-  folder = write_folder(tmp_path / 'in', count)
+  folder = corpora.write_folder(tmp_path / 'in', count)
   ingest.ingest(str(folder), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
   return str(tmp_path / 'out')
 

@@ -81,7 +81,10 @@ class Folder(raw.Source):
 
 
 def _media_files(path):
+  protocol = str(path).partition('://')[0] if '://' in str(path) else ''
   for folder, _, names in path.walk():
+    if protocol and '://' not in str(folder):  # etils 1.15 loses it.
+      folder = epath.Path(f'{protocol}://{str(folder).lstrip("/")}')
     for name in names:
       if pathlib.PurePath(name).suffix.lower() in raw.MEDIA_BY_SUFFIX:
         yield folder / name

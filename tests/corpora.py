@@ -1,0 +1,103 @@
+"""Small corpora in the public layouts, sound and damaged: what the data tests read."""
+
+import csv
+import io
+import tarfile
+
+import av
+import fsspec
+import fsspec.implementations.memory
+import numpy as np
+
+from data_pipelines import demo_corpus
+
+
+def video(index=0):
+  frames, _, _ = demo_corpus.render_video(
+    np.random.default_rng(index), demo_corpus.attributes_of(index), size=32
+  )
+  return demo_corpus.encode_video(frames)
+
+
+def write_folder(folder, count, captions='txt'):
+  folder.mkdir(parents=True, exist_ok=True)
+  for index in range(count):
+    (folder / f'{index:03d}.mp4').write_bytes(video(index))
+    if captions == 'txt':
+      (folder / f'{index:03d}.txt').write_text(f'caption {index}\n')
+  return folder
+
+
+def write_webvid(folder, columns):
+  rows = [
+    dict(
+      videoid=f'00{i}', name=f'a "{i}",\nsecond line', page_idx='1', page_dir='000001_000050',
+      duration='PT00H00M17S', contentUrl='https://example.com',
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  (folder / 'videos/000001_000050').mkdir(parents=True)
+  for row in rows:
+    (folder / 'videos/000001_000050' / f'{row["videoid"]}.mp4').write_bytes(b'media')
+  with (folder / 'results_2M_val.csv').open('w', newline='') as file:
+    writer = csv.DictWriter(file, columns, extrasaction='ignore')
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def write_tar(path, groups):
+  with tarfile.open(path, 'w') as tar:
+    for name, data in groups:
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+
+
+def audio_only():
+  buffer = io.BytesIO()
+  with av.open(buffer, 'w', format='mp4') as container:
+    stream = container.add_stream('aac', rate=16000, layout='mono')
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), 'fltp', 'mono')
+    frame.sample_rate = 16000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return buffer.getvalue()
+
+
+def flip_bits(data):
+  """Damages the coded pictures but not the index."""
+  damaged = bytearray(data)
+  for offset in range(data.index(b'mdat') + 900, data.index(b'moov') - 4, 7):
+    damaged[offset] ^= 0xA5
+  return bytes(damaged)
+
+
+DAMAGED = {
+  'empty': (b'', 'open'),
+  'html': (b'<html>404 Not Found</html>', 'open'),
+  'truncated': (video()[: len(video()) * 2 // 3], 'open'),
+  'flipped': (flip_bits(video()), 'decode'),
+  'audio': (audio_only(), 'no_video'),
+  'still': (demo_corpus.encode_video(np.full((1, 32, 32, 3), 9, np.uint8)), 'single_frame'),
+}
+
+
+class Bucket(fsspec.implementations.memory.MemoryFileSystem):
+  """A bucket in memory, under the names that epath asks fsspec for."""
+
+  protocol = ('s3', 'gcs', 'gs')
+  store: dict = {}
+  pseudo_dirs = ['']
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.split('://', 1)[-1])
+
+
+def bucket():
+  """The body of a fixture: an empty bucket in the place of s3:// and gs://."""
+  for name in Bucket.protocol:
+    fsspec.register_implementation(name, Bucket, clobber=True)
+  Bucket.store.clear()
+  Bucket.pseudo_dirs[:] = ['']
+  yield Bucket()
