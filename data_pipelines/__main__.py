@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
   for command in (
     _add_demo,
     inspection.add_command,
-    _add_ingest,
+    ingest.add_command,
     index.add_command,
     peek.add_command,
     bench.add_command,
@@ -45,32 +45,6 @@ def _demo(output, **counts):
   start = time.monotonic()
   demo_corpus.write(output, **counts)
   print(f'{output}: webvid/ and images/, {time.monotonic() - start:.1f} s')
-
-
-def _add_ingest(commands):
-  text = (
-    'Turn a corpus (WebVid, tars, VGen list, folder) into the shards that training streams from.'
-  )
-  parser = commands.add_parser('ingest', help=text, description=text)
-  parser.add_argument('--input', required=True, help='folder, CSV, tar or list')
-  parser.add_argument('--output', required=True, help='new folder for the shards')
-  parser.add_argument('--layout', help='of the input; detected if left out')
-  parser.add_argument(
-    '--validation_fraction', type=float, default=0.01, help='held out by key hash'
-  )
-  parser.add_argument('--num_processes', type=int, default=2)
-  parser.set_defaults(run=_ingest)
-
-
-def _ingest(input, output, **options):
-  start = time.monotonic()
-  manifest = ingest.ingest(input, output, **options)
-  counts = ', '.join(
-    f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
-    for split, found in manifest['splits'].items()
-  )
-  print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
-  print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
+from etils import epath
 from google.protobuf import message
 
 from data_pipelines import schema
@@ -126,7 +127,7 @@ class Records:
 
 def read_manifest(directory: str | pathlib.Path) -> dict:
   """The manifest of a whole corpus; raises ValueError if there is none."""
-  path = pathlib.Path(directory) / 'manifest.json'
+  path = epath.Path(directory) / 'manifest.json'
   if not path.exists():
     raise ValueError(
       f'{directory} holds no ingested corpus (no manifest.json). '

@@ -1,0 +1,148 @@
+"""One function over many shards: in this process, or as an Apache Beam job wherever Beam runs.
+
+Each shard's files appear in parts/IIIII at once, with result.json as the marker. So a job that was
+killed, run again, does only what is unfinished, with the same bytes; Beam itself cannot resume.
+Nothing but the shards' names goes through Beam: media is never shuffled.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import pathlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from data_pipelines import storage
+
+Work = Callable[[Any, pathlib.Path], dict]
+MARKER = 'result.json'
+
+
+def run(
+  work: Work,
+  items: Sequence[Any],
+  parts: epath.Path,
+  num_processes: int = 2,
+  beam_flags: Sequence[str] = (),
+) -> list[dict]:
+  """Does the work on all items that are not done yet.
+
+  Args:
+    work: picklable. work(item, folder) writes files into an empty local folder and returns what
+      there is to say about them, as JSON. The same item gives the same bytes.
+    items: what to work on. Their order names the parts, so it must not change between runs.
+    parts: folder for the parts, on a disk that all workers share, or in a bucket.
+    num_processes: of Beam's DirectRunner on this machine; 1 does the work here, without Beam.
+    beam_flags: Beam's own, such as --runner=DataflowRunner with what that needs.
+  Returns:
+    The results in the order of the items.
+  """
+  done = {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
+  todo = [(index, item) for index, item in enumerate(items) if index not in done]
+  shard_work = _ShardWork(work, parts)
+  with _progress(parts, len(items)):
+    if beam_flags or (num_processes > 1 and len(todo) > 1):
+      _run_beam(shard_work, todo, num_processes, beam_flags)
+    else:
+      for numbered in todo:
+        shard_work(numbered)
+  markers = [part(parts, index) / MARKER for index in range(len(items))]
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:  # For the latency of buckets.
+    return [json.loads(text) for text in pool.map(_read_text, markers)]
+
+
+def part(parts: epath.Path, index: int) -> epath.Path:
+  """The folder of an item's files."""
+  return parts / f'{index:05d}'
+
+
+def claim(parts: epath.Path, identity: str) -> None:
+  """Prepares the folder for parts; what a run with other input or options left there is dropped."""
+  marker = parts / 'identity'
+  if parts.exists() and (not marker.exists() or marker.read_text() != identity):
+    storage.remove_folder(parts)
+  try:
+    parts.mkdir(parents=True, exist_ok=True)
+    storage.write_bytes(marker, identity.encode())
+  except OSError as error:
+    raise ValueError(f'{parts.parent} is not writable: {error}') from error
+  if storage.is_local(parts):
+    for folder in parts.glob('partial-*'):  # Of workers that were killed.
+      storage.remove_folder(folder)
+
+
+def add_flags(parser) -> None:
+  """Adds the flags of `run` to a command's."""
+  parser.add_argument(
+    '--num_processes', type=int, default=2, help='on this machine; 1 works without Beam'
+  )
+  parser.add_argument(
+    'beam_flags', nargs='*', metavar='-- BEAM_FLAGS', help="Beam's, as -- --runner=DataflowRunner"
+  )
+
+
+@dataclasses.dataclass
+class _ShardWork:
+  work: Work
+  parts: epath.Path
+
+  def __call__(self, numbered):
+    index, item = numbered
+    target = part(self.parts, index)
+    if (target / MARKER).exists():  # Beam may give a shard to two workers.
+      return
+    parent = self.parts if storage.is_local(self.parts) else None
+    folder = pathlib.Path(tempfile.mkdtemp(prefix='partial-', dir=parent))
+    result = self.work(item, folder)
+    (folder / MARKER).write_text(json.dumps(result))
+    storage.publish(folder, target, last=MARKER)
+
+
+def _run_beam(shard_work, todo, num_processes, beam_flags):
+  import apache_beam as beam  # Half a second, and not needed to train.
+  from apache_beam.options import pipeline_options
+
+  flags = ['--runner=DirectRunner', '--direct_running_mode=multi_processing']
+  flags += [f'--direct_num_workers={min(num_processes, len(todo))}', *beam_flags]
+  options = pipeline_options.PipelineOptions(flags)
+  runner = options.view_as(pipeline_options.StandardOptions).runner
+  if runner == 'DataflowRunner' and storage.is_local(shard_work.parts):
+    raise ValueError(
+      f'{shard_work.parts.parent} is on this machine, where the workers of {runner} cannot write: '
+      'give an --output in a bucket, gs://...'
+    )
+  with beam.Pipeline(options=options) as pipeline:
+    shards = pipeline | 'Shards' >> beam.Create(todo)
+    _ = shards | 'Spread' >> beam.Reshuffle() | 'Work' >> beam.Map(shard_work)
+
+
+@contextlib.contextmanager
+def _progress(parts, total) -> Iterator[None]:
+  """Shows how many parts are done, by looking: the workers may be anywhere."""
+  stopped = threading.Event()
+
+  def watch():
+    with tqdm.tqdm(total=total, unit='shard', disable=None) as bar:
+      while True:
+        last = stopped.wait(1.0 if storage.is_local(parts) else 20.0)
+        bar.update(sum(1 for _ in parts.glob(f'*/{MARKER}')) - bar.n)
+        if last:
+          return
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    stopped.set()
+    thread.join()
+
+
+def _read_text(path):
+  return path.read_text()

@@ -1,0 +1,91 @@
+"""Files on a disk or in a bucket (gs://, s3://), written whole or not at all.
+
+A rename is atomic on a disk, an upload in a bucket: on the one a file is written beside its place
+and renamed, to the other it is uploaded in one go.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+from etils import epath
+
+
+def is_local(path: epath.Path) -> bool:
+  """False in a bucket."""
+  return '://' not in str(path)
+
+
+def write_bytes(path: epath.Path, data: bytes) -> None:
+  """Writes a file whole; its folder is made."""
+  if not is_local(path):
+    path.write_bytes(data)
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'{path.name}.partial')
+  partial.write_bytes(data)
+  os.replace(partial, path)
+
+
+def write_table(path: epath.Path, table: pa.Table) -> None:
+  """Writes a Parquet file whole."""
+  buffer = pa.BufferOutputStream()
+  pa.parquet.write_table(table, buffer, compression='zstd')
+  write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def read_table(path: epath.Path, columns: list[str] | None = None) -> pa.Table:
+  """Reads a Parquet file."""
+  with path.open('rb') as file:
+    return pa.parquet.read_table(file, columns=columns)
+
+
+def move(source: epath.Path, target: epath.Path) -> None:
+  """Renames a file; in a bucket the copy is made there, nothing passes through this machine."""
+  if is_local(target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+  else:
+    filesystem, _ = fsspec.core.url_to_fs(str(target))
+    filesystem.mv(str(source), str(target))
+
+
+def remove_folder(path: epath.Path) -> None:
+  """Deletes a folder with all that is in it, if it is there."""
+  if path.exists():
+    path.rmtree()
+
+
+@contextlib.contextmanager
+def fetched(path: epath.Path) -> Iterator[pathlib.Path]:
+  """The file as a local one, for libraries that read only those."""
+  if is_local(path):
+    yield pathlib.Path(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    local = epath.Path(folder) / path.name
+    path.copy(local)
+    yield pathlib.Path(local)
+
+
+def publish(folder: pathlib.Path, target: epath.Path, last: str) -> None:
+  """Makes the files of a local folder those of the folder `target`.
+
+  Args:
+    folder: on the disk of `target`, or anywhere if that is in a bucket; it is gone afterwards.
+    target: if it is there already, another worker has done the same work, and this is dropped.
+    last: the file whose presence says that all are there.
+  """
+  if is_local(target):
+    if not target.exists():
+      os.replace(folder, target)
+  else:
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == last):
+      epath.Path(file).copy(target / file.name, overwrite=True)
+  shutil.rmtree(folder, ignore_errors=True)
