@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from data_pipelines import bench, demo_corpus, index, ingest, inspection, peek
+from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, peek
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     _add_demo,
     inspection.add_command,
     ingest.add_command,
+    curate.add_command,
     index.add_command,
     peek.add_command,
     bench.add_command,

@@ -9,7 +9,9 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +40,7 @@ def run(
       there is to say about them, as JSON. The same item gives the same bytes.
     items: what to work on. Their order names the parts, so it must not change between runs.
     parts: folder for the parts, on a disk that all workers share, or in a bucket.
-    num_processes: of Beam's DirectRunner on this machine; 1 does the work here, without Beam.
+    num_processes: of Beam's own runner on this machine; 1 does the work here, without Beam.
     beam_flags: Beam's own, such as --runner=DataflowRunner with what that needs.
   Returns:
     The results in the order of the items.
@@ -46,10 +48,11 @@ def run(
   done = {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
   todo = [(index, item) for index, item in enumerate(items) if index not in done]
   shard_work = _ShardWork(work, parts)
-  with _progress(parts, len(items)):
-    if beam_flags or (num_processes > 1 and len(todo) > 1):
+  if beam_flags or (num_processes > 1 and len(todo) > 1):
+    with _stderr_in_a_file(), _progress(parts, len(items)):
       _run_beam(shard_work, todo, num_processes, beam_flags)
-    else:
+  else:
+    with _progress(parts, len(items)):
       for numbered in todo:
         shard_work(numbered)
   markers = [part(parts, index) / MARKER for index in range(len(items))]
@@ -108,7 +111,8 @@ def _run_beam(shard_work, todo, num_processes, beam_flags):
   import apache_beam as beam  # Half a second, and not needed to train.
   from apache_beam.options import pipeline_options
 
-  flags = ['--runner=DirectRunner', '--direct_running_mode=multi_processing']
+  # What --runner=DirectRunner stands for, without its attempt to download another runner first.
+  flags = ['--runner=FnApiRunner', '--direct_running_mode=multi_processing']
   flags += [f'--direct_num_workers={min(num_processes, len(todo))}', *beam_flags]
   options = pipeline_options.PipelineOptions(flags)
   runner = options.view_as(pipeline_options.StandardOptions).runner
@@ -120,6 +124,29 @@ def _run_beam(shard_work, todo, num_processes, beam_flags):
   with beam.Pipeline(options=options) as pipeline:
     shards = pipeline | 'Shards' >> beam.Create(todo)
     _ = shards | 'Spread' >> beam.Reshuffle() | 'Work' >> beam.Map(shard_work)
+
+
+@contextlib.contextmanager
+def _stderr_in_a_file() -> Iterator[None]:
+  """Beam's processes on this machine say 18 lines each to stderr: kept for those who need them."""
+  sys.stderr.flush()
+  terminal, python_stderr = os.dup(2), sys.stderr
+  descriptor, log = tempfile.mkstemp(prefix='beam-', suffix='.log')
+  os.dup2(descriptor, 2)
+  sys.stderr = os.fdopen(os.dup(terminal), 'w')  # The progress bar's and our own messages'.
+  try:
+    yield
+  except Exception as error:
+    error.add_note(f'What the processes wrote is in {log}.')
+    raise
+  else:
+    os.remove(log)
+  finally:
+    sys.stderr.close()
+    sys.stderr = python_stderr
+    os.dup2(terminal, 2)
+    os.close(terminal)
+    os.close(descriptor)
 
 
 @contextlib.contextmanager

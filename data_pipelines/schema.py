@@ -3,6 +3,7 @@
 features.json, dataset_info.json           read back by tfds.builder_from_directory
 corpus-<split>.array_record-IIIII-of-NNNNN the records: key, caption, media, data (the file's bytes)
 sidecar/<split>-IIIII-of-NNNNN.parquet     row i describes record i of the same shard
+sidecar/<stage>/<split>-IIIII-of-NNNNN.parquet  the same, added later by curate or score
 rejected/IIIII.jsonl                       what was not taken, and why
 manifest.json                              counts, checksums; written last: it marks a whole corpus
 """
@@ -47,6 +48,33 @@ SIDECAR = pa.schema(
 )
 
 
+# What `curate` adds. `keep` and the span are what training needs; null is what is not known.
+CURATE = pa.schema(
+  [
+    ('key', pa.string()),
+    ('keep', pa.bool_()),
+    ('reject', pa.list_(pa.string())),  # The rules against it, of curate.RULES; empty if kept.
+    ('flags', pa.list_(pa.string())),  # What is worth knowing, and no reason to drop it.
+    ('span_start', pa.float64()),  # The longest single shot, on the file's own clock, seconds.
+    ('span_end', pa.float64()),  # Presentation time of its last frame.
+    ('num_shots', pa.int32()),
+    ('cuts', pa.list_(pa.float64())),  # Presentation times of the frames that begin a shot.
+    ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
+    ('camera_motion', pa.float32()),  # The part that a homography explains.
+    ('object_motion', pa.float32()),  # The rest.
+    ('subject', pa.float32()),  # Share of the frame.
+    ('subject_method', pa.string()),  # Never compare shares of two methods.
+    ('border_area', pa.float32()),  # Share of the frame that plain borders take.
+    ('text_area', pa.float32()),  # By the user's hook.
+    ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
+    ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.
+    ('dup_group', pa.int64()),  # Equal for copies; row of the first one, over the whole corpus.
+    ('caption_length', pa.int32()),  # Characters.
+  ]
+)
+STAGES = {'curate': CURATE}
+
+
 def features():
   """The record as tfds features; `data` is the encoded media file, untouched."""
   import tensorflow_datasets as tfds  # Half a second: not for those who only list a corpus.
@@ -65,3 +93,8 @@ def shard_names(split: str, index: int, num_shards: int) -> tuple[str, str]:
   """File names, relative to the corpus, of a shard's records and of its sidecar."""
   numbers = f'{index:05d}-of-{num_shards:05d}'
   return f'{DATASET_NAME}-{split}.array_record-{numbers}', f'sidecar/{split}-{numbers}.parquet'
+
+
+def stage_sidecar(stage: str, sidecar: str) -> str:
+  """The sidecar that a stage adds beside one of ingest's, relative to the corpus."""
+  return sidecar.replace('sidecar/', f'sidecar/{stage}/')

@@ -1,0 +1,122 @@
+"""How much moves between two frames, and whether it is the camera or what it films.
+
+Dense optical flow (DIS, Kroeger et al. 2016) on small grey frames. The camera's part is the
+homography that RANSAC finds in it, as a camera that pans, tilts, zooms or rolls moves a far or flat
+scene by one; what is left is the objects'. The unit is the frame's diagonal per second, so that
+neither size nor rate of a video changes the number.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+REDUCE = 4  # Flow is averaged over blocks of this many pixels: it is no finer.
+INLIERS_WITHIN = 1.0 / REDUCE  # One pixel of the frame.
+STILL_WITHIN = 0.25 / REDUCE  # Slower pans are below the flow's own noise.
+SIMPLER_IF = 0.8  # A model with fewer parameters explains this share of the best one's points.
+MIN_GRADIENT = 1.0  # Grey levels per pixel. Flow of flatter parts is a guess from their borders.
+# Of the cells along the frame's border, 6 by 6 in all: what moves as one in fewer is an object.
+CELLS = 6
+MIN_BORDER_CELLS = 0.45
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion:
+  """Motion between two frames, in diagonals per second.
+
+  Attributes:
+    total: mean length of the flow.
+    camera: mean length of the homography's flow.
+    objects: mean length of the difference of the two.
+    residual_HW: that difference's length in pixels, at a quarter of the frames' size.
+  """
+
+  total: float
+  camera: float
+  objects: float
+  residual_HW: np.ndarray
+
+
+class FlowMeter:
+  """Measures motion between grey frames of one size."""
+
+  def __init__(self):
+    # FAST is within 2 % of MEDIUM's mean flow at a third of its cost.
+    self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+  def __call__(self, before_HW: np.ndarray, after_HW: np.ndarray, seconds: float) -> Motion:
+    """Motion from one uint8 frame to another, `seconds` later."""
+    flow_HW2 = _reduced(self._flow.calc(before_HW, after_HW, None))
+    textured_HW = _textured(before_HW)
+    camera_HW2 = _camera_flow(flow_HW2, textured_HW)
+    flow_HW2 = np.where(textured_HW[..., None], flow_HW2, camera_HW2)
+    per_second = 1 / (np.hypot(*before_HW.shape) * seconds)
+    residual_HW = _length(flow_HW2 - camera_HW2)
+    return Motion(
+      total=float(_length(flow_HW2).mean() * per_second),
+      camera=float(_length(camera_HW2).mean() * per_second),
+      objects=float(residual_HW.mean() * per_second),
+      residual_HW=residual_HW,
+    )
+
+
+def _reduced(values_HW):
+  height, width = values_HW.shape[:2]
+  size = (width // REDUCE, height // REDUCE)
+  return cv2.resize(values_HW, size, interpolation=cv2.INTER_AREA)
+
+
+def _textured(grey_HW):
+  """Where there is something to see move, reduced."""
+  dx, dy = cv2.spatialGradient(cv2.GaussianBlur(grey_HW, (3, 3), 0))
+  gradient = cv2.magnitude(dx.astype(np.float32), dy.astype(np.float32)) / 8
+  reach = np.ones((2 * REDUCE + 1, 2 * REDUCE + 1), np.uint8)
+  return _reduced(cv2.dilate(gradient, reach)) > MIN_GRADIENT
+
+
+def _camera_flow(flow_HW2, textured_HW):
+  """The flow (H, W, 2) of the homography that most of the frame follows; zero if there is none."""
+  height, width = flow_HW2.shape[:2]
+  still_HW2 = np.zeros_like(flow_HW2)
+  y, x = np.mgrid[:height:2, :width:2]
+  points_N2 = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
+  moved_N2 = points_N2 + flow_HW2[y, x].reshape(-1, 2) / REDUCE
+  used = textured_HW[y, x].ravel()
+  if used.sum() < 16:
+    return still_HW2
+  homography, inliers = _simplest_model(points_N2[used], moved_N2[used])
+  column, row = (points_N2[used][inliers] * CELLS / (width, height)).astype(int).T
+  occupied = np.zeros((CELLS, CELLS), bool)
+  occupied[row, column] = True
+  occupied[1:-1, 1:-1] = False  # The camera moves the frame's border too; an object need not.
+  if occupied.sum() < MIN_BORDER_CELLS * 4 * (CELLS - 1):
+    return still_HW2
+  grid_HW2 = np.stack(np.meshgrid(range(width), range(height)), axis=-1).astype(np.float32)
+  moved_HW2 = cv2.perspectiveTransform(grid_HW2, homography)
+  return (moved_HW2 - grid_HW2) * REDUCE
+
+
+def _simplest_model(points_N2, moved_N2):
+  """(homography, inliers): no motion or a similarity, if it explains about as many points.
+
+  Eight parameters would else bend to the flow's smear around objects and call it camera.
+  """
+  enough = SIMPLER_IF * len(points_N2)
+  models = [(np.eye(3), _length(moved_N2 - points_N2) < STILL_WITHIN)]
+  if models[-1][1].sum() < enough:
+    similarity, inliers = cv2.estimateAffinePartial2D(
+      points_N2, moved_N2, method=cv2.RANSAC, ransacReprojThreshold=INLIERS_WITHIN
+    )
+    if similarity is not None:
+      models.append((np.vstack([similarity, [0, 0, 1]]), inliers.ravel() > 0))
+  if models[-1][1].sum() < enough:
+    homography, inliers = cv2.findHomography(points_N2, moved_N2, cv2.RANSAC, INLIERS_WITHIN)
+    if homography is not None:
+      models.append((homography, inliers.ravel() > 0))
+  most = max(inliers.sum() for _, inliers in models)
+  return next(model for model in models if model[1].sum() >= SIMPLER_IF * most)
+
+
+def _length(flow_HW2):
+  return np.sqrt(np.square(flow_HW2).sum(axis=-1))
