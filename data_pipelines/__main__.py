@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, peek
+from data_pipelines import bench, curate, data_pipelines, demo_corpus, from, index, ingest, inspection, peek, score
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,9 +18,12 @@ def main(arguments: list[str] | None = None) -> None:
     inspection.add_command,
     ingest.add_command,
     curate.add_command,
+  for command in (
+    score.add_command,
     index.add_command,
     peek.add_command,
     bench.add_command,
+  ):
   ):
     command(commands)
   options = vars(parser.parse_args(arguments))

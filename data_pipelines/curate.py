@@ -6,7 +6,6 @@ examples: rules may be changed and the command run again. Media is never rewritt
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -117,7 +116,7 @@ def curate(
     corpus=manifest['fingerprint'],
     rules=dataclasses.asdict(rules),
     hooks=hooks,
-    denylists={str(path): _digest(epath.Path(path)) for path in denylists},
+    denylists={str(path): storage.sha256(epath.Path(path)) for path in denylists},
     no_denylist=reason,
     num_examples=len(rows),
     num_kept=sum(row['keep'] for row in rows),
@@ -267,10 +266,6 @@ def _count(names):
   for name in names:
     counts[name] = counts.get(name, 0) + 1
   return counts
-
-
-def _digest(path):
-  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def add_command(commands) -> None:

@@ -5,14 +5,18 @@ worker, and a loop in a decoder stall it for ever; here both become a DecodeErro
 """
 
 import multiprocessing
+import os
+import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 from data_pipelines import decode
 
-# A 360p video decodes at about 0.4 s/MB: more than ten times that is a hang, not a slow machine.
+# Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
 MIN_TIMEOUT_SECS = 30.0
 TIMEOUT_SECS_PER_MB = 5.0
+WALL_FACTOR = 10.0  # On a busy machine a second of CPU time takes many; a deadlock takes none.
 START_SECS = 120.0  # Imports on a busy machine with a cold disk.
 
 
@@ -39,7 +43,7 @@ class Sandbox:
     try:
       self._pipe.send((data, arguments))
       timeout = self.min_timeout_secs + TIMEOUT_SECS_PER_MB * len(data) / 1e6
-      if not self._pipe.poll(timeout):
+      if not self._answers_in(timeout):
         self.close()
         raise decode.DecodeError('timeout', f'no result in {timeout:.0f} s.')
       result, error = self._pipe.recv()
@@ -61,6 +65,22 @@ class Sandbox:
       self._child.join()
       self._pipe.close()
     self._child = self._pipe = None
+
+  def _answers_in(self, timeout):
+    start, cpu_start = time.monotonic(), self._cpu_seconds()
+    while not self._pipe.poll(min(timeout, 1.0)):
+      if self._cpu_seconds() - cpu_start > timeout:
+        return False
+      if time.monotonic() - start > WALL_FACTOR * timeout:
+        return False
+    return True
+
+  def _cpu_seconds(self):
+    try:
+      fields = pathlib.Path(f'/proc/{self._child.pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError:  # Not Linux, or gone: then the wall clock decides.
+      return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
   def _start(self):
     context = multiprocessing.get_context('spawn')

@@ -72,7 +72,17 @@ CURATE = pa.schema(
     ('caption_length', pa.int32()),  # Characters.
   ]
 )
-STAGES = {'curate': CURATE}
+
+# What `score` adds; null is what could not be decoded, or has no head.
+SCORE = pa.schema(
+  [
+    ('key', pa.string()),
+    ('aesthetic', pa.float32()),  # Mean of three frames.
+    ('clip_similarity', pa.float32()),  # Cosine of caption and picture, mean of three frames.
+    ('nsfw_score', pa.float32()),  # Largest of three frames.
+  ]
+)
+STAGES = {'curate': CURATE, 'score': SCORE}
 
 
 def features():

@@ -5,6 +5,7 @@ and renamed, to the other it is uploaded in one go.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -44,6 +45,15 @@ def read_table(path: epath.Path, columns: list[str] | None = None) -> pa.Table:
   """Reads a Parquet file."""
   with path.open('rb') as file:
     return pa.parquet.read_table(file, columns=columns)
+
+
+def sha256(path: epath.Path) -> str:
+  """Hex digest of a file of any size."""
+  with path.open('rb') as file:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def move(source: epath.Path, target: epath.Path) -> None:

@@ -20,6 +20,7 @@ FORBIDDEN = {
     'i2vgen_jax': {'pretrained'}, 'data_pipelines': set(), 'configs': set(), 'flax': set(),
   },
   'data_pipelines': {'i2vgen_jax': set(), 'configs': set(), 'jax': set(), 'flax': set()},
+  'data_pipelines/score': {'i2vgen_jax': {'models', 'pretrained'}, 'configs': set()},
   'configs': {'i2vgen_jax': set(), 'data_pipelines': set(), 'jax': set()},
 }  # fmt: skip
 NOWHERE = {'torch', 'diffusers', 'tensorflow', 'tests', 'pickle'}
@@ -49,10 +50,21 @@ def test_imports_point_down(path):
     assert top not in NOWHERE or (top == 'torch' and relative in TORCH), (
       f'{relative} imports {name}'
     )
-    for folder, forbidden in FORBIDDEN.items():
-      if relative.startswith(folder + '/') and top in forbidden:
-        allowed = forbidden[top]
-        assert rest.split('.')[0] in allowed, f'{relative} must not import {name}'
+    folder = max((f for f in FORBIDDEN if relative.startswith(f + '/')), key=len, default='')
+    if folder and top in FORBIDDEN[folder]:
+      allowed = FORBIDDEN[folder][top]
+      assert rest.split('.')[0] in allowed, f'{relative} must not import {name}'
+
+
+def test_the_stream_needs_neither_beam_nor_the_tools_of_curation():
+  code = (
+    'import sys\n'
+    'for name in ("torch", "tensorflow", "apache_beam", "cv2", "scenedetect", "matplotlib"):\n'
+    '  sys.modules[name] = None\n'
+    'import data_pipelines.loader, data_pipelines.__main__'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
 
 
 def test_training_needs_neither_torch_nor_tensorflow():

@@ -1,0 +1,134 @@
+"""CLIP's two towers as transformers' CLIPModel has them: pictures and captions to unit vectors.
+
+Weights, config and tokenizer come from one folder in transformers' format, such as that of
+clip-vit-large-patch14, which the aesthetic and NSFW heads of LAION were trained on.
+"""
+
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+from etils import epath
+
+from i2vgen_jax.models import clip
+from i2vgen_jax.pretrained import clip_names, files, tensors
+
+# OpenAI CLIP's image statistics, RGB.
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+NOT_PARAMETERS = ('logit_scale', 'position_ids')
+
+
+class ClipScorer:
+  """Embeds pictures and captions; batches are spread over this host's devices.
+
+  Attributes:
+    image_size: side of the pictures.
+    dim: length of the vectors.
+  """
+
+  def __init__(self, folder: str):
+    path = epath.Path(folder)
+    for name in ('config.json', 'model.safetensors', 'vocab.json', 'merges.txt'):
+      if not (path / name).exists():
+        raise ValueError(
+          f'{folder} has no {name}; a folder of transformers with config.json, model.safetensors, '
+          'vocab.json and merges.txt is needed, such as that of clip-vit-large-patch14.'
+        )
+    config = transformers.CLIPConfig.from_pretrained(os.fspath(path), local_files_only=True)
+    self._tokenizer = transformers.CLIPTokenizer.from_pretrained(
+      os.fspath(path), local_files_only=True
+    )
+    self.dim = config.projection_dim
+    self.image_size = config.vision_config.image_size
+    self._length = config.text_config.max_position_embeddings
+    self._vision = clip.CLIPVision(
+      patch_size=config.vision_config.patch_size,
+      image_size=self.image_size,
+      projection_dim=self.dim,
+      **_sizes(config.vision_config),
+    )
+    self._text = clip.CLIPText(
+      vocab_size=config.text_config.vocab_size,
+      max_length=self._length,
+      **_sizes(config.text_config),
+    )
+    self._load(files.open_checkpoint(path / 'model.safetensors'))
+    self._embed_images = jax.jit(self._images)
+    self._embed_texts = jax.jit(self._texts)
+
+  def images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Unit vectors, float32 (B, dim), of uint8 RGB pictures of image_size."""
+    return np.asarray(self._embed_images(self._params, self._place(pixels_BHWC)))
+
+  def texts(self, captions: Sequence[str]) -> np.ndarray:
+    """Unit vectors, float32 (B, dim); long captions are cut."""
+    ids_BL = self._tokenizer(
+      list(captions), padding='max_length', truncation=True, max_length=self._length
+    )['input_ids']
+    ids_BL = np.asarray(ids_BL, np.int32)
+    # The first end token is where the caption is read off; padding repeats it.
+    ends_B = (ids_BL == self._tokenizer.eos_token_id).argmax(axis=1)
+    return np.asarray(self._embed_texts(self._params, *map(self._place, (ids_BL, ends_B))))
+
+  def _load(self, weights):
+    parts: dict[str, dict] = {'vision': {}, 'text': {}, 'projection': {}}
+    for name, value in weights.items():
+      if name.split('.')[-1] in NOT_PARAMETERS:
+        continue
+      part = 'vision' if name.startswith(('vision_model.', 'visual_projection.')) else 'text'
+      parts['projection' if name == 'text_projection.weight' else part][name] = value
+    if not parts['projection']:
+      raise ValueError('model.safetensors has no text_projection.weight: it is no CLIPModel.')
+    pixels = np.zeros((1, self.image_size, self.image_size, 3), np.float32)
+    ids = np.zeros((1, self._length), np.int32)
+    key = jax.random.key(0)
+    params = {
+      'vision': tensors.from_torch(
+        parts['vision'],
+        jax.eval_shape(self._vision.init, key, pixels)['params'],
+        clip_names.vision_name_of,
+      ),
+      'text': tensors.from_torch(
+        parts['text'],
+        jax.eval_shape(self._text.init, key, ids)['params'],
+        clip_names.text_name_of,
+      ),
+      'projection_DE': np.asarray(parts['projection']['text_projection.weight'])
+      .astype(np.float32)
+      .T,
+    }
+    mesh = jax.sharding.Mesh(jax.local_devices(), 'data')
+    self._over_batch = jax.NamedSharding(mesh, jax.P('data'))
+    self._params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+
+  def _place(self, values):
+    """On all devices if they divide the batch, else on one."""
+    whole = len(values) % self._over_batch.mesh.size == 0
+    return jax.device_put(values, self._over_batch) if whole else values
+
+  def _images(self, params, pixels_BHWC):
+    pixels_BHWC = (pixels_BHWC.astype(jnp.float32) / 255 - MEAN) / DEVIATION
+    return _unit(self._vision.apply({'params': params['vision']}, pixels_BHWC))
+
+  def _texts(self, params, ids_BL, ends_B):
+    states_BLD = self._text.apply({'params': params['text']}, ids_BL, skip_layers=0)
+    ended_BD = jnp.take_along_axis(states_BLD, ends_B[:, None, None], axis=1)[:, 0]
+    return _unit(ended_BD @ params['projection_DE'])
+
+
+def _sizes(config):
+  return dict(
+    hidden_size=config.hidden_size,
+    intermediate_size=config.intermediate_size,
+    num_layers=config.num_hidden_layers,
+    num_heads=config.num_attention_heads,
+    activation=config.hidden_act,
+  )
+
+
+def _unit(vectors_BD):
+  return vectors_BD / jnp.linalg.norm(vectors_BD, axis=-1, keepdims=True)

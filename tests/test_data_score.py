@@ -1,0 +1,194 @@
+"""Scores are those of transformers' CLIPModel and of the heads' own arithmetic, for random weights
+in the files' real form."""
+
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+
+from data_pipelines import __main__ as commands
+from data_pipelines import corpus, decode, demo_corpus, ingest
+from data_pipelines.score import clip_scorer, heads
+from tests import corpora
+
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIM = 20
+
+
+@pytest.fixture(scope='module')
+def clip_folder(tmp_path_factory):
+  """A small CLIPModel with random weights, saved by transformers, and its tokenizer."""
+  folder = tmp_path_factory.mktemp('clip')
+  for file in (ROOT / 'i2vgen_jax/demo/tokenizer').iterdir():
+    shutil.copy(file, folder)
+  tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder))
+  text = dict(
+    vocab_size=len(tokenizer), hidden_size=24, intermediate_size=40, num_hidden_layers=2,
+    num_attention_heads=4, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
+    bos_token_id=tokenizer.bos_token_id, hidden_act='quick_gelu',
+  )  # fmt: skip
+  vision = dict(
+    hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+    patch_size=16, image_size=32, hidden_act='quick_gelu',
+  )  # fmt: skip
+  torch.manual_seed(0)
+  config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=DIM)
+  model = transformers.CLIPModel(config).eval()
+  with torch.no_grad():
+    for parameter in model.parameters():
+      parameter.add_(0.1 * torch.randn_like(parameter))
+  model.save_pretrained(folder)
+  return folder, model
+
+
+CAPTIONS = ['a red circle moves left', 'a blue square moves up', '', 'a green triangle ' * 20]
+
+
+def theirs(model, folder, pixels, captions):
+  """transformers' unit vectors."""
+  tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder))
+  ids = tokenizer(
+    captions, padding='max_length', truncation=True, max_length=16, return_tensors='pt'
+  )['input_ids']
+  normalised = (pixels.astype(np.float32) / 255 - clip_scorer.MEAN) / clip_scorer.DEVIATION
+  with torch.no_grad():
+    images = model.get_image_features(torch.from_numpy(normalised).permute(0, 3, 1, 2).float())
+    texts = model.get_text_features(ids)
+  return [(v / v.norm(dim=-1, keepdim=True)).numpy() for v in (images, texts)]
+
+
+def test_vectors_are_those_of_transformers(clip_folder):
+  folder, model = clip_folder
+  pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+  scorer = clip_scorer.ClipScorer(str(folder))
+  images, texts = theirs(model, folder, pixels, CAPTIONS)
+  np.testing.assert_allclose(scorer.images(pixels), images, atol=1e-5)
+  np.testing.assert_allclose(scorer.texts(CAPTIONS), texts, atol=1e-5)
+  assert np.abs(images[0] - images[1]).max() > 0.01 < np.abs(texts[0] - texts[1]).max()
+
+
+def write_head(path, sizes, metadata=None, names='layers.{}'):
+  rng = np.random.default_rng(len(sizes))
+  layers = {}
+  for index, (columns, rows) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    layers[names.format(2 * index) + '.weight'] = rng.normal(size=(rows, columns))
+    layers[names.format(2 * index) + '.bias'] = rng.normal(size=rows)
+  layers = {name: value.astype(np.float32) for name, value in layers.items()}
+  safetensors.numpy.save_file(layers, path, metadata)
+  return [
+    (torch.from_numpy(layers[name]), torch.from_numpy(layers[name[:-6] + 'bias']))
+    for name in layers
+    if name.endswith('weight')
+  ]
+
+
+@pytest.mark.parametrize('num_layers', [1, 5, 7])
+def test_linear_heads_are_chains_of_torch_layers(tmp_path, num_layers):
+  sizes = [DIM, *([9] * (num_layers - 1)), 1]
+  layers = write_head(tmp_path / 'head.safetensors', sizes)
+  vectors = np.random.default_rng(1).normal(size=(6, DIM)).astype(np.float32)
+  expected = torch.from_numpy(vectors)
+  for weight, bias in layers:
+    expected = torch.nn.functional.linear(expected, weight, bias)
+  found = heads.Head(str(tmp_path / 'head.safetensors'), DIM)(vectors)
+  np.testing.assert_allclose(found, expected[:, 0].numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('output, classes', [('sigmoid', 1), ('softmax', 2)])
+def test_classifiers_end_in_probabilities(tmp_path, output, classes):
+  metadata = {'activation': 'relu', 'output': output}
+  layers = write_head(tmp_path / 'h', [DIM, 8, classes], metadata)
+  vectors = np.random.default_rng(1).normal(size=(6, DIM)).astype(np.float32)
+  (w0, b0), (w1, b1) = layers
+  logits = torch.relu(torch.from_numpy(vectors) @ w0.T + b0) @ w1.T + b1
+  expected = torch.sigmoid(logits) if classes == 1 else torch.softmax(logits, dim=-1)
+  found = heads.Head(str(tmp_path / 'h'), DIM)(vectors)
+  np.testing.assert_allclose(found, expected[:, -1].numpy(), rtol=1e-5)
+
+
+def test_wrong_files_are_named(tmp_path, clip_folder):
+  write_head(tmp_path / 'wide', [DIM + 1, 1])
+  write_head(tmp_path / 'odd', [DIM, 1], {'output': 'tanh'})
+  (tmp_path / 'cut').write_bytes((tmp_path / 'wide').read_bytes()[:50])
+  for name, message in (
+    ('none', 'does not exist'), ('wide', 'but CLIP gives 20'), ('odd', "output='tanh'"),
+    ('cut', 'no whole safetensors file'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+      heads.Head(str(tmp_path / name), DIM)
+  with pytest.raises(ValueError, match='has no config.json'):
+    clip_scorer.ClipScorer(str(tmp_path))
+
+
+def rows_of(directory):
+  rows = []
+  for file in sorted(pathlib.Path(directory, 'sidecar/score').glob('*.parquet')):
+    base = pa.parquet.read_table(file.parents[1] / file.name).to_pylist()
+    rows += pa.parquet.read_table(file).to_pylist()
+    assert [row['key'] for row in base] == [row['key'] for row in rows[-len(base) :]]
+  return {row['key']: row for row in rows}
+
+
+def test_a_corpus_is_scored_and_resumed(tmp_path, clip_folder, monkeypatch):
+  folder, model = clip_folder
+  source = tmp_path / 'in'
+  source.mkdir()
+  names = []
+  for index in range(5):
+    frames, caption, _ = demo_corpus.render_video(np.random.default_rng(index))
+    (source / f'{index}.mp4').write_bytes(demo_corpus.encode_video(frames))
+    (source / f'{index}.txt').write_text(caption)
+    names.append(f'{index}.mp4')
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(frames[0]).save(buffer, 'png')
+  (source / '5.png').write_bytes(buffer.getvalue())
+  (source / '5.txt').write_text('a red circle')
+  directory = tmp_path / 'out'
+  ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
+  aesthetic = write_head(tmp_path / 'aesthetic', [DIM, 6, 1])
+  write_head(tmp_path / 'nsfw', [DIM, 2], {'output': 'softmax'})
+  command = ['score', f'--corpus={directory}', f'--clip={folder}', '--batch_size=4']
+  command += [f'--aesthetic={tmp_path}/aesthetic', f'--nsfw={tmp_path}/nsfw']
+  commands.main(command)
+  rows = rows_of(directory)
+  corpora_ = corpus.Corpora(str(directory), 'train')
+  for place in range(5):
+    record = corpora_.read(place)
+    duration = 15 / 16
+    times = np.array([0.1, 0.5, 0.9]) * duration
+    pixels = decode.decode_video(record['data'], times, 32, 32)[0]
+    images, texts = theirs(model, folder, pixels, [record['caption']])
+    row = rows[record['key']]
+    assert row['clip_similarity'] == pytest.approx((images @ texts[0]).mean(), abs=1e-5)
+    (w0, b0), (w1, b1) = aesthetic
+    expected = (torch.from_numpy(images) @ w0.T + b0) @ w1.T + b1
+    assert row['aesthetic'] == pytest.approx(float(expected.mean()), abs=1e-4)
+    assert 0 < row['nsfw_score'] < 1
+  assert set(rows) == {*names, '5.png'} and len({r['aesthetic'] for r in rows.values()}) == 6
+  monkeypatch.setattr(clip_scorer.ClipScorer, 'images', None)  # Nothing is embedded again.
+  commands.main(command)
+  assert rows_of(directory) == rows
+  manifest = json.loads((directory / 'sidecar/score/manifest.json').read_text())
+  assert manifest['num_scored'] == 6 and set(manifest['weights']) == {'clip', 'aesthetic', 'nsfw'}
+
+
+def test_what_cannot_be_decoded_has_no_score(tmp_path, clip_folder):
+  source = corpora.write_folder(tmp_path / 'in', 3)
+  directory = tmp_path / 'out'
+  ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
+  file = next(directory.glob('corpus-train*'))
+  data = (source / '001.mp4').read_bytes()
+  file.write_bytes(file.read_bytes().replace(data, bytes(len(data))))
+  commands.main(['score', f'--corpus={directory}', f'--clip={clip_folder[0]}', '--batch_size=4'])
+  found = {key: row['clip_similarity'] is not None for key, row in rows_of(directory).items()}
+  assert found == {'000.mp4': True, '001.mp4': False, '002.mp4': True}
