@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from data_pipelines import bench, curate, data_pipelines, demo_corpus, from, index, ingest, inspection, peek, score
+from data_pipelines import bench, curate, data_pipelines, demo_corpus, from, index, ingest, inspection, peek, score, verify
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     curate.add_command,
   for command in (
     score.add_command,
+  for command in (
+    verify.add_command,
     index.add_command,
     peek.add_command,
     bench.add_command,

@@ -1,0 +1,79 @@
+"""`verify` is silent on a sound corpus and names every kind of damage."""
+
+import re
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from data_pipelines import __main__ as commands
+from data_pipelines import curate, ingest, verify
+from tests import corpora
+
+
+@pytest.fixture
+def directory(tmp_path):
+  """Four videos in one shard, curated."""
+  source = corpora.write_folder(tmp_path / 'in', 4)
+  ingest.ingest(str(source), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
+  curate.curate(str(tmp_path / 'out'), curate.Rules(min_short_side=16), num_processes=1)
+  return tmp_path / 'out'
+
+
+def edit(path, change):
+  pa.parquet.write_table(change(pa.parquet.read_table(path)), path)
+
+
+def set_column(name, values):
+  def change(table):
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, table.field(name), pa.array(values, table.field(name).type))
+
+  return change
+
+
+def test_every_kind_of_damage_is_named(directory, capsys):
+  command = ['verify', f'--corpus={directory}', '--decode_fraction=1', '--num_processes=1']
+  commands.main(command)
+  assert '4 examples are what the manifest says, 4 of them decoded' in capsys.readouterr().out
+  base = directory / 'sidecar/train-00000-of-00001.parquet'
+  added = directory / 'sidecar/curate/train-00000-of-00001.parquet'
+  records = directory / 'corpus-train.array_record-00000-of-00001'
+  keys = [f'{i:03d}.mp4' for i in range(4)]
+  swapped, twice = [keys[1], keys[0], *keys[2:]], [keys[0], *keys[:3]]
+  damages = [
+    (base, lambda p: edit(p, lambda t: t.slice(0, 3)), 'has 3 rows, not 4'),
+    (base, lambda p: edit(p, set_column('key', twice)), "key '000.mp4' is there twice"),
+    (base, lambda p: edit(p, set_column('num_frames', [16, 16, 17, 16])), 'another num_frames'),
+    (base, lambda p: edit(p, set_column('sha256', ['0'] * 4)), 'other bytes than were ingested'),
+    (added, lambda p: edit(p, set_column('key', swapped)), 'is not aligned with'),
+    (added, lambda p: edit(p, lambda t: t.slice(0, 3)), 'is not aligned with'),
+    (
+      added,
+      lambda p: edit(p, set_column('motion', [0, float('nan'), 0, 0])),
+      'motion of .* is nan',
+    ),
+    (added, lambda p: edit(p, lambda t: t.drop_columns(['motion'])), 'other columns'),
+    (added, lambda p: p.unlink(), 'is missing'),
+    (records, lambda p: p.write_bytes(p.read_bytes()[:-1] + b'x'), 'another checksum'),
+    (records, lambda p: p.unlink(), 'is missing'),
+  ]
+  for path, damage, message in damages:
+    sound = path.read_bytes()
+    damage(path)
+    found = verify.verify(str(directory), decode_fraction=1.0, num_processes=1)
+    assert any(re.search(message, problem) for problem in found.problems), (message, found)
+    path.write_bytes(sound)
+  base.unlink()
+  with pytest.raises(SystemExit, match='1 problems; ingest it again'):
+    commands.main(command)
+  assert f'{base.name} is missing' in capsys.readouterr().out
+
+
+def test_media_that_cannot_be_decoded_any_more_is_named(directory):
+  base = directory / 'sidecar/train-00000-of-00001.parquet'
+  edit(base, set_column('media', ['video', 'image', 'video', 'video']))
+  found = verify.verify(str(directory), decode_fraction=1.0, num_processes=1)
+  assert found.num_decoded == 4 and len(found.problems) == 1
+  assert "'001.mp4' cannot be decoded: image" in found.problems[0]
+  assert not verify.verify(str(directory), decode_fraction=0.0, num_processes=1).problems
