@@ -37,7 +37,7 @@ class Rules:
     min_short_side: pixels of the shorter side. WebVid's previews have 336, so 360 drops them.
     min_duration: seconds of the longest single shot.
     min_motion, max_motion: diagonals per second; the tails of the report's histogram.
-    max_border_area, max_text_area: shares of the frame.
+    max_border_area, max_text_area: shares of the frame. A plain backdrop is a border too.
     max_watermark: of watermark_score.
     nsfw: the tags that are kept, where the corpus has tags; an example without one is dropped.
     keep_duplicates: whether copies stay.
@@ -47,7 +47,7 @@ class Rules:
   min_duration: float = 1.0
   min_motion: float | None = None
   max_motion: float | None = None
-  max_border_area: float | None = 0.25
+  max_border_area: float | None = None
   max_text_area: float | None = None
   max_watermark: float | None = None
   nsfw: tuple[str, ...] = ('UNLIKELY',)

@@ -182,6 +182,7 @@ def test_curate_says_why_and_writes_the_same_again_from_what_was_measured(
   directory = str(tmp_path / 'out')
   ingest.ingest(str(source), directory, validation_fraction=0.0, num_processes=1)
   command = ['curate', f'--corpus={directory}', '--min_short_side=64', '--num_processes=1']
+  command += ['--max_border_area=0.25']
   commands.main(command)
   assert 'duplicate: 1 rejected' in capsys.readouterr().out
   rows = rows_of(directory)
