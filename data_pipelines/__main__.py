@@ -5,7 +5,8 @@ import logging
 import sys
 import time
 
-from data_pipelines import bench, curate, data_pipelines, demo_corpus, from, index, ingest, inspection, peek, score, verify
+from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, peek, verify
+from data_pipelines.score import command as score
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,14 +19,11 @@ def main(arguments: list[str] | None = None) -> None:
     inspection.add_command,
     ingest.add_command,
     curate.add_command,
-  for command in (
     score.add_command,
-  for command in (
     verify.add_command,
     index.add_command,
     peek.add_command,
     bench.add_command,
-  ):
   ):
     command(commands)
   options = vars(parser.parse_args(arguments))
