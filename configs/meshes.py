@@ -1,17 +1,31 @@
-"""Machines by name: how many ways to split the batch (data x fsdp), the parameters (fsdp) and the
-matmuls (tensor).
+"""Machines by name: how many ways to split the batch (slice x data x fsdp), the parameters (fsdp)
+and the matmuls (tensor).
 
-fsdp stays at 64 or below: 320 channels are 64 x 5. -1 takes whatever devices are left.
+The names are those of launch/topology.py; NxNAME is N slices of it, or N hosts of GPUs, with the
+batch split between them. fsdp stays at 64 or below: 320 channels are 64 x 5. -1 takes whatever
+devices are left.
 """
+
+import re
 
 MESHES = {
   'all': dict(data=-1, fsdp=1, tensor=1),  # Parameters whole on each device.
   'fsdp': dict(data=1, fsdp=-1, tensor=1),
-  'cpu8': dict(data=2, fsdp=2, tensor=2),  # Eight simulated devices.
+  'cpu': dict(data=-1, fsdp=1, tensor=1),
+  'cpu-8': dict(data=2, fsdp=2, tensor=2),  # Eight simulated devices: every axis is there.
+  'gpu-1': dict(data=1, fsdp=1, tensor=1),
+  'gpu-8': dict(data=1, fsdp=8, tensor=1),
   'v5e-16': dict(data=1, fsdp=16, tensor=1),
+  'v5e-64': dict(data=1, fsdp=64, tensor=1),
   'v5e-256': dict(data=4, fsdp=64, tensor=1),
-  'v5p-128': dict(data=1, fsdp=64, tensor=1),  # 64 chips.
+  'v5p-8': dict(data=1, fsdp=4, tensor=1),  # 4 chips: v5p names count two cores of each.
+  'v5p-128': dict(data=1, fsdp=64, tensor=1),
+  'v5p-1024': dict(data=8, fsdp=64, tensor=1),
+  'v6e-8': dict(data=1, fsdp=8, tensor=1),
+  'v6e-64': dict(data=1, fsdp=64, tensor=1),
   'v6e-256': dict(data=4, fsdp=64, tensor=1),
+  'tpu7x-8': dict(data=1, fsdp=8, tensor=1),  # 4 chips of two devices each.
+  'tpu7x-128': dict(data=2, fsdp=64, tensor=1),
 }
 
 
@@ -21,6 +35,8 @@ def get(name):
   Raises:
     ValueError: unknown name.
   """
-  if name not in MESHES:
-    raise ValueError(f'mesh={name!r} is unknown; known: {", ".join(MESHES)}.')
-  return dict(MESHES[name])
+  match = re.fullmatch(r'(?:([1-9]\d*)x)?(.+)', name)
+  slices, one = match.groups() if match else (None, name)
+  if one not in MESHES:
+    raise ValueError(f'mesh={name!r} is unknown; known: {", ".join(MESHES)}, and 2x before them.')
+  return dict(slice=int(slices or 1), **MESHES[one])

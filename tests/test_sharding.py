@@ -1,5 +1,7 @@
 """The mesh and the rules that place parameters on it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ MESH = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
 
 def test_one_axis_takes_the_devices_that_are_left():
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 2, 'tensor': 1})
-  assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'tensor': 1}
+  assert dict(mesh.shape) == {'slice': 1, 'data': 4, 'fsdp': 2, 'tensor': 1}
 
 
 @pytest.mark.parametrize(
@@ -32,12 +34,58 @@ def test_meshes_that_cannot_be_are_refused(sizes, message):
     mesh_lib.make_mesh(sizes)
 
 
-def test_a_batch_keeps_its_rows_and_splits_over_data_and_fsdp():
+def test_a_batch_keeps_its_rows_and_splits_over_slice_data_and_fsdp():
   batch = {'video': np.arange(16).reshape(8, 2)}
   placed = mesh_lib.place_batch(batch, MESH)['video']
   np.testing.assert_array_equal(placed, batch['video'])
-  assert placed.sharding.spec == P(('data', 'fsdp'))
+  assert placed.sharding.spec == P(('slice', 'data', 'fsdp'))
   assert placed.addressable_shards[0].data.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'per_process', 'process', 'reader'),
+  [
+    ((1, 4, 2, 1), 2, 3, (3, 4)),  # Two rows of eight each.
+    ((2, 2, 2, 1), 4, 1, (1, 2)),  # A process is a slice.
+    ((1, 1, 2, 4), 2, 1, (0, 2)),  # Two processes hold parts of one matrix: the same rows.
+    ((1, 1, 1, 8), 2, 3, (0, 1)),
+  ],
+)
+def test_each_process_reads_the_rows_that_its_devices_hold(
+  sizes, per_process, process, reader, monkeypatch
+):
+  devices = [_Device(i, i // per_process) for i in range(8)]
+  mesh = jax.sharding.Mesh(np.array(devices).reshape(sizes), mesh_lib.AXES)
+  monkeypatch.setattr(jax, 'process_index', lambda: process)
+  assert mesh_lib.batch_reader(mesh) == reader
+
+
+def test_slices_are_the_outermost_axis():
+  """Though the devices come interleaved: only gradients may cross between slices."""
+  devices = [_Device(i, i, slice_index=i % 2, platform='gpu') for i in range(8)]
+  mesh = mesh_lib.make_mesh({'slice': 2, 'data': 2, 'fsdp': 2, 'tensor': 1}, devices)
+  for index in range(2):
+    assert {device.slice_index for device in mesh.devices[index].flat} == {index}
+  with pytest.raises(ValueError, match='lie in 2 slices; set --config.mesh.slice=2'):
+    mesh_lib.make_mesh({'slice': 1, 'data': 4, 'fsdp': 2, 'tensor': 1}, devices)
+
+
+def test_rows_that_processes_share_in_part_are_refused():
+  devices = [_Device(i, i // 3) for i in range(6)]
+  mesh = jax.sharding.Mesh(np.array(devices).reshape(1, 1, 3, 2), mesh_lib.AXES)
+  with pytest.raises(ValueError, match='unevenly over processes'):
+    mesh_lib.batch_reader(mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  """Of a machine that is not here."""
+
+  id: int
+  process_index: int
+  slice_index: int = 0
+  platform: str = 'tpu'
+  device_kind: str = 'TPU v5p'
 
 
 @pytest.mark.parametrize(

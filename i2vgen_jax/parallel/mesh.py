@@ -1,57 +1,108 @@
-"""The device mesh: axes `data`, `fsdp`, `tensor`, and how a batch is laid over it.
+"""The device mesh: axes `slice`, `data`, `fsdp`, `tensor`, and how a batch is laid over it.
 
-The batch is split over data x fsdp; parameters over fsdp and tensor (sharding.py).
+The batch is split over slice x data x fsdp; parameters over fsdp and tensor (sharding.py). Slices
+are machines with fast links inside and a data centre network between: what crosses it is one
+reduction of gradients per step.
 """
 
 import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 
-AXES = ('data', 'fsdp', 'tensor')
+AXES = ('slice', 'data', 'fsdp', 'tensor')
+BATCH_AXES = ('slice', 'data', 'fsdp')
 P = jax.sharding.PartitionSpec
 
 
-def make_mesh(axis_sizes, devices=None):
-  """A mesh over all devices.
+def resolve(axis_sizes, num_devices):
+  """Sizes of all `AXES`, in their order.
 
   Args:
-    axis_sizes: dict with a size for each of `AXES`; at most one may be -1: whatever is left.
-    devices: default all devices of all processes.
+    axis_sizes: dict with a size for each of `AXES`, `slice` 1 if left out; at most one may be -1:
+      whatever is left.
+    num_devices: in all.
 
   Raises:
     ValueError: unknown axis, or sizes whose product is not the number of devices.
   """
-  devices = jax.devices() if devices is None else devices
-  sizes = dict(axis_sizes)
+  sizes = {'slice': 1} | dict(axis_sizes)
   if set(sizes) != set(AXES):
     raise ValueError(f'mesh={sizes} must give a size for each of the axes {", ".join(AXES)}.')
   known = math.prod(size for size in sizes.values() if size != -1)
   free = [name for name, size in sizes.items() if size == -1]
   if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
     raise ValueError(f'mesh={sizes}: sizes are positive, and one axis at most may be -1.')
-  if len(devices) % known or (not free and known != len(devices)):
+  if num_devices % known or (not free and known != num_devices):
     raise ValueError(
       f'mesh={sizes} needs {known}{" times something" if free else ""} devices, but there are '
-      f'{len(devices)}. Change --config.mesh.<axis>, or set one axis to -1.'
+      f'{num_devices}. Change --config.mesh.<axis>, or set one axis to -1.'
     )
   if free:
-    sizes[free[0]] = len(devices) // known
-  shape = tuple(sizes[name] for name in AXES)
+    sizes[free[0]] = num_devices // known
+  return {name: sizes[name] for name in AXES}
+
+
+def make_mesh(axis_sizes, devices=None):
+  """A mesh over all devices.
+
+  Args:
+    axis_sizes: as of `resolve`.
+    devices: default all devices of all processes.
+
+  Raises:
+    ValueError: as `resolve`, or `slice` is not the number of slices that the devices lie in.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = resolve(axis_sizes, len(devices))
+  shape = tuple(sizes.values())
   # Auto: the sharding of activations is XLA's to propagate (jax.make_mesh alone would make axes
   # Explicit).
   auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
+  slices = {getattr(device, 'slice_index', None) or 0 for device in devices}
+  if len(slices) == 1:
+    return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
+  if len(slices) != sizes['slice']:
+    raise ValueError(
+      f'mesh={sizes}: the devices lie in {len(slices)} slices; set --config.mesh.slice='
+      f'{len(slices)}, so that only gradients cross between them.'
+    )
+  inside, between = (1, *shape[1:]), (shape[0], 1, 1, 1)
+  grid = mesh_utils.create_hybrid_device_mesh(inside, between, devices=devices)
+  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
 
 
 def batch_shards(mesh):
   """Into how many parts a batch is split."""
-  return mesh.shape['data'] * mesh.shape['fsdp']
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh):
-  """Leading dim over data x fsdp, the rest whole."""
-  return jax.sharding.NamedSharding(mesh, P(('data', 'fsdp')))
+  """Leading dim over slice x data x fsdp, the rest whole."""
+  return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
+
+
+def batch_reader(mesh):
+  """(index, count): which of so many parts of each batch this process reads.
+
+  Processes whose devices hold the same rows, as where the mesh splits matrices over them, read the
+  same part.
+
+  Raises:
+    ValueError: the rows of one process overlap those of another in part.
+  """
+  shards = batch_shards(mesh)
+  rows = {}
+  for device, (part,) in batch_sharding(mesh).devices_indices_map((shards,)).items():
+    rows.setdefault(device.process_index, set()).add(part.indices(shards)[0])
+  parts = sorted({tuple(sorted(held)) for held in rows.values()})
+  if sum(map(len, parts)) != shards or len({len(part) for part in parts}) > 1:
+    raise ValueError(
+      f'mesh={dict(mesh.shape)} lays the rows of a batch unevenly over processes: {rows}. '
+      'Let the devices of a process divide data x fsdp, or be divided by tensor.'
+    )
+  return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
 def replicated(mesh):
@@ -63,7 +114,7 @@ def place_batch(batch, mesh):
   """Puts this host's rows of a batch on its devices; the result is the global batch.
 
   Args:
-    batch: dict of numpy arrays, leading dim = global batch / number of processes.
+    batch: dict of numpy arrays, leading dim = global batch / count of `batch_reader`.
     mesh: from `make_mesh`.
   """
   sharding = batch_sharding(mesh)
@@ -74,12 +125,12 @@ def place_batch(batch, mesh):
 
 
 def check_batch_sizes(buckets, mesh, accumulation):
-  """Raises ValueError if a bucket's batch does not divide over shards, hosts and micro-batches."""
+  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches."""
   parts = batch_shards(mesh) * accumulation
   for bucket in buckets:
-    if bucket.batch_size % parts or bucket.batch_size % jax.process_count():
+    if bucket.batch_size % parts:
       raise ValueError(
         f'bucket {bucket.name!r}: batch_size={bucket.batch_size} must be a multiple of {parts} = '
-        f'{batch_shards(mesh)} (data x fsdp shards of mesh {dict(mesh.shape)}) x {accumulation} '
-        f'(train.accumulation), and of {jax.process_count()} processes.'
+        f'{batch_shards(mesh)} (slice x data x fsdp shards of mesh {dict(mesh.shape)}) x '
+        f'{accumulation} (train.accumulation).'
       )
