@@ -53,6 +53,7 @@ class Checkpoints:
     if keep_every:
       preserve.append(policies.EveryNSteps(keep_every))
     self._directory = absolute(workdir) / 'checkpoints'
+    self._keep_last = keep_last
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
@@ -64,6 +65,11 @@ class Checkpoints:
   def latest_step(self):
     """The newest committed step, or None."""
     return latest_step(self._directory)
+
+  def bytes_to_come(self, abstract_state):
+    """How much more storage the checkpoints of this run need: those kept, and one under way."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
+    return size * max(1, self._keep_last + 1 - len(steps(self._directory)))
 
   def save(self, step, state, data_position, force=False):
     """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface
@@ -96,17 +102,21 @@ def absolute(path):
   return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
 
 
-def latest_step(directory):
-  """The newest step that Orbax committed under `directory`, or None."""
+def steps(directory):
+  """The steps that Orbax committed under `directory`."""
   directory = absolute(directory)
   if not directory.exists():
-    return None
-  steps = [
+    return []
+  return [
     int(entry.name)
     for entry in directory.iterdir()
     if entry.name.isdigit() and (entry / COMMITTED).exists()
   ]
-  return max(steps, default=None)
+
+
+def latest_step(directory):
+  """The newest step that Orbax committed under `directory`, or None."""
+  return max(steps(directory), default=None)
 
 
 def check_tree(found, expected, what):
@@ -170,8 +180,12 @@ def flatten_config(config):
 
 
 def write_config(workdir, config):
-  """Stores the resolved config of a new run, or compares it with the one that the workdir was
-  started with.
+  """Stores the resolved config of a run."""
+  (absolute(workdir) / 'config.json').write_text(config.to_json(indent=2, sort_keys=True))
+
+
+def check_config(workdir, config):
+  """Makes the workdir, or compares the config with the one that it was started with.
 
   Raises:
     ValueError: workdir not writable, or started with another config; every difference is listed.
@@ -182,18 +196,16 @@ def write_config(workdir, config):
       f'workdir {workdir} holds loaded weights: start from them with --config.start={workdir} and '
       'another --workdir.'
     )
-  text = config.to_json(indent=2, sort_keys=True)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-      path.write_text(text)
       return
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
   before = flatten_config(json.loads(path.read_text()))
-  now = flatten_config(json.loads(text))
+  now = flatten_config(json.loads(config.to_json()))
   absent = '(absent)'
   differences = [
     f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
@@ -206,7 +218,6 @@ def write_config(workdir, config):
       + '\n  '.join(differences)
       + '\nUse another --workdir, or the values that the run was started with.'
     )
-  path.write_text(text)
 
 
 def read_config(workdir):

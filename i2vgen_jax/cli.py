@@ -1,9 +1,9 @@
 """How every command starts and ends: flags, one-line errors for mistakes, exit codes for launchers.
 
-Exit codes: 0 done, 1 bug, 2 bad flags, config, data or checkpoint, 3 a budget is exhausted (bad
-samples, loss not finite), 42 stopped by a signal after saving.
+Exit codes: see exit_codes.py.
 """
 
+import os
 import pathlib
 import signal
 import sys
@@ -13,7 +13,15 @@ import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
-EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = 2, 3, 42
+from i2vgen_jax import exit_codes
+
+EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
+  exit_codes.USAGE,
+  exit_codes.BUDGET,
+  exit_codes.PREEMPTED,
+)
+# In the messages of JAX when another process of the run has died.
+LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -49,8 +57,41 @@ def raised_by_us(error):
   return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
 
 
-def run(main):
-  """Parses flags, runs main(), and turns its errors into messages and exit codes."""
+def classify(error):
+  """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
+  if isinstance(error, BudgetError):
+    return exit_codes.BUDGET, str(error)
+  if isinstance(error, ValueError) and raised_by_us(error):
+    return exit_codes.USAGE, str(error)
+  # config_flags says that a config file cannot be loaded when the config is first used.
+  if isinstance(error, OSError) and 'Configuration is not available' in str(error):
+    return exit_codes.USAGE, str(error).splitlines()[-1].strip()
+  if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+    if any(word in str(error) for word in LOST_PEER_WORDS):
+      return exit_codes.LOST_PEER, f'another process of this run is gone: {error}'
+  return exit_codes.BUG, None
+
+
+def leave_pod(error):
+  """In a run of several processes, reports the error and exits at once; alone, does nothing.
+
+  Whoever cleans up first waits for processes that wait for it: in a collective, for a save to be
+  complete everywhere, and 300 s in JAX's own exit.
+  """
+  if not jax.distributed.is_initialized():
+    return
+  code, message = classify(error)
+  if message is None:
+    traceback.print_exception(error)
+  else:
+    print(f'error: {message}', file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def run(main, num_arguments=0):
+  """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
   def guarded(argv):
     logging.set_verbosity(logging.INFO)
@@ -60,21 +101,21 @@ def run(main):
         record.levelno >= logging.converter.STANDARD_WARNING or is_ours(record.pathname)
       )
     )
-    if len(argv) > 1:
-      fail(f'unexpected arguments: {" ".join(argv[1:])}. Flags start with --.', EXIT_USAGE)
+    arguments = argv[1:]
+    if len(arguments) != num_arguments:
+      fail(
+        f'{num_arguments} arguments beside flags are expected, not {arguments}. Flags start '
+        'with --.',
+        EXIT_USAGE,
+      )
     try:
-      sys.exit(main() or 0)
-    except BudgetError as error:
-      fail(str(error), EXIT_BUDGET)
-    except ValueError as error:
-      if not raised_by_us(error):
+      sys.exit(main(*arguments) or 0)
+    except Exception as error:
+      leave_pod(error)
+      code, message = classify(error)
+      if message is None:
         raise
-      fail(str(error), EXIT_USAGE)
-    except OSError as error:
-      # config_flags says that a config file cannot be loaded when the config is first used.
-      if 'Configuration is not available' not in str(error):
-        raise
-      fail(str(error).splitlines()[-1].strip(), EXIT_USAGE)
+      fail(message, code)
 
   app.run(guarded, flags_parser=parse_flags)
 
@@ -94,17 +135,19 @@ class StopRequest:
 
   def __init__(self):
     self._asked = False
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
       signal.signal(signal.SIGTERM, self._ask)
-      signal.signal(signal.SIGINT, self._ask)
+    signal.signal(signal.SIGINT, self._ask)
 
   def _ask(self, number, frame):
     self._asked = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if jax.distributed.is_initialized() and number == signal.SIGINT:
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def requested(self, step):
     """True from the first step boundary after the signal."""
-    if jax.process_count() > 1:
-      # jax.distributed listens for SIGTERM itself and agrees on a step.
+    if jax.distributed.is_initialized():
+      # It listens for SIGTERM itself, and the processes agree on a step.
       return multihost_utils.reached_preemption_sync_point(step)
     return self._asked

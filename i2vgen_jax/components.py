@@ -19,7 +19,7 @@ import transformers
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint
+from i2vgen_jax import checkpoint, pod
 from i2vgen_jax.diffusion import loss, parameterization, schedule
 from i2vgen_jax.encoders import Encoders
 from i2vgen_jax.models import unet3d
@@ -246,7 +246,9 @@ def frozen_params(config, components, mesh, workdir=None):
   shardings = sharding.shard_tree(abstract, mesh, config.sharding.min_elements)
   placed = with_shardings(abstract, shardings)
   copy = epath.Path(workdir) / 'frozen' if workdir else None
-  if copy is not None and copy.exists():
+  written = copy is not None and copy.exists()
+  pod.meet('all have looked for frozen weights, none has written them')
+  if written:
     return checkpoint.load_tree(copy, placed)
   frozen = {}
   random = started = None

@@ -1,12 +1,12 @@
 """A run's batches: from the data block of its config to buckets, a stream, and a position to
 resume."""
 
-import jax
 from absl import logging
 
 from data_pipelines import buckets as buckets_lib
 from data_pipelines import loader
 from i2vgen_jax import generation
+from i2vgen_jax.parallel import mesh as mesh_lib
 
 
 def make_buckets(config, components):
@@ -28,16 +28,17 @@ def make_buckets(config, components):
   return buckets
 
 
-def make_stream(config, components, buckets):
+def make_stream(config, components, buckets, mesh):
   """The training batches of a config, this host's rows; raises ValueError for an unfit corpus."""
+  host_index, host_count = mesh_lib.batch_reader(mesh)
   return loader.TrainStream(
     dict(config.data.directories),
     buckets,
     components.tokenize,
     components.encoders.image_encoder.image_size,
     config.seed,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+    host_index=host_index,
+    host_count=host_count,
     num_threads=config.data.num_threads,
     max_bad_fraction=config.data.max_bad_fraction,
     index=config.data.index,

@@ -14,7 +14,17 @@ from etils import epath
 from ml_collections import config_flags
 
 from data_pipelines import loader
-from i2vgen_jax import checkpoint, cli, metrics, optimizer, start, streams, train_step, validation
+from i2vgen_jax import (
+  checkpoint,
+  cli,
+  metrics,
+  optimizer,
+  pod,
+  start,
+  streams,
+  train_step,
+  validation,
+)
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
@@ -24,7 +34,7 @@ OPTIMIZER_FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_
 def main():
   """Entry point; returns the exit code."""
   if flags.FLAGS.distributed:
-    jax.distributed.initialize()
+    pod.join()
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
@@ -40,17 +50,14 @@ def train(config, workdir):
     cli.BudgetError: the loss is not finite, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
-  lead = jax.process_index() == 0
-  logging.info(
-    'process %d of %d: %s', jax.process_index(), jax.process_count(), jax.local_devices()
-  )
+  lead = pod.is_lead()
   components = components_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
   buckets = streams.make_buckets(config, components)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  stream = streams.make_stream(config, components, buckets)
+  stream = streams.make_stream(config, components, buckets, mesh)
   held_out = validation.Validation(config, components, mesh, streams.sample_bucket(config, buckets))
 
   # 3 Optimizer and state, as shapes only.
@@ -68,13 +75,15 @@ def train(config, workdir):
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed
   )
   abstract_state, shardings = train_step.state_shardings(init, mesh, config.sharding.min_elements)
-  checkpoint.write_config(workdir, config)
+  checkpoint.check_config(workdir, config)
+  checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
+  pod.preflight(config, workdir, checkpoints.bytes_to_come(abstract_state))
   if lead:
+    checkpoint.write_config(workdir, config)
     components_lib.keep_tokenizer(config, workdir)
 
   # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
-  checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:
     state = components_lib.jit_once(init, out_shardings=shardings)()
@@ -146,11 +155,15 @@ def train(config, workdir):
       step_metrics['bucket'] = bucket.name
   except loader.DataError as error:
     raise cli.BudgetError(str(error)) from error
+  except Exception as error:
+    cli.leave_pod(error)
+    raise
   finally:
     batches.close()
     checkpoints.close()
     writer.close()
     progress.close()
+  pod.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
     return cli.EXIT_PREEMPTED

@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 
 from data_pipelines import loader
-from i2vgen_jax import generation, metrics, train_step, video_file
+from i2vgen_jax import generation, metrics, pod, train_step, video_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 
 
@@ -99,7 +99,7 @@ class Validation:
       did = True
     if _due(step, self._train.sample_every, at_end):
       captions, videos_BFHWC = self.sample(state, frozen)
-      if jax.process_index() == 0:
+      if pod.is_lead():
         folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
         self._write_samples(step, captions, videos_BFHWC, writer, folder)
         logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
@@ -125,8 +125,8 @@ class Validation:
     parts = mesh_lib.batch_shards(self._mesh)
     size = -(-size // parts) * parts
     rows = np.minimum(np.arange(start, start + size), stop - 1)
-    hosts = jax.process_count()
-    local = rows.reshape(hosts, -1)[jax.process_index()] if size % hosts == 0 else rows
+    host_index, host_count = mesh_lib.batch_reader(self._mesh)
+    local = rows.reshape(host_count, -1)[host_index]
     batch = {name: value[local] for name, value in self._batch.items()}
     return mesh_lib.place_batch(batch, self._mesh), stop - start
 

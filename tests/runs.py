@@ -21,7 +21,8 @@ sys.exit(train.train(config, sys.argv[1]))
 """
 
 
-def _environment():
+def environment():
+  """Of a process that tests start."""
   flags = '--xla_backend_optimization_level=0'  # As in conftest, but one device.
   return dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
 
@@ -31,7 +32,7 @@ def start(workdir, corpus, *overrides):
   return subprocess.Popen(
     [sys.executable, '-c', LAUNCHER, str(workdir), str(corpus), *overrides],
     cwd=ROOT,
-    env=_environment(),
+    env=environment(),
     stderr=subprocess.PIPE,
     text=True,
   )
@@ -42,7 +43,7 @@ def module(*arguments):
   return subprocess.run(
     [sys.executable, '-m', *map(str, arguments)],
     cwd=ROOT,
-    env=_environment(),
+    env=environment(),
     capture_output=True,
     text=True,
     timeout=600,

@@ -1,0 +1,110 @@
+"""The processes of one run: how they find each other, and what they check before they start."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+# Set by a launcher where jax.distributed finds no cluster to ask; beside JAX's own
+# JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_BIND_ADDRESS.
+NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+
+
+def join():
+  """Joins the other processes; called before anything touches a device.
+
+  Cloud TPU, GKE and Slurm are asked who they are; elsewhere the environment says so.
+  """
+  if NUM_PROCESSES in os.environ:
+    jax.distributed.initialize(
+      num_processes=int(os.environ[NUM_PROCESSES]),
+      process_id=int(os.environ[PROCESS_ID]),
+      cluster_detection_method='deactivate',
+    )
+  else:
+    jax.distributed.initialize()
+
+
+def is_lead():
+  """Whether this is the one process that writes what is not sharded."""
+  return jax.process_index() == 0
+
+
+def meet(name):
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def check_alike(what, text):
+  """Raises ValueError, on all processes, if they do not hold the same text; returns its hash."""
+  digest = hashlib.sha256(text.encode()).digest()[:8]
+  if jax.process_count() > 1:
+    digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    others = [i for i, row in enumerate(digests) if row.tobytes() != digests[0].tobytes()]
+    if others:
+      raise ValueError(
+        f'{what} of processes {others} differs from that of process 0: '
+        f'{digests[others[0]].tobytes().hex()} instead of {digests[0].tobytes().hex()}. '
+        'Start the same code with the same flags on all hosts.'
+      )
+  return digest.hex()
+
+
+def preflight(config, workdir, needed_bytes):
+  """Says where the run starts, and checks it: hosts agree, the workdir can be written and holds it.
+
+  Args:
+    config: of the run.
+    workdir: of the run; exists.
+    needed_bytes: that the run's checkpoints may still take.
+
+  Raises:
+    ValueError: processes differ in config or packages; no write access; too little disk.
+  """
+  versions = ' '.join(f'{name} {importlib.metadata.version(name)}' for name in PACKAGES)
+  versions = f'python {platform.python_version()} {versions}'
+  config_hash = check_alike('The config', config.to_json(sort_keys=True))
+  check_alike(f'The installed packages ({versions})', versions)
+  free = _check_storage(workdir, needed_bytes)
+  devices = jax.devices()
+  logging.info(
+    'process %d of %d; %d x %s; config %s; %s; %s in %s',
+    jax.process_index(),
+    jax.process_count(),
+    len(devices),
+    devices[0].device_kind,
+    config_hash,
+    versions,
+    'storage without a limit' if free is None else f'{free / 2**30:.1f} GiB free',
+    workdir,
+  )
+
+
+def _check_storage(workdir, needed_bytes):
+  """Free bytes, or None in a bucket."""
+  probe = epath.Path(workdir) / f'.write_test_{jax.process_index()}'
+  try:
+    probe.write_text('')
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+    ) from error
+  if '://' in str(workdir):
+    return None
+  free = shutil.disk_usage(workdir).free
+  if free < needed_bytes:
+    raise ValueError(
+      f'{workdir} has {free / 2**30:.1f} GiB free, but the checkpoints of this run take '
+      f'{needed_bytes / 2**30:.1f} GiB more. Free some, or lower checkpoint.keep_last.'
+    )
+  return free
