@@ -24,7 +24,8 @@ source launch/env.sh
 prepare_env requirements.txt
 # The second process finds what the first compiled.
 mkdir -p "$output"
-export JAX_COMPILATION_CACHE_DIR="$(cd "$output" && pwd)/compilation_cache"
+JAX_COMPILATION_CACHE_DIR="$(cd "$output" && pwd)/compilation_cache"
+export JAX_COMPILATION_CACHE_DIR
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
 # On two cores, two devices of one core each are faster than one device of two: XLA's convolutions
@@ -51,6 +52,7 @@ python -m i2vgen_jax.train --config="$config" --workdir="$run"
 
 echo "== 4/6 sample a video from an image and a caption"
 # A held-out first frame with its caption, as training left them beside its own samples.
+# shellcheck disable=SC2012  # Names of eight digits.
 samples="$(ls -d "$run"/samples/* | tail -n 1)"
 prompt="$(cat "$samples/00.txt")"
 python -m i2vgen_jax.sample --workdir="$run" --image="$samples/00.png" --prompt="$prompt" \

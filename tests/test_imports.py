@@ -38,7 +38,7 @@ def imports(path):
 
 
 def files():
-  for folder in ('i2vgen_jax', 'data_pipelines', 'configs'):
+  for folder in ('i2vgen_jax', 'data_pipelines', 'configs', 'launch'):
     yield from sorted((ROOT / folder).rglob('*.py'))
 
 

@@ -1,0 +1,1 @@
+"""Starts a run anywhere: python -m launch <target> --config=... --topology=... --workdir=..."""

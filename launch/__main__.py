@@ -1,0 +1,119 @@
+"""Shows what it takes to run a config on a topology, and with --go does it.
+
+  python -m launch <target> --topology=2xcpu-1 --config=configs/demo.py --workdir=DIR [--go]
+
+Targets: local, tpu_vm, queued, gke, xpk, slurm. See launch/README.md.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines import buckets as buckets_lib
+from i2vgen_jax import cli
+from i2vgen_jax.parallel import mesh as mesh_lib
+from launch import cloud_tpu, kubernetes, local, slurm, topology
+from launch import job as job_lib
+
+TARGETS = {
+  'tpu_vm': cloud_tpu.tpu_vm,
+  'queued': cloud_tpu.queued,
+  'gke': kubernetes.gke,
+  'xpk': kubernetes.xpk,
+  'slurm': slurm.slurm,
+}
+FIELDS = ('zone', 'project', 'cluster', 'queue', 'image', 'partition', 'provision', 'secret')
+
+
+def main(target):
+  """Entry point; returns the exit code."""
+  if target not in ('local', *TARGETS):
+    raise ValueError(f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}.')
+  values = flags.FLAGS
+  job = job_lib.Job(
+    name=values.name,
+    topology=topology.parse(values.topology),
+    training=training_flags(sys.argv[1:]),
+    max_restarts=values.max_restarts,
+    **{field: values[field].value for field in FIELDS},
+  )
+  check_fit(values.config, job.topology)
+  if target == 'local':
+    if values.go:
+      return local.run(job, values.logs)
+    print(local.show(job))
+    return 0
+  plan = TARGETS[target](job)
+  print(plan.show())
+  return execute(plan, values.output) if values.go else 0
+
+
+def training_flags(arguments):
+  """Those of our flags that are for the training itself, as they were given.
+
+  Raises:
+    ValueError: a flag and its value are two arguments.
+  """
+  chosen = [flag for flag in arguments if flag.startswith(('--config', '--workdir'))]
+  for flag in chosen:
+    if '=' not in flag:
+      raise ValueError(f'write {flag}=VALUE, in one piece.')
+  return tuple(chosen)
+
+
+def check_fit(config, machines):
+  """Raises ValueError if the config's mesh or batches do not fit the topology: before anyone pays
+  for it."""
+  sizes = mesh_lib.resolve(config.mesh, machines.devices)
+  if machines.kind == 'tpu' and sizes['slice'] != machines.slices:
+    raise ValueError(
+      f'mesh={sizes} has {sizes["slice"]} slices, but topology={machines.name} has '
+      f'{machines.slices}. Take the mesh of that name from configs/meshes.py.'
+    )
+  mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  buckets = [buckets_lib.Bucket(name=name, **b) for name, b in config.data.buckets.items()]
+  mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
+
+
+def execute(plan, output):
+  """Writes the files of a plan and runs its commands; returns the first exit code that is not 0."""
+  folder = pathlib.Path(output or tempfile.mkdtemp(prefix='launch_'))
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, text in plan.files.items():
+    (folder / name).write_text(text)
+  for command in plan.commands:
+    try:
+      code = subprocess.run(command, cwd=folder, check=False).returncode
+    except FileNotFoundError as error:
+      raise ValueError(f'{command[0]} is not installed here; the files are in {folder}.') from error
+    if code:
+      return code
+  return 0
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'configs/<name>.py[:arg]', lock_config=True)
+  flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
+  flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256, gpu-8, 2xcpu-4.')
+  flags.DEFINE_bool('go', False, 'Do it, instead of showing it.')
+  flags.DEFINE_string('name', 'i2vgen', 'Of the run.')
+  flags.DEFINE_string('output', '', 'Where --go writes the files of the plan; default: temporary.')
+  flags.DEFINE_string('logs', 'logs', 'local: folder for the output of all but the first process.')
+  flags.DEFINE_string('zone', '', 'Google Cloud zone.')
+  flags.DEFINE_string('project', '', 'Google Cloud project.')
+  flags.DEFINE_string('cluster', '', 'xpk: GKE cluster.')
+  flags.DEFINE_string('queue', '', 'gke: Kueue local queue, if the cluster has one.')
+  flags.DEFINE_string('image', '', 'gke, xpk: container image of this repository (Dockerfile).')
+  flags.DEFINE_string('partition', '', 'slurm: partition.')
+  flags.DEFINE_enum(
+    'provision', 'on-demand', ['on-demand', 'spot', 'reserved'], 'Kind of capacity.'
+  )
+  flags.DEFINE_string('secret', '', 'gke: Kubernetes secret whose entries become variables.')
+  flags.DEFINE_integer('max_restarts', 10, 'Of a run that fails.', lower_bound=0)
+  cli.require('config', 'workdir', 'topology')
+  cli.run(main, num_arguments=1)

@@ -1,0 +1,151 @@
+"""TPU slices of a GKE cluster: a JobSet of our own, or the one that XPK makes."""
+
+import shlex
+
+import yaml
+
+from i2vgen_jax import exit_codes
+from launch import job as job_lib
+
+# What the Job says when its podFailurePolicy ended it: the index is that of the policy's rule.
+_MATCHED = '.*matching FailJob rule at index {}'
+
+
+def gke(job):
+  """Applies a JobSet to the cluster that kubectl points at."""
+  _check(job, 'image')
+  manifest = yaml.safe_dump(jobset(job), sort_keys=False, width=100)
+  return job_lib.Plan({'jobset.yaml': manifest}, (('kubectl', 'apply', '-f', 'jobset.yaml'),))
+
+
+def jobset(job):
+  """The manifest as a dict: one Job per slice, one pod per host.
+
+  A pod that ends with an exit code of exit_codes.FINAL fails the JobSet; a preemption or eviction
+  restarts it and does not count; anything else restarts it at most max_restarts times.
+  """
+  labels = {'kueue.x-k8s.io/queue-name': job.queue} if job.queue else {}
+  rules = [
+    ('failed_for_good', 'FailJobSet', 0),
+    ('preempted', 'RestartJobSetAndIgnoreMaxRestarts', 1),
+    ('evicted', 'RestartJobSetAndIgnoreMaxRestarts', 2),
+  ]
+  return {
+    'apiVersion': 'jobset.x-k8s.io/v1alpha2',
+    'kind': 'JobSet',
+    'metadata': {
+      'name': job.name,
+      'labels': labels,
+      'annotations': {
+        'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+      },
+    },
+    'spec': {
+      'failurePolicy': {
+        'maxRestarts': job.max_restarts,
+        'rules': [
+          {
+            'name': name,
+            'action': action,
+            'onJobFailureReasons': ['PodFailurePolicy'],
+            'onJobFailureMessagePatterns': [_MATCHED.format(index)],
+          }
+          for name, action, index in rules
+        ],
+      },
+      'replicatedJobs': [
+        {'name': 'slice', 'replicas': job.topology.slices, 'template': {'spec': _slice(job)}}
+      ],
+    },
+  }
+
+
+def _slice(job):
+  """Spec of one slice's Job. The pods' failure rules are numbered as `jobset` reads them."""
+
+  def on_exit(codes):
+    return {
+      'action': 'FailJob',
+      'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': list(codes)},
+    }
+
+  return {
+    'parallelism': job.topology.hosts_per_slice,
+    'completions': job.topology.hosts_per_slice,
+    'completionMode': 'Indexed',
+    'backoffLimit': 0,
+    'podFailurePolicy': {
+      'rules': [
+        on_exit(exit_codes.FINAL),
+        on_exit([exit_codes.PREEMPTED]),
+        {
+          'action': 'FailJob',
+          'onPodConditions': [{'type': 'DisruptionTarget', 'status': 'True'}],
+        },
+      ]
+    },
+    'template': {'spec': _pod(job)},
+  }
+
+
+def _pod(job):
+  topology = job.topology
+  selector = {
+    'cloud.google.com/gke-tpu-accelerator': topology.generation.gke_accelerator,
+    'cloud.google.com/gke-tpu-topology': topology.grid,
+  }
+  tolerations = [{'key': 'google.com/tpu', 'operator': 'Exists', 'effect': 'NoSchedule'}]
+  if job.provision == 'spot':
+    selector['cloud.google.com/gke-spot'] = 'true'
+    tolerations.append(
+      {'key': 'cloud.google.com/gke-spot', 'operator': 'Exists', 'effect': 'NoSchedule'}
+    )
+  container = {
+    'name': 'train',
+    'image': job.image,
+    'args': list(job.command),  # The image's entry point passes signals on.
+    'env': [{'name': name, 'value': value} for name, value in job.environment.items()],
+    'resources': {'limits': {'google.com/tpu': topology.chips_per_host}},
+    'volumeMounts': [{'name': 'shared-memory', 'mountPath': '/dev/shm'}],
+  }
+  if job.secret:
+    container['envFrom'] = [{'secretRef': {'name': job.secret}}]
+  return {
+    'restartPolicy': 'Never',
+    'terminationGracePeriodSeconds': job_lib.GRACE_SECS,
+    'hostNetwork': True,
+    'dnsPolicy': 'ClusterFirstWithHostNet',
+    'nodeSelector': selector,
+    'tolerations': tolerations,
+    'containers': [container],
+    'volumes': [{'name': 'shared-memory', 'emptyDir': {'medium': 'Memory'}}],
+  }
+
+
+def _check(job, *needed):
+  job.require_kind('tpu')
+  job.require(*needed)
+  if job.provision == 'reserved':
+    raise ValueError(
+      'provision=reserved: what a cluster reserves is decided with its node pools; leave it out.'
+    )
+
+
+def xpk(job):
+  """A workload on a cluster that XPK made.
+
+  Of itself XPK restarts on exit codes 42 and 127 to 255, and on no other: as exit_codes has it.
+  """
+  _check(job, 'cluster', 'project', 'zone', 'image')
+  create = (
+    'xpk', 'workload', 'create',
+    f'--cluster={job.cluster}', f'--project={job.project}', f'--zone={job.zone}',
+    f'--workload={job.name}',
+    f'--tpu-type={job.topology.accelerator_type}', f'--num-slices={job.topology.slices}',
+    f'--docker-image={job.image}', f'--max-restarts={job.max_restarts}',
+    f'--termination-grace-period-seconds={job_lib.GRACE_SECS}',
+    *(f'--env={name}={value}' for name, value in job.environment.items()),
+    *(('--spot',) if job.provision == 'spot' else ()),
+    f'--command={shlex.join(job.command)}',
+  )  # fmt: skip
+  return job_lib.Plan({}, (create,))

@@ -1,0 +1,152 @@
+"""A pod on this machine: N processes of M CPU devices each, joined over the loopback interface.
+
+What a cluster does with exit codes happens here too: a run that was preempted or lost a process
+starts again from its last checkpoint, and one that failed for good does not.
+"""
+
+import os
+import pathlib
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from i2vgen_jax import exit_codes, pod
+from launch import job as job_lib
+
+LOOPBACK = '127.0.0.1'
+# After one process failed, the others have so long to notice, before they are killed.
+FAILURE_GRACE_SECS = 10
+
+
+def run(job, logs):
+  """Runs a job to its end, with restarts; returns its exit code.
+
+  Args:
+    job: on a cpu topology.
+    logs: folder for the output of all processes but the first, whose output is ours.
+  """
+  job.require_kind('cpu')
+  logs = pathlib.Path(logs)
+  logs.mkdir(parents=True, exist_ok=True)
+  _warn_of_open_sockets()
+  stopping = []
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: stopping.append(number))
+  for attempt in range(job.max_restarts + 1):
+    code = _run_once(job, logs, stopping)
+    if stopping or not exit_codes.restarts(code):
+      return code
+    print(
+      f'launch: ended with {code}; restart {attempt + 1} of {job.max_restarts}',
+      file=sys.stderr, flush=True,
+    )  # fmt: skip
+  return code
+
+
+def _run_once(job, logs, stopping):
+  """One start of all processes, to the end of the last; returns the exit code of the run."""
+  address = f'{LOOPBACK}:{free_port()}'
+  processes = []
+  for index in range(job.topology.hosts):
+    environment = os.environ | job.environment | environment_of(job, index, address)
+    with (logs / f'process_{index}.log').open('ab') as log:
+      # A session of its own: Ctrl-C is for us, who then tell all.
+      process = subprocess.Popen(
+        [sys.executable, *job.command[1:]],
+        env=environment,
+        start_new_session=True,
+        **(dict(stdout=log, stderr=log) if index else {}),
+      )
+    processes.append(process)
+    print(f'launch: process {index} is pid {process.pid}', file=sys.stderr, flush=True)
+  try:
+    return _wait(processes, stopping)
+  finally:
+    for process in processes:
+      if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _wait(processes, stopping):
+  """Waits until all have ended, or one has failed and the others had time to; returns the code that
+  says most."""
+  told, deadline = False, None
+  while True:
+    codes = [process.poll() for process in processes]
+    if stopping and not told:
+      told = True
+      for process in processes:
+        if process.poll() is None:
+          process.send_signal(signal.SIGTERM)
+      deadline = time.monotonic() + job_lib.GRACE_SECS
+    if None not in codes or (deadline and time.monotonic() > deadline):
+      break
+    if deadline is None and any(codes):
+      preempted = exit_codes.PREEMPTED in codes
+      deadline = time.monotonic() + (job_lib.GRACE_SECS if preempted else FAILURE_GRACE_SECS)
+    time.sleep(0.1)
+  return verdict([_shell_code(code) for code in codes if code is not None])
+
+
+def verdict(codes):
+  """Exit code of a run from those of its processes: what rules a restart out comes first, then what
+  went wrong, then preemption."""
+  failures = [code for code in codes if code not in (exit_codes.DONE, exit_codes.PREEMPTED)]
+  final = [code for code in failures if not exit_codes.restarts(code)]
+  return (final + failures + [code for code in codes if code] + [exit_codes.DONE])[0]
+
+
+def environment_of(job, index, address):
+  """What tells a process who it is."""
+  flags = os.environ.get('XLA_FLAGS', '').split()
+  flags = [flag for flag in flags if 'xla_force_host_platform_device_count' not in flag]
+  return {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': str(job.topology.chips_per_host),
+    'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+    'JAX_COORDINATOR_ADDRESS': address,
+    'JAX_COORDINATOR_BIND_ADDRESS': address,
+    pod.NUM_PROCESSES: str(job.topology.hosts),
+    pod.PROCESS_ID: str(index),
+    'XLA_FLAGS': ' '.join(flags),
+  }
+
+
+def _shell_code(code):
+  return code if code >= 0 else 128 - code
+
+
+def free_port():
+  """A port on which nobody listens."""
+  with socket.socket() as listener:
+    listener.bind((LOOPBACK, 0))
+    return listener.getsockname()[1]
+
+
+def _warn_of_open_sockets():
+  """gloo listens on the address of the machine's name, and has no option to choose another."""
+  try:
+    address = socket.gethostbyname(socket.gethostname())
+  except OSError:
+    return
+  if not address.startswith('127.'):
+    print(
+      f'launch: the processes exchange gradients over {address}, the address of this machine; let '
+      'its name resolve to 127.0.0.1 to keep them on the loopback interface.',
+      file=sys.stderr,
+    )
+
+
+def show(job):
+  """What `run` does, as text."""
+  job.require_kind('cpu')
+  lines = [f'# {job.topology.hosts} processes of {job.topology.chips_per_host} CPU devices:']
+  for index in range(job.topology.hosts):
+    variables = job.environment | environment_of(job, index, f'{LOOPBACK}:PORT')
+    words = [f'{name}={shlex.quote(value)}' for name, value in variables.items()]
+    lines.append(' '.join([*words, shlex.join(job.command)]))
+  return '\n'.join(lines)

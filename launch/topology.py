@@ -1,0 +1,108 @@
+"""What a topology's name stands for: slices, hosts, chips, devices and machine types.
+
+  v5p-128       one slice of 128 cores = 64 chips on 16 hosts (v5e and v6e count chips)
+  2xv5p-128     two of them, joined by the data centre network
+  gpu-8         one machine of eight GPUs; 2xgpu-8 is two
+  2xcpu-4       two processes of four CPU devices each
+
+Chips per host and names are those of XPK's table and of Google's documentation, November 2026.
+"""
+
+import dataclasses
+import math
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """One kind of TPU."""
+
+  accelerator: str  # Of gcloud, before the size.
+  gke_accelerator: str  # Label of GKE's nodes.
+  machine_type: str
+  runtime: str  # TPU VM image.
+  cores_per_chip: int  # That the size in a name counts.
+  devices_per_chip: int  # That JAX shows.
+  grids: dict  # Size in the name -> chips in each direction.
+
+
+GRIDS_2D = {4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
+GRIDS_3D = {
+  8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4', 256: '4x4x8', 512: '4x8x8',
+  1024: '8x8x8',
+}  # fmt: skip
+CHIPS_PER_HOST = 4
+GENERATIONS = {
+  'v5e': Generation(
+    'v5litepod', 'tpu-v5-lite-podslice', 'ct5lp-hightpu-4t', 'v2-alpha-tpuv5-lite', 1, 1, GRIDS_2D
+  ),
+  'v5p': Generation(
+    'v5p', 'tpu-v5p-slice', 'ct5p-hightpu-4t', 'v2-alpha-tpuv5', 2, 1, GRIDS_3D
+  ),
+  'v6e': Generation(
+    'v6e', 'tpu-v6e-slice', 'ct6e-standard-4t', 'v2-alpha-tpuv6e', 1, 1, GRIDS_2D
+  ),
+  'tpu7x': Generation('tpu7x', 'tpu7x', 'tpu7x-standard-4t', 'v2-alpha-tpuv7', 2, 2, GRIDS_3D),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Machines of a run."""
+
+  name: str
+  kind: str  # 'tpu', 'gpu' or 'cpu'.
+  slices: int  # Joined by the data centre network; for gpu and cpu, hosts.
+  hosts_per_slice: int
+  chips_per_host: int
+  devices_per_chip: int = 1
+  generation: Generation | None = None
+  grid: str = ''  # Chips of one slice, such as 4x4x8.
+
+  @property
+  def hosts(self):
+    """Of all slices: one process on each."""
+    return self.slices * self.hosts_per_slice
+
+  @property
+  def devices(self):
+    """That JAX sees in all."""
+    return self.hosts * self.chips_per_host * self.devices_per_chip
+
+  @property
+  def accelerator_type(self):
+    """gcloud's name of one slice, such as v5litepod-256."""
+    return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'
+
+
+def parse(name):
+  """The Topology of a name.
+
+  Raises:
+    ValueError: no such topology; the known ones are listed.
+  """
+  match = re.fullmatch(r'(?:([1-9]\d*)x)?([a-z]\w*)-([1-9]\d*)', name)
+  slices, kind, size = match.groups() if match else (None, None, '0')
+  slices, size = int(slices or 1), int(size)
+  if kind in ('gpu', 'cpu'):
+    return Topology(name, kind, slices, 1, size)
+  generation = GENERATIONS.get(kind)
+  if generation is None or size not in generation.grids:
+    known = ', '.join(f'{kind}-{list(g.grids)}' for kind, g in GENERATIONS.items())
+    raise ValueError(
+      f'topology={name!r} is unknown; known: {known}, gpu-N, cpu-N; 2x before it is two slices or '
+      'hosts.'
+    )
+  grid = generation.grids[size]
+  chips = math.prod(map(int, grid.split('x')))
+  assert chips * generation.cores_per_chip == size
+  return Topology(
+    name,
+    'tpu',
+    slices,
+    hosts_per_slice=max(1, chips // CHIPS_PER_HOST),
+    chips_per_host=min(chips, CHIPS_PER_HOST),
+    devices_per_chip=generation.devices_per_chip,
+    generation=generation,
+    grid=grid,
+  )
