@@ -130,6 +130,8 @@ def release():
     num_eval_examples=64,
     num_sample_videos=4,
     tensorboard=True,
+    profile_at=0,  # Write a profile of profile_steps steps from this one on; 0 is never.
+    profile_steps=3,
   )
   config.checkpoint = dict(every=1000, keep_last=3, keep_every=50_000)
   config.sample = dict(

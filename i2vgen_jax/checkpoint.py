@@ -33,7 +33,8 @@ COMMITTED = 'commit_success.txt'
 RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|sample\.'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
-  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard)$'
+  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
+  r'|profile_\w+)$'
 )
 
 

@@ -5,7 +5,7 @@ checkpoint.
 """
 
 import math
-import time
+from contextlib import nullcontext
 
 import jax
 from absl import flags, logging
@@ -17,6 +17,7 @@ from data_pipelines import loader
 from i2vgen_jax import (
   checkpoint,
   cli,
+  figures,
   metrics,
   optimizer,
   pod,
@@ -82,6 +83,8 @@ def train(config, workdir):
     checkpoint.write_config(workdir, config)
     components_lib.keep_tokenizer(config, workdir)
 
+  timing = figures.Figures(workdir, components, active=lead)
+
   # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
   first_step = checkpoints.latest_step or 0
@@ -119,6 +122,7 @@ def train(config, workdir):
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
   )
   writer = metrics.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  profile = figures.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = metrics.Progress(first_step, config.train.num_steps, active=lead)
 
   # 6 Loop: save, report and validate one state, then one more step.
@@ -126,7 +130,8 @@ def train(config, workdir):
   last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
   stop = cli.StopRequest()
   batches = stream.iterate(first_step)
-  step_metrics, waited_secs, compiled = None, 0.0, set()
+  step_metrics, compiled = None, set()
+  timing.begin_loop()
   try:
     for step in range(first_step, last_step + 1):
       at_end = step == last_step or stop.requested(step)
@@ -134,24 +139,28 @@ def train(config, workdir):
       if step_metrics is not None and (save_due or step % config.train.log_every == 0):
         check_finite(step_metrics, step)
         steps_per_sec = progress.report(step, step_metrics)
-        timings = {'steps_per_sec': steps_per_sec, 'input_wait_secs': waited_secs}
+        timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
-        waited_secs = 0.0
       if save_due:
-        checkpoints.save(step, state, streams.data_position(step, stream), force=at_end)
+        with timing.spending('checkpoint'):
+          checkpoints.save(step, state, streams.data_position(step, stream), force=at_end)
       # A run that starts here has been shown at this step before.
       finished = step == config.train.num_steps
-      if step > first_step and held_out.run(step, state, frozen, writer, workdir, finished):
-        progress.pause()
+      with timing.spending('validation'):
+        if step > first_step and held_out.run(step, state, frozen, writer, workdir, finished):
+          progress.pause()
       if at_end:
         break
-      started = time.perf_counter()
-      bucket, batch = next(batches)
-      waited_secs += time.perf_counter() - started
+      profile.at(step)
+      with timing.spending('input'):
+        bucket, batch = next(batches)
+      timing.step(bucket)
       if bucket.name not in compiled:
         logging.info('step %d: compiling for bucket %s ...', step, bucket.name)
-        compiled.add(bucket.name)
-      state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
+      # The first call of a bucket returns when it is compiled, the others at once.
+      with nullcontext() if bucket.name in compiled else timing.spending('compile'):
+        state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
+      compiled.add(bucket.name)
       step_metrics['bucket'] = bucket.name
   except loader.DataError as error:
     raise cli.BudgetError(str(error)) from error
@@ -160,9 +169,12 @@ def train(config, workdir):
     raise
   finally:
     batches.close()
-    checkpoints.close()
+    with timing.spending('checkpoint'):
+      checkpoints.close()
+    profile.close()
     writer.close()
     progress.close()
+  timing.event('job_end_time')
   pod.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)

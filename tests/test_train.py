@@ -126,11 +126,14 @@ def test_workdir_of_another_config_says_what_differs(finished_run, demo_corpus):
 
 def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   config = tiny.get_config(demo_corpus, num_steps=2, images=True)
-  config.train.update(eval_every=2, sample_every=2, tensorboard=True)
+  config.train.update(eval_every=2, sample_every=2, tensorboard=True, profile_at=1)
   assert train.train(config, tmp_path) == 0
   rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
   assert any('eval_loss' in row for row in rows)
   assert {'loss', 'grad_norm', 'learning_rate', 'steps_per_sec'} <= set(rows[0])
+  assert {'step_secs', 'samples_per_sec', 'tflops_per_device', 'goodput'} <= set(rows[0])
+  assert 'job_end_time' in (tmp_path / 'goodput.jsonl').read_text().splitlines()[-1]
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
   assert 'Total' in (tmp_path / 'parameters.txt').read_text()
   assert json.loads((tmp_path / 'config.json').read_text())['unet']['head_dim'] == 8
   samples = sorted(path.name for path in (tmp_path / 'samples' / '00000002').iterdir())

@@ -1,0 +1,87 @@
+"""Counts of FLOPs against arithmetic and the released model's table; where a run's time went."""
+
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base, demo
+from data_pipelines import buckets
+from i2vgen_jax import components, figures, flops
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_products_and_convolutions_are_counted_through_loops_and_calls():
+  a, b = jnp.zeros((3, 4, 5)), jnp.zeros((3, 5, 6))
+  product = 2 * 3 * 4 * 5 * 6
+  assert flops.count(jnp.matmul, a, b) == product
+  assert flops.count(jax.jit(jax.checkpoint(jnp.matmul)), a, b) == product
+
+  def seven_times(a, b):
+    return jax.lax.scan(lambda total, _: (total + (a @ b).sum(), None), 0.0, length=7)
+
+  assert flops.count(seven_times, a, b) == 7 * product
+  image, kernel = jnp.zeros((2, 8, 10, 6)), jnp.zeros((3, 3, 3, 4))  # Two groups of channels.
+
+  def convolve(image, kernel):
+    return jax.lax.conv_general_dilated(
+      image, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=2,
+    )  # fmt: skip
+
+  assert flops.count(convolve, image, kernel) == 2 * (2 * 8 * 10 * 4) * 3 * 3 * 3
+
+
+def test_the_released_unet_costs_what_torch_counts():
+  """8.7440 TFLOP forward for 16 frames of 448x256, by torch's counter on the original."""
+  config = base.get_config()
+  config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
+  config.text_encoder.model.update(vocab_size=856)
+  config.text_encoder.model.max_length = 77
+  built = components.build(config)
+  bucket = buckets.Bucket('a', 16, 256, 448, 8.0, batch_size=2)
+  assert flops.train_step(built, bucket) == pytest.approx(2 * 3 * 8.7440e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'peak'),
+  [('TPU v5 lite', 197e12), ('TPU v5', 459e12), ('TPU v5p', 459e12), ('cpu', None)],
+)
+def test_peaks_are_found_by_the_kind_of_device(kind, peak):
+  assert flops.peak(kind) == peak
+
+
+@pytest.fixture
+def built(demo_corpus):
+  return components.build(tiny.get_config(demo_corpus))
+
+
+def test_time_is_accounted_to_what_it_went_into(built, tmp_path):
+  bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
+  timing = figures.Figures(tmp_path, built, active=True)
+  timing.step(bucket)  # Counts FLOPs, once.
+  timing.begin_loop()
+  for _ in range(2):
+    timing.step(bucket)
+    with timing.spending('input'):
+      time.sleep(0.1)
+    time.sleep(0.1)
+  with timing.spending('checkpoint'):
+    time.sleep(0.3)
+  values = timing.report(2)
+  assert values['input_wait_secs'] == pytest.approx(0.2, abs=0.1)
+  assert values['checkpoint_stall_secs'] == pytest.approx(0.3, abs=0.15)
+  assert values['step_secs'] >= 0.2
+  assert values['samples_per_sec'] * values['step_secs'] == pytest.approx(8)
+  per_step = values['tflops_per_device'] * 1e12 * jax.device_count() * values['step_secs']
+  assert per_step == pytest.approx(flops.train_step(built, bucket))
+  assert 0 < values['goodput'] < 0.4 / 0.7 and 'mfu' not in values
+  events = [next(iter(json.loads(line))) for line in (tmp_path / 'goodput.jsonl').open()]
+  assert events == [
+    'job_start_time', 'training_prep_start_time', 'training_prep_end_time', 'step_start_time',
+  ]  # fmt: skip
