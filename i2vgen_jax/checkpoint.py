@@ -182,7 +182,9 @@ def flatten_config(config):
 
 def write_config(workdir, config):
   """Stores the resolved config of a run."""
-  (absolute(workdir) / 'config.json').write_text(config.to_json(indent=2, sort_keys=True))
+  path = absolute(workdir) / 'config.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(config.to_json(indent=2, sort_keys=True))
 
 
 def check_config(workdir, config):

@@ -37,6 +37,6 @@ def finished_run(demo_corpus, tmp_path_factory):
 
   workdir = tmp_path_factory.mktemp('finished')
   process = runs.start(workdir, demo_corpus)
-  _, log = process.communicate(timeout=600)
+  _, log = process.communicate(timeout=900)
   assert process.returncode == 0, log[-3000:]
   return workdir

@@ -291,7 +291,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   load.load(config, {'unet': str(tmp_path / UNET_FILE)}, tmp_path / 'loaded')
 
   with pytest.raises(ValueError, match='start from them with --config.start'):
-    checkpoint.write_config(tmp_path / 'loaded', config)
+    checkpoint.check_config(tmp_path / 'loaded', config)
   config.start = str(tmp_path / 'loaded')
   config.tokenizer = config.vae.weights = ''
   config.text_encoder.weights = config.image_encoder.weights = ''
