@@ -298,7 +298,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   config.optimizer.peak_learning_rate = 0.0
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
-  config, built, mesh, params, step = components.load_unet(tmp_path / 'run')
+  config, built, mesh, params, step = components.load_unet(tmp_path / 'run', 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert components.load_frozen(config, built, mesh, tmp_path / 'run')['null_text'].shape[1] == 16
