@@ -60,6 +60,7 @@ def test_peaks_are_found_by_the_kind_of_device(kind, peak):
 def test_time_is_accounted_to_what_it_went_into(tmp_path):
   built = components.build(tiny.get_config('unused'))
   bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
+  started = time.time()
   timing = figures.Figures(tmp_path, built, active=True)
   timing.step(bucket)  # Counts FLOPs, once.
   timing.begin_loop()
@@ -71,13 +72,14 @@ def test_time_is_accounted_to_what_it_went_into(tmp_path):
   with timing.spending('checkpoint'):
     time.sleep(0.3)
   values = timing.report(2)
-  assert values['input_wait_secs'] == pytest.approx(0.2, abs=0.1)
-  assert values['checkpoint_stall_secs'] == pytest.approx(0.3, abs=0.15)
-  assert values['step_secs'] >= 0.2
+  whole = time.time() - started
+  waited, stalled = values['input_wait_secs'], values['checkpoint_stall_secs']
+  assert waited >= 0.2 and stalled >= 0.3
+  assert waited + 0.2 <= 2 * values['step_secs'] <= whole - stalled
   assert values['samples_per_sec'] * values['step_secs'] == pytest.approx(8)
   per_step = values['tflops_per_device'] * 1e12 * jax.device_count() * values['step_secs']
   assert per_step == pytest.approx(flops.train_step(built, bucket))
-  assert 0 < values['goodput'] < 0.4 / 0.7 and 'mfu' not in values
+  assert 0 < values['goodput'] <= 1 - (waited + stalled) / whole and 'mfu' not in values
   events = [next(iter(json.loads(line))) for line in (tmp_path / 'goodput.jsonl').open()]
   assert events == [
     'job_start_time', 'training_prep_start_time', 'training_prep_end_time', 'step_start_time',
