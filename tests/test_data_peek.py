@@ -11,6 +11,7 @@ from data_pipelines import __main__ as commands
 from data_pipelines import peek
 from i2vgen_jax import checkpoint, streams
 from i2vgen_jax import components as components_lib
+from i2vgen_jax.parallel import mesh as mesh_lib
 from tests import tiny
 
 
@@ -21,7 +22,8 @@ def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   commands.main(['peek', *arguments])
   printed = capsys.readouterr().out
   components = components_lib.build(config)
-  stream = streams.make_stream(config, components, streams.make_buckets(config, components))
+  mesh = mesh_lib.make_mesh(config.mesh)
+  stream = streams.make_stream(config, components, streams.make_buckets(config, components), mesh)
   batch = stream.batch_at(3)
   stream.close()
   seen = json.loads((tmp_path / 'step-00000003.json').read_text())
