@@ -122,17 +122,24 @@ class Profile:
     self._start, self._stop = start, start + num_steps
     self._running = False
 
-  def at(self, step):
-    """Starts or stops before this step."""
+  def start_at(self, step):
+    """Starts if the window begins with this step; called right before it."""
     if self._start and step == self._start:
-      jax.profiler.start_trace(self._folder)
+      options = jax.profiler.ProfileOptions()
+      options.python_tracer_level = 0  # Every Python call: gigabytes, where something is traced.
+      jax.profiler.start_trace(self._folder, profiler_options=options)
       self._running = True
-    elif step == self._stop:
-      self.close()
 
-  def close(self):
+  def stop_at(self, step, result):
+    """Stops, when `result` is there, if the window ends before this step; called before validation,
+    which is not what is asked for."""
+    if step >= self._stop:
+      self.close(result)
+
+  def close(self, result=None):
     """Stops, if it is running."""
     if self._running:
+      jax.block_until_ready(result)
       self._running = False
       jax.profiler.stop_trace()
       logging.info('Profile written to %s', self._folder)

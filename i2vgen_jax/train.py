@@ -134,6 +134,7 @@ def train(config, workdir):
   timing.begin_loop()
   try:
     for step in range(first_step, last_step + 1):
+      profile.stop_at(step, step_metrics)
       at_end = step == last_step or stop.requested(step)
       save_due = at_end or (step > first_step and step % config.checkpoint.every == 0)
       if step_metrics is not None and (save_due or step % config.train.log_every == 0):
@@ -151,7 +152,7 @@ def train(config, workdir):
           progress.pause()
       if at_end:
         break
-      profile.at(step)
+      profile.start_at(step)
       with timing.spending('input'):
         bucket, batch = next(batches)
       timing.step(bucket)
