@@ -54,7 +54,6 @@ class Checkpoints:
     if keep_every:
       preserve.append(policies.EveryNSteps(keep_every))
     self._directory = absolute(workdir) / 'checkpoints'
-    self._keep_last = keep_last
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
@@ -66,11 +65,6 @@ class Checkpoints:
   def latest_step(self):
     """The newest committed step, or None."""
     return latest_step(self._directory)
-
-  def bytes_to_come(self, abstract_state):
-    """How much more storage the checkpoints of this run need: those kept, and one under way."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
-    return size * max(1, self._keep_last + 1 - len(steps(self._directory)))
 
   def save(self, step, state, data_position, force=False):
     """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface
@@ -101,6 +95,12 @@ class Checkpoints:
 def absolute(path):
   """The path as Orbax wants it: absolute if local, as it is if in a bucket."""
   return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
+
+
+def bytes_to_come(workdir, keep_last, abstract_state):
+  """How much more storage a run's checkpoints need: the `keep_last` newest, and one under way."""
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
+  return size * max(1, keep_last + 1 - len(steps(absolute(workdir) / 'checkpoints')))
 
 
 def steps(directory):

@@ -77,8 +77,8 @@ def train(config, workdir):
   )
   abstract_state, shardings = train_step.state_shardings(init, mesh, config.sharding.min_elements)
   checkpoint.check_config(workdir, config)
-  checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
-  pod.preflight(config, workdir, checkpoints.bytes_to_come(abstract_state))
+  keep_last = config.checkpoint.keep_last
+  pod.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   if lead:
     checkpoint.write_config(workdir, config)
     components_lib.keep_tokenizer(config, workdir)
@@ -87,6 +87,7 @@ def train(config, workdir):
 
   # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
+  checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:
     state = components_lib.jit_once(init, out_shardings=shardings)()
