@@ -51,6 +51,12 @@ def picture(tmp_path):
   return path
 
 
+def read_frames(path):
+  with av.open(str(path)) as container:
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+  return np.stack(frames).astype(float)
+
+
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
     components.load_unet(workdir, weights)[3]
@@ -75,13 +81,15 @@ def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, pict
   assert "line 5: 'picture.png' is not image|||caption" in message
   (video,) = folder.iterdir()
   assert video.name == '0003_picture.mp4'
-  with av.open(str(video)) as container:
-    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
-  assert np.stack(frames).shape == (4, 64, 64, 3)
+  listed_FHWC = read_frames(video)
+  assert listed_FHWC.shape == (4, 64, 64, 3)
 
-  alone = tmp_path / 'alone.mp4'
-  cascade.make_video(stages, PIL.Image.open(picture), 'a red circle', 1, alone)
-  assert alone.read_bytes() == video.read_bytes()
+  def alone(seed):
+    cascade.make_video(stages, PIL.Image.open(picture), 'a red circle', seed, tmp_path / 'a.mp4')
+    return read_frames(tmp_path / 'a.mp4')
+
+  # Not byte for byte: the order of XLA's sums may depend on the load of a machine.
+  assert np.abs(alone(1) - listed_FHWC).mean() < 1 < np.abs(alone(2) - listed_FHWC).mean()
   video.write_bytes(b'kept')
   listed.write_text('picture.png|||a red circle\n' * 3)
   cascade.make_list(stages, listed, folder, seed=1, part=1, num_parts=2)
@@ -93,7 +101,7 @@ def test_a_refinement_follows_the_video_and_the_seed(stages):
   image = PIL.Image.new('RGB', (64, 64), 'gray')
   dark, bright = (np.full((4, 32, 32, 3), value, np.uint8) for value in (30, 220))
   run = lambda video, seed: stages[1].run(image, 'a circle', seed, video).astype(float)  # noqa: E731
-  np.testing.assert_array_equal(run(dark, 0), run(dark, 0))
+  assert np.abs(run(dark, 0) - run(dark, 0)).mean() < 1
   assert run(bright, 0).mean() > run(dark, 0).mean()
   assert np.abs(run(dark, 0) - run(dark, 1)).mean() > 1
 

@@ -16,17 +16,20 @@ def clip(value):
 def read(path):
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
-    return np.stack([f.to_ndarray(format='rgb24') for f in container.decode(stream)]), stream
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
+    # Taken while the file is open: a stream's fields lie in memory that closing it frees.
+    codec = stream.codec_context
+    return np.stack(frames), (float(stream.average_rate), codec.name, codec.pix_fmt)
 
 
 @pytest.mark.parametrize('fps', [8, 16, 29.97, 2.5])
 def test_frames_and_rate_come_back(fps, tmp_path):
   video_file.write_mp4(tmp_path / 'new' / 'a.mp4', clip(60), fps)
-  frames, stream = read(tmp_path / 'new' / 'a.mp4')
+  frames, (rate, codec, pix_fmt) = read(tmp_path / 'new' / 'a.mp4')
   assert frames.shape == (5, 16, 24, 3)
   assert np.abs(frames.astype(int) - clip(60)).mean() < 6  # H.264 with halved chroma.
-  assert float(stream.average_rate) == pytest.approx(fps, rel=1e-3)
-  assert stream.codec_context.name == 'h264' and stream.codec_context.pix_fmt == 'yuv420p'
+  assert rate == pytest.approx(fps, rel=1e-3)
+  assert codec == 'h264' and pix_fmt == 'yuv420p'
 
 
 def test_an_existing_video_is_replaced_and_nothing_is_left_beside(tmp_path):
