@@ -33,6 +33,9 @@ def release():
   config.sharding = dict(min_elements=65_536)  # Smaller tensors are not split.
   config.negative_prompt = NEGATIVE_PROMPT
   config.tokenizer = ''
+  # Id 0, with which OpenCLIP pads and the release was trained; its published tokenizer says
+  # '<|endoftext|>'. Padding is attended to, so this changes what a caption means.
+  config.pad_token = '!'
   config.unet = dict(
     out_channels=4,
     block_channels=(320, 640, 1280, 1280),

@@ -19,6 +19,7 @@ def get_config(arg=None):
   config.dtype = 'float32'
   config.negative_prompt = ''
   config.tokenizer = f'{DEMO}/tokenizer'
+  config.pad_token = '<|endoftext|>'
   config.unet.update(
     block_channels=(32, 64),
     attention_levels=(True, True),

@@ -125,7 +125,9 @@ def build(config, workdir=None):
       f'unet.out_channels={unet.out_channels} must equal vae.model.latent_channels='
       f'{encoders.vae.latent_channels}: the U-Net predicts latents.'
     )
-  tokenize = make_tokenize(tokenizer_folder(config, workdir), encoders.text_encoder)
+  tokenize = make_tokenize(
+    tokenizer_folder(config, workdir), config.pad_token, encoders.text_encoder
+  )
   return Components(unet, encoders, noise_schedule, tokenize)
 
 
@@ -176,11 +178,11 @@ def keep_tokenizer(config, workdir):
       (copy / name).write_text((source / name).read_text())
 
 
-def load_tokenizer(path):
-  """transformers' CLIPTokenizer from a folder; never from the network.
+def load_tokenizer(path, pad_token):
+  """transformers' CLIPTokenizer from a folder, padding with `pad_token`; never from the network.
 
   Raises:
-    ValueError: no tokenizer there.
+    ValueError: no tokenizer there, or it does not know `pad_token`.
   """
   folder = find(path)
   if not (folder / 'vocab.json').exists():
@@ -193,16 +195,20 @@ def load_tokenizer(path):
     for name in TOKENIZER_FILES:
       if (folder / name).exists():
         (pathlib.Path(local) / name).write_text((folder / name).read_text(), encoding='utf-8')
-    return transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
+  if pad_token not in tokenizer.get_vocab():
+    raise ValueError(f'pad_token={pad_token!r} is no token of tokenizer {path!r}.')
+  tokenizer.pad_token = pad_token
+  return tokenizer
 
 
-def make_tokenize(path, text_encoder):
+def make_tokenize(path, pad_token, text_encoder):
   """captions -> int32 (B, max_length), truncated and padded.
 
   Raises:
     ValueError: vocabulary or length is not the text encoder's.
   """
-  tokenizer = load_tokenizer(path)
+  tokenizer = load_tokenizer(path, pad_token)
   if len(tokenizer) != text_encoder.vocab_size:
     raise ValueError(
       f'tokenizer {path!r} knows {len(tokenizer)} tokens but text_encoder.model.vocab_size='

@@ -130,7 +130,7 @@ def _tokenizer(config):
   Written by hand: the files that transformers 5 saves are not those that version 4 reads.
   """
   folder = components.find(config.tokenizer)
-  tokenizer = components.load_tokenizer(config.tokenizer)
+  tokenizer = components.load_tokenizer(config.tokenizer, config.pad_token)
   roles = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
   special_tokens = {role: str(getattr(tokenizer, role)) for role in roles}
   settings = dict(
