@@ -297,21 +297,24 @@ def load_run(workdir, weights='ema', step=None, devices=None):
   Raises:
     ValueError: no run, no checkpoint, or another model.
   """
-  config, components, mesh, params, _ = load_unet(workdir, weights, step, devices)
+  config, components, mesh = open_run(workdir, devices)
+  params, _ = load_unet(config, components, mesh, workdir, weights, step)
   return config, components, mesh, params, load_frozen(config, components, mesh, workdir)
 
 
-def load_unet(workdir, weights='ema', step=None, devices=None):
-  """As `load_run`; returns (config, components, mesh, params, step)."""
+def open_run(workdir, devices=None):
+  """(config, components, mesh) of `load_run`."""
   config = checkpoint.read_config(workdir)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
     config.tokenizer = tokenizer_folder(config, workdir)
-  components = build(config)
-  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
+  return config, build(config), mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
+
+
+def load_unet(config, components, mesh, workdir, weights='ema', step=None):
+  """(parameters of the U-Net, their step) of an opened run."""
   abstract = components.abstract_params(mesh, config.sharding.min_elements)
-  params, step = checkpoint.load_params(workdir, abstract, weights, step)
-  return config, components, mesh, params, step
+  return checkpoint.load_params(workdir, abstract, weights, step)
 
 
 def with_shardings(abstract, shardings):

@@ -10,6 +10,7 @@ VGen's loader takes with strict=True; this needs torch. A U-Net that the other c
 is refused.
 """
 
+import functools
 import json
 import pathlib
 
@@ -34,24 +35,34 @@ def main():
   """Loads the run's weights and writes them."""
   given = flags.FLAGS
   output_folder.check(given.output)  # Before minutes of loading.
-  config, built, mesh, unet_params, step = components.load_unet(given.workdir, given.weights)
+  config, built, mesh = components.open_run(given.workdir)
+
+  def read_unet():
+    return components.load_unet(config, built, mesh, given.workdir, given.weights)
+
+  @functools.cache
+  def read_frozen():
+    return components.frozen_params(config, built, mesh, given.workdir)
+
+  def read_params(network):
+    return read_unet()[0] if network == 'unet' else read_frozen()[network]
+
   if given.format == 'vgen':
-    export_vgen(given.output, config, unet_params, step, given.dtype)
+    export_vgen(given.output, config, *read_unet(), given.dtype)
     print(f"Wrote {given.output}: VGen's test_model.")
   else:
-    frozen_params = components.frozen_params(config, built, mesh, given.workdir)
-    export_diffusers(given.output, config, unet_params, frozen_params, given.dtype)
+    export_diffusers(given.output, config, read_params, given.dtype)
     print(f'Wrote {given.output}: diffusers.I2VGenXLPipeline.from_pretrained({given.output!r})')
 
 
-def export_diffusers(output, config, unet_params, frozen_params, dtype='float32'):
+def export_diffusers(output, config, read_params, dtype='float32'):
   """Writes a complete I2VGenXLPipeline folder, or nothing.
 
   Args:
     output: local folder that does not exist yet.
     config: of the run: unet, vae, text_encoder, image_encoder, tokenizer, schedule, loss, sample.
-    unet_params: parameters of the U-Net.
-    frozen_params: dict(vae, text_encoder, image_encoder) of parameters.
+    read_params: a key of FILES -> that network's parameters; called for one after the other, so
+      that one need be in memory at a time.
     dtype: one of DTYPES.
 
   Raises:
@@ -76,13 +87,13 @@ def export_diffusers(output, config, unet_params, frozen_params, dtype='float32'
     for name, content in tokenizer_files.items():
       _write(folder / 'tokenizer' / name, content)
     for network, file in FILES.items():
-      params = unet_params if network == 'unet' else frozen_params[network]
       name_of, _ = read.NETWORKS[network]
-      named = tensors.to_torch(params, name_of, dtype=jnp.dtype(dtype))
+      named = tensors.to_torch(read_params(network), name_of, dtype=jnp.dtype(dtype))
       # 'format' tells transformers whose layout the tensors have; without it, it refuses the file.
       path = folder / network / file
       safetensors.numpy.save_file(named, path, metadata={'format': 'pt'})
       path.chmod(0o644)  # safetensors lets only the owner read.
+      del named  # Before the next network is read.
 
 
 def export_vgen(output, config, unet_params, step, dtype='float32'):

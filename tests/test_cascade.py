@@ -59,7 +59,7 @@ def read_frames(path):
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
-    components.load_unet(workdir, weights)[3]
+    components.load_unet(*components.open_run(workdir), workdir, weights)[0]
     for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
   )
   assert set(base) - set(refinement) == {

@@ -66,13 +66,15 @@ def exported(tmp_path_factory):
   quant_conv['kernel'][..., 4:] = 0
   quant_conv['bias'][4:] = -30
   output = tmp_path_factory.mktemp('export') / 'pipeline'
-  export.export_diffusers(output, config, unet_params, frozen_params)
+  read_params = (frozen_params | {'unet': unet_params}).get
+  export.export_diffusers(output, config, read_params)
   pipeline = diffusers.I2VGenXLPipeline.from_pretrained(output)
   pipeline.set_progress_bar_config(disable=True)
   return types.SimpleNamespace(
     config=config,
     components=ours,
     unet_params=unet_params,
+    read_params=read_params,
     frozen_params=frozen_params,
     output=output,
     pipeline=pipeline,
@@ -207,16 +209,14 @@ def test_a_model_that_diffusers_cannot_express_is_refused_and_leaves_nothing(
   tmp_path, exported, unet, message
 ):
   with pytest.raises(ValueError, match=message):
-    export.export_diffusers(
-      tmp_path / 'out', small_config(**unet), exported.unet_params, exported.frozen_params
-    )
+    export.export_diffusers(tmp_path / 'out', small_config(**unet), exported.read_params)
   assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_not_touched(tmp_path, exported):
   (tmp_path / 'note').write_text('keep')
   with pytest.raises(ValueError, match='exists: remove it or choose another folder'):
-    export.export_diffusers(tmp_path, exported.config, exported.unet_params, exported.frozen_params)
+    export.export_diffusers(tmp_path, exported.config, exported.read_params)
   assert [path.name for path in tmp_path.iterdir()] == ['note']
 
 
@@ -224,7 +224,7 @@ def test_an_overflow_in_half_precision_is_named_and_leaves_nothing(tmp_path, exp
   """65504 is the largest float16; bfloat16 holds more."""
   params = jax.tree.map(np.copy, exported.unet_params)
   params['conv_out']['bias'][1] = 70000.0
-  arguments = (exported.config, params, exported.frozen_params)
+  arguments = exported.config, (exported.frozen_params | {'unet': params}).get
   with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  conv_out.bias'):
     export.export_diffusers(tmp_path / 'out', *arguments, 'float16')
   with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  out.2.bias'):
@@ -235,9 +235,7 @@ def test_an_overflow_in_half_precision_is_named_and_leaves_nothing(tmp_path, exp
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_half_precision_parts_load_in_their_own_type(tmp_path, exported, dtype):
-  export.export_diffusers(
-    tmp_path / 'out', exported.config, exported.unet_params, exported.frozen_params, dtype
-  )
+  export.export_diffusers(tmp_path / 'out', exported.config, exported.read_params, dtype)
   kind = getattr(torch, dtype)
   pipeline = diffusers.I2VGenXLPipeline.from_pretrained(tmp_path / 'out', torch_dtype=kind)
   theirs = dict(pipeline.unet.state_dict())

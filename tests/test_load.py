@@ -33,7 +33,8 @@ def release(tmp_path_factory):
     jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params'], seed=1
   )
   frozen_params = random_params(jax.eval_shape(built.encoders.init, key), seed=2)
-  export.export_diffusers(folder / 'pipeline', config, unet_params, frozen_params)
+  read_params = (frozen_params | {'unet': unet_params}).get
+  export.export_diffusers(folder / 'pipeline', config, read_params)
   slot_of = unet_names.vgen(built.unet).slot_of
   return types.SimpleNamespace(
     folder=folder,
@@ -70,10 +71,11 @@ def named_unet(release, path):
 
 def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
-  config, built, mesh, params, step = components.load_unet(tmp_path / 'loaded')
+  config, built, mesh = components.open_run(tmp_path / 'loaded')
+  params, step = components.load_unet(config, built, mesh, tmp_path / 'loaded')
   assert step == 0
   frozen = components.frozen_params(config, built, mesh, tmp_path / 'loaded')
-  export.export_diffusers(tmp_path / 'out', config, params, frozen)
+  export.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
   written = sorted(path.relative_to(tmp_path / 'out') for path in (tmp_path / 'out').rglob('*.*'))
   assert written == sorted(
     path.relative_to(release.pipeline) for path in release.pipeline.rglob('*.*')
@@ -298,7 +300,8 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   config.optimizer.peak_learning_rate = 0.0
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
-  config, built, mesh, params, step = components.load_unet(tmp_path / 'run', 'raw')
+  config, built, mesh = components.open_run(tmp_path / 'run')
+  params, step = components.load_unet(config, built, mesh, tmp_path / 'run', 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert components.load_frozen(config, built, mesh, tmp_path / 'run')['null_text'].shape[1] == 16
