@@ -3,7 +3,6 @@
 Each network is run in torch first, by a process that is gone when JAX starts (tests/full_size.py).
 """
 
-import collections.abc
 import functools
 import os
 import pathlib
@@ -18,28 +17,12 @@ import safetensors.numpy
 
 from configs import common
 from i2vgen_jax.models import clip, unet3d, vae
-from i2vgen_jax.pretrained import clip_names, tensors, unet_names, vae_names
+from i2vgen_jax.pretrained import clip_names, files, tensors, unet_names, vae_names
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
-
-
-class LazyFile(collections.abc.Mapping):
-  """Tensors of a safetensors file, read when asked for: the file is never in memory whole."""
-
-  def __init__(self, path):
-    self.file = safetensors.safe_open(path, 'np')
-
-  def __getitem__(self, name):
-    return self.file.get_tensor(name)
-
-  def __iter__(self):
-    return iter(self.file.keys())
-
-  def __len__(self):
-    return len(self.file.keys())
 
 
 def run_torch(network, folder):
@@ -49,7 +32,7 @@ def run_torch(network, folder):
   inputs, outputs = (
     safetensors.numpy.load_file(folder / f'{name}.safetensors') for name in ('inputs', 'outputs')
   )
-  weights = LazyFile(folder / 'weights.safetensors')
+  weights = files.open_checkpoint(folder / 'weights.safetensors')
   os.unlink(folder / 'weights.safetensors')  # What is open stays readable; the disk is given back.
   return weights, inputs, outputs
 

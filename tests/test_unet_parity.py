@@ -172,8 +172,15 @@ def check_gradients(sizes, video_shape):
   expected = {name: value.grad.numpy() for name, value in torch_unet.named_parameters()}
 
   assert gradients.keys() == expected.keys()
-  norm = np.linalg.norm
-  errors = {name: norm(gradients[name] - g) / norm(g) for name, g in expected.items()}
+  norms = {name: np.linalg.norm(g) for name, g in expected.items()}
+  # Queries and keys of a softmax over one frame have no gradient but rounding.
+  rounding = 1e-7 * max(norms.values())
+  some = [name for name, norm in norms.items() if norm > rounding]
+  none = norms.keys() - some
+  for name in none:
+    assert video_shape[1] == 1 and name.endswith(('to_q.weight', 'to_k.weight')), name
+    assert np.linalg.norm(gradients[name]) <= rounding, name
+  errors = {name: np.linalg.norm(gradients[name] - expected[name]) / norms[name] for name in some}
   worst = max(errors, key=errors.get)
   print(f'{label(sizes)} on {label(video_shape)}: {errors[worst]:.1e} of {worst}')
   assert errors[worst] <= 1e-4, f'{worst}: {errors[worst]}'
