@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipelines import batches, cells, corpus, examples, shuffle, workers
+from data_pipelines import batches, cells, corpus, examples, shuffle
 from data_pipelines import buckets as buckets_lib
 
 Batch = dict[str, np.ndarray]
@@ -73,7 +73,7 @@ class TrainStream:
     self._table = cells.read(index, corpora) if index else cells.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
-    self._decoder = workers.Workers() if sandbox else examples.Decoder()
+    self._decoder = examples.make_decoder(sandbox)
     draws = np.array([bucket.weight * bucket.batch_size for bucket in buckets])
     self._drawn, self._batches, steps = [], [], []
     for bucket, share in zip(buckets, draws / draws.sum(), strict=True):
@@ -173,8 +173,11 @@ def held_out(
   clip_image_size: int,
   num_examples: int,
   split: str = 'validation',
+  sandbox: bool = True,
 ) -> dict:
   """The first examples of the held-out split that fill the bucket, from their first frame on.
+
+  What cannot be decoded, or crashes a decoder, is left out and logged.
 
   Returns:
     A batch as of TrainStream, with 'caption' and 'key' (lists of str) besides; of fewer than
@@ -183,19 +186,21 @@ def held_out(
   corpora = corpus.Corpora(directories, split)
   table = cells.whole(corpora)
   [cell] = table.eligible(bucket)
-  decoder = examples.Decoder()
+  decoder = examples.make_decoder(sandbox)
   batch = decoder.empty(bucket, num_examples, clip_image_size)
   captions, keys = [], []
   for place in cell.places:
     request = batches.request(corpora, table, bucket, place, 0.0)
     [(_, decoded)] = decoder.fill(batch, {len(keys): request})
     if decoded.error:
-      logging.warning('held-out %s cannot be decoded: %s', decoded.key, decoded.error)
+      key = decoded.key or corpora.key(table.row(place))
+      logging.warning('held-out %s cannot be decoded: %s', key, decoded.error)
       continue
     captions.append(decoded.caption)
     keys.append(decoded.key)
     if len(keys) == num_examples:
       break
+  decoder.close()
   if not keys:
     raise batches.DataError(f'no {split} example for {bucket} can be decoded.')
   if len(keys) < num_examples:

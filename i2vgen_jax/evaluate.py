@@ -39,6 +39,7 @@ def main():
   batch = loader.held_out(
     dict(config.data.directories), bucket, built.tokenize,
     built.encoders.image_encoder.image_size, flags.FLAGS.num_examples,
+    sandbox=config.data.sandbox,
   )  # fmt: skip
   settings = generation.settings(
     config, num_steps=flags.FLAGS.steps, guidance_scale=flags.FLAGS.guidance

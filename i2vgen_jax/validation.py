@@ -35,6 +35,7 @@ class Validation:
       components.tokenize,
       components.encoders.image_encoder.image_size,
       max(self._train.num_eval_examples, self._train.num_sample_videos),
+      sandbox=config.data.sandbox,
     )
     self._captions = batch.pop('caption')
     batch.pop('key')

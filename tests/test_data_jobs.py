@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines import decode, ingest, jobs, sandbox
+from data_pipelines import ingest, jobs
 from tests import corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -112,35 +112,3 @@ def test_another_identity_drops_old_parts_and_the_same_keeps_them(tmp_path):
   assert (parts / '00000').exists() and not (parts / 'partial-killed').exists()
   jobs.claim(parts, 'b')
   assert not (parts / '00000').exists()
-
-
-def misbehave(data, how=''):
-  """In place of a decoder that damaged media breaks."""
-  if data == b'crash':
-    os.kill(os.getpid(), signal.SIGSEGV)
-  if data == b'hang':
-    time.sleep(600)
-  while data == b'spin':
-    pass
-  if data == b'bad':
-    raise decode.DecodeError('open', 'bad')
-  if data == b'bug':
-    raise KeyError('ours')
-  return how, os.getpid()
-
-
-def test_crashes_and_hangs_cost_one_example_each():
-  box = sandbox.Sandbox(misbehave, min_timeout_secs=0.3)
-  _, first = box(b'fine', 'a')
-  assert first != os.getpid() and box(b'fine', 'a') == ('a', first)
-  for data, reason in (
-    (b'crash', 'crash: .*code -11'),
-    (b'hang', 'timeout'),
-    (b'bad', 'open: bad'),
-  ):
-    with pytest.raises(decode.DecodeError, match=reason):
-      box(data)
-    assert box(b'fine')[1]
-  with pytest.raises(KeyError, match='ours'):
-    box(b'bug')
-  box.close()

@@ -1,4 +1,4 @@
-"""Decoders crash and hang; the stream goes on with the same batches but for that one example."""
+"""Decoders crash and hang: that costs one example, and the stream goes on with the same batches."""
 
 import os
 import signal
@@ -11,7 +11,16 @@ import zlib
 import numpy as np
 import pytest
 
-from data_pipelines import buckets, demo_corpus, ingest, loader, workers
+from data_pipelines import (
+  buckets,
+  decode,
+  demo_corpus,
+  examples,
+  ingest,
+  loader,
+  sandbox,
+  shared_memory,
+)
 
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
 
@@ -58,7 +67,7 @@ def test_batches_from_processes_equal_those_from_threads_and_stay_as_they_are(op
 
 
 def test_memory_is_used_again_once_nobody_holds_it():
-  memory = workers._Memory()
+  memory = shared_memory.Memory()
   first, array = memory.lease(1000)
   part = array[10:20].reshape(2, 5)
   del array
@@ -71,28 +80,28 @@ def test_memory_is_used_again_once_nobody_holds_it():
 def test_one_lost_decoder_changes_no_batch(open_stream, how, monkeypatch):
   """The signal comes from outside, as the kernel's does when native code goes wrong."""
   plain, sandboxed = open_stream(sandbox=False), open_stream()
-  sandboxed._decoder._timeout_secs = 3.0
+  sandboxed._decoder.sandbox.min_timeout_secs = 1.0
   assert_equal_batches(sandboxed.batch_at(0), plain.batch_at(0))
-  [pid] = sandboxed._decoder.pids()
+  [pid] = sandboxed._decoder.sandbox.pids()
   os.kill(pid, how)
   assert_equal_batches(sandboxed.batch_at(1), plain.batch_at(1))
-  assert sandboxed._decoder.pids() != [pid] and len(sandboxed._decoder.pids()) == 1
+  assert sandboxed._decoder.sandbox.pids() != [pid] and len(sandboxed._decoder.sandbox.pids()) == 1
   assert sandboxed.num_bad == 0 == sandboxed._decoder.num_lost
 
 
 class Killer(threading.Thread):
   """Kills the first decoders that it sees, while they work."""
 
-  def __init__(self, stream, count):
+  def __init__(self, pids, count):
     super().__init__()
-    self.stream = stream
+    self.pids = pids
     self.count = count
     self.killed = set()
     self.is_over = threading.Event()
 
   def run(self):
     while len(self.killed) < self.count and not self.is_over.wait(0.005):
-      for pid in set(self.stream._decoder.pids()) - self.killed:
+      for pid in set(self.pids()) - self.killed:
         os.kill(pid, signal.SIGSEGV)
         self.killed.add(pid)
 
@@ -107,7 +116,7 @@ class Killer(threading.Thread):
 def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog):
   expected = open_stream(sandbox=False).batch_at(0)
   stream = open_stream()
-  with Killer(stream, 2):
+  with Killer(stream._decoder.sandbox.pids, 2):
     batch = stream.batch_at(0)
   [(key, reason)] = stream.bad_examples.items()
   assert 'crash' in reason and 'signal 11' in reason
@@ -125,9 +134,25 @@ def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog)
 
 def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
   stream = open_stream(max_bad_fraction=0.01)
-  with Killer(stream, 10**9), pytest.raises(loader.DataError, match='crash'):
+  with Killer(stream._decoder.sandbox.pids, 10**9), pytest.raises(loader.DataError, match='crash'):
     for step in range(5):
       stream.batch_at(step)
+
+
+def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
+  made = []
+
+  def make_decoder(sandbox):
+    made.append(examples.SandboxedDecoder())
+    return made[-1]
+
+  [*_, expected] = loader.held_out(videos, VIDEO, tokenize, 16, 4, sandbox=False)['key']
+  monkeypatch.setattr(examples, 'make_decoder', make_decoder)
+  with Killer(lambda: [pid for decoder in made for pid in decoder.sandbox.pids()], 2):
+    batch = loader.held_out(videos, VIDEO, tokenize, 16, num_examples=4)
+  assert made[0].num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
+  assert batch['key'][-1] == expected
+  assert made[0].sandbox.pids() == []
 
 
 def test_children_end_with_the_run(videos):
@@ -135,10 +160,10 @@ def test_children_end_with_the_run(videos):
   code = (
     'import sys, time, numpy as np\n'
     'from data_pipelines import loader\n'
-    'from tests import test_data_workers as t\n'
+    'from tests import test_data_sandbox as t\n'
     f'stream = loader.TrainStream({videos!r}, [t.VIDEO], t.tokenize, 16, seed=0)\n'
     'stream.batch_at(0)\n'
-    'print(*stream._decoder.pids(), flush=True)\n'
+    'print(*stream._decoder.sandbox.pids(), flush=True)\n'
     'time.sleep(600)\n'
   )
   run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
@@ -154,3 +179,36 @@ def test_children_end_with_the_run(videos):
       return
     time.sleep(0.1)
   raise AssertionError('the child outlived its parent')
+
+
+def misbehave(data, how=''):
+  """In place of a decoder that damaged media breaks."""
+  if data == b'crash':
+    os.kill(os.getpid(), signal.SIGSEGV)
+  if data == b'hang':
+    time.sleep(600)
+  while data == b'spin':
+    pass
+  if data == b'bad':
+    raise decode.DecodeError('open', 'bad')
+  if data == b'bug':
+    raise KeyError('ours')
+  return how, os.getpid()
+
+
+def test_crashes_and_hangs_cost_one_example_each():
+  box = sandbox.Sandbox(misbehave, min_timeout_secs=0.3)
+  _, first = box(b'fine', 'a')
+  assert first != os.getpid() and box(b'fine', 'a') == ('a', first)
+  for data, reason in (
+    (b'crash', 'crash: .*signal 11'),
+    (b'hang', 'timeout'),
+    (b'spin', 'timeout'),
+    (b'bad', 'open: bad'),
+  ):
+    with pytest.raises(decode.DecodeError, match=reason):
+      box(data)
+    assert box(b'fine')[1]
+  with pytest.raises(KeyError, match='ours'):
+    box(b'bug')
+  box.close()
