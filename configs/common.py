@@ -103,6 +103,11 @@ def release():
     directories=dict(),
     buckets=dict(),
     index='',  # Folder of an index of the corpora: balanced cells. '' draws all rows alike.
+    # Weights of the directories in the draws of each bucket; without, all their rows are alike.
+    sources=dict(),
+    # From a step on, other weights: dict(start=STEP, buckets=dict(name=WEIGHT), sources=...). What
+    # buckets or sources do not name rests; leave one of the two out to keep it.
+    phases=(),
     num_threads=8,  # Batches that are made at a time.
     sandbox=True,  # Decode in processes, one per thread, that may crash.
     max_bad_fraction=0.01,

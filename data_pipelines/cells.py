@@ -6,6 +6,7 @@ quantiles of the scores, and their shares are evened out: share ~ size^(1 - alph
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -54,11 +55,14 @@ class Balance:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """Rows of one cell that fill a bucket: places in the table, and their share of the draws."""
+  """Rows of one cell that fill a bucket: places in the table, and the corpus that they are of.
+
+  The corpus is '' where corpora are not told apart.
+  """
 
   name: str
   places: range | np.ndarray
-  share: float
+  source: str = ''
 
 
 class Table:
@@ -70,10 +74,12 @@ class Table:
     fingerprint: changes with the corpora, their order, cells and shares.
   """
 
-  def __init__(self, rows, columns: Mapping[str, np.ndarray], cells, balance, fingerprint):
+  def __init__(self, corpora, rows, columns: Mapping[str, np.ndarray], cells, balance, fingerprint):
     self.rows = rows
     self.columns = columns
     self.fingerprint = fingerprint
+    self._sources = corpora.names
+    self._source_starts = corpora.corpus_starts
     self._cells = cells
     self._balance = balance
 
@@ -81,31 +87,68 @@ class Table:
     """The row in corpus.Corpora at a place."""
     return int(place if self.rows is None else self.rows[place])
 
-  def eligible(self, bucket: buckets_lib.Bucket, share_of_draws: float = 1.0) -> list[Cell]:
-    """The cells as far as they fill the bucket, with the shares of their draws.
+  def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
+    """The cells as far as they fill the bucket; with by_source, each corpus has its own.
 
     A cell whose every row does takes no memory; of another, the places are held (4 bytes each).
 
     Raises:
-      ValueError: no row fills the bucket, or max_epochs allows too few draws.
+      ValueError: no row fills the bucket.
     """
     found = []
     for cell in self._cells:
       if cell['media'] == bucket.media:
-        places = self._places(bucket, cell)
-        if len(places):
-          found.append((cell['name'], places))
+        for source, part in self._parts(range(*cell['places']), by_source):
+          places = self._places(bucket, cell, part)
+          if len(places):
+            found.append(Cell(f'{cell["name"]} {source}'.strip(), places, source))
     if not found:
       raise ValueError(self._nothing_fits(bucket))
-    counts = np.array([len(places) for _, places in found], float)
-    is_unknown = np.array([UNKNOWN in name for name, _ in found])
-    shares = balanced_shares(counts, is_unknown, self._balance, share_of_draws)
-    return [
-      Cell(name, places, float(share)) for (name, places), share in zip(found, shares, strict=True)
-    ]
+    return found
 
-  def _places(self, bucket, cell):
-    places = range(*cell['places'])
+  def shares(
+    self, found: list[Cell], share_of_draws: float = 1.0, sources: Mapping[str, float] | None = None
+  ) -> np.ndarray:
+    """Shares of the draws of a bucket's cells, which sum to 1.
+
+    Args:
+      found: of `eligible`.
+      share_of_draws: the bucket's, of the draws of the run.
+      sources: weights of corpora, if the cells are by source.
+    Raises:
+      ValueError: none of the cells is of the sources, or max_epochs allows too few draws.
+    """
+    counts = np.array([len(cell.places) for cell in found], float)
+    is_unknown = np.array([UNKNOWN in cell.name for cell in found])
+    if not sources:
+      return balanced_shares(counts, is_unknown, self._balance, share_of_draws)
+    of_source = {name: np.array([cell.source == name for cell in found]) for name in sources}
+    total = sum(weight for name, weight in sources.items() if of_source[name].any())
+    if not total:
+      raise ValueError(
+        f'none of the sources {tuple(sources)} has rows that fill it: let it rest, or name another.'
+      )
+    shares = np.zeros(len(found))
+    for name, weight in sources.items():
+      mine = of_source[name]
+      if mine.any():
+        draws = share_of_draws * weight / total
+        inner = balanced_shares(counts[mine], is_unknown[mine], self._balance, draws)
+        shares[mine] = weight / total * inner
+    return shares
+
+  def _parts(self, places, by_source):
+    """(name of a corpus or '', its places): a cell's rows ascend, so those of a corpus adjoin."""
+    if not by_source:
+      return [('', places)]
+    bounds = self._source_starts
+    if self.rows is not None:
+      bounds = places.start + np.searchsorted(self.rows[places.start : places.stop], bounds)
+    bounds = np.clip(bounds, places.start, places.stop).tolist()
+    pairs = zip(self._sources, itertools.pairwise(bounds), strict=True)
+    return [(name, range(*pair)) for name, pair in pairs]
+
+  def _places(self, bucket, cell, places):
     if bucket.media == 'image' or buckets_lib.fills(bucket, cell['min_duration'], cell['min_fps']):
       return places
     part = slice(places.start, places.stop)
@@ -172,7 +215,7 @@ def whole(corpora: corpus.Corpora) -> Table:
       )
       start += int(count)
   taken = {name: columns[name] if order is None else columns[name][order] for name in COLUMNS}
-  return Table(order, taken, cells, Balance(), '-'.join(corpora.fingerprints))
+  return Table(corpora, order, taken, cells, Balance(), '-'.join(corpora.fingerprints))
 
 
 def read_manifest(directory: str | pathlib.Path) -> dict:
@@ -205,7 +248,7 @@ def read(directory: str | pathlib.Path, corpora: corpus.Corpora) -> Table:
   load = functools.partial(_map, pathlib.Path(directory))
   columns = {name: load(name) for name in COLUMNS}
   balance = Balance(**manifest['balance'])
-  return Table(load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
+  return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
 
 
 def _map(directory, name):

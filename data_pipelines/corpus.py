@@ -34,6 +34,7 @@ class Corpora:
     fingerprints: one per corpus; each changes with any byte of any of its records.
     sidecars: paths of the shards' sidecars, in the order of their rows.
     starts: first row of each shard, and at the end the number of rows.
+    corpus_starts: the same of each corpus.
   """
 
   def __init__(self, directories: str | pathlib.Path | Mapping[str, str], split: str):
@@ -41,6 +42,7 @@ class Corpora:
       directories = {'corpus': directories}
     self.names = tuple(directories)
     self.fingerprints, self.sidecars, self._shards, lengths = [], [], [], []
+    self.corpus_starts = [0]
     for directory in map(pathlib.Path, directories.values()):
       manifest = read_manifest(directory)
       if split not in manifest['splits']:
@@ -54,6 +56,7 @@ class Corpora:
         self._shards.append(str(directory / shard['records']))
         self.sidecars.append(directory / shard['sidecar'])
         lengths.append(shard['num_examples'])
+      self.corpus_starts.append(sum(lengths))
     self.starts = list(itertools.accumulate(lengths, initial=0))
 
   def __len__(self) -> int:

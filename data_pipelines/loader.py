@@ -1,16 +1,15 @@
 """The training stream: a pure function of the step, on any number of hosts and threads.
 
 Per bucket: cells -> each shuffled anew in each of its epochs -> mixed by their shares -> this
-host's rows -> batch; then steps are mixed from the buckets by weight. All of it is random access
-(grain.MapDataset), so the position of a run is its step, and a restart, also on other hosts, goes
-on with the same global batches.
+host's rows -> batch; then steps are mixed from the buckets by weight, which phases may change. All
+of it is random access (grain.MapDataset), so the position of a run is its step, and a restart, also
+on other hosts, goes on with the same global batches.
 
 The stream is total: an example that cannot be decoded is replaced by another one of its cell,
 chosen by the same function of the step, counted and named once. Too many of them end the run.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -20,9 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipelines import batches, cells, corpus, examples, shuffle
+from data_pipelines import batches, cells, corpus, examples, mixture, shuffle
 from data_pipelines import buckets as buckets_lib
 
+VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
 DataError = batches.DataError
 Tokenize = Callable[[list[str]], np.ndarray]
@@ -46,6 +46,9 @@ class TrainStream:
     max_bad_fraction: more undecodable examples than this share of those seen are an error.
     index: folder of an index of the corpora (python -m data_pipelines index), or ''.
     sandbox: decode in processes that may crash; else in the threads themselves.
+    sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
+      says.
+    phases: buckets and sources that are drawn from a step on (mixture.read_phases).
 
   Attributes:
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
@@ -67,6 +70,8 @@ class TrainStream:
     max_bad_fraction: float = 0.01,
     index: str = '',
     sandbox: bool = True,
+    sources: Mapping[str, float] | None = None,
+    phases: Sequence[Mapping] = (),
   ):
     _check_buckets(buckets, host_index, host_count)
     corpora = corpus.Corpora(directories, 'train')
@@ -74,30 +79,57 @@ class TrainStream:
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
     self._decoder = examples.make_decoder(sandbox)
-    draws = np.array([bucket.weight * bucket.batch_size for bucket in buckets])
-    self._drawn, self._batches, steps = [], [], []
-    for bucket, share in zip(buckets, draws / draws.sum(), strict=True):
-      bucket_cells = self._table.eligible(bucket, share)
+    weights = {bucket.name: bucket.weight for bucket in buckets}
+    planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
+    self._buckets = tuple(buckets)
+    self._corpora = corpora
+    self._mixture = mixture.Mixture(
+      [(phase.start, [phase.buckets.get(name, 0.0) for name in weights]) for phase in planned]
+    )
+    self._drawn, self._batches, self._of_bucket = [], [], []
+    for number, bucket in enumerate(buckets):
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
+      bucket_cells, cell_mixture = self._cells(number, planned)
       make = batches.Batches(
         self._decoder, corpora, self._table, bucket, bucket_cells, tokenize, clip_image_size,
         bucket_seed, self._health,
       )  # fmt: skip
+      draw = _Draw(bucket_cells, cell_mixture, bucket_seed)
+      drawn = grain.MapDataset.range(2**62).map(draw)
+      local = drawn[host_index::host_count]
       self._batches.append(make)
-      self._drawn.append(_draws(bucket_cells, bucket_seed).map_with_index(_pair))
-      local = self._drawn[-1][host_index::host_count]
-      steps.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
-    weights = [bucket.weight for bucket in buckets]
-    self._buckets = tuple(buckets)
-    self._corpora = corpora
-    self._steps = grain.MapDataset.mix(steps, weights)
-    numbers = [
-      grain.MapDataset.range(2**62).map(functools.partial(_number, i)) for i in range(len(buckets))
-    ]
-    self._bucket_of_step = grain.MapDataset.mix(numbers, weights)
-    described = [self._table.fingerprint, *(dataclasses.astuple(b) for b in buckets), seed]
-    described.append(clip_image_size)
+      self._drawn.append(drawn)
+      self._of_bucket.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
+    self._steps = grain.MapDataset.range(2**62).map(self._make)
+    described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
+    described += [clip_image_size, [dataclasses.astuple(phase) for phase in planned]]
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+  def _cells(self, number, phases):
+    """A bucket's cells, and their mixture: its phases begin at the bucket's own draws."""
+    bucket = self._buckets[number]
+    found = self._table.eligible(bucket, by_source=any(phase.sources for phase in phases))
+    sizes = {bucket.name: bucket.batch_size for bucket in self._buckets}
+    mixed = []
+    for phase in phases:
+      draws = {name: weight * sizes[name] for name, weight in phase.buckets.items()}
+      if bucket.name in draws:
+        share = draws[bucket.name] / sum(draws.values())
+        try:
+          shares = self._table.shares(found, share, phase.sources)
+        except ValueError as error:
+          raise ValueError(f'bucket {bucket.name!r} from step {phase.start} on: {error}') from error
+        start = self._mixture.counts(phase.start)[number] * bucket.batch_size
+        mixed.append((start, shares))
+    if not mixed:
+      raise ValueError(
+        f'bucket {bucket.name!r} is drawn in no phase: leave it out of data.buckets.'
+      )
+    return found, mixture.Mixture(mixed)
+
+  def _make(self, step):
+    number, index = self._mixture[step]
+    return self._of_bucket[number][index]
 
   @property
   def bad_examples(self) -> dict[str, str]:
@@ -111,11 +143,11 @@ class TrainStream:
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""
-    return self._buckets[self._bucket_of_step[step][0]]
+    return self._buckets[self._mixture[step][0]]
 
   def examples_at(self, step: int) -> list[dict]:
     """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
-    number, batch_index = self._bucket_of_step[step]
+    number, batch_index = self._mixture[step]
     bucket, drawn = self._buckets[number], self._drawn[number]
     first = batch_index * bucket.batch_size
     return [
@@ -145,6 +177,20 @@ class TrainStream:
       num_threads=self._num_threads, prefetch_buffer_size=self._num_threads + 1
     )
     return BatchIterator(self, self._steps[first_step:].to_iter_dataset(options), first_step)
+
+
+def from_config(config: Mapping, tokenize: Tokenize, **options) -> TrainStream:
+  """The stream of a run's config, a plain dict as in its config.json; with the rows of all hosts
+  unless the options, those of TrainStream, say otherwise.
+  """
+  data = config['data']
+  names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases')
+  options = {name: data[name] for name in names if name in data} | options
+  buckets = [buckets_lib.Bucket(name=name, **bucket) for name, bucket in data['buckets'].items()]
+  clip_image_size = config['image_encoder']['model']['image_size']
+  return TrainStream(
+    data['directories'], buckets, tokenize, clip_image_size, config['seed'], **options
+  )
 
 
 class BatchIterator(Iterator):
@@ -210,27 +256,20 @@ def held_out(
   return dict(batch, caption=captions, key=keys)
 
 
-def _draws(bucket_cells, seed):
-  """Endless (number of the cell, place): cells by their shares, each in shuffled epochs."""
-  draws = []
-  for number, cell in enumerate(bucket_cells):
-    order = shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
-    draws.append(order.map(functools.partial(_draw, number, cell.places)))
-  if len(draws) == 1:
-    return draws[0]
-  return grain.MapDataset.mix(draws, [cell.share for cell in bucket_cells])
+class _Draw:
+  """index -> (index, (number of the cell, place)): each cell in shuffled epochs of its own."""
 
+  def __init__(self, bucket_cells, cell_mixture, seed):
+    self._places = [cell.places for cell in bucket_cells]
+    self._mixture = cell_mixture
+    self._orders = [
+      shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
+      for cell in bucket_cells
+    ]
 
-def _draw(number, places, position):
-  return number, int(places[position])
-
-
-def _number(number, index):
-  return number, index
-
-
-def _pair(index, draw):
-  return index, draw
+  def __call__(self, index):
+    number, position = self._mixture[index]
+    return index, (number, int(self._places[number][int(self._orders[number][position])]))
 
 
 def _check_buckets(buckets, host_index, host_count):

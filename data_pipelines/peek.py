@@ -7,26 +7,10 @@ import pathlib
 import numpy as np
 import PIL.Image
 
-from data_pipelines import buckets as buckets_lib
 from data_pipelines import loader
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
 GAP = 4  # Pixels between its pictures.
-
-
-def open_stream(config: dict, tokenize: loader.Tokenize) -> loader.TrainStream:
-  """The stream of a run's resolved config, with the rows of all hosts."""
-  data = config['data']
-  return loader.TrainStream(
-    data['directories'],
-    [buckets_lib.Bucket(name=name, **bucket) for name, bucket in data['buckets'].items()],
-    tokenize,
-    config['image_encoder']['model']['image_size'],
-    config['seed'],
-    max_bad_fraction=1.0,  # To look is not to train: show what there is.
-    index=data.get('index', ''),
-    sandbox=data.get('sandbox', True),
-  )
 
 
 def peek(workdir: str, step: int, output: str) -> dict:
@@ -49,7 +33,9 @@ def peek(workdir: str, step: int, output: str) -> dict:
     captions[:] = batch_captions
     return np.zeros((len(batch_captions), 1), np.int32)
 
-  stream = open_stream(json.loads(path.read_text()), keep_captions)
+  # To look is not to train: show what there is, also if much of it is bad.
+  config = json.loads(path.read_text())
+  stream = loader.from_config(config, keep_captions, max_bad_fraction=1.0)
   try:
     batch = stream.batch_at(step)
   finally:

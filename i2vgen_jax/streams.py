@@ -1,6 +1,8 @@
 """A run's batches: from the data block of its config to buckets, a stream, and a position to
 resume."""
 
+import json
+
 from absl import logging
 
 from data_pipelines import buckets as buckets_lib
@@ -28,21 +30,11 @@ def make_buckets(config, components):
   return buckets
 
 
-def make_stream(config, components, buckets, mesh):
+def make_stream(config, components, mesh):
   """The training batches of a config, this host's rows; raises ValueError for an unfit corpus."""
   host_index, host_count = mesh_lib.batch_reader(mesh)
-  return loader.TrainStream(
-    dict(config.data.directories),
-    buckets,
-    components.tokenize,
-    components.encoders.image_encoder.image_size,
-    config.seed,
-    host_index=host_index,
-    host_count=host_count,
-    num_threads=config.data.num_threads,
-    max_bad_fraction=config.data.max_bad_fraction,
-    index=config.data.index,
-    sandbox=config.data.sandbox,
+  return loader.from_config(
+    json.loads(config.to_json()), components.tokenize, host_index=host_index, host_count=host_count
   )
 
 

@@ -58,7 +58,7 @@ def train(config, workdir):
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
   buckets = streams.make_buckets(config, components)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  stream = streams.make_stream(config, components, buckets, mesh)
+  stream = streams.make_stream(config, components, mesh)
   held_out = validation.Validation(config, components, mesh, streams.sample_bucket(config, buckets))
 
   # 3 Optimizer and state, as shapes only.

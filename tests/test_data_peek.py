@@ -23,7 +23,7 @@ def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   printed = capsys.readouterr().out
   components = components_lib.build(config)
   mesh = mesh_lib.make_mesh(config.mesh)
-  stream = streams.make_stream(config, components, streams.make_buckets(config, components), mesh)
+  stream = streams.make_stream(config, components, mesh)
   batch = stream.batch_at(3)
   stream.close()
   seen = json.loads((tmp_path / 'step-00000003.json').read_text())
