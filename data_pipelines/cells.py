@@ -12,9 +12,10 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
 
 from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, schema
+from data_pipelines import corpus, schema, storage
 
 VERSION = 1
 UNKNOWN = 'unknown'
@@ -220,7 +221,7 @@ def whole(corpora: corpus.Corpora) -> Table:
 
 def read_manifest(directory: str | pathlib.Path) -> dict:
   """The manifest of an index; raises ValueError if there is none."""
-  path = pathlib.Path(directory) / 'manifest.json'
+  path = epath.Path(directory) / 'manifest.json'
   if not path.exists() or not (manifest := json.loads(path.read_text())).get('cells'):
     raise ValueError(
       f'{directory} holds no index (manifest.json with cells). '
@@ -245,7 +246,7 @@ def read(directory: str | pathlib.Path, corpora: corpus.Corpora) -> Table:
       f'index {directory} is of the corpora {indexed}, but data.directories are {opened}: '
       'give the same, in the same order, or index again.'
     )
-  load = functools.partial(_map, pathlib.Path(directory))
+  load = functools.partial(_map, epath.Path(directory))
   columns = {name: load(name) for name in COLUMNS}
   balance = Balance(**manifest['balance'])
   return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
@@ -253,4 +254,5 @@ def read(directory: str | pathlib.Path, corpora: corpus.Corpora) -> Table:
 
 def _map(directory, name):
   [path] = directory.glob(f'{name}.*.npy')
-  return np.load(path, mmap_mode='r')
+  with storage.fetched(path) as local:  # A copy's space is free again when its map is gone.
+    return np.load(local, mmap_mode='r')

@@ -1,13 +1,16 @@
-"""Ingested corpora on disk, opened for random access: records, and the sidecar's columns."""
+"""Ingested corpora on a disk or in a bucket, opened for random access: records, and the sidecars'
+columns.
+"""
 
 import bisect
 import collections
+import concurrent.futures
 import functools
 import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +19,10 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
-from data_pipelines import schema
+from data_pipelines import remote_records, schema, storage
 from data_pipelines.frames import DecodeError
 
-RECORD = ('key', 'caption', 'media', 'data')
+TEXTS = ('key', 'caption', 'media')
 # What the stream asks of each row; `media` as its place in schema.MEDIA.
 COLUMNS = ('media', 'first_time', 'duration', 'fps')
 
@@ -31,6 +34,7 @@ class Corpora:
 
   Attributes:
     names: of the corpora, in the order of their rows.
+    directories: their folders, by name.
     fingerprints: one per corpus; each changes with any byte of any of its records.
     sidecars: paths of the shards' sidecars, in the order of their rows.
     starts: first row of each shard, and at the end the number of rows.
@@ -41,9 +45,10 @@ class Corpora:
     if not isinstance(directories, Mapping):
       directories = {'corpus': directories}
     self.names = tuple(directories)
+    self.directories = {name: epath.Path(path) for name, path in directories.items()}
     self.fingerprints, self.sidecars, self._shards, lengths = [], [], [], []
     self.corpus_starts = [0]
-    for directory in map(pathlib.Path, directories.values()):
+    for directory in self.directories.values():
       manifest = read_manifest(directory)
       if split not in manifest['splits']:
         raise ValueError(
@@ -52,11 +57,11 @@ class Corpora:
         )
       self.fingerprints.append(manifest['fingerprint'])
       for shard in manifest['splits'][split]['shards']:
-        _check_shard(directory, shard)
         self._shards.append(str(directory / shard['records']))
         self.sidecars.append(directory / shard['sidecar'])
         lengths.append(shard['num_examples'])
       self.corpus_starts.append(sum(lengths))
+    _check_lengths(self.sidecars, lengths)
     self.starts = list(itertools.accumulate(lengths, initial=0))
 
   def __len__(self) -> int:
@@ -65,7 +70,7 @@ class Corpora:
   @functools.cached_property
   def columns(self) -> dict[str, np.ndarray]:
     """COLUMNS of all sidecars, one array each."""
-    tables = [pa.parquet.read_table(path, columns=list(COLUMNS)) for path in self.sidecars]
+    tables = _in_threads(lambda path: storage.read_table(path, list(COLUMNS)), self.sidecars)
     media = pa.array(schema.MEDIA)
     columns = {name: [table[name] for table in tables] for name in COLUMNS}
     columns['media'] = [
@@ -78,27 +83,35 @@ class Corpora:
     shard = bisect.bisect_right(self.starts, row) - 1
     return self._shards[shard], int(row) - self.starts[shard]
 
+  def first_row(self, shard: str) -> int:
+    """Of a shard, by its file of records."""
+    return self.starts[self._shards.index(shard)]
+
   def key(self, row: int) -> str:
     """The row's key by its sidecar, which can be read where the record cannot."""
     shard = bisect.bisect_right(self.starts, row) - 1
-    keys = pa.parquet.read_table(self.sidecars[shard], columns=['key'])['key']
+    keys = storage.read_table(self.sidecars[shard], ['key'])['key']
     return keys[int(row) - self.starts[shard]].as_py()
 
 
 class Records:
-  """Reads records from shards, of which the last few used stay open."""
+  """Reads records from shards, of which the last few used stay open.
+
+  In a bucket each record is one ranged request, and of an open shard 8 bytes per record are held.
+  """
 
   MAX_OPEN = 256  # Files per process; an open shard of 10,000 records holds 0.7 MB.
 
-  def __init__(self):
+  def __init__(self, texts: Sequence[str] = TEXTS, data: Sequence[str] = ('data',)):
     from tensorflow_datasets.proto import tf_example_pb2
 
+    self._texts, self._data = texts, data
     self._example = tf_example_pb2.Example
     self._readers = collections.OrderedDict()
     self._lock = threading.Lock()
 
   def read(self, shard: str, record: int) -> dict:
-    """The record: key, caption and media as str, data as bytes.
+    """The record: its texts as str, its data as bytes.
 
     Raises:
       DecodeError: the shard's file is damaged there, or gone.
@@ -106,26 +119,33 @@ class Records:
     try:
       [serialized] = self._reader(shard).read([record])
       found = self._example.FromString(serialized).features.feature
-      values = {name: found[name].bytes_list.value[0] for name in RECORD}
+      values = {name: found[name].bytes_list.value[0] for name in (*self._texts, *self._data)}
     except (RuntimeError, OSError, ValueError, LookupError, message.DecodeError) as error:
       raise DecodeError('record', str(error)) from error
-    return {
-      name: value if name == 'data' else value.decode('utf-8', errors='replace')
-      for name, value in values.items()
-    }
+    texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
+    return values | texts
 
   def _reader(self, shard):
-    from array_record.python import array_record_module
-
     with self._lock:
-      if shard not in self._readers:
-        self._readers[shard] = array_record_module.ArrayRecordReader(
-          shard, options='readahead_buffer_size:0', file_reader_buffer_size=32768
-        )
-        if len(self._readers) > self.MAX_OPEN:
-          self._readers.popitem(last=False)  # Closed when the last thread is done with it.
-      self._readers.move_to_end(shard)
-      return self._readers[shard]
+      if shard in self._readers:
+        self._readers.move_to_end(shard)
+        return self._readers[shard]
+    reader = _open(shard)  # Out of the lock: in a bucket it takes two requests.
+    with self._lock:
+      self._readers[shard] = reader
+      if len(self._readers) > self.MAX_OPEN:
+        self._readers.popitem(last=False)  # Closed when the last thread is done with it.
+    return reader
+
+
+def _open(shard):
+  if not storage.is_local(shard):
+    return remote_records.Reader(shard)
+  from array_record.python import array_record_module
+
+  return array_record_module.ArrayRecordReader(
+    shard, options='readahead_buffer_size:0', file_reader_buffer_size=32768
+  )
 
 
 def read_manifest(directory: str | pathlib.Path) -> dict:
@@ -144,8 +164,17 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
   return manifest
 
 
-def _check_shard(directory, shard):
-  path = directory / shard['sidecar']
-  num_rows = pa.parquet.read_metadata(path).num_rows
-  if num_rows != shard['num_examples']:
-    raise ValueError(f'{path} has {num_rows} rows for {shard["num_examples"]} records.')
+def _check_lengths(sidecars, lengths):
+  for path, length, found in zip(sidecars, lengths, _in_threads(_num_rows, sidecars), strict=True):
+    if found != length:
+      raise ValueError(f'{path} has {found} rows for {length} records.')
+
+
+def _num_rows(path):
+  with path.open('rb') as file:
+    return pa.parquet.read_metadata(file).num_rows
+
+
+def _in_threads(function, paths):
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:  # For the latency of buckets.
+    return list(pool.map(function, paths))
