@@ -100,13 +100,13 @@ def _requests(stream, num_batches):
   requests = []
   decode_video_into, decode_image = decode.decode_video_into, decode.decode_image
 
-  def record(frames_FHWC, square_SSC, data, times, converter):
+  def record(frames_FHWC, squares_NSSC, data, times, converter):
     requests.append((data, times))
-    return decode_video_into(frames_FHWC, square_SSC, data, times, converter)
+    return decode_video_into(frames_FHWC, squares_NSSC, data, times, converter)
 
-  def record_image(data):
+  def record_image(data, *smallest):
     requests.append((data, ()))
-    return decode_image(data)
+    return decode_image(data, *smallest)
 
   decode.decode_video_into, decode.decode_image = record, record_image
   try:

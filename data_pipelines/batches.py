@@ -1,6 +1,7 @@
 """From drawn rows to a batch: where their media lies, what of it is shown, and what replaces it."""
 
 import logging
+import math
 import threading
 
 import numpy as np
@@ -15,12 +16,16 @@ class DataError(ValueError):
   """More examples than allowed cannot be decoded."""
 
 
-def request(corpora, table, bucket, place, start_fraction) -> examples.Request:
-  """What to decode for a place in the table; start_fraction puts the window into the video."""
+def request(
+  corpora, table, bucket, place, start_fraction, max_duration=math.inf
+) -> examples.Request:
+  """What to decode for a place in the table; start_fraction puts the window into the video, of
+  which the first max_duration seconds count."""
   shard, record = corpora.locate(table.row(place))
   if bucket.media == 'image':
     return examples.Request(shard, record, ())
-  slack = max(0.0, float(table.columns['duration'][place]) - bucket.span)
+  duration = min(float(table.columns['duration'][place]), max_duration)
+  slack = max(0.0, duration - bucket.span)
   start = float(table.columns['first_time'][place]) + start_fraction * slack
   times = tuple(start + i / bucket.fps for i in range(bucket.frames))
   return examples.Request(shard, record, times)
@@ -64,10 +69,7 @@ class Batches:
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
     for _ in range(MAX_REPLACEMENTS + 1):
-      requests = {
-        i: request(self._corpora, self._table, self._bucket, place, starts[i])
-        for i, place in places.items()
-      }
+      requests = {i: self._request(place, starts[i]) for i, place in places.items()}
       for i, decoded in self._decoder.fill(batch, requests):
         if decoded.error:
           key = decoded.key or self._corpora.key(self._table.row(places[i]))
@@ -88,10 +90,14 @@ class Batches:
     positions = [index % self._bucket.batch_size for index, _ in drawn]
     return finish(batch, self._bucket, positions, self._tokenize(captions))
 
+  def _request(self, place, start):
+    duration = self._decoder.max_duration
+    return request(self._corpora, self._table, self._bucket, place, start, duration)
+
   def describe(self, index, cell, place):
     """Key, cell, and where and when in the corpus a draw lies, before any replacement."""
     start = np.random.default_rng((self._seed, index)).random()
-    drawn = request(self._corpora, self._table, self._bucket, place, start)
+    drawn = self._request(place, start)
     key = self._corpora.key(self._table.row(place))
     return dict(key=key, cell=self._cells[cell].name, **vars(drawn))
 

@@ -31,10 +31,15 @@ def center_crop(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
   return pixels_HWC[top : top + height, left : left + width]
 
 
+def cover(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
+  """Box-scales an RGB image to cover height x width."""
+  scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
+  return image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
+
+
 def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
   """Box-scales an RGB image to cover height x width and cuts the centre (VGen CenterCropWide)."""
-  scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
-  image = image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
+  image = cover(image, height, width)
   left = (image.width - width) // 2
   top = (image.height - height) // 2
   return image.crop((left, top, left + width, top + height))

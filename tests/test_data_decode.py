@@ -12,7 +12,7 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines import decode, transforms
+from data_pipelines import decode, examples, transforms
 from data_pipelines import frames as frames_lib
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -198,6 +198,30 @@ def test_fast_jpeg_is_upright_and_equals_pillow_to_the_bit(orientation):
   image.save(buffer, 'jpeg', exif=exif)
   theirs = PIL.ImageOps.exif_transpose(PIL.Image.open(buffer)).convert('RGB')
   np.testing.assert_array_equal(decode.decode_image(buffer.getvalue()), theirs)
+
+
+@pytest.mark.parametrize('orientation', [1, 6])
+def test_a_jpeg_may_come_smaller_but_not_below_what_is_asked(orientation):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = orientation
+  buffer = io.BytesIO()
+  PIL.Image.new('RGB', (300, 160)).save(buffer, 'jpeg', exif=exif)
+  for least, size in (((70, 100), (150, 80)), ((81, 100), (300, 160)), ((0, 0), (300, 160))):
+    found = decode.decode_image(buffer.getvalue(), *(least if orientation == 1 else least[::-1]))
+    assert found.size == (size if orientation == 1 else size[::-1])
+
+
+def test_images_of_a_batch_are_vgens_to_two_of_255():
+  for path in sorted((SHARED / 'images').glob('*.jpg')):
+    data = path.read_bytes()
+    pixels, square = np.empty((256, 448, 3), np.uint8), np.empty((224, 224, 3), np.uint8)
+    examples.fill_image(pixels, square, data)
+    whole = decode.decode_image(data)
+    exact = transforms.center_crop_resize(whole, 256, 448)
+    # Decoded at half the size if 1.4 times the target is left; else the same to the bit.
+    limit = 2.5 if min(whole.height / 256, whole.width / 448) >= 2.8 else 0.01
+    assert mean_difference(pixels, exact) < limit, path.name
+    assert mean_difference(square, transforms.clip_square(whole, 448, 224)) < 3.3, path.name
 
 
 def test_a_truncated_jpeg_is_an_error_and_trailing_bytes_are_not():
