@@ -103,6 +103,7 @@ def release():
     directories=dict(),
     buckets=dict(),
     index='',  # Folder of an index of the corpora: balanced cells. '' draws all rows alike.
+    cache='',  # Folder of `python -m i2vgen_jax.precompute`: latents and embeddings for media.
     # Weights of the directories in the draws of each bucket; without, all their rows are alike.
     sources=dict(),
     # From a step on, other weights: dict(start=STEP, buckets=dict(name=WEIGHT), sources=...). What

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import runpy
 import sys
 import time
 
@@ -26,7 +27,16 @@ def main(arguments: list[str] | None = None) -> None:
     bench.add_command,
   ):
     command(commands)
-  options = vars(parser.parse_args(arguments))
+  text = (
+    "Encode a config's corpora once, for data.cache of its runs: python -m i2vgen_jax.precompute."
+  )
+  commands.add_parser('precompute', help=text)
+  given = sys.argv[1:] if arguments is None else arguments
+  if given[:1] == ['precompute']:  # Its flags are those of a run's config.
+    sys.argv = ['python -m data_pipelines precompute', *given[1:]]
+    runpy.run_module('i2vgen_jax.precompute', run_name='__main__')
+    return
+  options = vars(parser.parse_args(given))
   run = options.pop('run')
   try:
     run(**options)

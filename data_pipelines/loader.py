@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipelines import batches, cells, corpus, examples, mixture, shuffle
+from data_pipelines import batches, cells, corpus, examples, latents, mixture, shuffle
 from data_pipelines import buckets as buckets_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
@@ -49,6 +49,8 @@ class TrainStream:
     sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
       says.
     phases: buckets and sources that are drawn from a step on (mixture.read_phases).
+    cache: folder of a cache (latents.py), or ''. Then latent_mean, latent_logvar, image_embedding
+      and text take the place of video and clip_image.
 
   Attributes:
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
@@ -72,13 +74,17 @@ class TrainStream:
     sandbox: bool = True,
     sources: Mapping[str, float] | None = None,
     phases: Sequence[Mapping] = (),
+    cache: str = '',
   ):
     _check_buckets(buckets, host_index, host_count)
     corpora = corpus.Corpora(directories, 'train')
     self._table = cells.read(index, corpora) if index else cells.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
-    self._decoder = examples.make_decoder(sandbox)
+    if cache:
+      self._decoder = latents.Reader(cache, corpora, self._table, buckets)
+    else:
+      self._decoder = examples.make_decoder(sandbox)
     weights = {bucket.name: bucket.weight for bucket in buckets}
     planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
     self._buckets = tuple(buckets)
@@ -103,6 +109,8 @@ class TrainStream:
     self._steps = grain.MapDataset.range(2**62).map(self._make)
     described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
     described += [clip_image_size, [dataclasses.astuple(phase) for phase in planned]]
+    if cache:
+      described.append(self._decoder.fingerprint)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
   def _cells(self, number, phases):
@@ -184,7 +192,7 @@ def from_config(config: Mapping, tokenize: Tokenize, **options) -> TrainStream:
   unless the options, those of TrainStream, say otherwise.
   """
   data = config['data']
-  names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases')
+  names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache')
   options = {name: data[name] for name in names if name in data} | options
   buckets = [buckets_lib.Bucket(name=name, **bucket) for name, bucket in data['buckets'].items()]
   clip_image_size = config['image_encoder']['model']['image_size']

@@ -33,9 +33,9 @@ def peek(workdir: str, step: int, output: str) -> dict:
     captions[:] = batch_captions
     return np.zeros((len(batch_captions), 1), np.int32)
 
-  # To look is not to train: show what there is, also if much of it is bad.
+  # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
   config = json.loads(path.read_text())
-  stream = loader.from_config(config, keep_captions, max_bad_fraction=1.0)
+  stream = loader.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
   try:
     batch = stream.batch_at(step)
   finally:

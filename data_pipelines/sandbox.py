@@ -25,7 +25,7 @@ from data_pipelines.frames import DecodeError
 MIN_TIMEOUT_SECS = 30.0
 TIMEOUT_SECS_PER_MB = 5.0
 WALL_FACTOR = 4.0  # On a busy machine a second of CPU time takes several; a deadlock takes none.
-START_SECS = 120.0  # Imports on a busy machine with a cold disk.
+START_SECS = 300.0  # Imports on a busy machine with a cold disk.
 # Memory that a decoder frees is kept for the next example: to get it from the system anew, page by
 # page, was a fifth of the time of a JPEG (measured in a virtual machine).
 _KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': str(32 << 20), 'MALLOC_TRIM_THRESHOLD_': str(512 << 20)}

@@ -81,11 +81,20 @@ class Encoders:
       float32 (B, F, H/f, W/f, latent channels), about unit variance.
     """
 
+    mean_BFHWC, logvar_BFHWC = self.moments(frozen, video_BFHWC)
+    return self.draw_latents(mean_BFHWC, logvar_BFHWC, keys_B)
+
+  def moments(self, frozen, video_BFHWC):
+    """Mean and log-variance of the posterior of uint8 pixels, float32 in the VAE's own units."""
+
     def encode(frames_BHWC):
       pixels_BHWC = frames_BHWC.astype(jnp.float32) / 127.5 - 1
       return self.vae.apply({'params': frozen['vae']}, pixels_BHWC, method='encode')
 
-    mean_BFHWC, logvar_BFHWC = self._over_frames(encode, video_BFHWC)
+    return self._over_frames(encode, video_BFHWC)
+
+  def draw_latents(self, mean_BFHWC, logvar_BFHWC, keys_B=None):
+    """Scaled latents of a posterior; None for keys_B takes its mean."""
     if keys_B is not None:
       noise_BFHWC = jax.vmap(lambda key: jax.random.normal(key, mean_BFHWC.shape[1:]))(keys_B)
       mean_BFHWC = mean_BFHWC + jnp.exp(0.5 * logvar_BFHWC) * noise_BFHWC
@@ -142,6 +151,30 @@ class Encoders:
       'image_embedding': self.encode_image(frozen, clip_image_BHWC),
       'image_latents': image_latents_BFHWC[:, 0],
       'fps': fps_B.astype(jnp.float32),
+    }
+
+  def encode_batch(self, frozen, batch, keys_B, image_keys_B):
+    """(latents_BFHWC, conditioning) of a training batch: of pixels, or of what precompute.py made
+    of them (data_pipelines/latents.py).
+
+    Args:
+      frozen: parameters.
+      batch: see data_pipelines.loader.TrainStream.
+      keys_B, image_keys_B: draw the video's latents, and those of its first frame as a condition.
+    """
+    if 'video' in batch:
+      latents_BFHWC = self.encode_video(frozen, batch['video'], keys_B)
+      return latents_BFHWC, self.conditioning(
+        frozen, batch['token_ids'], batch['video'][:, 0], batch['clip_image'], batch['fps'],
+        image_keys_B,
+      )  # fmt: skip
+    moments = [batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')]
+    first = self.draw_latents(*(moment[:, :1] for moment in moments), image_keys_B)
+    return self.draw_latents(*moments, keys_B), {
+      'text': batch['text'].astype(jnp.float32),
+      'image_embedding': batch['image_embedding'].astype(jnp.float32),
+      'image_latents': first[:, 0],
+      'fps': batch['fps'].astype(jnp.float32),
     }
 
   def null_conditions(self, frozen):

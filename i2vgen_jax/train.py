@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from data_pipelines import loader
 from i2vgen_jax import (
+  cache,
   checkpoint,
   cli,
   figures,
@@ -87,6 +88,8 @@ def train(config, workdir):
 
   # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
+  if config.data.cache:
+    cache.check(config, frozen)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:

@@ -86,10 +86,7 @@ def make_loss(
     posterior_B, image_B, drop_B, time_B, noise_B, dropout_B = sample_keys(
       seed, step, batch['position'], 6
     )
-    latents_BFHWC = encoders.encode_video(frozen, batch['video'], posterior_B)
-    conditioning = encoders.conditioning(
-      frozen, batch['token_ids'], batch['video'][:, 0], batch['clip_image'], batch['fps'], image_B
-    )
+    latents_BFHWC, conditioning = encoders.encode_batch(frozen, batch, posterior_B, image_B)
     conditioning = guidance.drop_conditions(
       drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
     )
