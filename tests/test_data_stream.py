@@ -134,6 +134,37 @@ def test_no_frame_is_black_or_empty(demo):
     assert video.astype(int).std(axis=(2, 3, 4)).min() > 1
 
 
+def test_short_and_slow_videos_go_to_the_buckets_that_they_fill_and_no_other(tmp_path):
+  """VGen repeats or blackens what is missing."""
+  folder = tmp_path / 'media'
+  folder.mkdir()
+  lengths = dict(long=(32, 16), short=(8, 16), slow=(12, 6))  # Frames, frames per second.
+  for name, (frames, fps) in lengths.items():
+    pixels = np.random.default_rng(0).integers(60, 200, (frames, 32, 32, 3), dtype=np.uint8)
+    (folder / f'{name}.mp4').write_bytes(demo_corpus.encode_video(pixels, fps=fps))
+    (folder / f'{name}.txt').write_text(name)
+  ingest.ingest(str(folder), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
+  size = dict(height=32, width=32, batch_size=6)
+  wanted = {
+    buckets.Bucket('8 at 8', 8, fps=8, **size): {'long'},
+    buckets.Bucket('4 at 8', 4, fps=8, **size): {'long', 'short'},
+    buckets.Bucket('4 at 4', 4, fps=4, **size): {'long', 'slow'},
+    buckets.Bucket('2 at 5', 2, fps=5, **size): {'long', 'short', 'slow'},
+  }
+  captions = []
+
+  def tokenize(found):
+    captions[:] = found
+    return np.zeros((len(found), 1))
+
+  stream = loader.TrainStream(str(tmp_path / 'out'), list(wanted), tokenize, 16, 0, sandbox=False)
+  for step in range(8):
+    video = stream.batch_at(step)['video']
+    assert set(captions) == wanted[stream.bucket_at(step)]
+    assert video.reshape(*video.shape[:2], -1).mean(axis=-1).min() > 50
+  assert stream.num_bad == 0
+
+
 def test_training_windows_start_at_different_times(demo):
   corpora = corpus.Corpora(demo[1]['videos'], 'train')
   slow = buckets.Bucket('slow', 4, 32, 32, fps=8, batch_size=30)
