@@ -8,11 +8,13 @@ ones to RGB. The stream does that and all else a batch needs: record access, cro
 tokens, batching. They run in turns; the stream's child process counts too. The bar is 0.95 of bare
 PyAV's throughput. A second reference makes the CLIP image too, as VGen does: what is left to the
 stream then is its own overhead.
+The third reads the same media from a tar by webdataset, and stacks batches.
 Without --videos the demo corpus is measured, as the quickstart trains on it.
 """
 
 import argparse
 import io
+import json
 import pathlib
 import tempfile
 import time
@@ -20,6 +22,7 @@ import time
 import av
 import numpy as np
 import PIL.Image
+import webdataset
 
 from data_pipelines import buckets, decode, demo_corpus, ingest, loader, transforms
 from data_pipelines import frames as frames_lib
@@ -61,14 +64,15 @@ def main():
       for name in ('stream', 'stream in threads')
     }
     name = pathlib.Path(videos).name
-    measure(name, streams, bucket, options.num_batches, options.num_rounds)
+    measure(name, streams, bucket, options.num_batches, options.num_rounds, f'{folder}/media.tar')
     streams['stream'].close()
 
 
-def measure(name, streams, bucket, num_batches, num_rounds):
+def measure(name, streams, bucket, num_batches, num_rounds, tar):
   requests = _requests(streams['stream in threads'], num_batches)
+  _write_tar(tar, requests)
   clip_image_size = streams['stream'].batch_at(0)['clip_image'].shape[1]
-  seconds = {name: [] for name in (*streams, 'bare', 'bare with CLIP image')}
+  seconds = {name: [] for name in (*streams, 'bare', 'bare with CLIP image', 'webdataset')}
   for _ in range(num_rounds):
     for kind, stream in streams.items():
       start = time.process_time() + stream.child_cpu_secs
@@ -80,6 +84,9 @@ def measure(name, streams, bucket, num_batches, num_rounds):
       for data, times in requests:
         _bare_decode(data, times, bucket.height, bucket.width, size)
       seconds[kind].append(time.process_time() - start)
+    start = time.process_time()
+    _read_tar(tar, bucket)
+    seconds['webdataset'].append(time.process_time() - start)
   cost = {kind: min(values) / len(requests) for kind, values in seconds.items()}
   print(f'{name}: {bucket.frames} frames {bucket.width}x{bucket.height} at {bucket.fps:g} fps')
   for kind, value in cost.items():
@@ -143,6 +150,24 @@ def _bare_decode(data, times, height, width, clip_image_size):
       if len(frames) == len(times):
         break
   return frames
+
+
+def _write_tar(path, requests):
+  with webdataset.TarWriter(path) as writer:
+    for i, (data, times) in enumerate(requests):
+      writer.write({'__key__': f'{i:06d}', 'media': data, 'json': list(times), 'txt': 'a caption'})
+
+
+def _read_tar(path, bucket):
+  """Batches of frames from a tar: webdataset reads, PyAV or Pillow decodes, numpy stacks."""
+  frames = []
+  for sample in webdataset.WebDataset(path, shardshuffle=False):
+    times = json.loads(sample['json'])
+    video = _bare_decode(sample['media'], times, bucket.height, bucket.width, None)
+    frames.append([transforms.center_crop(frame, bucket.height, bucket.width) for frame in video])
+    if len(frames) == bucket.batch_size:
+      np.stack([np.stack(video) for video in frames])
+      frames = []
 
 
 if __name__ == '__main__':
