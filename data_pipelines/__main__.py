@@ -7,6 +7,7 @@ import sys
 import time
 
 from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, peek, verify
+from data_pipelines.report import command as report
 from data_pipelines.score import command as score
 
 
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     score.add_command,
     verify.add_command,
     index.add_command,
+    report.add_command,
     peek.add_command,
     bench.add_command,
   ):

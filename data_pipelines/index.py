@@ -216,31 +216,49 @@ def add_command(commands) -> None:
 
 
 def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **options):
-  named = [item.rpartition('=') for item in corpus]
-  directories = {name or pathlib.Path(path).name: path for name, _, path in named}
-  if len(directories) < len(corpus):
-    raise ValueError(f'the corpora {corpus} should have different names: --corpus=NAME=DIR.')
+  directories = named(corpus)
   balance = cells.Balance(alpha, max_epochs, num_draws, unknown_weight)
   axes = None if axes is None else [axis for axis in axes.split(',') if axis]
   manifest = index(directories, output, axes=axes, balance=balance, **options)
-  _report(manifest, balance)
+  _report(manifest)
   print(f'{"would write" if options["dry_run"] else "index"} {output}')
   print(f'fingerprint {manifest["fingerprint"]}')
 
 
-def _report(manifest, balance):
+def named(corpora: Sequence[str]) -> dict[str, str]:
+  """{name: folder} of flags [NAME=]DIR."""
+  parts = [item.rpartition('=') for item in corpora]
+  directories = {name or pathlib.Path(path).name: path for name, _, path in parts}
+  if len(directories) < len(corpora):
+    raise ValueError(f'the corpora {corpora} should have different names: --corpus=NAME=DIR.')
+  return directories
+
+
+def _report(manifest):
   before = None
   for step in manifest['funnel']:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
     print(f'{step["num_rows"]:>12} {step["condition"]}{lost}')
     before = step['num_rows']
   for media in schema.MEDIA:
-    found = [cell for cell in manifest['cells'] if cell['media'] == media]
+    found = shares(manifest, media)
     if not found:
       continue
-    counts = np.array([cell['places'][1] - cell['places'][0] for cell in found], float)
-    is_unknown = np.array([cells.UNKNOWN in cell['name'] for cell in found])
-    shares = cells.balanced_shares(counts, is_unknown, balance, counts.sum() / manifest['num_rows'])
-    print(f'{media}: {len(found)} cells, {int(counts.sum())} rows; rows, share -> share of draws')
-    for cell, count, share in zip(found, counts, shares, strict=True):
-      print(f'{int(count):>12} {count / counts.sum():7.2%} -> {share:7.2%}  {cell["name"]}')
+    total = sum(count for _, count, _ in found)
+    print(f'{media}: {len(found)} cells, {total} rows; rows, share -> share of draws')
+    for cell, count, share in found:
+      print(f'{count:>12} {count / total:7.2%} -> {share:7.2%}  {cell["name"]}')
+
+
+def shares(manifest: Mapping, media: str) -> list[tuple[dict, int, float]]:
+  """(cell, its rows, its share of the draws of that media) of the cells of a kind of media."""
+  found = [cell for cell in manifest['cells'] if cell['media'] == media]
+  if not found:
+    return []
+  counts = np.array([cell['places'][1] - cell['places'][0] for cell in found])
+  is_unknown = np.array([cells.UNKNOWN in cell['name'] for cell in found])
+  balance = cells.Balance(**manifest['balance'])
+  drawn = cells.balanced_shares(
+    counts.astype(float), is_unknown, balance, counts.sum() / manifest['num_rows']
+  )
+  return list(zip(found, counts.tolist(), drawn.tolist(), strict=True))

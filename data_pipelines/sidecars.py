@@ -72,6 +72,10 @@ class Sidecars:
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
 
+  def rows(self, sql: str) -> list[dict]:
+    """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
+    return self._db.sql(sql).to_arrow_table().to_pylist()
+
   def _query(self, sql):
     try:
       return self._db.execute(sql).fetchnumpy()

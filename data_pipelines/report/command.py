@@ -1,0 +1,205 @@
+"""Report: one HTML page about corpora, and about an index of them if one is given.
+
+The page needs nothing beside it: pictures are data URIs, histograms are inline SVG, and its content
+security policy lets a browser fetch or run nothing. Captions and keys come from the web: they are
+escaped. The same corpus gives the same bytes.
+"""
+
+import pathlib
+import re
+import time
+from collections.abc import Mapping
+
+import jinja2
+import tqdm
+from etils import epath
+
+from data_pipelines import cells, corpus, schema, sidecars, storage
+from data_pipelines import index as index_lib
+from data_pipelines.report import counts, pictures
+
+
+def report(
+  directories: Mapping[str, str], output: str, index_folder: str = '', num_examples: int = 6
+) -> dict:
+  """Writes the page.
+
+  Args:
+    directories: name -> ingested corpus; of an index, the same in the same order.
+    output: file of the page, on a disk or in a bucket.
+    index_folder: of an index of the corpora, or ''.
+    num_examples: pictures per cell, per rule of curate, and without an index per kind of media.
+  Returns:
+    What the page shows, without the pictures.
+  Raises:
+    ValueError: no corpus, or an index of others.
+  """
+  corpora = corpus.Corpora(dict(directories), 'train')
+  manifest = cells.read_manifest(index_folder) if index_folder else None
+  order = cells.read(index_folder, corpora).rows if index_folder else None
+  table = sidecars.Sidecars(corpora)
+  conditions = counts.populations(table.columns, manifest)
+  found = dict(
+    corpora=[_corpus(name, directory) for name, directory in directories.items()],
+    sizes=counts.sizes(table, conditions),
+    index=manifest,
+    heatmaps=_heatmaps(manifest) if manifest else [],
+    histograms=counts.histograms(table, conditions),
+    rejections=counts.rejections(directories),
+    licences=counts.licences(table, conditions),
+    populations=list(conditions),
+  )
+  if manifest and found['sizes'][-1]['num_rows'] != manifest['num_rows']:
+    raise ValueError(
+      f'{index_folder} has {manifest["num_rows"]} rows, but its conditions now leave '
+      f'{found["sizes"][-1]["num_rows"]}: curate or score has run since; index again.'
+    )
+  groups = _groups(table, conditions, manifest, order, num_examples)
+  html = _page(found, _sheets(corpora, table, groups))
+  storage.write_bytes(epath.Path(output), html.encode())
+  return found
+
+
+def _corpus(name, directory):
+  manifest = corpus.read_manifest(directory)
+  num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
+  return dict(
+    name=name,
+    layout=manifest['layout'],
+    fingerprint=manifest['fingerprint'],
+    splits={split: found['num_by_media'] for split, found in manifest['splits'].items()},
+    num_examples=num_examples,
+    num_rejected=manifest['num_rejected'],
+    curate=counts.stage_manifest(directory, 'curate'),
+    score=counts.stage_manifest(directory, 'score'),
+  )
+
+
+def _heatmaps(manifest):
+  """Tables of cells: the first score downwards, the second to the right, the others in its title.
+
+  Returns:
+    Dicts of title, media, rows and columns (levels), and cells: {(row, column): dict}.
+  """
+  axes, found = manifest['axes'], {}
+  for media in schema.MEDIA:
+    listed = index_lib.shares(manifest, media)
+    total = sum(count for _, count, _ in listed)
+    for cell, count, share in listed:
+      levels = dict(part.split('=') for part in cell['name'].split()[1:])
+      named = [f'{axis} {_range(manifest, axis, levels[axis])}' for axis in axes]
+      title = ', '.join([media, *named[2:]])
+      panel = found.setdefault(title, dict(title=title, media=media, axes=axes[:2], cells=[]))
+      draws = manifest['balance']['num_draws'] * total / manifest['num_rows'] * share
+      panel['cells'].append(
+        dict(
+          name=cell['name'],
+          place=(named + ['', ''])[:2],
+          anchor=_anchor(cell['name']),
+          count=count,
+          share=count / total,
+          drawn=share,
+          epochs=draws / count,
+        )
+      )
+  return list(found.values())
+
+
+def _range(manifest, axis, level):
+  """The scores of a level of an axis, for people."""
+  if level == cells.UNKNOWN:
+    return level
+  edges = ['', *(f'{edge:.3g}' for edge in manifest['edges'][axis]), '']
+  low, high = edges[int(level)], edges[int(level) + 1]
+  if low and high:
+    return f'{low} to {high}'
+  return f'from {low}' if low else f'below {high}' if high else 'all'
+
+
+def _anchor(name):
+  return re.sub(r'[^a-z0-9]+', '-', name.lower())
+
+
+def _groups(table, conditions, manifest, order, num_examples):
+  """Contact sheets as (kind, title, rows): of cells, or of what is kept; and of what is dropped."""
+  groups = []
+  if manifest:
+    for cell in manifest['cells']:
+      start, stop = cell['places']
+      step = max(1, (stop - start) // max(1, num_examples))
+      rows = [int(order[place]) for place in range(start, stop, step)[:num_examples]]
+      groups.append(('cell', cell['name'], rows))
+  else:
+    last = list(conditions.values())[-1]
+    for media in schema.MEDIA:
+      rows = counts.some_rows(table, f"{last} AND media = '{media}'", num_examples)
+      groups.append(('cell', f'{media}s', rows))
+  if 'reject' in table.columns:
+    rules = table.rows('SELECT DISTINCT unnest(reject) AS rule FROM sidecars ORDER BY rule')
+    for rule in (row['rule'] for row in rules):
+      rows = counts.some_rows(table, f"list_contains(reject, '{rule}')", num_examples)
+      groups.append(('rule', rule, rows))
+  return [group for group in groups if group[2]]
+
+
+def _sheets(corpora, table, groups):
+  """The groups with their examples drawn; an example that is in several is drawn once."""
+  details = counts.details(table, [row for _, _, rows in groups for row in rows])
+  strips = pictures.Strips(corpora)
+  try:
+    drawn = {
+      row: strips(row, details[row]) for row in tqdm.tqdm(sorted(details), disable=None, unit='ex')
+    }
+  finally:
+    strips.close()
+  return [
+    dict(kind=kind, title=title, anchor=_anchor(title), examples=[drawn[row] for row in rows])
+    for kind, title, rows in groups
+  ]
+
+
+def _page(found, sheets):
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters.update(count=lambda n: f'{n:,}', number=lambda x: f'{x:.3g}')
+  return environment.get_template('page.html').render(**found, sheets=sheets)
+
+
+def add_command(commands) -> None:
+  """Adds `report` to the command line."""
+  text = 'Write one HTML page about a corpus: what it holds, what was dropped, what is drawn.'
+  parser = commands.add_parser('report', help=text, description=text)
+  parser.add_argument(
+    '--corpus', action='append', required=True, metavar='[NAME=]DIR',
+    help='folder that ingest wrote; repeated for an index of several, in its order',
+  )  # fmt: skip
+  parser.add_argument('--index', default='', help='folder that index wrote; cells are shown then')
+  parser.add_argument('--output', required=True, help='file to write, report.html')
+  parser.add_argument(
+    '--num_examples', type=int, default=6, help='pictures per cell and per rule; 0 for none'
+  )
+  parser.add_argument('--dry_run', action='store_true', help='only say what would be done')
+  parser.set_defaults(run=_run_command)
+
+
+def _run_command(corpus, index, output, num_examples, dry_run):
+  start = time.monotonic()
+  directories = index_lib.named(corpus)
+  if dry_run:
+    for name, directory in directories.items():
+      found = _corpus(name, directory)
+      stages = ', '.join(stage for stage in schema.STAGES if found[stage]) or 'none'
+      print(f'{name}: {found["num_examples"]:,} examples, stages: {stages}')
+    print(f'would write {output}; nothing was written')
+    return
+  found = report(directories, output, index, num_examples)
+  for size in found['sizes']:
+    print(f'{size["num_rows"]:>12,} {size["name"]}, {size["hours"]:.2f} h')
+  print(
+    f'{output}: {epath.Path(output).stat().length / 1e6:.1f} MB, {time.monotonic() - start:.1f} s'
+  )

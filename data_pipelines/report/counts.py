@@ -1,0 +1,151 @@
+"""What the report counts, by SQL on the sidecars: nothing here grows with the corpus."""
+
+import collections
+import json
+from collections.abc import Mapping
+
+from etils import epath
+
+from data_pipelines import corpus, schema, sidecars
+
+BINS = 32
+TAILS = 0.005  # The outermost bins hold what lies beyond these quantiles.
+# Title, the column it needs, and SQL for its value; NULL where it has none.
+MEASURES = (
+  ('duration, s', 'duration', "CASE media WHEN 'video' THEN duration END"),
+  ('longest shot, s', 'span_end', "CASE media WHEN 'video' THEN span_end - span_start END"),
+  ('frames per second', 'fps', "CASE media WHEN 'video' THEN fps END"),
+  ('shorter side, pixels', 'height', 'least(height, width)'),
+  ('aesthetic', 'aesthetic', 'aesthetic'),
+  ('motion, diagonals/s', 'motion', 'motion'),
+  ('camera motion, diagonals/s', 'camera_motion', 'camera_motion'),
+  ('object motion, diagonals/s', 'object_motion', 'object_motion'),
+  ('subject, share of the frame', 'subject', 'subject'),
+  ('similarity of caption and picture', 'clip_similarity', 'clip_similarity'),
+  ('NSFW score', 'nsfw_score', 'nsfw_score'),
+  ('watermark score', 'watermark_score', 'watermark_score'),
+  ('text, share of the frame', 'text_area', 'text_area'),
+  ('plain border, share of the frame', 'border_area', 'border_area'),
+  ('caption, characters', 'caption_length', 'caption_length'),
+)
+
+
+def populations(columns: set[str], index: Mapping | None) -> dict[str, str]:
+  """SQL conditions by the name of what they leave, each a part of the one before."""
+  found = {'ingested': 'TRUE'}
+  if 'keep' in columns:
+    found['kept by curate'] = 'coalesce(keep, true)'
+  if index:
+    found['in the index'] = ' AND '.join(f'({c})' for c in index['where']) or 'TRUE'
+  return found
+
+
+def histograms(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:
+  """Of each of MEASURES that the sidecars have.
+
+  Returns:
+    title, low, high (of the bins), num_unknown, and counts: BINS numbers per population.
+  """
+  found = []
+  for title, column, sql in MEASURES:
+    if column in table.columns:
+      histogram = _histogram(table, sql, conditions)
+      if histogram:
+        found.append(dict(histogram, title=title))
+  return found
+
+
+def _histogram(table, sql, conditions):
+  value = f'({sql})::DOUBLE'
+  [found] = table.rows(
+    f'SELECT quantile_disc(x, {TAILS}) AS low, quantile_disc(x, {1 - TAILS}) AS high, '
+    'count(*) AS num, count(x) AS known '
+    f'FROM (SELECT CASE WHEN isfinite({value}) THEN {value} END AS x FROM sidecars)'
+  )
+  if not found['known']:
+    return None
+  low, width = found['low'], (found['high'] - found['low']) / BINS or 1.0
+  rows = table.rows(
+    f'SELECT least(greatest(floor(({value} - {low!r}) / {width!r}), 0), {BINS - 1})::INTEGER '
+    f'AS bin, {_sums(conditions)} FROM sidecars WHERE isfinite({value}) GROUP BY bin'
+  )
+  counts = {name: [0] * BINS for name in conditions}
+  for row in rows:
+    for name, count in zip(conditions, _counts(row), strict=True):
+      counts[name][row['bin']] = count
+  num_unknown = found['num'] - found['known']
+  return dict(low=low, high=low + BINS * width, num_unknown=num_unknown, counts=counts)
+
+
+def _sums(conditions):
+  counted = (f'count(*) FILTER (WHERE {condition})' for condition in conditions.values())
+  return ', '.join(f'{count} AS n{i}' for i, count in enumerate(counted))
+
+
+def _counts(row):
+  return [value for name, value in row.items() if name.startswith('n') and name[1:].isdigit()]
+
+
+def sizes(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:
+  """Per population: name, num_rows, hours of video, gigabytes."""
+  return [
+    dict(
+      name=name,
+      **table.rows(
+        'SELECT count(*) AS num_rows, coalesce(sum(duration), 0) / 3600 AS hours, '
+        f'coalesce(sum(num_bytes), 0) / 1e9 AS gigabytes FROM sidecars WHERE {condition}'
+      )[0],
+    )
+    for name, condition in conditions.items()
+  ]
+
+
+def licences(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:
+  """Name, media and counts (per population) of each licence that the sources tell."""
+  rows = table.rows(
+    f"SELECT coalesce(nullif(trim(license), ''), 'not told') AS name, media, {_sums(conditions)} "
+    'FROM sidecars GROUP BY ALL ORDER BY n0 DESC, name, media'
+  )
+  return [dict(name=row['name'], media=row['media'], counts=_counts(row)) for row in rows]
+
+
+def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[dict]:
+  """What ingest left out: reason, count, and some lines (key, detail), the commonest first."""
+  counts: collections.Counter = collections.Counter()
+  lines: dict[str, list] = collections.defaultdict(list)
+  for directory in map(epath.Path, directories.values()):
+    counts.update(corpus.read_manifest(directory)['rejected'])
+    for path in sorted(directory.glob('rejected/*.jsonl')):
+      for bad in map(json.loads, path.read_text().splitlines()):
+        if len(lines[bad['reason']]) < num_examples:
+          lines[bad['reason']].append(bad)
+  return [
+    dict(reason=reason, count=count, examples=lines[reason])
+    for reason, count in counts.most_common()
+  ]
+
+
+def stage_manifest(directory: str, stage: str) -> dict | None:
+  """What a stage says of itself; None if it has not run to its end."""
+  path = epath.Path(directory) / 'sidecar' / stage / 'manifest.json'
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def some_rows(table: sidecars.Sidecars, condition: str, count: int) -> list[int]:
+  """Numbers of some rows of a condition, in no order that a source has; the same every time."""
+  rows = table.rows(
+    f'SELECT row_number_ FROM sidecars WHERE {condition} '
+    f'ORDER BY hash(row_number_), row_number_ LIMIT {count}'
+  )
+  return [row['row_number_'] for row in rows]
+
+
+def details(table: sidecars.Sidecars, rows: list[int]) -> dict[int, dict]:
+  """The sidecars' columns by row, as far as a page can show them."""
+  if not rows:
+    return {}
+  wanted = dict.fromkeys((*schema.SIDECAR.names, *schema.CURATE.names, *schema.SCORE.names))
+  columns = ', '.join(f'"{name}"' for name in wanted if name in table.columns and name != 'hashes')
+  listed = ', '.join(str(row) for row in sorted(set(rows)))
+  found = table.rows(f'SELECT row_number_, {columns} FROM sidecars WHERE row_number_ IN ({listed})')
+  return {row.pop('row_number_'): row for row in found}

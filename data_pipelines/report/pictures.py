@@ -1,0 +1,66 @@
+"""Strips of an example's frames, as JPEG data URIs: pictures that need no file beside the page."""
+
+import base64
+
+import numpy as np
+import PIL.Image
+import simplejpeg
+
+from data_pipelines import corpus, decode, sandbox
+
+HEIGHT = 72  # Pixels of a strip.
+MAX_WIDTH = 192  # Of a frame.
+POSITIONS = (0.1, 0.5, 0.9)  # Of the single shot: the frames that curate and score look at.
+QUALITY = 75
+# What must not be used is not looked at either.
+HIDDEN_RULES = {'denylist', 'nsfw'}
+
+
+class Strips:
+  """Draws examples of corpora in a child process, which bad media may crash."""
+
+  def __init__(self, corpora: corpus.Corpora):
+    self._corpora = corpora
+    self._records = corpus.Records()
+    self._draw = sandbox.Sandbox(draw)
+
+  def __call__(self, row: int, details: dict) -> dict:
+    """`details` (a row of the sidecars) with caption, and picture (a data URI) or error."""
+    if is_hidden(details):
+      return dict(details, caption='', picture='', error='not shown')
+    caption = ''
+    try:
+      record = self._records.read(*self._corpora.locate(row))
+      caption = record['caption']
+      jpeg = self._draw(record['data'], details)
+    except decode.DecodeError as error:
+      return dict(details, caption=caption, picture='', error=str(error))
+    encoded = base64.b64encode(jpeg).decode()
+    return dict(details, caption=caption, picture=f'data:image/jpeg;base64,{encoded}', error='')
+
+  def close(self) -> None:
+    """Ends the child."""
+    self._draw.close()
+
+
+def is_hidden(details: dict) -> bool:
+  """True for what a denylist names and for what is tagged or was dropped as unsafe."""
+  unsafe = details.get('nsfw') not in (None, '', 'UNLIKELY')
+  return unsafe or bool(HIDDEN_RULES & set(details.get('reject') or ()))
+
+
+def draw(data: bytes, details: dict) -> bytes:
+  """JPEG of an image, or of three frames of a video's shot side by side."""
+  width = min(MAX_WIDTH, max(8, round(HEIGHT * details['width'] / details['height'])))
+  if details['media'] == 'image':
+    image = decode.decode_image(data)
+    image.thumbnail((MAX_WIDTH, HEIGHT), PIL.Image.Resampling.BOX)
+    strip_HWC = np.asarray(image)
+  else:
+    start, end = details['first_time'], details['first_time'] + details['duration']
+    if details.get('span_end') is not None:
+      start, end = details['span_start'], details['span_end']
+    times = np.array([start + position * (end - start) for position in POSITIONS])
+    frames_FHWC, _ = decode.decode_video(data, times, HEIGHT, width)
+    strip_HWC = np.concatenate(list(frames_FHWC), axis=1)
+  return simplejpeg.encode_jpeg(np.ascontiguousarray(strip_HWC), quality=QUALITY)
