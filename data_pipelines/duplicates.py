@@ -5,8 +5,6 @@ Candidates are neighbours when hashes are sorted, starting from several of their
 2007), so that nothing is compared with everything; they are copies if all their hashes are near.
 """
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
@@ -26,40 +24,47 @@ def frame_hash(frame_HWC: np.ndarray) -> int:
   return int(np.packbits(bits).view('>u8')[0])
 
 
-def groups(sha256: Sequence[str], hashes: Sequence[Sequence[int]]) -> np.ndarray:
+def groups(digest_ND: np.ndarray, hashes_NF: np.ndarray, num_hashes_N: np.ndarray) -> np.ndarray:
   """Numbers the groups of copies.
 
   Args:
-    sha256: of each example's bytes.
-    hashes: of each example's frames; only examples with as many are compared.
+    digest_ND: of each example's bytes, as integers.
+    hashes_NF: uint64, of each example's frames, from the left.
+    num_hashes_N: how many it has; only examples with as many are compared.
   Returns:
     int64, the smallest index of an example's group: its own if it has no copy.
   """
-  parent = list(range(len(sha256)))
+  group_N = np.arange(len(digest_ND))
+  order_N = np.lexsort(digest_ND.T)
+  is_same = (digest_ND[order_N[1:]] == digest_ND[order_N[:-1]]).all(axis=1)
+  group_N = _joined(group_N, [(order_N[:-1][is_same], order_N[1:][is_same])])
+  for count in np.unique(num_hashes_N[num_hashes_N > 0]).tolist():
+    rows = np.flatnonzero(num_hashes_N == count)
+    pairs, num_pairs = [], 0
+    for first, second in _near_pairs(hashes_NF[rows, :count]):
+      pairs.append((rows[first], rows[second]))
+      num_pairs += len(first)
+      if num_pairs > len(group_N):  # Where much is alike, pairs are many more than examples.
+        group_N, pairs, num_pairs = _joined(group_N, pairs), [], 0
+    group_N = _joined(group_N, pairs)
+  return group_N
 
-  def root(index):
-    while parent[index] != index:
-      parent[index] = parent[parent[index]]
-      index = parent[index]
-    return index
 
-  def join(first, second):
-    first, second = root(first), root(second)
-    parent[max(first, second)] = min(first, second)
+def _joined(group_N, pairs):
+  """The groups after those of each pair became one; each is named by its smallest index."""
+  from scipy import sparse
 
-  by_digest: dict[str, int] = {}
-  for index, digest in enumerate(sha256):
-    join(by_digest.setdefault(digest, index), index)
-  for count in {len(item) for item in hashes} - {0}:
-    rows = np.array([i for i, item in enumerate(hashes) if len(item) == count])
-    values = np.array([hashes[i] for i in rows], np.uint64)
-    for first, second in _near_pairs(values):
-      join(int(rows[first]), int(rows[second]))
-  return np.array([root(index) for index in range(len(parent))], np.int64)
+  index_N = np.arange(len(group_N))
+  first = np.concatenate([index_N, *(first for first, _ in pairs)])
+  second = np.concatenate([group_N, *(second for _, second in pairs)])
+  graph = sparse.coo_array((np.ones(len(first), bool), (first, second)), (len(group_N),) * 2)
+  _, label_N = sparse.csgraph.connected_components(graph, directed=False)
+  _, smallest = np.unique(label_N, return_index=True)
+  return smallest[label_N]
 
 
 def _near_pairs(hashes_NF):
-  """Yields index pairs whose F hashes all differ by at most MAX_DISTANCE bits."""
+  """Yields arrays of pairs of indices whose F hashes all differ by at most MAX_DISTANCE bits."""
   # The middle frame names the candidates, and every frame decides. Up to 6 wrong bits leave 9 in a
   # row that are right, from where sorting brings two copies together; 20 in a row are usual.
   middle = hashes_NF[:, hashes_NF.shape[1] // 2]
@@ -67,8 +72,10 @@ def _near_pairs(hashes_NF):
     left, right = np.uint64(shift), np.uint64(64 - shift)
     rotated = middle if shift == 0 else (middle << left) | (middle >> right)
     order = np.argsort(rotated, kind='stable')
+    in_order = middle[order]
     for step in range(1, NEIGHBOURS + 1):
-      first, second = order[:-step], order[step:]
+      near = np.bitwise_count(in_order[:-step] ^ in_order[step:]) <= MAX_DISTANCE
+      first, second = order[:-step][near], order[step:][near]
       distance = np.bitwise_count(hashes_NF[first] ^ hashes_NF[second])
       near = (distance <= MAX_DISTANCE).all(axis=1)
-      yield from zip(first[near].tolist(), second[near].tolist(), strict=True)
+      yield first[near], second[near]

@@ -2,6 +2,7 @@
 forbidden stays out."""
 
 import csv
+import hashlib
 import io
 import json
 import pathlib
@@ -14,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, decode, demo_corpus, duplicates, ingest, measure
+from data_pipelines import curate, decide, decode, demo_corpus, duplicates, ingest, measure
 from tests import corpora
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -130,8 +131,9 @@ def test_copies_are_found_whatever_their_size_and_encoding_and_others_are_not():
   data = [demo_corpus.encode_video(v, FPS) for v in videos]
   data += [demo_corpus.encode_video(small, FPS, crf=30), data[4]]
   hashes = [measure.measure(d, 'video', FPS, {})['hashes'] for d in data]
-  names = [str(hash(d)) for d in data]
-  np.testing.assert_array_equal(duplicates.groups(names, hashes), [0, 1, 2, 3, 4, 5, 2, 4])
+  digests = np.array([[int.from_bytes(hashlib.sha256(d).digest()[:8], 'big')] for d in data])
+  found = duplicates.groups(digests, np.array(hashes, np.uint64), np.full(len(data), 3))
+  np.testing.assert_array_equal(found, [0, 1, 2, 3, 4, 5, 2, 4])
 
 
 def test_few_wrong_bits_are_found_among_many_hashes():
@@ -142,7 +144,8 @@ def test_few_wrong_bits_are_found_among_many_hashes():
   for bit in range(duplicates.MAX_DISTANCE):
     copies ^= np.uint64(1) << rng.integers(0, 64, copies.shape, dtype=np.uint64)
     assert bit < duplicates.MAX_DISTANCE
-  found = duplicates.groups(list(map(str, range(3200))), np.concatenate([hashes, copies]).tolist())
+  digests = np.arange(3200)[:, None]
+  found = duplicates.groups(digests, np.concatenate([hashes, copies]), np.full(3200, 3))
   np.testing.assert_array_equal(found[:3000], np.arange(3000))
   assert np.mean(found[3000:] == copied) > 0.99
 
@@ -209,7 +212,7 @@ def test_media_that_rots_is_dropped_and_named(tmp_path):
   damaged = file.read_bytes().replace(data, bytes(len(data)))
   assert damaged != file.read_bytes()
   file.write_bytes(damaged)
-  curate.curate(str(directory), curate.Rules(min_short_side=64), num_processes=1)
+  curate.curate(str(directory), decide.Rules(min_short_side=64), num_processes=1)
   row = rows_of(directory)['c_border.mp4']
   assert 'damaged' in row['reject'] and row['flags'] == ['damaged:record'] and not row['keep']
 
@@ -220,7 +223,7 @@ def test_a_copy_of_a_held_out_video_is_not_trained_on(tmp_path):
   for name in ('b_copy.mp4', 'b_copy.txt'):
     (source / name).rename(source / 'val' / name)
   ingest.ingest(str(source), str(tmp_path / 'out'), num_processes=1)
-  curate.curate(str(tmp_path / 'out'), curate.Rules(min_short_side=64), num_processes=1)
+  curate.curate(str(tmp_path / 'out'), decide.Rules(min_short_side=64), num_processes=1)
   rows = rows_of(tmp_path / 'out')
   assert rows['val/b_copy.mp4']['keep'] and rows['a_shots.mp4']['reject'] == ['duplicate']
 
@@ -275,7 +278,7 @@ def test_denied_links_and_their_copies_are_dropped(laion, tmp_path, kind):
       csv.writer(lines).writerows([['id', 'url'], *([i, link] for i, link in enumerate(links))])
   else:
     file.write_text('\n'.join(links))
-  rules = curate.Rules(nsfw=('UNLIKELY', 'UNSURE'), max_watermark=0.8)
+  rules = decide.Rules(nsfw=('UNLIKELY', 'UNSURE'), max_watermark=0.8)
   summary = curate.curate(str(laion), rules, denylists=[str(file)], num_processes=1)
   assert reasons(laion) == [
     ['denylist'], ['nsfw'], [], ['nsfw'], ['watermark'], ['denylist', 'duplicate'],
@@ -310,7 +313,7 @@ def test_hooks_fill_their_columns(tmp_path):
   directory = str(tmp_path / 'out')
   ingest.ingest(str(source), directory, validation_fraction=0.0, num_processes=1)
   hook = 'tests.test_data_curate:text_share'
-  rules = curate.Rules(min_short_side=64, max_text_area=0.05)
+  rules = decide.Rules(min_short_side=64, max_text_area=0.05)
   curate.curate(directory, rules, hooks={'text_area': hook}, num_processes=1)
   rows = rows_of(directory)
   assert rows['plain.mp4']['keep'] and rows['written.mp4']['reject'] == ['text']
@@ -324,7 +327,7 @@ def test_hooks_fill_their_columns(tmp_path):
 def test_real_videos_and_images_are_curated(tmp_path):
   for name, count in (('videos', 5), ('images', 4)):
     ingest.ingest(str(SHARED / name), str(tmp_path / name), num_processes=1)
-    rules = curate.Rules(min_short_side=240)
+    rules = decide.Rules(min_short_side=240)
     summary = curate.curate(str(tmp_path / name), rules, num_processes=1)
     assert summary['num_kept'] == summary['num_examples'] == count
     for row in rows_of(tmp_path / name).values():

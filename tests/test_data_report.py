@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, demo_corpus, index, ingest, verify
+from data_pipelines import curate, decide, demo_corpus, index, ingest, verify
 from data_pipelines.report import command as report
 from data_pipelines.report import pictures
 from tests import corpora
@@ -46,7 +46,7 @@ def corpus(tmp_path_factory):
   found = {'videos': str(root / 'videos'), 'images': str(root / 'images')}
   ingest.ingest(str(source), found['videos'], validation_fraction=0.1, num_processes=1)
   ingest.ingest(str(images), found['images'], validation_fraction=0.0, num_processes=1)
-  rules = curate.Rules(min_short_side=16, min_duration=0.1, keep_duplicates=True)
+  rules = decide.Rules(min_short_side=16, min_duration=0.1, keep_duplicates=True)
   denied = [str(root / 'denied.txt')]
   for directory in found.values():
     curate.curate(directory, rules, denylists=denied, num_processes=1)
@@ -181,7 +181,7 @@ def test_an_index_of_other_sidecars_is_refused(corpus, tmp_path):
   copied = {name: str(shutil.copytree(path, tmp_path / name)) for name, path in corpus.items()}
   with pytest.raises(ValueError, match='is of the corpora'):
     report.report({'videos': copied['videos']}, str(tmp_path / 'p'), str(root / 'index'))
-  rules = curate.Rules(min_short_side=999)
+  rules = decide.Rules(min_short_side=999)
   curate.curate(copied['videos'], rules, num_processes=1)
   with pytest.raises(ValueError, match='curate or score has run since; index again'):
     report.report(copied, str(tmp_path / 'p'), str(root / 'index'))

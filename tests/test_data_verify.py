@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, ingest, verify
+from data_pipelines import curate, decide, ingest, verify
 from tests import corpora
 
 
@@ -16,7 +16,7 @@ def directory(tmp_path):
   """Four videos in one shard, curated."""
   source = corpora.write_folder(tmp_path / 'in', 4)
   ingest.ingest(str(source), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
-  curate.curate(str(tmp_path / 'out'), curate.Rules(min_short_side=16), num_processes=1)
+  curate.curate(str(tmp_path / 'out'), decide.Rules(min_short_side=16), num_processes=1)
   return tmp_path / 'out'
 
 

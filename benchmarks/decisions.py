@@ -1,0 +1,64 @@
+"""Curate's decisions: memory and CPU seconds per million examples.
+
+  python -m benchmarks.decisions [--num_examples 1000000]
+
+Rows as ingest and curate write them, in shards of 4,096, with random hashes of which one in twenty
+is a copy; made anew whenever they are read, as if from disk. What is printed is the growth of this
+process's peak resident memory over what it held before.
+"""
+
+import argparse
+import resource
+import time
+
+import numpy as np
+
+from data_pipelines import decide, schema
+
+SHARD = 4096
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--num_examples', type=int, default=1_000_000)
+  num_examples = parser.parse_args().num_examples
+  num_shards = -(-num_examples // SHARD)
+  rows(0)
+  decide.Decisions(rows, [False], decide.Rules(), frozenset(), True)
+  before, start = peak_bytes(), time.process_time()
+  decisions = decide.Decisions(rows, [False] * num_shards, decide.Rules(), frozenset(), True)
+  compared = time.process_time()
+  for shard in range(num_shards):
+    decisions.rows(shard)
+  seconds = time.process_time() - start
+  millions = decisions.num_examples / 1e6
+  print(
+    f'{decisions.num_examples:,} examples, {decisions.num_kept:,} kept: '
+    f'{(peak_bytes() - before) / millions / 1e9:.3f} GB and {seconds / millions:.0f} CPU s per '
+    f'million ({(compared - start) / millions:.0f} to compare), making the rows included'
+  )
+
+
+def rows(shard):
+  rng = np.random.default_rng(shard)
+  hashes_NF = rng.integers(0, 2**64, (SHARD, 3), dtype=np.uint64)
+  copied = rng.integers(0, SHARD, SHARD // 20)
+  hashes_NF[rng.integers(0, SHARD, SHARD // 20)] = hashes_NF[copied] ^ np.uint64(9)
+  empty = {name: None for name in (*schema.SIDECAR.names, *schema.CURATE.names)}
+  digests = rng.bytes(32 * SHARD)
+  return [
+    dict(
+      empty, key=f'{shard}/{i}', media='video', height=360, width=640, flags=[],
+      sha256=digests[32 * i : 32 * i + 32].hex(), hashes=hashes_NF[i].tolist(),
+      span_start=0.0, span_end=5.0, motion=0.05, border_area=0.0,
+    )
+    for i in range(SHARD)
+  ]  # fmt: skip
+
+
+def peak_bytes():
+  return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == '__main__':
+  main()
