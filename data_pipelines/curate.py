@@ -22,6 +22,12 @@ from data_pipelines import corpus, decide, decode, denylist, jobs, records, sand
 
 VERSION = 1  # Of what is measured: another one is measured again.
 STAGE = 'curate'
+UNITS = dict(
+  min_short_side='pixels', min_duration='seconds of the longest shot',
+  min_motion='diagonals per second', max_motion='diagonals per second',
+  max_border_area='share of the frame', max_text_area='share of the frame',
+  max_watermark='probability',
+)  # fmt: skip
 MAX_CAPTION = 1000  # Characters; CLIP reads 77 tokens.
 
 
@@ -113,7 +119,7 @@ class MeasureShard:
         if isinstance(record, Exception):
           raise decode.DecodeError('record', str(record))
         row['caption_length'] = len(record['caption'])
-        row.update(self._measure(record['data'], known['media'], known['fps'], self._hooks))
+        row.update(self._measure(record['data'], known, self._hooks))
       except decode.DecodeError as error:
         logging.warning('%s: %s', known['key'], error)
         row['flags'].append(f'damaged:{error.reason}')
@@ -126,10 +132,11 @@ class MeasureShard:
     self._measure.close()
 
 
-def _measure(data, media, fps, hooks):
+def _measure(data, known, hooks):
   from data_pipelines import measure  # OpenCV and PySceneDetect: only where they are used.
 
-  return measure.measure(data, media, fps, hooks)
+  end = known['first_time'] + known['duration']
+  return measure.measure(data, known['media'], known['fps'], hooks, end)
 
 
 def _check_hooks(hooks):
@@ -181,7 +188,7 @@ def _denylist_or_reason(web, denylists, reason):
 
 
 def _flags(known, record):
-  flags = ['variable_rate'] if known['is_variable_rate'] else []
+  flags = ['variable_rate'] * known['is_variable_rate'] + ['truncated'] * known['is_truncated']
   if not isinstance(record, Exception):
     caption = record['caption']
     flags += ['caption_empty'] * (not caption.strip())
@@ -197,20 +204,26 @@ def add_command(commands) -> None:
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
   for field in dataclasses.fields(decide.Rules):
     if field.name == 'nsfw':
-      parser.add_argument('--nsfw', default='UNLIKELY', help='LAION tags to keep, with commas')
+      parser.add_argument(
+        '--nsfw', default='UNLIKELY', help='LAION tags to keep, with commas; %(default)s'
+      )
     elif field.name == 'keep_duplicates':
-      parser.add_argument('--keep_duplicates', action='store_true')
+      parser.add_argument('--keep_duplicates', action='store_true', help='copies stay')
     else:
       kind = int if field.name == 'min_short_side' else float
-      parser.add_argument(f'--{field.name}', type=kind, default=field.default, help='%(default)s')
+      unit = UNITS[field.name]
+      shown = f'{unit}; {field.default}' if field.default is not None else f'{unit}; no bound'
+      parser.add_argument(f'--{field.name}', type=kind, default=field.default, help=shown)
   lists = dict(action='append', default=[])
   text = 'Parquet, CSV or text file of links or hashes to drop; may be repeated'
   parser.add_argument('--denylist', dest='denylists', metavar='FILE', help=text, **lists)
   text = 'why images from the web need none'
-  parser.add_argument('--allow-no-denylist', metavar='REASON', default='', help=text)
+  parser.add_argument(
+    '--allow_no_denylist', '--allow-no-denylist', metavar='REASON', default='', help=text
+  )
   text = 'text_area=module:function or watermark_score=module:function'
   parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
-  parser.add_argument('--dry_run', action='store_true', help='only say what would be done')
+  jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
 

@@ -15,7 +15,17 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from data_pipelines import corpus, decode, jobs, sandbox, schema, shard_writer, sources, storage
+from data_pipelines import (
+  corpus,
+  decode,
+  jobs,
+  probe,
+  sandbox,
+  schema,
+  shard_writer,
+  sources,
+  storage,
+)
 from data_pipelines.sources import raw
 
 HASH_RANGE = 2**32
@@ -115,7 +125,7 @@ class IngestShard:
   def __init__(self, source: raw.Source, threshold: int):
     self._source = source
     self._threshold = threshold
-    self._probe = sandbox.Sandbox(decode.probe)
+    self._probe = sandbox.Sandbox(probe.probe)
 
   def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
     """Keys whose hash is below the threshold are held out, unless the shard has its split."""
@@ -224,7 +234,7 @@ def add_command(commands) -> None:
   parser.add_argument(
     '--validation_fraction', type=float, default=0.01, help='held out by key hash'
   )
-  parser.add_argument('--dry_run', action='store_true', help='only say what would be done')
+  jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
 

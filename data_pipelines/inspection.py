@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from data_pipelines import decode, sources
+from data_pipelines import decode, probe, sources
 from data_pipelines.sources import laion, raw
 
 NUM_SHARDS_READ = 8  # Spread evenly: damage is often in one part of a corpus.
@@ -96,7 +96,7 @@ def _judge(finding, example):
   finding.num_read += 1
   if isinstance(example, raw.RawExample):
     try:
-      row = decode.probe(example.data, example.media)
+      row = probe.probe(example.data, example.media)
     except decode.DecodeError as error:
       example = raw.Rejected(example.key, error.reason, error.detail)
     else:

@@ -7,6 +7,7 @@ eight per second for motion, and a few are kept for the subject, the hashes and 
 import dataclasses
 import importlib
 import io
+import math
 from collections.abc import Callable, Mapping
 
 import av
@@ -34,7 +35,7 @@ class _Kept:
   residual_HW: np.ndarray | None
 
 
-def measure(data: bytes, media: str, fps: float, hooks: Hooks) -> dict:
+def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
   """Columns of schema.CURATE that are measured.
 
   Args:
@@ -43,6 +44,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks) -> dict:
     fps: of the video, as ingest found it.
     hooks: column name -> 'module:function'; the function maps a frame (uint8, RGB, H W 3) to a
       number, and the column is the largest of three frames'.
+    end: presentation time of the last frame that is looked at; what follows may be damaged.
   Raises:
     decode.DecodeError: if the file is damaged.
   """
@@ -55,7 +57,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks) -> dict:
     share = subject.subject_share(small_HWC)
     row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
     return row | _of_frames([small_HWC], functions)
-  return _measure_video(data, fps, functions)
+  return _measure_video(data, fps, functions, end)
 
 
 def load_hook(path: str) -> Callable[[np.ndarray], float]:
@@ -67,12 +69,14 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
     raise ValueError(f'hook {path!r} should be module:function: {error}.') from error
 
 
-def _measure_video(data, fps, functions):
+def _measure_video(data, fps, functions, end):
   detector, meter = shots.ShotDetector(fps), motion.FlowMeter()
   times, motions, kept = [], [], []
   previous = residual_HW = None
   keep_every = 1 / FIRST_KEPT_FPS
   for time, frame_HWC in _small_frames(data):
+    if time > end + 1e-6:
+      break
     times.append(time)
     detector.add(frame_HWC)
     if previous is None or time - previous[0] >= 1 / MOTION_FPS - 1e-3:

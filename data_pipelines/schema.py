@@ -11,7 +11,7 @@ manifest.json                              counts, checksums; written last: it m
 import numpy as np
 import pyarrow as pa
 
-VERSION = '1.1.0'
+VERSION = '1.2.0'
 DATASET_NAME = 'corpus'
 SPLITS = ('train', 'validation')
 MEDIA = ('video', 'image')
@@ -40,6 +40,7 @@ SIDECAR = pa.schema(
     ('duration', pa.float64()),  # From the first frame to the last one, seconds.
     ('fps', pa.float64()),  # (num_frames - 1) / duration; 0 for images.
     ('is_variable_rate', pa.bool_()),  # The longest frame lasts 1.5 times the shortest, or more.
+    ('is_truncated', pa.bool_()),  # Damaged further on; the columns above are of what precedes it.
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),
     ('sha256', pa.string()),  # Of the file.
@@ -80,6 +81,8 @@ SCORE = pa.schema(
     ('aesthetic', pa.float32()),  # Mean of three frames.
     ('clip_similarity', pa.float32()),  # Cosine of caption and picture, mean of three frames.
     ('nsfw_score', pa.float32()),  # Largest of three frames.
+    ('network_subject', pa.float32()),  # As `subject`, by a saliency network: median of three.
+    ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )
 STAGES = {'curate': CURATE, 'score': SCORE}

@@ -53,7 +53,7 @@ class ShardWriter:
     self._rows = []
 
   def write(self, example: raw.RawExample, measured: Mapping) -> None:
-    """Appends an example; `measured` is what decode.probe found."""
+    """Appends an example; `measured` is what probe.probe found."""
     self._writer.write(
       {name: getattr(example, name) for name in ('key', 'caption', 'media', 'data')}
     )

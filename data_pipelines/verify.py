@@ -14,7 +14,7 @@ import time
 
 from etils import epath
 
-from data_pipelines import corpus, decode, jobs, records, sandbox, schema, storage
+from data_pipelines import corpus, decode, jobs, probe, records, sandbox, schema, storage
 
 
 @dataclasses.dataclass
@@ -82,7 +82,7 @@ class VerifyShard:
     self._output = output
     self._stages = stages
     self._decode_fraction = decode_fraction
-    self._probe = sandbox.Sandbox(decode.probe)
+    self._probe = sandbox.Sandbox(probe.probe)
 
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
     """Writes nothing into the folder."""
@@ -157,12 +157,20 @@ def add_command(commands) -> None:
   parser = commands.add_parser('verify', help=text, description=text)
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
   parser.add_argument('--decode_fraction', type=float, default=0.01, help='%(default)s; 1 for all')
+  jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
 
 
-def _run_command(directory, **options):
+def _run_command(directory, dry_run, **options):
   start = time.monotonic()
+  if dry_run:
+    splits = corpus.read_manifest(directory)['splits'].values()
+    print(
+      f'{directory}: {sum(split["num_examples"] for split in splits):,} examples in '
+      f'{sum(len(split["shards"]) for split in splits):,} shards to check; nothing was written'
+    )
+    return
   found = verify(directory, **options)
   for problem in found.problems[:20]:
     print(problem)
