@@ -20,9 +20,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines import cells, corpus, schema, sidecars
+from data_pipelines import cells, corpus, jobs, schema, sidecars
 
-AXES = ('aesthetic', 'motion', 'subject')
+# Of columns that measure the same, the first that has any value makes the cells: never two methods.
+AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
 _DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
 
 
@@ -43,7 +44,8 @@ def index(
     output: folder of the index.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
-    axes: score columns that make cells; those of AXES that the sidecars have if None.
+    axes: score columns that make cells; those of AXES that the sidecars have values of if None,
+      the subject by a network rather than by the estimate without one.
     quantiles: cells per axis, of equal size over the rows that stay.
     edges: a cells.json whose edges are used instead of new quantiles.
     balance: how the cells are drawn.
@@ -63,7 +65,7 @@ def index(
       logging.info('%s is indexed already.', output)
       return found
   table = sidecars.Sidecars(corpora)
-  axes = [axis for axis in AXES if axis in table.columns] if axes is None else list(axes)
+  axes = _default_axes(table) if axes is None else list(axes)
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
     where = ['coalesce(keep, true)', *where]  # What `curate` keeps, unless told otherwise.
   funnel = table.funnel(where)
@@ -93,6 +95,17 @@ def index(
   if not dry_run:
     _write(pathlib.Path(output), manifest, columns)
   return manifest
+
+
+def _default_axes(table):
+  found = []
+  for names in AXES:
+    there = [name for name in names if name in table.columns]
+    known = [
+      n for n in there if table.rows(f'SELECT count({n}) AS known FROM sidecars')[0]['known']
+    ]
+    found += known[:1]
+  return found
 
 
 def _quantile_edges(rows, axes, quantiles):
@@ -201,17 +214,23 @@ def add_command(commands) -> None:
     help="SQL on sidecar columns, such as 'duration >= 2'; may be repeated: the funnel shows each",
   )  # fmt: skip
   parser.add_argument(
-    '--axes', help='scores that make cells; default: those there are of ' + ', '.join(AXES)
+    '--axes',
+    help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
+    'network_subject, else subject',
   )
-  parser.add_argument('--quantiles', type=int, default=4, help='cells per score')
+  parser.add_argument('--quantiles', type=int, default=4, help='cells per score; %(default)s')
   parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
   parser.add_argument(
     '--alpha', type=float, default=0.5, help='0: as the corpus is, 1: cells alike'
   )
-  parser.add_argument('--max_epochs', type=float, default=0.0, help='of any cell in num_draws')
+  parser.add_argument(
+    '--max_epochs', type=float, default=0.0, help='of any cell in num_draws; 0 for no bound'
+  )
   parser.add_argument('--num_draws', type=int, default=0, help='examples that the run will draw')
-  parser.add_argument('--unknown_weight', type=float, default=1.0, help='of cells without a score')
-  parser.add_argument('--dry-run', dest='dry_run', action='store_true', help='write nothing')
+  parser.add_argument(
+    '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
+  )
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)
 
 

@@ -2,7 +2,13 @@
 
 import csv
 import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 
 import av
 import fsspec
@@ -51,6 +57,30 @@ def write_tar(path, groups):
       member = tarfile.TarInfo(name)
       member.size = len(data)
       tar.addfile(member, io.BytesIO(data))
+
+
+def kill_and_run_again(arguments, parts):
+  """Kills a command after its first finished part, then runs it to its end.
+
+  Asserts that it was killed half-way, and that the parts that were finished are not written again.
+  """
+  root = pathlib.Path(__file__).parents[1]
+  command = [sys.executable, '-m', 'data_pipelines', *arguments]
+  with subprocess.Popen(command, cwd=root, start_new_session=True) as process:
+    deadline = time.monotonic() + 300
+    while not (parts / '00000/result.json').exists():
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+
+  def finished():
+    markers = parts.glob('[0-9]*/result.json')
+    return {marker: (marker.stat().st_ino, marker.stat().st_mtime_ns) for marker in markers}
+
+  before = finished()
+  subprocess.run(command, cwd=root, check=True)
+  after = finished()
+  assert before and len(before) < len(after) and before.items() <= after.items()
 
 
 def audio_only():

@@ -1,6 +1,7 @@
 """Scores are those of transformers' CLIPModel and of the heads' own arithmetic, for random weights
 in the files' real form."""
 
+import hashlib
 import io
 import json
 import pathlib
@@ -15,8 +16,9 @@ import safetensors.numpy
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines import decode, demo_corpus, ingest, records
-from data_pipelines.score import clip_scorer, heads
+from data_pipelines import curate, decide, decode, demo_corpus, ingest, records
+from data_pipelines import index as index_lib
+from data_pipelines.score import clip_scorer, heads, saliency
 from tests import corpora
 
 torch = pytest.importorskip('torch')
@@ -192,3 +194,104 @@ def test_what_cannot_be_decoded_has_no_score(tmp_path, clip_folder):
   commands.main(['score', f'--corpus={directory}', f'--clip={clip_folder[0]}', '--batch_size=4'])
   found = {key: row['clip_similarity'] is not None for key, row in rows_of(directory).items()}
   assert found == {'000.mp4': True, '001.mp4': False, '002.mp4': True}
+
+
+def write_saliency(path, size=64, limit=0.4, steep=200.0):
+  """An ONNX network that finds red: a 1x1 convolution on the normalised picture, and a sigmoid."""
+  onnx = pytest.importorskip('onnx')
+  # (x - mean) / deviation * weight = steep * (red - green), per channel of x in [0, 1].
+  colours = steep * np.array([1, -1, 0], np.float32)
+  weight = (colours * saliency.DEVIATION).reshape(1, 3, 1, 1)
+  bias = np.array([colours @ saliency.MEAN - limit * steep], np.float32)
+  helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+  graph = helper.make_graph(
+    [
+      helper.make_node('Conv', ['input', 'w', 'b'], ['logits']),
+      helper.make_node('Sigmoid', ['logits'], ['map']),
+    ],
+    'red',
+    [helper.make_tensor_value_info('input', kind, ['B', 3, size, size])],
+    [helper.make_tensor_value_info('map', kind, ['B', 1, size, size])],
+    [onnx.numpy_helper.from_array(a, n) for a, n in ((weight, 'w'), (bias, 'b'))],
+  )
+  model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9)
+  path.write_bytes(model.SerializeToString())
+  return path
+
+
+def test_a_network_finds_the_subject_in_the_whole_frame_and_the_estimate_stays(tmp_path):
+  source = tmp_path / 'in'
+  source.mkdir()
+  areas = {}
+  for name, (height, width, radius) in dict(wide=(96, 256, 20), tall=(192, 96, 30)).items():
+    y, x = np.mgrid[:height, :width]
+    frames = np.full((24, height, width, 3), 90, np.uint8)
+    for time, frame in enumerate(frames):  # Near the border, where CLIP's square does not see it.
+      disc = (x - radius - 4 - time / 4) ** 2 + (y - radius - 4) ** 2 < radius**2
+      frame[disc] = (235, 30, 40)
+    areas[f'{name}.mp4'] = disc.mean()
+    (source / f'{name}.mp4').write_bytes(demo_corpus.encode_video(frames))
+    (source / f'{name}.txt').write_text(name)
+  (source / 'none.mp4').write_bytes(
+    demo_corpus.encode_video(np.full((24, 64, 64, 3), 90, np.uint8))
+  )
+  (source / 'none.txt').write_text('nothing')
+  network = write_saliency(tmp_path / 'red.onnx')
+  directory = tmp_path / 'out'
+  ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
+  curate.curate(str(directory), decide.Rules(min_short_side=16), num_processes=1)
+  index_lib.index({'out': str(directory)}, str(tmp_path / 'before'))
+  commands.main(['score', f'--corpus={directory}', f'--saliency={network}'])
+  rows = rows_of(directory)
+  digest = hashlib.sha256(network.read_bytes()).hexdigest()
+  for key, area in areas.items():
+    assert rows[key]['network_subject'] == pytest.approx(area, rel=0.15)
+    assert rows[key]['network_subject_method'] == digest[:12]
+    assert rows[key]['clip_similarity'] is None
+  assert rows['none.mp4']['network_subject'] is None
+  [curated] = (directory / 'sidecar/curate').glob('*.parquet')
+  methods = pa.parquet.read_table(curated)['subject_method'].to_pylist()
+  assert set(methods) - {None} == {'saliency+flow'}
+  manifests = [
+    index_lib.index({'out': str(directory)}, str(tmp_path / name)) for name in ('before', 'after')
+  ]
+  assert manifests[1]['axes'] == ['motion', 'network_subject']
+  first = json.loads((tmp_path / 'before/manifest.json').read_text())
+  assert first['axes'] == [
+    'motion',
+    'network_subject',
+  ]  # What was indexed is stale, and done again.
+
+
+def test_saliency_networks_that_are_none_are_named(tmp_path):
+  (tmp_path / 'text.onnx').write_text('not a network')
+  with pytest.raises(ValueError, match='does not exist'):
+    saliency.Saliency(str(tmp_path / 'none.onnx'))
+  with pytest.raises(ValueError, match='is no ONNX model'):
+    saliency.Saliency(str(tmp_path / 'text.onnx'))
+  with pytest.raises(SystemExit, match='give --clip .* or --saliency'):
+    commands.main(['score', f'--corpus={tmp_path}'])
+
+
+def test_a_map_that_is_no_probability_is_refused(tmp_path):
+  onnx = pytest.importorskip('onnx')
+  model = onnx.load_from_string(write_saliency(tmp_path / 'a').read_bytes())
+  model.graph.node[1].op_type = 'Identity'
+  (tmp_path / 'logits.onnx').write_bytes(model.SerializeToString())
+  pictures = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+  with pytest.raises(ValueError, match='should be probabilities'):
+    saliency.Saliency(str(tmp_path / 'logits.onnx'))(pictures)
+
+
+def test_a_killed_score_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
+  tmp_path, clip_folder
+):
+  source = corpora.write_folder(tmp_path / 'in', 140)
+  directory, whole = tmp_path / 'out', tmp_path / 'whole'
+  ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
+  shutil.copytree(directory, whole)
+  flags = ['score', f'--clip={clip_folder[0]}', '--batch_size=16']
+  commands.main([*flags, f'--corpus={whole}'])
+  corpora.kill_and_run_again([*flags, f'--corpus={directory}'], directory / '_scored')
+  for path in (whole / 'sidecar/score').iterdir():
+    assert (directory / 'sidecar/score' / path.name).read_bytes() == path.read_bytes(), path.name

@@ -14,7 +14,7 @@ import jinja2
 import tqdm
 from etils import epath
 
-from data_pipelines import cells, corpus, schema, sidecars, storage
+from data_pipelines import cells, corpus, jobs, schema, sidecars, storage
 from data_pipelines import index as index_lib
 from data_pipelines.report import counts, pictures
 
@@ -183,7 +183,7 @@ def add_command(commands) -> None:
   parser.add_argument(
     '--num_examples', type=int, default=6, help='pictures per cell and per rule; 0 for none'
   )
-  parser.add_argument('--dry_run', action='store_true', help='only say what would be done')
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_run_command)
 
 

@@ -1,4 +1,4 @@
-"""Score: aesthetic, caption similarity and NSFW by CLIP, as new sidecars of a corpus.
+"""Score: aesthetic, caption similarity and NSFW by CLIP, the subject by a saliency network.
 
 Grain decodes three frames of each video (at 10, 50 and 90 % of its single shot, if curate was run)
 in threads while the accelerator embeds the batch before. Shards are resumed as by jobs.py; to use
@@ -12,22 +12,24 @@ import time
 
 import grain
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
 from data_pipelines import corpus, decode, jobs, schema, storage
 
-VERSION = 1
+VERSION = 2  # Of what is scored: another one is scored again.
 STAGE = 'score'
 POSITIONS = (0.1, 0.5, 0.9)
 
 
 def score(
   directory: str,
-  clip: str,
+  clip: str = '',
   aesthetic: str = '',
   nsfw: str = '',
+  saliency: str = '',
   batch_size: int = 32,
   num_threads: int = 4,
 ) -> dict:
@@ -35,7 +37,8 @@ def score(
 
   Args:
     clip: folder of a CLIPModel of transformers (clip_scorer.py).
-    aesthetic, nsfw: files of heads (heads.py); without one its column is null.
+    aesthetic, nsfw: files of heads (heads.py) on CLIP's vectors.
+    saliency: file of a saliency network (saliency.py). A column without its network is null.
     batch_size: examples per step, of three pictures each.
     num_threads: that decode.
   Returns:
@@ -43,23 +46,23 @@ def score(
   Raises:
     ValueError: if the folder holds no corpus, or weights are missing or do not fit.
   """
-  from data_pipelines.score import clip_scorer, heads  # JAX: only here.
+  from data_pipelines.score import saliency as saliency_lib
 
+  if not clip and (aesthetic or nsfw or not saliency):
+    raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
   output = epath.Path(directory)
   manifest = corpus.read_manifest(directory)
-  scorer = clip_scorer.ClipScorer(clip)
-  files = dict(clip=str(epath.Path(clip) / 'model.safetensors'), aesthetic=aesthetic, nsfw=nsfw)
+  scorer, found = _clip_and_heads(clip, aesthetic, nsfw) if clip else (None, {})
+  network = saliency_lib.Saliency(saliency) if saliency else None
+  files = dict(aesthetic=aesthetic, nsfw=nsfw, saliency=saliency)
+  files['clip'] = clip and str(epath.Path(clip) / 'model.safetensors')
   files = {name: storage.sha256(epath.Path(file)) for name, file in files.items() if file}
-  found = {
-    name: heads.Head(path, scorer.dim)
-    for name, path in (('aesthetic', aesthetic), ('nsfw_score', nsfw))
-    if path
-  }
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
   identity = json.dumps([VERSION, manifest['fingerprint'], files, _spans_digest(output, shards)])
   parts = output / '_scored'
   jobs.claim(parts, identity)
-  work = _ScoreShard(output, scorer, found, batch_size, num_threads)
+  method = files.get('saliency', '')[:12]
+  work = _ScoreShard(output, scorer, found, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
@@ -78,6 +81,14 @@ def score(
   return summary
 
 
+def _clip_and_heads(clip, aesthetic, nsfw):
+  from data_pipelines.score import clip_scorer, heads  # JAX: only here.
+
+  scorer = clip_scorer.ClipScorer(clip)
+  named = dict(aesthetic=aesthetic, nsfw_score=nsfw)
+  return scorer, {name: heads.Head(path, scorer.dim) for name, path in named.items() if path}
+
+
 def _spans_digest(output, shards):
   """Changes if curate chose other shots."""
   digest = hashlib.sha256()
@@ -92,10 +103,12 @@ def _spans_digest(output, shards):
 class _ScoreShard:
   """(shard of the manifest, folder) -> scored.parquet, one row per record."""
 
-  def __init__(self, output, scorer, heads, batch_size, num_threads):
+  def __init__(self, output, scorer, heads, network, method, batch_size, num_threads):
     self._output = output
     self._scorer = scorer
     self._heads = heads
+    self._network = network
+    self._method = method
     self._batch_size = batch_size
     self._num_threads = num_threads
 
@@ -105,20 +118,25 @@ class _ScoreShard:
     if spans.exists():
       table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
       rows = [row | span for row, span in zip(rows, table, strict=True)]
-    scored = []
+    scored, num_good = [], 0
     with storage.fetched(self._output / shard['records']) as records:
-      load = _Load(str(records), rows, self._scorer.image_size)
+      sizes = [part.image_size if part else 0 for part in (self._scorer, self._network)]
+      load = _Load(str(records), rows, *sizes)
       options = grain.ReadOptions(self._num_threads, 2 * self._num_threads)
       examples = grain.MapDataset.range(len(rows)).map(load).to_iter_dataset(options)
       batches = examples.batch(self._batch_size, drop_remainder=False, batch_fn=list)
       for batch in batches:
-        scored += self._score(batch)
+        scored += [dict(key=example['key']) for example in batch]
+        if self._scorer:
+          self._score(batch, scored[-len(batch) :])
+        if self._network:
+          self._find_subjects(batch, scored[-len(batch) :])
+        num_good += sum(example['is_good'] for example in batch)
     table = pa.Table.from_pylist(scored, schema.SCORE)
     pa.parquet.write_table(table, folder / 'scored.parquet')
-    good = sum('clip_similarity' in row for row in scored)
-    return dict(num_examples=len(scored), num_scored=good)
+    return dict(num_examples=len(scored), num_scored=num_good)
 
-  def _score(self, batch):
+  def _score(self, batch, rows):
     # Always of one size: another one would compile again.
     filler = [batch[0]] * (self._batch_size - len(batch))
     pixels_BFHWC = np.stack([example['pixels'] for example in batch + filler])
@@ -128,41 +146,61 @@ class _ScoreShard:
     texts_BD = self._scorer.texts([example['caption'] for example in batch + filler])
     similarity_B = np.einsum('bfd,bd->bf', images_BFD, texts_BD).mean(axis=1)
     scores = {name: head(images_ND).reshape(size) for name, head in self._heads.items()}
-    rows = []
-    for index, example in enumerate(batch):
-      row = dict(key=example['key'])
+    for index, (example, row) in enumerate(zip(batch, rows, strict=True)):
       if example['is_good']:
         row['clip_similarity'] = float(similarity_B[index])
         if 'aesthetic' in scores:
           row['aesthetic'] = float(scores['aesthetic'][index].mean())
         if 'nsfw_score' in scores:  # One frame is enough.
           row['nsfw_score'] = float(scores['nsfw_score'][index].max())
-      rows.append(row)
-    return rows
+
+  def _find_subjects(self, batch, rows):
+    for example, row in zip(batch, rows, strict=True):
+      shares = self._network(example['whole']) if example['is_good'] else []
+      shares = [share for share in shares if share is not None]
+      if shares:
+        row['network_subject'] = float(np.median(shares))
+        row['network_subject_method'] = self._method
 
 
 class _Load:
-  """Place in the shard -> key, caption, pixels uint8 (3, S, S, 3), is_good."""
+  """Place in the shard -> key, caption, is_good, and three pictures for each network.
 
-  def __init__(self, records, rows, image_size):
+  pixels uint8 (3, S, S, 3) are the central squares for CLIP; whole uint8 (3, N, N, 3) the whole
+  frames for the saliency network. For a network that is not there, S or N is 0.
+  """
+
+  def __init__(self, records, rows, image_size, whole_size):
     self._source = grain.sources.ArrayRecordDataSource([records])
     self._features = schema.features()
     self._rows = rows
     self._image_size = image_size
+    self._whole_size = whole_size
 
   def __call__(self, index):
     row, size = self._rows[index], self._image_size
-    pixels = np.zeros((len(POSITIONS), size, size, 3), np.uint8)
-    loaded = dict(key=row['key'], caption='', pixels=pixels, is_good=False)
+    pixels, whole = (
+      np.zeros((len(POSITIONS), side, side, 3), np.uint8) for side in (size, self._whole_size)
+    )
+    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False)
     try:
       record = self._features.deserialize_example_np(self._source[index])
       loaded['caption'] = record['caption'].decode('utf-8', errors='replace')
       if row['media'] == 'image':
-        pixels[:] = _square(decode.decode_image(record['data']), size)
+        image = decode.decode_image(record['data'])
+        if size:
+          pixels[:] = _square(image, size)
+        if self._whole_size:
+          whole[:] = _squeezed(image, self._whole_size)
       else:
         start, end = _span(row)
         times = np.array([start + position * (end - start) for position in POSITIONS])
-        pixels[:] = decode.decode_video(record['data'], times, size, size)[0]
+        if size:
+          pixels[:] = decode.decode_video(record['data'], times, size, size)[0]
+        if self._whole_size:
+          frames, _ = decode.decode_video(record['data'], times, row['height'], row['width'])
+          for frame, target in zip(frames, whole, strict=True):
+            target[:] = _squeezed(PIL.Image.fromarray(frame), self._whole_size)
     except (decode.DecodeError, RuntimeError, OSError):  # A null score; curate names the reason.
       return loaded
     return dict(loaded, is_good=True)
@@ -180,17 +218,24 @@ def _square(image, size):
   return np.asarray(transforms.center_crop_resize(image, size, size))
 
 
+def _squeezed(image, size):
+  return np.asarray(image.resize((size, size), PIL.Image.Resampling.BILINEAR))
+
+
 def add_command(commands) -> None:
   """Adds `score` to the command line."""
-  text = 'Score a corpus with CLIP on the accelerator: aesthetic, caption similarity, NSFW.'
+  text = 'Score a corpus by networks: aesthetic, caption similarity, NSFW, the subject.'
   parser = commands.add_parser('score', help=text, description=text)
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
-  parser.add_argument('--clip', required=True, help='folder of a CLIPModel of transformers')
+  parser.add_argument('--clip', default='', help='folder of a CLIPModel of transformers')
   parser.add_argument('--aesthetic', default='', help='safetensors file of the head')
   parser.add_argument('--nsfw', default='', help='safetensors file of the head')
-  parser.add_argument('--batch_size', type=int, default=32)
+  parser.add_argument(
+    '--saliency', default='', help='ONNX file, such as U2-Net; whole frames to maps'
+  )
+  parser.add_argument('--batch_size', type=int, default=32, help='%(default)s')
   parser.add_argument('--num_threads', type=int, default=4, help='that decode')
-  parser.add_argument('--dry_run', action='store_true', help='only say what would be done')
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_run_command)
 
 
