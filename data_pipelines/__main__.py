@@ -6,7 +6,7 @@ import runpy
 import sys
 import time
 
-from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, peek, verify
+from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, jobs, peek, verify
 from data_pipelines.report import command as report
 from data_pipelines.score import command as score
 
@@ -54,10 +54,14 @@ def _add_demo(commands):
   parser.add_argument('--num_validation', type=int, default=demo_corpus.NUM_VALIDATION)
   parser.add_argument('--num_images', type=int, default=demo_corpus.NUM_IMAGES)
   parser.add_argument('--num_processes', type=int, default=2)
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_demo)
 
 
-def _demo(output, **counts):
+def _demo(output, dry_run, **counts):
+  if dry_run:
+    print(f'would write {output}/webvid and {output}/images: {counts}; nothing was written')
+    return
   start = time.monotonic()
   demo_corpus.write(output, **counts)
   print(f'{output}: webvid/ and images/, {time.monotonic() - start:.1f} s')

@@ -90,6 +90,12 @@ def add_flags(parser) -> None:
   )
 
 
+def add_dry_run(parser) -> None:
+  """Adds --dry_run, spelled either way."""
+  text = 'only say what would be done; nothing is written'
+  parser.add_argument('--dry_run', '--dry-run', action='store_true', help=text)
+
+
 @dataclasses.dataclass
 class _ShardWork:
   work: Work

@@ -4,6 +4,7 @@ stop it."""
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,16 @@ def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
   subprocess.run(command, cwd=ROOT, check=True)
   assert done and len(done) < 3
   assert contents(output) == whole
+
+
+def test_a_killed_curate_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(folder, tmp_path):
+  directory, whole = tmp_path / 'out', tmp_path / 'whole'
+  ingest.ingest(str(folder), str(directory), validation_fraction=0.0, num_processes=1)
+  shutil.copytree(directory, whole)
+  flags = ['curate', '--min_short_side=16', '--min_duration=0.5', '--num_processes=1']
+  commands.main([*flags, f'--corpus={whole}'])
+  corpora.kill_and_run_again([*flags, f'--corpus={directory}'], directory / '_measured')
+  assert contents(directory) == contents(whole)
 
 
 def test_a_bucket_holds_the_same_bytes(folder, whole, tmp_path):

@@ -77,3 +77,20 @@ def test_media_that_cannot_be_decoded_any_more_is_named(directory):
   assert found.num_decoded == 4 and len(found.problems) == 1
   assert "'001.mp4' cannot be decoded: image" in found.problems[0]
   assert not verify.verify(str(directory), decode_fraction=0.0, num_processes=1).problems
+
+
+def test_dry_runs_look_and_write_nothing(directory, tmp_path, capsys):
+  before = sorted((path, path.stat().st_mtime_ns) for path in directory.rglob('*'))
+  corpus = f'--corpus={directory}'
+  for command, said in (
+    (['verify', corpus, '--dry-run'], '4 examples in 1 shards'),
+    (['curate', corpus, '--dry_run'], '1 shards, 1 measured'),
+    (['score', corpus, '--dry_run'], '4 examples to score'),
+    (['report', corpus, f'--output={tmp_path}/page.html', '--dry_run'], 'would write'),
+    (['index', corpus, f'--output={tmp_path}/index', '--where=true or keep', '--dry_run'], 'would'),
+    (['demo', f'--output={tmp_path}/demo', '--dry_run'], 'would write'),
+  ):
+    commands.main(command)
+    assert said in capsys.readouterr().out
+  assert sorted((path, path.stat().st_mtime_ns) for path in directory.rglob('*')) == before
+  assert not {'page.html', 'index', 'demo'} & {path.name for path in tmp_path.iterdir()}
