@@ -206,7 +206,7 @@ def add_command(commands) -> None:
   parser = commands.add_parser('index', help=text, description=text)
   parser.add_argument(
     '--corpus', action='append', required=True, metavar='[NAME=]DIR',
-    help='as in data.directories of the config, in its order; may be repeated',
+    help='as in data.directories of the config; may be repeated',
   )  # fmt: skip
   parser.add_argument('--output', required=True, help='folder of the index, for data.index')
   parser.add_argument(
@@ -245,12 +245,12 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
 
 
 def named(corpora: Sequence[str]) -> dict[str, str]:
-  """{name: folder} of flags [NAME=]DIR."""
+  """{name: folder} of flags [NAME=]DIR, by name: as a config holds its directories."""
   parts = [item.rpartition('=') for item in corpora]
   directories = {name or pathlib.Path(path).name: path for name, _, path in parts}
   if len(directories) < len(corpora):
     raise ValueError(f'the corpora {corpora} should have different names: --corpus=NAME=DIR.')
-  return directories
+  return dict(sorted(directories.items()))
 
 
 def _report(manifest):

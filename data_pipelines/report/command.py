@@ -176,7 +176,7 @@ def add_command(commands) -> None:
   parser = commands.add_parser('report', help=text, description=text)
   parser.add_argument(
     '--corpus', action='append', required=True, metavar='[NAME=]DIR',
-    help='folder that ingest wrote; repeated for an index of several, in its order',
+    help='folder that ingest wrote; repeated for an index of several',
   )  # fmt: skip
   parser.add_argument('--index', default='', help='folder that index wrote; cells are shown then')
   parser.add_argument('--output', required=True, help='file to write, report.html')
