@@ -9,6 +9,7 @@ import pytest
 
 from configs import common
 from i2vgen_jax import components, export, generation
+from i2vgen_jax.pretrained import configs
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
@@ -211,6 +212,13 @@ def test_a_model_that_diffusers_cannot_express_is_refused_and_leaves_nothing(
   with pytest.raises(ValueError, match=message):
     export.export_diffusers(tmp_path / 'out', small_config(**unet), exported.read_params)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_noise_schedule_that_diffusers_has_no_name_for_is_refused():
+  config = small_config()
+  config.schedule.kind = 'logsnr_cosine_interp'
+  with pytest.raises(ValueError, match='cannot be written .* which holds cosine, scaled_linear'):
+    configs.scheduler_config(config)
 
 
 def test_an_existing_folder_is_not_touched(tmp_path, exported):

@@ -164,12 +164,22 @@ def image_processor_config(config, mean, std):
 
 
 def scheduler_config(config):
-  """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's."""
+  """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's.
+
+  Raises:
+    ValueError: a schedule that diffusers has no name for.
+  """
+  kind = config.schedule.kind
+  if kind not in BETA_SCHEDULES:
+    raise ValueError(
+      f"schedule.kind={kind!r} cannot be written for diffusers' DDIMScheduler, which holds "
+      f'{", ".join(BETA_SCHEDULES)}.'
+    )
   return dict(
     _class_name='DDIMScheduler',
     _diffusers_version=DIFFUSERS_VERSION,
     num_train_timesteps=config.schedule.num_timesteps,
-    **BETA_SCHEDULES[config.schedule.kind],
+    **BETA_SCHEDULES[kind],
     trained_betas=None,
     rescale_betas_zero_snr=config.schedule.zero_terminal_snr,
     prediction_type=PREDICTION_TYPES[config.loss.prediction_type],
