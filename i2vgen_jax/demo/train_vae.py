@@ -4,6 +4,11 @@
 
 Writes OUTPUT/vae.safetensors (diffusers' tensor names, float16) and OUTPUT/vae.json (the fields of
 `models.vae.AutoencoderKL`, and the scaling factor: 1, for latents have unit variance as they are).
+
+At another size it goes on from the committed weights, so that the latents stay nearly the same:
+
+  python -m i2vgen_jax.demo.train_vae --output=quickstart/vae_128 --frame_size=128 \
+      --start=i2vgen_jax/demo/vae.safetensors --num_steps=600 --peak_lr=0.004
 """
 
 import functools
@@ -24,7 +29,7 @@ from absl import flags
 from data_pipelines import demo_corpus
 from i2vgen_jax import cli
 from i2vgen_jax.models import vae
-from i2vgen_jax.pretrained import tensors, vae_names
+from i2vgen_jax.pretrained import files, tensors, vae_names
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
 MODEL = dict(
@@ -36,33 +41,36 @@ MODEL = dict(
 )
 FRAME_SIZE = 64
 FRAMES_PER_VIDEO = 8
-WINDOW_SIZE = 32
-WINDOWS_SHARE = 0.85  # Of the steps; the last ones see whole frames, whose norms differ.
+WINDOW_SHARE = 0.5  # Of a frame's side.
+WINDOWS_STEPS = 0.85  # Of the steps; the last ones see whole frames, whose norms differ.
 ADAM_LR_SHARE = 0.15  # Of the kernels' learning rate, for biases and norms.
 # Columns: brightness, red against green, yellow against blue. Orthogonal, and hues weigh more, for
 # they vary less and would be learnt late.
 OPPONENT_COLORS = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.sqrt([3, 2, 6]) * [1, 2, 2]
 
 
-def render_frames(seed: int, num_videos: int, num_images: int) -> np.ndarray:
-  """Renders frames as training sees them: after H.264 or JPEG, at FRAME_SIZE.
+def render_frames(
+  seed: int, num_videos: int, num_images: int, size: int = FRAME_SIZE
+) -> np.ndarray:
+  """Renders frames as training sees them: after H.264 or JPEG, at `size`.
 
   Returns:
-    uint8 (num_videos * FRAMES_PER_VIDEO + num_images, FRAME_SIZE, FRAME_SIZE, 3).
+    uint8 (num_videos * FRAMES_PER_VIDEO + num_images, size, size, 3).
   """
   rng = np.random.default_rng(seed)
+  source_size = max(size, demo_corpus.SIZE)
   frames = []
   for _ in range(num_videos):
-    video, _, _ = demo_corpus.render_video(rng)
+    video, _, _ = demo_corpus.render_video(rng, size=source_size)
     with av.open(io.BytesIO(demo_corpus.encode_video(video))) as container:
       decoded = [frame.to_image() for frame in container.decode(video=0)]
     picks = rng.choice(len(decoded), FRAMES_PER_VIDEO, replace=False)
-    frames.extend(_resize(decoded[pick]) for pick in picks)
+    frames.extend(_resize(decoded[pick], size) for pick in picks)
   for _ in range(num_images):
-    image, _, _ = demo_corpus.render_image(rng)
+    image, _, _ = demo_corpus.render_image(rng, size=source_size)
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, 'jpeg', quality=95, subsampling=0)
-    frames.append(_resize(PIL.Image.open(buffer)))
+    frames.append(_resize(PIL.Image.open(buffer), size))
   return np.stack(frames)
 
 
@@ -99,7 +107,7 @@ def windows(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
   A window costs a quarter of a frame, and four times as much of it is outline.
   """
-  size = WINDOW_SIZE
+  size = int(WINDOW_SHARE * frames.shape[1])
   corners = frames[:, :1, :1].astype(np.int16)
   is_shape = np.abs(frames - corners).sum(-1) > 90
   places = np.arange(frames.shape[1])
@@ -112,6 +120,15 @@ def windows(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return np.stack(
     [frame[y : y + size, x : x + size] for frame, y, x in zip(frames, *starts, strict=True)]
   )
+
+
+def first_params(model, path: str | None, seed: int):
+  """Of a vae.safetensors, or drawn from `seed`."""
+  init = functools.partial(model.init, jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+  if path is None:
+    return jax.jit(init)()['params']
+  abstract = jax.eval_shape(init)['params']
+  return tensors.from_torch(files.open_checkpoint(path), abstract, vae_names.name_of)
 
 
 def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformation:
@@ -138,13 +155,12 @@ def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformati
   )
 
 
-def train(model, frames, num_steps, batch_size, peak_lr, kl_weight, seed):
-  """Returns parameters after `num_steps` on batches drawn from `frames` (uint8).
+def train(model, params, frames, num_steps, batch_size, peak_lr, kl_weight, seed):
+  """Returns `params` after `num_steps` more on batches drawn from `frames` (uint8).
 
   A batch is `batch_size` frames, or as many pixels in windows.
   """
   key = jax.random.key(seed)
-  params = jax.jit(model.init)(key, jnp.zeros((1, FRAME_SIZE, FRAME_SIZE, 3)))['params']
   optimizer = make_optimizer(num_steps, peak_lr)
   opt_state = optimizer.init(params)
 
@@ -156,9 +172,9 @@ def train(model, frames, num_steps, batch_size, peak_lr, kl_weight, seed):
     return optax.apply_updates(params, updates), opt_state, metrics
 
   rng = np.random.default_rng(seed)
-  windows_per_frame = (FRAME_SIZE // WINDOW_SIZE) ** 2
+  windows_per_frame = round(WINDOW_SHARE**-2)
   for step in range(num_steps):
-    if step < WINDOWS_SHARE * num_steps:
+    if step < WINDOWS_STEPS * num_steps:
       picks = rng.integers(len(frames), size=batch_size * windows_per_frame)
       batch = windows(frames[picks], rng)
     else:
@@ -207,10 +223,12 @@ def measure(model, params, frames):
 def main():
   """Renders, trains, measures on other frames, writes."""
   model = vae.AutoencoderKL(**MODEL)
-  frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500)
+  size = flags.FLAGS.frame_size
+  frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500, size=size)
   print(f'{len(frames)} frames', flush=True)
   params = train(
     model,
+    first_params(model, flags.FLAGS.start, flags.FLAGS.seed),
     frames,
     flags.FLAGS.num_steps,
     flags.FLAGS.batch_size,
@@ -222,7 +240,7 @@ def main():
   moments = measure(model, params, frames[::16])
   params = normalize(params, moments['latent_mean'], moments['latent_std'])
   params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), params)
-  held_out = render_frames(flags.FLAGS.seed + 1, num_videos=32, num_images=128)
+  held_out = render_frames(flags.FLAGS.seed + 1, num_videos=32, num_images=128, size=size)
   report = measure(model, params, held_out)  # As stored, in half precision.
   print({name: np.round(np.float64(value), 3).tolist() for name, value in report.items()})
 
@@ -234,12 +252,14 @@ def main():
   (output / 'vae.json').write_text(json.dumps(fields, indent=2) + '\n')
 
 
-def _resize(image: PIL.Image.Image) -> np.ndarray:
-  return np.asarray(image.resize((FRAME_SIZE, FRAME_SIZE), PIL.Image.Resampling.BOX))
+def _resize(image: PIL.Image.Image, size: int) -> np.ndarray:
+  return np.asarray(image.resize((size, size), PIL.Image.Resampling.BOX))
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
+  flags.DEFINE_string('start', None, 'vae.safetensors to go on from; default random weights')
+  flags.DEFINE_integer('frame_size', FRAME_SIZE, 'side of a frame in pixels')
   flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
   flags.DEFINE_integer('batch_size', 8, 'frames per step')
   flags.DEFINE_float('peak_lr', 0.02, 'learning rate of kernels after warm-up')
