@@ -1,175 +1,216 @@
-"""Shows whether a demo run has learnt: do sampled shapes move as the caption says, from the image
-given?
+"""Measures a trained run on held-out clips: the base stage alone, or the whole cascade.
 
-  python -m i2vgen_jax.evaluate --workdir=DIR [--output=DIR/evaluation]
+  python -m i2vgen_jax.evaluate --workdir=DIR [--refine_workdir=DIR] [--output=DIR/evaluation]
 
-Continues held-out first frames of the demo corpus, finds the shape in every frame as what differs
-from the background, and
-reports: share of videos that move in the captioned direction (chance 25 %), PSNR of the first
-frame, and share that keep the captioned colour. The same measures on the real clips say what the
-yardstick itself can do.
+Goes on from the first frames of held-out clips and compares with those clips; on the demo corpus
+also with the captions. With a refinement stage its corpus gives the clips, and it is compared with
+what enlarging would do: of the base's videos (sampled, upscaled, refined), and of the real clips
+made as small as those (shrunk, restored), where no other error than the missing detail is left.
+
+Writes report.json, index.html, spectrum.png, contact_sheet.png and videos/; prints the figures.
 """
-
-import json
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from etils import epath
 
-from data_pipelines import demo_corpus, loader
-from i2vgen_jax import cli, components, generation, metrics, streams, video_file
+from i2vgen_jax import cli, train_step
+from i2vgen_jax.evaluation import (
+  clip_scores,
+  frechet,
+  measures,
+  report,
+  sampling,
+  shapes,
+  spectrum,
+)
 from i2vgen_jax.parallel import mesh as mesh_lib
-
-BATCH = 16
-# A shape that moves less than this share of the frame's width stands still: a third of the slowest
-# real motion.
-MIN_MOTION = 0.12
 
 
 def main():
-  """Samples, measures, writes report.json, contact_sheet.png and the videos; prints the figures."""
-  workdir = epath.Path(flags.FLAGS.workdir)
-  config, built, mesh, params, frozen = components.load_run(
-    workdir, flags.FLAGS.weights, flags.FLAGS.step
-  )
-  if config.refine.levels:
-    raise ValueError(f'{workdir} is a refinement stage: these measures are of a base stage.')
-  bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
-  batch = loader.held_out(
-    dict(config.data.directories), bucket, built.tokenize,
-    built.encoders.image_encoder.image_size, flags.FLAGS.num_examples,
-    sandbox=config.data.sandbox,
-  )  # fmt: skip
-  settings = generation.settings(
-    config, num_steps=flags.FLAGS.steps, guidance_scale=flags.FLAGS.guidance
-  )
-  generate = generation.make_generate(built, **settings)
-  videos_BFHWC = sample_all(
-    built, config, generate, params, frozen, batch, bucket, mesh, flags.FLAGS.seed
-  )
-  report = {
-    'num_examples': len(videos_BFHWC),
-    'seed': flags.FLAGS.seed,
-    'weights': flags.FLAGS.weights,
-    **settings,
-    'sampled': measure(videos_BFHWC, batch['video'], batch['caption']),
-    'real': measure(batch['video'], batch['video'], batch['caption']),
+  """Samples, measures, writes, prints."""
+  given = flags.FLAGS
+  base, refinement = load_stages(given)
+  last = refinement or base
+  features = {
+    name: frechet.load_features(source)
+    for name, source in (('fvd', given.video_features), ('fid', given.frame_features))
+    if source
   }
-  output = epath.Path(flags.FLAGS.output or workdir / 'evaluation')
-  write_report(output, report, videos_BFHWC, batch, bucket.fps)
-  print(json.dumps(report, indent=2))
-  sampled = report['sampled']
-  print(
-    f'{sampled["follows_caption"]:.0%} move as captioned (chance 25 %), first frame '
-    f'{sampled["first_frame_psnr_db"]:.1f} dB, {sampled["keeps_color"]:.0%} keep '
-    f'the colour: {output}'
-  )
+  batch = sampling.held_out(last, given.num_examples)
+  captions, real_BFHWC = batch['caption'], batch['video']
+  videos = make_videos(base, refinement, batch, given.seed)
+  found = measure_sets(videos, real_BFHWC, captions, last.bucket.fps)
+  add_features(found, videos, real_BFHWC, captions, features, given.clip)
 
-
-def sample_all(built, config, generate, params, frozen, batch, bucket, mesh, seed):
-  """uint8 (N, F, H, W, 3): a video for every held-out first frame, BATCH at a time."""
-  total = len(batch['video'])
-  noise = generation.start_noise(built, seed, total, bucket.frames, bucket.height, bucket.width)
-  videos = []
-  for start in range(0, total, BATCH):
-    # The last batch is filled with its last row: one shape, one compilation.
-    rows = np.minimum(np.arange(start, start + BATCH), total - 1)
-    part = {name: batch[name][rows] for name in ('video', 'clip_image', 'token_ids', 'fps')}
-    part['noise'] = np.asarray(noise)[rows]
-    part = mesh_lib.place_batch(part, mesh)
-    inputs = {name: part[name] for name in ('clip_image', 'token_ids', 'fps')}
-    inputs['image'] = part['video'][:, 0]
-    inputs['negative_token_ids'] = built.tokenize([config.negative_prompt])
-    _, videos_BFHWC = generate(params, frozen, inputs, part['noise'])
-    videos.append(np.asarray(jax.device_get(videos_BFHWC))[: total - start])
-    logging.info('%d of %d videos', min(start + BATCH, total), total)
-  return np.concatenate(videos)
-
-
-def measure(videos_BFHWC, references_BFHWC, captions):
-  """Figures of uint8 videos against their captions and the clips that gave the first frames."""
-  wanted = [demo_corpus.parse_caption(caption) for caption in captions]
-  moves = [movement(video) for video in videos_BFHWC]
-  colors = [shape_color(video) for video in videos_BFHWC]
-  return {
-    'follows_caption': float(
-      np.mean([direction_of(m) == w['direction'] for m, w in zip(moves, wanted, strict=True)])
-    ),
-    'stands_still': float(np.mean([direction_of(m) is None for m in moves])),
-    'movement_of_width': float(np.mean([np.abs(m).max() for m in moves])),
-    'first_frame_psnr_db': float(
-      np.mean([psnr(v[0], r[0]) for v, r in zip(videos_BFHWC, references_BFHWC, strict=True)])
-    ),
-    'keeps_color': float(
-      np.mean([color == w['color'] for color, w in zip(colors, wanted, strict=True)])
-    ),
-  }
-
-
-def saliency(frame_HWC):
-  """(H, W) in [0, 1]: how far each pixel is from the background, the median of the frame's border;
-  small values cut."""
-  frame = frame_HWC.astype(np.float64)
-  border = np.concatenate([frame[0], frame[-1], frame[:, 0], frame[:, -1]])
-  distance_HW = np.linalg.norm(frame - np.median(border, 0), axis=-1)
-  peak = distance_HW.max()
-  return np.where(distance_HW > 0.5 * peak, distance_HW / max(peak, 1e-9), 0)
-
-
-def centroid(frame_HWC):
-  """(x, y) of the salient mass, as shares of width and height."""
-  weight_HW = saliency(frame_HWC)
-  height, width = weight_HW.shape
-  total = max(weight_HW.sum(), 1e-9)
-  x = (weight_HW.sum(0) * (np.arange(width) + 0.5)).sum() / total / width
-  y = (weight_HW.sum(1) * (np.arange(height) + 0.5)).sum() / total / height
-  return np.array([x, y])
-
-
-def movement(video_FHWC):
-  """(dx, dy) of the centroid from the first to the last frame, as shares of width and height."""
-  return centroid(video_FHWC[-1]) - centroid(video_FHWC[0])
-
-
-def direction_of(move):
-  """'left', 'right', 'up' or 'down' by the larger component; None if it stands still."""
-  if np.abs(move).max() < MIN_MOTION:
-    return None
-  return max(
-    demo_corpus.DIRECTIONS, key=lambda name: float(np.dot(move, demo_corpus.DIRECTIONS[name]))
-  )
-
-
-def shape_color(video_FHWC):
-  """The demo colour nearest in hue and strength to the shape's mean colour over all frames."""
-  means = []
-  for frame_HWC in video_FHWC:
-    weight_HW = saliency(frame_HWC)
-    means.append((frame_HWC * weight_HW[..., None]).sum((0, 1)) / max(weight_HW.sum(), 1e-9))
-  mean = np.mean(means, 0)
-  return min(
-    demo_corpus.COLORS, key=lambda name: np.linalg.norm(mean - np.array(demo_corpus.COLORS[name]))
-  )
-
-
-def psnr(image_HWC, reference_HWC):
-  """Peak signal-to-noise ratio of uint8 images, dB."""
-  error = np.mean((image_HWC.astype(np.float64) - reference_HWC.astype(np.float64)) ** 2)
-  return 10 * np.log10(255**2 / max(error, 1e-9))
-
-
-def write_report(output, report, videos_BFHWC, batch, fps):
-  """report.json, videos/NN.mp4, and a sheet of the first eight: real clip above, sampled below."""
+  output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output.mkdir(parents=True, exist_ok=True)
-  captions = dict(enumerate(batch['caption']))
-  (output / 'report.json').write_text(json.dumps(report | {'captions': captions}, indent=2))
-  for i, video_FHWC in enumerate(videos_BFHWC):
-    video_file.write_mp4(output / 'videos' / f'{i:02d}.mp4', video_FHWC, fps)
-  pairs = [
-    clip for i in range(min(8, len(videos_BFHWC))) for clip in (batch['video'][i], videos_BFHWC[i])
-  ]
-  metrics.write_png(output / 'contact_sheet.png', metrics.contact_sheet(pairs))
+  spectra = spectrum.mean_spectra(
+    {name: list(videos_BFHWC) for name, videos_BFHWC in videos.items()}
+    | {'noise': [spectrum.noise_like(real_BFHWC[0], given.seed)]}
+  )
+  spectrum.draw(spectra, output / 'spectrum.png')
+  settings = {
+    'num_examples': len(captions),
+    'seed': given.seed,
+    'weights': given.weights,
+    'size': [last.bucket.frames, last.bucket.height, last.bucket.width],
+    'base': base.settings,
+    'refinement': refinement and refinement.settings,
+    'features': {name: source for name, (_, source) in features.items()},
+  }
+  content = settings | found | {'captions': dict(enumerate(captions))}
+  if given.loss_bins:
+    content['loss_by_noise_level'] = loss_by_noise_level(last, batch, given.loss_bins)
+  report.write_json(output / 'report.json', content)
+  report.write_videos(output, videos, last.bucket.fps)
+  report.write_sheet(output / 'contact_sheet.png', videos)
+  report.write_page(
+    output, 'Held-out clips', found, videos, captions, settings,
+    ('spectrum.png', 'contact_sheet.png'),
+  )  # fmt: skip
+  if given.vbench:
+    report.write_vbench(given.vbench, videos[best_of(videos)], captions, last.bucket.fps)
+  print(report.markdown_table(found))
+  print(summary(found, videos, output))
+
+
+def load_stages(given):
+  """(base, refinement or None); raises ValueError if one is in the other's place."""
+  shared = dict(weights=given.weights, seed=given.seed)
+  base = sampling.load(
+    given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
+  )
+  if base.refines:
+    raise ValueError(f'{given.workdir} is a refinement stage: give it to --refine_workdir.')
+  if not given.refine_workdir:
+    return base, None
+  refinement = sampling.load(
+    given.refine_workdir,
+    num_steps=given.refine_steps,
+    guidance_scale=given.refine_guidance,
+    sampler=given.refine_sampler,
+    levels=given.refine_levels,
+    **shared,
+  )
+  if not refinement.refines:
+    raise ValueError(f'{given.refine_workdir} is no refinement stage: its refine.levels is 0.')
+  return base, refinement
+
+
+def make_videos(base, refinement, batch, seed):
+  """{set: uint8 (N, F, H, W, 3)}, all of the size of the last stage's clips."""
+  real_BFHWC = batch['video']
+  if refinement is None:
+    return {'real': real_BFHWC, 'sampled': sampling.sample(base, batch, seed)}
+  small, large = base.bucket, refinement.bucket
+  shrunk_BFHWC = sampling.resize(real_BFHWC, small.height, small.width)
+  sampled_BFHWC = sampling.sample(base, batch | {'video': shrunk_BFHWC}, seed)
+  enlarge = lambda videos: sampling.resize(videos, large.height, large.width)  # noqa: E731
+  return {
+    'real': real_BFHWC,
+    'upscaled': enlarge(sampled_BFHWC),
+    'refined': sampling.sample(refinement, batch, seed, sampled_BFHWC),
+    'shrunk': enlarge(shrunk_BFHWC),
+    'restored': sampling.sample(refinement, batch, seed, shrunk_BFHWC),
+  }
+
+
+def measure_sets(videos, real_BFHWC, captions, fps):
+  """{set: {measure: dict(mean, low, high, num), or a list over frames}}."""
+  is_demo = shapes.is_demo(captions)
+  found = {}
+  for name, videos_BFHWC in videos.items():
+    rows, curves = [], []
+    for video, real, caption in zip(videos_BFHWC, real_BFHWC, captions, strict=True):
+      curve = measures.likeness_to_image(video, real[0])
+      row = dict(
+        psnr_db=measures.psnr(video, real),
+        first_frame_psnr_db=curve['psnr_db'][0],
+        first_frame_ssim=curve['ssim'][0],
+        last_frame_ssim=curve['ssim'][-1],
+        flicker=measures.flicker(video, measures.still_pixels(real)),
+        motion=measures.motion_magnitude(video, fps),
+        high_frequency_share=spectrum.high_frequency_share(video),
+      )
+      rows.append(row | (shapes.measure(video, caption) if is_demo else {}))
+      curves.append(curve)
+    found[name] = {
+      measure: measures.mean_with_interval([row[measure] for row in rows]) for measure in rows[0]
+    } | {
+      f'{kind}_to_first_frame': np.mean([curve[kind] for curve in curves], 0).tolist()
+      for kind in curves[0]
+    }
+  return found
+
+
+def add_features(found, videos, real_BFHWC, captions, features, clip_folder):
+  """Adds what networks say to `found`: distances of sets to the real clips, and CLIP's scores."""
+  networks = {'fvd_proxy': frechet.random_features()}
+  networks |= {name: function for name, (function, _) in features.items()}
+  for name, function in networks.items():
+    describe = frechet.of_frames if name == 'fid' else frechet.of_videos
+    real_ND = describe(function, real_BFHWC)
+    for set_name, videos_BFHWC in videos.items():
+      if len(captions) > 1:
+        distance = frechet.frechet_distance(describe(function, videos_BFHWC), real_ND)
+        found[set_name][name] = distance
+  if clip_folder:
+    for set_name, videos_BFHWC in videos.items():
+      rows = clip_scores.measure(clip_folder, videos_BFHWC, captions)
+      for name in rows[0]:
+        found[set_name][name] = measures.mean_with_interval([row[name] for row in rows])
+
+
+def loss_by_noise_level(run, batch, bins):
+  """[dict(start, stop, mean, low, high, num)] of held-out clips; noise is fixed by (seed, row)."""
+  start, stop = run.config.loss.timestep_range
+  edges = np.linspace(start, stop, bins + 1).astype(int)
+
+  @jax.jit
+  def losses(params, frozen, part, start, stop):
+    loss = train_step.make_eval_loss(
+      run.components.unet, run.components.encoders, run.components.schedule,
+      prediction_type=run.config.loss.prediction_type, timestep_range=(start, stop),
+    )  # fmt: skip
+    # As a run's own state has it.
+    seed = jax.random.key_data(jax.random.fold_in(jax.random.key(run.config.seed), 1))
+    return loss(params, frozen, part, seed)
+
+  rows = []
+  names = [name for name in batch if name not in ('caption', 'key')]
+  for low, high in zip(edges, edges[1:], strict=False):
+    found = []
+    total = len(batch['video'])
+    for first in range(0, total, sampling.BATCH):
+      picks = np.minimum(np.arange(first, first + sampling.BATCH), total - 1)
+      part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.mesh)
+      found.append(np.asarray(losses(run.params, run.frozen, part, low, high))[: total - first])
+    interval = measures.mean_with_interval(np.concatenate(found))
+    rows.append(dict(start=int(low), stop=int(high), **interval))
+  return rows
+
+
+def best_of(videos):
+  """The set that the command is about: of the last stage."""
+  return 'refined' if 'refined' in videos else 'sampled'
+
+
+def summary(found, videos, output):
+  """One line on the last stage."""
+  mean = {name: value['mean'] for name, value in found[best_of(videos)].items() if _is_mean(value)}
+  line = f'first frame {mean["first_frame_psnr_db"]:.1f} dB: {output}/index.html'
+  if 'follows_caption' not in mean:
+    return line
+  return (
+    f'{mean["follows_caption"]:.0%} move as captioned (chance 25 %), {mean["keeps_color"]:.0%} '
+    f'keep the colour, {line}'
+  )
+
+
+def _is_mean(value):
+  return isinstance(value, dict)
 
 
 if __name__ == '__main__':
@@ -179,7 +220,17 @@ if __name__ == '__main__':
   flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
   flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
   flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "DDIM steps; default the run's.")
+  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
   flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_string('refine_workdir', None, 'Of a trained refinement stage.')
+  flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
+  flags.DEFINE_float('refine_guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_string('refine_sampler', None, "Default the run's.")
+  flags.DEFINE_integer('refine_levels', None, "Noise levels laid on and taken off; the run's.")
+  flags.DEFINE_integer('loss_bins', 0, 'Also the loss in so many bins of noise levels.')
+  flags.DEFINE_string('clip', None, "Folder of transformers' CLIP, for scores by it.")
+  flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
+  flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
+  flags.DEFINE_string('vbench', None, "Folder to write CAPTION-INDEX.mp4 to, VBench's layout.")
   cli.require('workdir')
   cli.run(main)

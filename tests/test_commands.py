@@ -67,11 +67,19 @@ def test_sample_names_mistakes_in_one_line(flags, message, finished_run, picture
 def test_evaluate_reports_sampled_and_real_clips(finished_run, tmp_path):
   done = runs.module(
     'i2vgen_jax.evaluate', f'--workdir={finished_run}', f'--output={tmp_path / "out"}',
-    '--num_examples=4',
+    '--num_examples=4', '--loss_bins=2', f'--vbench={tmp_path / "vbench"}',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads((tmp_path / 'out' / 'report.json').read_text())
-  assert report['num_examples'] == 4 and report['real']['keeps_color'] == 1.0
-  assert 0 <= report['sampled']['follows_caption'] <= 1
-  assert (tmp_path / 'out' / 'contact_sheet.png').exists()
-  assert len(list((tmp_path / 'out' / 'videos').glob('*.mp4'))) == 4
+  assert report['num_examples'] == 4 and report['real']['keeps_color']['mean'] == 1.0
+  assert report['real']['fvd_proxy'] == pytest.approx(0, abs=1e-3) and 'fvd' not in report['real']
+  sampled = report['sampled']
+  assert 0 <= sampled['follows_caption']['low'] <= sampled['follows_caption']['high'] <= 1
+  assert len(sampled['ssim_to_first_frame']) == 4
+  bins = report['loss_by_noise_level']
+  assert [(row['start'], row['stop']) for row in bins] == [(0, 500), (500, 1000)]
+  assert bins[0]['mean'] != bins[1]['mean']
+  for name in ('contact_sheet.png', 'spectrum.png', 'index.html'):
+    assert (tmp_path / 'out' / name).exists()
+  assert len(list((tmp_path / 'out' / 'videos' / 'sampled').glob('*.mp4'))) == 4
+  assert len(list((tmp_path / 'vbench').glob('*-0.mp4'))) == 4

@@ -1,0 +1,117 @@
+"""Frechet distance between the features of two sets of videos or pictures: FVD and FID.
+
+Which distance it is depends on who computes the features: FVD is that of an I3D or VideoMAE, FID
+that of an Inception, both the user's. Features of a random network are good to notice a change of
+the same videos and are called `fvd_proxy`.
+"""
+
+import hashlib
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PROXY_CHANNELS = (16, 32, 64)
+BATCH = 4
+
+
+def frechet_distance(a_ND, b_ND):
+  """|mean a - mean b|^2 + tr(A + B - 2 (A B)^1/2) of two sets of features; A, B: covariances.
+
+  Heusel et al. 2017 (arXiv:1706.08500), eq. 6. The trace of the root is that of
+  (A^1/2 B A^1/2)^1/2, which is symmetric: no complex root comes up.
+
+  Raises:
+    ValueError: fewer than two rows, or features of different length.
+  """
+  a_ND, b_ND = np.asarray(a_ND, np.float64), np.asarray(b_ND, np.float64)
+  if min(len(a_ND), len(b_ND)) < 2 or a_ND.shape[1:] != b_ND.shape[1:] or a_ND.ndim != 2:
+    raise ValueError(
+      f'features of shapes {a_ND.shape} and {b_ND.shape}: two rows at least and equal lengths are '
+      'needed for a Frechet distance.'
+    )
+  a_DD, b_DD = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a_ND, b_ND))
+  values_D, vectors_DD = np.linalg.eigh(a_DD)
+  root_DD = vectors_DD * np.sqrt(np.maximum(values_D, 0)) @ vectors_DD.T
+  trace_of_root = np.sqrt(np.maximum(np.linalg.eigvalsh(root_DD @ b_DD @ root_DD), 0)).sum()
+  shift = np.sum((a_ND.mean(0) - b_ND.mean(0)) ** 2)
+  return float(shift + np.trace(a_DD) + np.trace(b_DD) - 2 * trace_of_root)
+
+
+def load_features(source):
+  """(function, hash) of the user's network.
+
+  Args:
+    source: a TorchScript file, or 'module:function'. Either is called with float32 (N, 3, F, H, W)
+      in [-1, 1], torch's tensor or numpy's array, and returns (N, D). Both run code: give only what
+      you trust.
+
+  Raises:
+    ValueError: no such file or function, or torch is missing.
+  """
+  path = pathlib.Path(source)
+  if path.exists():
+    try:
+      import torch
+    except ImportError as error:
+      raise ValueError(f'{source} is a file of torch: pip install torch.') from error
+    try:
+      network = torch.jit.load(str(path), map_location='cpu').eval()
+    except RuntimeError as error:
+      raise ValueError(f'{source} is no TorchScript file: {error}.') from error
+
+    def features(videos_NCFHW):
+      with torch.no_grad():
+        return network(torch.from_numpy(videos_NCFHW)).float().numpy()
+
+    return features, hashlib.sha256(path.read_bytes()).hexdigest()
+  module, separator, name = source.partition(':')
+  if not separator:
+    raise ValueError(f'features {source!r} are neither a file nor module:function.')
+  try:
+    return getattr(importlib.import_module(module), name), source
+  except (ImportError, AttributeError) as error:
+    raise ValueError(f'features {source!r} cannot be imported: {error}.') from error
+
+
+def of_videos(features, videos_BFHWC):
+  """(N, D) features of uint8 videos."""
+  rows = []
+  for start in range(0, len(videos_BFHWC), BATCH):
+    part = np.asarray(videos_BFHWC[start : start + BATCH], np.float32) / 127.5 - 1
+    found = np.asarray(features(np.ascontiguousarray(part.transpose(0, 4, 1, 2, 3))), np.float64)
+    if found.shape[0] != len(part) or found.ndim != 2:
+      raise ValueError(f'features of {len(part)} videos have shape {found.shape}, need (N, D).')
+    rows.append(found)
+  return np.concatenate(rows)
+
+
+def of_frames(features, videos_BFHWC):
+  """(N F, D) features of all frames, each given as a video of one frame."""
+  videos_BFHWC = np.asarray(videos_BFHWC)
+  return of_videos(features, videos_BFHWC.reshape(-1, 1, *videos_BFHWC.shape[2:]))
+
+
+def random_features(seed=0):
+  """Features of a seeded random network of 3-D convolutions, the same on every machine."""
+  kernels, channels = [], 3
+  for i, width in enumerate(PROXY_CHANNELS):
+    scale = (2 / (27 * channels)) ** 0.5
+    rng = np.random.default_rng((seed, i))
+    kernels.append(rng.normal(0, scale, (3, 3, 3, channels, width)).astype(np.float32))
+    channels = width
+
+  @jax.jit
+  def features(videos_NCFHW):
+    h = jnp.transpose(videos_NCFHW, (0, 2, 3, 4, 1))
+    for kernel in kernels:
+      h = jax.lax.conv_general_dilated(
+        h, kernel, (1, 2, 2), 'SAME', dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC')
+      )
+      h = jax.nn.relu(h)
+    # Mean and spread over the video: what is there, and how unevenly.
+    return jnp.concatenate([h.mean((1, 2, 3)), h.std((1, 2, 3))], -1)
+
+  return features
