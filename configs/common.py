@@ -89,6 +89,8 @@ def release():
       activation='gelu',
     ),
   )
+  # Adapters on these kernels in place of training all: rank 0 is none.
+  config.lora = dict(rank=0, alpha=8.0, match=r'attn\d/to_(q|k|v|out_0)/kernel$')
   config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
   config.loss = dict(
     prediction_type='v',

@@ -19,7 +19,7 @@ import transformers
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, pod
+from i2vgen_jax import checkpoint, lora, pod
 from i2vgen_jax.diffusion import loss, parameterization, schedule
 from i2vgen_jax.encoders import Encoders
 from i2vgen_jax.models import unet3d
@@ -46,7 +46,7 @@ RANDOM_SEED = 0
 class Components:
   """What train, sample, evaluate and export are made of."""
 
-  unet: unet3d.UNet3D
+  unet: unet3d.UNet3D | lora.AdaptedUNet
   encoders: Encoders
   schedule: schedule.NoiseSchedule
   tokenize: Callable[[list[str]], np.ndarray]  # captions -> int32 (B, L).
@@ -128,7 +128,7 @@ def build(config, workdir=None):
   tokenize = make_tokenize(
     tokenizer_folder(config, workdir), config.pad_token, encoders.text_encoder
   )
-  return Components(unet, encoders, noise_schedule, tokenize)
+  return Components(lora.adapt(unet, config), encoders, noise_schedule, tokenize)
 
 
 def check_start(config):

@@ -6,7 +6,8 @@
 As 'diffusers', OUT is what `diffusers.I2VGenXLPipeline.from_pretrained` reads (diffusers 0.35 with
 transformers 4): U-Net, VAE, CLIP towers, tokenizer, image processor and scheduler; neither torch
 nor diffusers is needed to write it. As 'vgen', it is the U-Net alone, {state_dict, step}, which
-VGen's loader takes with strict=True; this needs torch. A U-Net that the other code cannot express
+VGen's loader takes with strict=True; this needs torch. Both with LoRA adapters merged, which 'peft'
+writes alone. A U-Net that the other code cannot express
 is refused.
 """
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import safetensors.numpy
 from absl import flags
 
-from i2vgen_jax import cli, components, encoders, output_folder
+from i2vgen_jax import cli, components, encoders, lora, output_folder
 from i2vgen_jax.pretrained import configs, read, tensors, unet_names
 
 # transformers and diffusers look for these.
@@ -37,8 +38,12 @@ def main():
   output_folder.check(given.output)  # Before minutes of loading.
   config, built, mesh = components.open_run(given.workdir)
 
-  def read_unet():
+  def load_unet():
     return components.load_unet(config, built, mesh, given.workdir, given.weights)
+
+  def read_unet():
+    params, step = load_unet()
+    return lora.merge(params, config.lora.alpha) if lora.is_used(config) else params, step
 
   @functools.cache
   def read_frozen():
@@ -47,7 +52,10 @@ def main():
   def read_params(network):
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
 
-  if given.format == 'vgen':
+  if given.format == 'peft':
+    lora.export_peft(given.output, config, load_unet()[0])
+    print(f'Wrote {given.output}: peft.PeftModel.from_pretrained(pipeline.unet, {given.output!r})')
+  elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)
     print(f"Wrote {given.output}: VGen's test_model.")
   else:
@@ -120,7 +128,7 @@ def export_vgen(output, config, unet_params, step, dtype='float32'):
   except ImportError as error:
     raise ValueError('--format=vgen writes a file of torch: pip install torch.') from error
   # numpy's bfloat16 is unknown to torch: it converts that itself.
-  slots = unet_names.vgen(components.build(config).unet).slot_of
+  slots = unet_names.vgen(lora.bare(components.build(config).unet)).slot_of
   named = tensors.to_torch(unet_params, unet_names.name_of, slots, jnp.dtype(dtype))
   state_dict = {
     name: torch.from_numpy(value.astype('float32', copy=False)).to(getattr(torch, dtype))
@@ -167,8 +175,8 @@ def _write(path, content):
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'the run to export')
-  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen'], 'layout of the output')
-  flags.DEFINE_string('output', None, 'folder (diffusers) or file (vgen) to write; must not exist')
+  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen', 'peft'], 'layout of the output')
+  flags.DEFINE_string('output', None, 'folder, or file for vgen; must not exist')
   flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
   flags.DEFINE_enum('dtype', 'float32', DTYPES, 'of the tensors written')
   cli.require('workdir', 'output')

@@ -7,7 +7,7 @@ conditioners, is dropped by name; of the first convolution the channels of the n
 import jax
 from absl import logging
 
-from i2vgen_jax import checkpoint
+from i2vgen_jax import checkpoint, lora
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import sharding
 
@@ -31,7 +31,11 @@ def load(workdir, abstract_params, mesh, min_elements):
     config.start = ''  # The run has all of its own.
   started = components_lib.build(config, workdir)
   params, _ = checkpoint.load_params(workdir, started.abstract_params(mesh, min_elements))
-  return restrict(params, abstract_params, workdir)
+  if lora.is_used(config):
+    params = jax.jit(lora.merge)(params, config.lora.alpha)
+  # New adapters start as they are made.
+  wanted = {name: block for name, block in abstract_params.items() if name != lora.KEY}
+  return restrict(params, wanted, workdir)
 
 
 def restrict(params, abstract_params, source):

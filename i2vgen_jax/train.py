@@ -19,6 +19,7 @@ from i2vgen_jax import (
   checkpoint,
   cli,
   figures,
+  lora,
   metrics,
   optimizer,
   pod,
@@ -71,7 +72,7 @@ def train(config, workdir):
     components.abstract_params(mesh, config.sharding.min_elements),
     learning_rate,
     **{name: rates[name] for name in OPTIMIZER_FIELDS},
-    groups=tuple(dict(group) for group in rates.groups),
+    groups=lora.groups(config),
   )
   init = train_step.make_init(
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed
@@ -97,7 +98,7 @@ def train(config, workdir):
     if config.start:
       placed = components_lib.with_shardings(abstract_state, shardings)
       first = start.load(config.start, placed.params, mesh, config.sharding.min_elements)
-      state = train_step.start_from(state, first)
+      state = train_step.start_from(state, state.params | first)
     if lead:
       write_overview(workdir, state.params)
   else:
