@@ -1,0 +1,116 @@
+"""What each way of the image into the model brings: the paper's ablation of conditions.
+
+  python -m i2vgen_jax.ablate --workdir=DIR [--output=DIR/ablation] [--train]
+
+Of a base stage: as it is, without the global tokens of the image's latents, without its detail
+latents beside the noise, without CLIP's tokens. Without --train the run's own weights go on with
+one conditioner's parameters taken out, which tells how far this model relies on it; with --train
+each variant is trained by the run's config into OUTPUT, as the paper does, which tells what a model
+can do without it.
+
+Writes table.md, report.json, contact_sheet.png (per clip: real, then the variants) and videos/.
+"""
+
+import dataclasses
+import json
+
+import ml_collections
+from absl import flags, logging
+from etils import epath
+
+from i2vgen_jax import checkpoint, cli, generation, start, train
+from i2vgen_jax import components as components_lib
+from i2vgen_jax import evaluate as evaluate_lib
+from i2vgen_jax.evaluation import report, sampling
+
+# Variant -> the conditioner that it lacks (models/conditioning.py).
+VARIANTS = {
+  'no global tokens': 'image_latent_tokens',
+  'no detail latents': 'image_latents',
+  'no CLIP': 'image_tokens',
+}
+
+
+def main():
+  """Makes the variants, samples from all, and writes what they do."""
+  given = flags.FLAGS
+  run = sampling.load(given.workdir, given.weights, seed=given.seed, num_steps=given.steps)
+  if run.refines:
+    raise ValueError(f'{given.workdir} is a refinement stage, which is conditioned on text alone.')
+  variants = variants_of(run.config)
+  output = epath.Path(given.output or epath.Path(given.workdir) / 'ablation')
+  batch = sampling.held_out(run, given.num_examples)
+  videos = {'real': batch['video'], 'all conditions': sampling.sample(run, batch, given.seed)}
+  for name, kind in variants.items():
+    logging.info('%s: without %s', name, kind)
+    if given.train:
+      workdir = output / kind
+      if train.train(without(checkpoint.read_config(given.workdir), kind), workdir) != 0:
+        raise ValueError(f'stopped while training {workdir}: the same command goes on.')
+      variant = sampling.load(workdir, given.weights, seed=given.seed, num_steps=given.steps)
+    else:
+      variant = take_out(run, kind, given.seed, given.workdir)
+    videos[name] = sampling.sample(variant, batch, given.seed)
+
+  found = evaluate_lib.measure_sets(videos, batch['video'], batch['caption'], run.bucket.fps)
+  settings = dict(
+    num_examples=len(batch['caption']), seed=given.seed, weights=given.weights,
+    variants='trained' if given.train else 'conditioner taken out of the trained model',
+    **run.settings,
+  )  # fmt: skip
+  report.write_json(output / 'report.json', settings | found)
+  (output / 'table.md').write_text(report.markdown_table(found))
+  report.write_videos(output, videos, run.bucket.fps)
+  report.write_sheet(output / 'contact_sheet.png', videos)
+  report.write_page(
+    output, 'Ablation', found, videos, batch['caption'], settings, ('contact_sheet.png',)
+  )
+  print(report.markdown_table(found))
+  print(f'{settings["variants"]}: {output}/index.html')
+
+
+def variants_of(config):
+  """Those whose conditioner the model has; raises ValueError if there is none."""
+  kinds = [line['kind'] for line in config.unet.conditioners]
+  variants = {name: kind for name, kind in VARIANTS.items() if kind in kinds}
+  if not variants:
+    raise ValueError(
+      f'unet.conditioners are {kinds}: none of {list(VARIANTS.values())} can be left out.'
+    )
+  return variants
+
+
+def without(config, kind):
+  """The config of a model that lacks a conditioner."""
+  # Through JSON, for lines of a tuple are no ConfigDicts.
+  config = ml_collections.ConfigDict(json.loads(config.to_json()))
+  config.unet.conditioners = tuple(
+    line for line in config.unet.conditioners if line['kind'] != kind
+  )
+  return config.lock()
+
+
+def take_out(run, kind, seed, source):
+  """The run with its own weights, but for those of one conditioner; `source` names it in logs."""
+  config = without(run.config, kind)
+  built = components_lib.build(config)
+  abstract = built.abstract_params(run.mesh, config.sharding.min_elements)
+  return dataclasses.replace(
+    run,
+    config=config,
+    components=built,
+    params=start.restrict(run.params, abstract, source),
+    generate=generation.make_generate(built, seed=seed, **run.settings),
+  )
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'Of a trained base stage.')
+  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
+  flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
+  flags.DEFINE_integer('num_examples', 32, 'Held-out (image, caption) pairs.')
+  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
+  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
+  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
+  cli.require('workdir')
+  cli.run(main)

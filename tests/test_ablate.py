@@ -1,0 +1,58 @@
+"""The ablation takes out one way of the image, and nothing else."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import demo, refine_demo
+from i2vgen_jax import ablate, components
+from i2vgen_jax.evaluation import sampling
+from tests import runs
+
+COMMAND = ('i2vgen_jax.ablate', '--num_examples=2', '--steps=2')
+
+
+def test_variants_are_the_run_s_config_without_one_line():
+  config = demo.get_config()
+  before = [line['kind'] for line in config.unet.conditioners]
+  for kind in ablate.variants_of(config).values():
+    variant = ablate.without(config, kind)
+    assert [line['kind'] for line in variant.unet.conditioners] == [k for k in before if k != kind]
+    components.build(variant)
+  assert len(ablate.variants_of(config)) == 3
+  assert [line['kind'] for line in config.unet.conditioners] == before
+
+
+def test_a_model_of_text_alone_has_nothing_to_leave_out():
+  with pytest.raises(ValueError, match="conditioners are \\['text'\\]"):
+    ablate.variants_of(refine_demo.get_config())
+
+
+def test_without_its_detail_latents_the_first_convolution_sees_the_noise_alone(finished_run):
+  run = sampling.load(finished_run)
+  variant = ablate.take_out(run, 'image_latents', 0, finished_run)
+  kernel = run.params['conv_in']['kernel']
+  assert kernel.shape[2] == 8
+  np.testing.assert_array_equal(variant.params['conv_in']['kernel'], kernel[:, :, :4])
+  assert set(run.params) - set(variant.params) == {'image_latents'}
+  for name in set(variant.params) - {'conv_in'}:
+    jax.tree.map(np.testing.assert_array_equal, variant.params[name], run.params[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('train', [False, True])
+def test_the_command_writes_table_and_sheet(finished_run, tmp_path, train):
+  output = tmp_path / 'out'
+  flags = [f'--workdir={finished_run}', f'--output={output}', f'--train={train}']
+  done = runs.module(*COMMAND, *flags)
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads((output / 'report.json').read_text())
+  assert report['variants'].startswith('trained' if train else 'conditioner taken out')
+  columns = (output / 'table.md').read_text().splitlines()[0]
+  assert columns == '| | real | all conditions | no global tokens | no detail latents | no CLIP |'
+  values = [report[name]['psnr_db']['mean'] for name in ('all conditions', *ablate.VARIANTS)]
+  assert len(set(values)) == 4
+  assert len(list((output / 'videos').glob('*/*.mp4'))) == 10
+  assert all((output / kind / 'checkpoints').exists() == train for kind in ['image_tokens'])
