@@ -1,10 +1,9 @@
 """The refinement stage at demo size: 128x128 from the demo's 64x64, by the same code.
 
-  python -m data_pipelines demo --output=quickstart/source_128 --size=128
-  python -m i2vgen_jax.train --config=configs/refine_demo.py --workdir=quickstart/refine
+  python -m i2vgen_jax.train --config=configs/refine_demo.py --workdir=quickstart/refine \
+      --config.start=quickstart/run
 
-`corpus` holds the ingested folder videos/, of clips of at least 128 pixels. Not yet trained to its
-end.
+`corpus` holds the ingested folder videos/, of clips of at least 128 pixels: docs/cascade.md.
 """
 
 from configs import common, demo, refine
