@@ -20,13 +20,21 @@ from i2vgen_jax.diffusion import sampler as samplers
 
 
 def settings(config, **overrides):
-  """What `make_generate` takes, from a run's config; `overrides` of config.sample that are None are
-  left out."""
-  chosen = dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
+  """What `make_generate` takes, from a run's config; `overrides` of config.sample, or of levels and
+  inversion_steps of config.refine, that are None are left out.
+
+  Raises:
+    ValueError: more noise levels than the stage was trained on.
+  """
+  chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
+  chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
   for elsewhere in ('bucket', 'seed'):
     chosen.pop(elsewhere)
-  for name in ('levels', 'inversion_steps'):
-    chosen[name] = config.refine[name]
+  if chosen['levels'] > config.loss.timestep_range[1]:
+    raise ValueError(
+      f'levels={chosen["levels"]} must lie within the noise levels that were trained: '
+      f'{tuple(config.loss.timestep_range)}.'
+    )
   return dict(chosen, prediction_type=config.loss.prediction_type)
 
 

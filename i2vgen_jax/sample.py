@@ -49,6 +49,7 @@ def main():
         num_steps=given.refine_steps,
         guidance_scale=given.refine_guidance,
         sampler=given.refine_sampler,
+        levels=given.refine_levels,
       ),
       **shared | dict(frames=base.frames, fps=base.fps),
     )
@@ -96,6 +97,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
   flags.DEFINE_string('refine_sampler', None, "Default the run's.")
   flags.DEFINE_float('refine_guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_integer('refine_levels', None, "Noise levels laid on and taken off; the run's.")
   flags.DEFINE_integer('refine_height', None, "Pixels; default its bucket's.")
   flags.DEFINE_integer('refine_width', None, "Pixels; default its bucket's.")
   cli.require('workdir', 'output')
