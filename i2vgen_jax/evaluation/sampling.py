@@ -78,9 +78,11 @@ def sample(run, batch, seed, videos_BFHWC=None):
     run.components, seed, total, bucket.frames, bucket.height, bucket.width, int(run.refines)
   )
   made = []
-  for start in range(0, total, BATCH):
+  parts = mesh_lib.batch_shards(run.mesh)
+  size = -(-min(BATCH, total) // parts) * parts
+  for start in range(0, total, size):
     # The last batch is filled with its last row: one shape, one compilation.
-    rows = np.minimum(np.arange(start, start + BATCH), total - 1)
+    rows = np.minimum(np.arange(start, start + size), total - 1)
     part = {name: batch[name][rows] for name in ('clip_image', 'token_ids', 'fps')}
     part |= dict(image=batch['video'][rows, 0], noise=np.asarray(noise)[rows])
     if run.refines:
@@ -90,5 +92,5 @@ def sample(run, batch, seed, videos_BFHWC=None):
     inputs['negative_token_ids'] = run.components.tokenize([run.config.negative_prompt])
     _, videos = run.generate(run.params, run.frozen, inputs, noise_BFHWC)
     made.append(np.asarray(jax.device_get(videos))[: total - start])
-    logging.info('%d of %d videos', min(start + BATCH, total), total)
+    logging.info('%d of %d videos', min(start + size, total), total)
   return np.concatenate(made)
