@@ -117,8 +117,8 @@ def test_a_run_with_adapters_starts_from_another_and_leaves_its_weights(
   config.lora.rank = 2
   config.start = str(finished_run)
   assert train.train(config, tmp_path / 'run') == 0
-  params = components.load_unet(tmp_path / 'run', 'raw')[3]
-  base = components.load_unet(finished_run, 'ema')[3]
+  params = components.load_run(tmp_path / 'run', 'raw')[3]
+  base = components.load_run(finished_run, 'ema')[3]
   adapters = leaves(params.pop(lora.KEY))
   assert any(value.any() for path, value in adapters.items() if 'up' in path)
   for path, value in leaves(base).items():
