@@ -15,8 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import axes
-
 
 def uniform_by_fan_in(fan_in):
   """Initializer: uniform in +-1/sqrt(fan_in), torch's default for the kernel and the bias alike."""
@@ -102,7 +100,9 @@ class Conv(nn.Module):
 class FrameConv(nn.Module):
   """Convolution over time alone, 3 frames wide and zero-padded.
 
-  Computed as a (3, 1) convolution over (F, H*W); the kernel is kept as a 3-D one, (3, 1, 1, I, O).
+  Computed as one matrix product of three frames side by side, which needs no layout of its own: as
+  a convolution over (F, H*W), copies make it three times as slow (docs/performance.md). The kernel
+  is kept as a 3-D one, (3, 1, 1, I, O).
   """
 
   features: int
@@ -117,15 +117,16 @@ class FrameConv(nn.Module):
     shape = (3, 1, 1, channels, self.features)
     kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
-    y_BFSC = jax.lax.conv_general_dilated(
-      axes.space_as_tokens(x_BFHWC).astype(self.dtype),
-      kernel[:, 0].astype(self.dtype),
-      window_strides=(1, 1),
-      padding=[(1, 1), (0, 0)],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-    y_BFSC = y_BFSC + _broadcast_last(bias_O.astype(self.dtype), 4)
-    return axes.tokens_as_space(y_BFSC, *x_BFHWC.shape[2:4])
+    # Cast first: what a sharded kernel's reshape gathers is then half as large.
+    kernel_IO = kernel.astype(self.dtype).reshape(fan_in, self.features)
+    return _over_neighbours(x_BFHWC.astype(self.dtype), kernel_IO, bias_O)
+
+
+@jax.checkpoint  # Or the backward pass would be kept the input three times over.
+def _over_neighbours(x_BFHWC, kernel_IO, bias_O):
+  padded = jnp.pad(x_BFHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+  neighbours = jnp.concatenate([padded[:, i : i + x_BFHWC.shape[1]] for i in range(3)], -1)
+  return _affine(neighbours, kernel_IO, bias_O)
 
 
 class GroupNorm(nn.Module):
@@ -150,43 +151,49 @@ class GroupNorm(nn.Module):
     bias_C = self.param('bias', nn.initializers.zeros, (channels,))
 
     pixels = (1, 2, 3) if self.over_frames else (2, 3)
-    x_BFHWC = x_BFHWC.astype(jnp.float32)
     group_size = channels // self.num_groups
-    y_BFHWC = normalize(x_BFHWC, pixels, group_size, self.epsilon)
-    y_BFHWC = y_BFHWC * _broadcast_last(scale_C, 5) + _broadcast_last(bias_C, 5)
-    return y_BFHWC.astype(self.dtype)
+    return normalize(x_BFHWC, scale_C, bias_C, pixels, group_size, self.epsilon).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def normalize(x_C, dims, group_size, epsilon):
-  """Subtracts the mean and divides by the standard deviation, over `dims` and groups of channels.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def normalize(x_C, scale_C, bias_C, dims, group_size, epsilon):
+  """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
   Sums over `dims` are taken per channel and combined per group after, so that x is read once for
-  the statistics. The backward pass is written out: XLA:CPU compiles it in two thirds of the
-  time of the derived one (small U-Net, jax 0.10.2).
+  the statistics. The backward pass is written out: it keeps x as it came, in bfloat16 where that is
+  what came, and nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the
+  derived one (small U-Net, jax 0.10.2).
 
   Args:
-    x_C: float32, channels last.
+    x_C: channels last.
+    scale_C, bias_C: float32, a value per channel.
     dims: reduced, all but the batch's (and, per frame, the frames').
     group_size: adjacent channels that share statistics; 1 for a layer norm, whose dims hold C.
     epsilon: added to the variance.
   """
-  return _normalize_forward(x_C, dims, group_size, epsilon)[0]
+  return _normalize_forward(x_C, scale_C, bias_C, dims, group_size, epsilon)[0]
 
 
-def _normalize_forward(x_C, dims, group_size, epsilon):
-  mean = _mean(x_C, dims, group_size)
-  variance = jnp.maximum(_mean(jnp.square(x_C), dims, group_size) - jnp.square(mean), 0.0)
+def _normalize_forward(x_C, scale_C, bias_C, dims, group_size, epsilon):
+  x_float32 = x_C.astype(jnp.float32)
+  mean = _mean(x_float32, dims, group_size)
+  variance = jnp.maximum(_mean(jnp.square(x_float32), dims, group_size) - jnp.square(mean), 0.0)
   gain = jax.lax.rsqrt(variance + epsilon)
-  return (x_C - mean) * gain, (x_C, mean, gain)
+  y_C = (x_float32 - mean) * gain
+  y_C = y_C * _broadcast_last(scale_C, x_C.ndim) + _broadcast_last(bias_C, x_C.ndim)
+  return y_C, (x_C, scale_C, mean, gain)
 
 
 def _normalize_backward(dims, group_size, epsilon, residuals, dy_C):
-  x_C, mean, gain = residuals
-  y_C = (x_C - mean) * gain
+  x_C, scale_C, mean, gain = residuals
+  y_C = (x_C.astype(jnp.float32) - mean) * gain
+  others = tuple(range(x_C.ndim - 1))
+  dscale_C, dbias_C = jnp.sum(dy_C * y_C, others), jnp.sum(dy_C, others)
+  dy_C = dy_C * _broadcast_last(scale_C, x_C.ndim)
   mean_dy = _mean(dy_C, dims, group_size)
   mean_dy_y = _mean(dy_C * y_C, dims, group_size)
-  return ((dy_C - mean_dy - y_C * mean_dy_y) * gain,)
+  dx_C = (dy_C - mean_dy - y_C * mean_dy_y) * gain
+  return dx_C.astype(x_C.dtype), dscale_C, dbias_C
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -211,9 +218,7 @@ class LayerNorm(nn.Module):
     channels = x_C.shape[-1]
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
     bias_C = self.param('bias', nn.initializers.zeros, (channels,))
-    y_C = normalize(x_C.astype(jnp.float32), (-1,), 1, 1e-5)
-    y_C = y_C * _broadcast_last(scale_C, x_C.ndim) + _broadcast_last(bias_C, x_C.ndim)
-    return y_C.astype(self.dtype)
+    return normalize(x_C, scale_C, bias_C, (-1,), 1, 1e-5).astype(self.dtype)
 
 
 class Dropout(nn.Module):
@@ -231,10 +236,12 @@ class Dropout(nn.Module):
     if keys_B is None or self.rate == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
-    num_elements = x.size // keys_B.shape[0]
+    # Drawn in the shape of x: the same bits as a flat draw, which a TPU would have to lay out anew
+    # (half of a ResBlock's estimated cycles on v5p).
+    shape = (x.shape[0] // keys_B.shape[0], *x.shape[1:])
 
     def draw(key):
-      return jax.random.bernoulli(jax.random.fold_in(key, module), 1 - self.rate, (num_elements,))
+      return jax.random.bernoulli(jax.random.fold_in(key, module), 1 - self.rate, shape)
 
     keep = jax.vmap(draw)(keys_B).reshape(x.shape)
     return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
