@@ -13,11 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import axes, layers
+from i2vgen_jax.models import axes, kernels, layers
 
-# Per kind: einsum of queries and keys to logits, and of weights and values to the output.
+# Einsum of queries and keys to logits, and of weights and values to the output. Over pixels, where
+# sequences are long, kernels.py chooses.
 EINSUMS = {
-  'pixels': ('bfsak,bftak->bfast', 'bfast,bftak->bfsak'),
   'frames': ('bfsak,bgsak->bsafg', 'bsafg,bgsak->bfsak'),
   # The context belongs to the video: its keys and values are made once, not once per frame.
   'context': ('bfsak,blak->bafsl', 'bafsl,blak->bfsak'),
@@ -41,12 +41,18 @@ class Attention(nn.Module):
       axes.split_heads(self._project(name)(x), self.num_heads)
       for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
-    to_logits, to_output = EINSUMS[self.over]
-    logits = jnp.einsum(to_logits, q * self.head_dim**-0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, -1).astype(self.dtype)
-    output_BFSC = axes.merge_heads(jnp.einsum(to_output, weights, v))
+    output_BFSC = axes.merge_heads(self._attend(q, k, v))
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, name='dropout')(output_BFSC, dropout_keys_B)
+
+  def _attend(self, q_BFSAK, k, v):
+    if self.over == 'pixels':
+      return kernels.attend(q_BFSAK, k, v)
+    to_logits, to_output = EINSUMS[self.over]
+    q_BFSAK = q_BFSAK * self.head_dim**-0.5
+    logits = jnp.einsum(to_logits, q_BFSAK, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, -1).astype(self.dtype)
+    return jnp.einsum(to_output, weights, v)
 
   def _project(self, name):
     width = self.num_heads * self.head_dim
@@ -76,6 +82,7 @@ class FeedForward(nn.Module):
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
+@jax.checkpoint  # The backward pass is kept x as it came, nothing in float32.
 def gelu(x):
   """Exact GELU, computed in float32.
 

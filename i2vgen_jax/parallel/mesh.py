@@ -5,6 +5,7 @@ are machines with fast links inside and a data centre network between: what cros
 reduction of gradients per step.
 """
 
+import functools
 import math
 
 import jax
@@ -71,6 +72,17 @@ def make_mesh(axis_sizes, devices=None):
   inside, between = (1, *shape[1:]), (shape[0], 1, 1, 1)
   grid = mesh_utils.create_hybrid_device_mesh(inside, between, devices=devices)
   return jax.sharding.Mesh(grid, AXES, axis_types=auto)
+
+
+def within(mesh, function):
+  """The function, traced with the mesh in context, where models/kernels.py looks for it."""
+
+  @functools.wraps(function)
+  def traced(*arguments):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*arguments)
+
+  return traced
 
 
 def batch_shards(mesh):
