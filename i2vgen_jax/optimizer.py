@@ -9,6 +9,9 @@ import optax.contrib
 
 from i2vgen_jax.parallel import sharding
 
+# Of config.optimizer, all that `make_optimizer` takes as it is.
+FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
+
 
 def learning_rate_schedule(kind, peak, warmup_steps, num_steps):
   """step -> learning rate: linear warm-up to `peak`, then constant or a cosine to 0 at `num_steps`.

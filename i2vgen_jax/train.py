@@ -31,8 +31,6 @@ from i2vgen_jax import (
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
-OPTIMIZER_FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
-
 
 def main():
   """Entry point; returns the exit code."""
@@ -71,7 +69,7 @@ def train(config, workdir):
   update_rule = optimizer.make_optimizer(
     components.abstract_params(mesh, config.sharding.min_elements),
     learning_rate,
-    **{name: rates[name] for name in OPTIMIZER_FIELDS},
+    **{name: rates[name] for name in optimizer.FIELDS},
     groups=lora.groups(config),
   )
   init = train_step.make_init(
@@ -117,11 +115,14 @@ def train(config, workdir):
     **config.loss,
   )
   step_function = jax.jit(
-    train_step.make_train_step(
-      batch_loss,
-      update_rule,
-      learning_rate,
-      **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+    mesh_lib.within(
+      mesh,
+      train_step.make_train_step(
+        batch_loss,
+        update_rule,
+        learning_rate,
+        **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+      ),
     ),
     donate_argnums=0,
     out_shardings=(shardings, mesh_lib.replicated(mesh)),

@@ -15,6 +15,8 @@ import optax
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.parallel import sharding
 
+NUM_DRAWS = 6  # Keys of a sample in a step: posterior, image, drops, timestep, noise, dropout.
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -67,9 +69,26 @@ def sample_keys(seed, step, position_B, num):
   return [keys_BK[:, k] for k in range(num)]
 
 
-def make_loss(
+def make_encode(encoders, condition_dropout):
+  """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position."""
+
+  def encode(frozen, batch, seed, step):
+    posterior_B, image_B, drop_B, *_ = sample_keys(seed, step, batch['position'], NUM_DRAWS)
+    latents_BFHWC, conditioning = encoders.encode_batch(frozen, batch, posterior_B, image_B)
+    conditioning = guidance.drop_conditions(
+      drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
+    )
+    return {
+      'latents': latents_BFHWC,
+      'conditioning': conditioning,
+      'position': batch['position'],
+    }
+
+  return encode
+
+
+def make_encoded_loss(
   unet,
-  encoders,
   schedule,
   *,
   prediction_type,
@@ -77,18 +96,13 @@ def make_loss(
   timestep_shift,
   timestep_range,
   min_snr_gamma,
-  condition_dropout,
 ):
-  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every
-  sample."""
+  """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch."""
 
-  def batch_loss(params, frozen, batch, seed, step):
-    posterior_B, image_B, drop_B, time_B, noise_B, dropout_B = sample_keys(
-      seed, step, batch['position'], 6
-    )
-    latents_BFHWC, conditioning = encoders.encode_batch(frozen, batch, posterior_B, image_B)
-    conditioning = guidance.drop_conditions(
-      drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
+  def encoded_loss(params, encoded, seed, step):
+    *_, time_B, noise_B, dropout_B = sample_keys(seed, step, encoded['position'], NUM_DRAWS)
+    latents_BFHWC, conditioning = jax.lax.stop_gradient(
+      (encoded['latents'], encoded['conditioning'])
     )
     timesteps_B = loss.draw_timesteps(time_B, timestep_range, timestep_shift)
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
@@ -96,13 +110,26 @@ def make_loss(
     def denoise(noisy_BFHWC, timesteps_B):
       return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
 
-    latents_BFHWC, conditioning = jax.lax.stop_gradient((latents_BFHWC, conditioning))
     loss_B = loss.denoising_loss(
       denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
     )
     if min_snr_gamma:
       loss_B *= loss.min_snr_weight(timesteps_B, schedule, prediction_type, min_snr_gamma)
     return loss_B.mean()
+
+  return encoded_loss
+
+
+def make_loss(unet, encoders, schedule, *, condition_dropout, **options):
+  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample.
+
+  `options` are those of `make_encoded_loss`.
+  """
+  encode = make_encode(encoders, condition_dropout)
+  encoded_loss = make_encoded_loss(unet, schedule, **options)
+
+  def batch_loss(params, frozen, batch, seed, step):
+    return encoded_loss(params, encode(frozen, batch, seed, step), seed, step)
 
   return batch_loss
 
