@@ -87,8 +87,10 @@ class Components:
     return with_shardings(abstract, shardings)
 
 
-def build(config, workdir=None):
+def build(config, workdir=None, with_tokenizer=True):
   """Components of a config; a tokenizer in the workdir comes before the config's.
+
+  Without a tokenizer, `tokenize` is None: what is only planned reads no captions.
 
   Raises:
     ValueError: tokenizer and text encoder disagree, an unknown schedule, prediction type or
@@ -125,9 +127,10 @@ def build(config, workdir=None):
       f'unet.out_channels={unet.out_channels} must equal vae.model.latent_channels='
       f'{encoders.vae.latent_channels}: the U-Net predicts latents.'
     )
-  tokenize = make_tokenize(
-    tokenizer_folder(config, workdir), config.pad_token, encoders.text_encoder
-  )
+  tokenize = None
+  if with_tokenizer:
+    folder = tokenizer_folder(config, workdir)
+    tokenize = make_tokenize(folder, config.pad_token, encoders.text_encoder)
   return Components(lora.adapt(unet, config), encoders, noise_schedule, tokenize)
 
 

@@ -70,6 +70,16 @@ class Topology:
     return self.hosts * self.chips_per_host * self.devices_per_chip
 
   @property
+  def generation_name(self):
+    """Key of GENERATIONS."""
+    return next(name for name, value in GENERATIONS.items() if value is self.generation)
+
+  @property
+  def chips(self):
+    """Of all slices."""
+    return self.hosts * self.chips_per_host
+
+  @property
   def accelerator_type(self):
     """gcloud's name of one slice, such as v5litepod-256."""
     return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'

@@ -1,0 +1,1 @@
+"""What a config takes on a topology, before anyone books it: estimated in seconds, or compiled."""

@@ -1,0 +1,106 @@
+"""Says what a run takes on a TPU topology, before anyone books it.
+
+python -m i2vgen_jax.plan --config=configs/base.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
+... --compile --bucket=f16_at_8     also compiles the train step for it (libtpu; half an hour)
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines import buckets as buckets_lib
+from i2vgen_jax import cli, flops
+from i2vgen_jax import components as components_lib
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.plan import chips, compiled, estimate
+from launch import topology as topology_lib
+
+
+def main():
+  """Entry point."""
+  values = flags.FLAGS
+  config, topology = values.config, topology_lib.parse(values.topology)
+  if not 0 < values.mfu <= 1:
+    raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
+  buckets = [
+    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
+  ]
+  plan = estimate.make(
+    config, topology, buckets, mfu=values.mfu, clip_cpu_secs=values.clip_cpu_secs
+  )
+  print(table(plan, values.topology, values.mfu))
+  result = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
+  result['estimate'] = dataclasses.asdict(plan)
+  if values.compile:
+    result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket))
+    print(json.dumps(result['compiled'], indent=1))
+  if values.json:
+    pathlib.Path(values.json).write_text(json.dumps(result, indent=1) + '\n')
+
+
+def choose(buckets, name):
+  """The bucket of a name, '' the first; raises ValueError for an unknown one."""
+  named = {bucket.name: bucket for bucket in buckets}
+  if name and name not in named:
+    raise ValueError(f'--bucket={name!r} is unknown; known: {", ".join(named)}.')
+  return named[name] if name else buckets[0]
+
+
+def compile_for(config, topology, bucket):
+  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
+  device = chips.device(topology)
+  mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
+  components = components_lib.build(config, with_tokenizer=False)
+  print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
+  lowered = compiled.lower_update(config, components, mesh, bucket)
+  executable, secs = compiled.compile_step(lowered)
+  model_flops = flops.train_step(components, bucket)
+  return dict(
+    bucket=bucket.name,
+    compile_cpu_secs=secs,
+    **compiled.report(executable, mesh, device, model_flops),
+  )
+
+
+def table(plan, topology, mfu):
+  """The plan as lines to read."""
+  total = sum(plan.bytes.values())
+  gib = lambda number: f'{number / estimate.GIB:9.2f} GiB'  # noqa: E731
+  lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']
+  lines += [f'  {kind:48s}{gib(value)}' for kind, value in plan.bytes.items()]
+  lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
+  lines += ['', f'{"bucket":16s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
+  lines += [
+    f'{row["name"]:16s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
+    for row in plan.buckets
+  ]
+  lines += [
+    '',
+    f'checkpoint           {gib(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept',
+    f'step                 {plan.secs_per_step:9.3f} s, estimate: at {mfu:.0%} of the peak',
+    f'samples              {plan.samples_per_sec:9.0f} per second, likewise',
+    f'the whole run        {plan.chip_hours:9,.0f} chip-hours, likewise',
+    f'loader               {plan.loader_vcpus:9.1f} vCPUs of {plan.host_vcpus} of each host, '
+    'likewise',
+    '',
+    *(f'- {hint}' for hint in plan.hints),
+  ]
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file(
+    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
+  )
+  flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256.')
+  flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the run is taken to reach.')
+  flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
+  flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
+  flags.DEFINE_string('bucket', '', 'Which to compile; default: the first.')
+  flags.DEFINE_string('json', '', 'File to write the plan to.')
+  cli.require('config', 'topology')
+  cli.run(main)

@@ -1,0 +1,68 @@
+"""What one JAX device of each kind of TPU has, by Google's documentation, November 2026.
+
+A TPU7x chip shows as two devices; its figures are halved here.
+"""
+
+import dataclasses
+
+import jax
+
+from i2vgen_jax import flops
+from i2vgen_jax.parallel import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """Figures of one device."""
+
+  kind: str  # device_kind of JAX.
+  cores: int
+  hbm_bytes: float  # That libtpu leaves to a program.
+  hbm_bytes_per_sec: float
+  ici_bytes_per_sec: float  # All links of the device, both ways together.
+  dcn_bytes_per_sec: float
+  host_vcpus: int  # Of the host of four chips.
+  kernel_rate: float  # Share of the peak that splash attention is taken to reach.
+
+  @property
+  def peak(self):
+    """Dense bfloat16 FLOP/s."""
+    return flops.peak(self.kind)
+
+  @property
+  def clock(self):
+    """Hz, of the peak and the 128x128 or 256x256 multipliers: 4 per v5e core, 8 per v5p chip."""
+    multipliers, side = {'TPU v5 lite': (4, 128), 'TPU v5': (8, 128)}.get(self.kind, (4, 256))
+    return self.peak / (2 * multipliers * side * side)
+
+
+# Attention of head size 64 fills half of a 128-wide multiplier and a quarter of a 256-wide one at
+# best; 70 % of that is taken. Not measured.
+DEVICES = {
+  'v5e': Device('TPU v5 lite', 1, 15.75 * 2**30, 819e9, 400e9, 25e9 / 8, 112, 0.35),
+  'v5p': Device('TPU v5', 2, 95.0 * 2**30, 2765e9, 1200e9, 50e9 / 8, 208, 0.35),
+  'v6e': Device('TPU v6 lite', 1, 31.25 * 2**30, 1640e9, 800e9, 100e9 / 8, 180, 0.175),
+  'tpu7x': Device('TPU7x', 1, 96.0 * 2**30, 3690e9, 600e9, 100e9 / 16, 224, 0.175),
+}
+
+
+def device(topology):
+  """The Device of a launch.topology.Topology.
+
+  Raises:
+    ValueError: it is no TPU.
+  """
+  if topology.kind != 'tpu':
+    raise ValueError(
+      f'topology={topology.name!r}: plans are made for TPUs, such as v5p-128 or 2xv5e-256.'
+    )
+  return DEVICES[topology.generation_name]
+
+
+def abstract_mesh(sizes, device_of_mesh):
+  """A mesh of devices that are nowhere, for tracing and for the shapes of shards."""
+  auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
+  named = jax.sharding.AbstractDevice(device_of_mesh.kind, device_of_mesh.cores, 'tpu')
+  return jax.sharding.AbstractMesh(
+    tuple(sizes.values()), tuple(sizes), axis_types=auto, abstract_device=named
+  )

@@ -1,0 +1,187 @@
+"""The real train step, compiled for TPUs that are not here, and read.
+
+libtpu compiles for any topology without a chip (`pip install libtpu`). What it says of memory is
+what the chip will hold; its times are estimates: XLA's cycles for each op, plus Pallas kernels and
+collectives, for which XLA states none, at the rates of chips.py. Encoders that run ahead of the
+step are not part of it.
+"""
+
+import collections
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2vgen_jax import components as components_lib
+from i2vgen_jax import optimizer, train_step
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.plan import hlo
+
+# Collectives that move every byte through a link about twice: reduce and gather.
+TWICE = ('all-reduce',)
+
+
+def devices(topology):
+  """Devices of a launch.topology.Topology, as libtpu describes them.
+
+  Raises:
+    ValueError: libtpu is not installed.
+  """
+  # Neither metadata of a TPU VM nor a lock between compiling processes is wanted here.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  from jax.experimental import topologies
+
+  name = f'{topology.generation_name}:{topology.grid}'
+  try:
+    described = topologies.get_topology_desc(
+      platform='tpu', topology_name=name, num_slices=topology.slices
+    )
+  except Exception as error:
+    raise ValueError(
+      f'libtpu cannot describe {name} ({error}). Compiling needs it: pip install libtpu'
+    ) from error
+  return described.devices
+
+
+def lower_update(config, components, mesh, bucket):
+  """The lowered train step for one bucket, of a batch that is encoded."""
+  min_elements = config.sharding.min_elements
+  rates = config.optimizer
+  learning_rate = optimizer.learning_rate_schedule(
+    rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
+  )
+  rule = optimizer.make_optimizer(
+    components.abstract_params(mesh, min_elements),
+    learning_rate,
+    **{name: rates[name] for name in optimizer.FIELDS},
+    groups=tuple(dict(group) for group in rates.groups),
+  )
+  init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
+  abstract, shardings = train_step.state_shardings(init, mesh, min_elements)
+  encoded_loss = train_step.make_encoded_loss(components.unet, components.schedule, **config.loss)
+  step = train_step.make_train_step(
+    lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step),
+    rule,
+    learning_rate,
+    **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+  )
+  latents, _, conditioning = components.unet_inputs(
+    bucket.frames, bucket.height, bucket.width, bucket.batch_size
+  )
+  position = jax.ShapeDtypeStruct((bucket.batch_size,), jnp.int32)
+  encoded = dict(latents=latents, conditioning=conditioning, position=position)
+  placed = jax.tree.map(lambda _: mesh_lib.batch_sharding(mesh), encoded)
+  jitted = jax.jit(
+    mesh_lib.within(mesh, step),
+    donate_argnums=0,
+    out_shardings=(shardings, mesh_lib.replicated(mesh)),
+  )
+  return jitted.lower(
+    components_lib.with_shardings(abstract, shardings),
+    None,
+    components_lib.with_shardings(encoded, placed),
+  )
+
+
+def compile_step(lowered, options=None):
+  """(compiled, CPU seconds); options are XLA's."""
+  started = time.process_time()
+  return lowered.compile(compiler_options=dict(options or {})), time.process_time() - started
+
+
+def report(compiled, mesh, device, model_flops):
+  """What the compiled step takes, as a dict for JSON.
+
+  Args:
+    compiled: for the mesh.
+    mesh: of devices.
+    device: Device of chips.py.
+    model_flops: of the whole batch and all devices, as flops.train_step counts them.
+  """
+  program = hlo.parse(compiled.as_text())
+  memory = compiled.memory_analysis()
+  exchanges = hlo.collectives(program, dict(mesh.shape))
+  op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
+  kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
+  kernel_flops = sum(attention_flops(op) * times for op, times in kernels)
+  kernel_secs = kernel_flops / (device.peak * device.kernel_rate)
+  exposed_secs = sum(secs(e, device) for e in exchanges if not e.overlaps)
+  step_secs = op_secs + kernel_secs + exposed_secs
+  num_devices = mesh.devices.size
+  return {
+    'memory_gib': {
+      'capacity': device.hbm_bytes / 2**30,
+      'peak': memory.peak_memory_in_bytes / 2**30,
+      'arguments': memory.argument_size_in_bytes / 2**30,
+      'temporary': memory.temp_size_in_bytes / 2**30,
+      'program': memory.generated_code_size_in_bytes / 2**30,
+    },
+    'estimated_secs': {
+      'ops': op_secs,
+      'kernels': kernel_secs,
+      'collectives_not_overlapped': exposed_secs,
+      'collectives_overlapped': sum(secs(e, device) for e in exchanges if e.overlaps),
+      'step': step_secs,
+    },
+    'estimated_mfu': model_flops / num_devices / step_secs / device.peak,
+    'kernel_tflops': kernel_flops / 1e12,
+    'xla_tflops': compiled.cost_analysis().get('flops', 0) / 1e12,
+    'collectives': by_kind_and_axis(exchanges),
+    'most_expensive': most_expensive(program, device),
+    'secs_by_kind_of_op': by_kind_of_op(program, device),
+  }
+
+
+def is_kernel(op):
+  """Whether an op is a Pallas kernel."""
+  return op.kind == 'custom-call' and hlo.KERNEL in op.text
+
+
+def attention_flops(op):
+  """FLOPs of one of splash attention's kernels: two matrix products forward, four for the
+  gradients of keys and values, three for that of queries, which make the scores anew."""
+  products = 4 if 'dkv' in op.name else 3 if 'dq' in op.name else 2
+  shapes = [hlo.dims(part) for part in hlo.array_types(op.type)]
+  *batch, tokens, size = max((s for s in shapes if len(s) == 4), key=lambda s: -s[-1])
+  return products * 2 * int(np.prod(batch)) * tokens**2 * size
+
+
+def secs(exchange, device):
+  """A lower bound of a collective's time: its bytes over all links of a device, one way."""
+  rate = device.dcn_bytes_per_sec if 'slice' in exchange.axes else device.ici_bytes_per_sec / 2
+  return exchange.bytes * exchange.times * (1 + (exchange.kind in TWICE)) / rate
+
+
+def by_kind_and_axis(exchanges):
+  """Number, bytes and overlapped bytes of collectives, by kind, axes and network."""
+  rows = collections.defaultdict(lambda: dict(number=0, gib=0.0, overlapped_gib=0.0))
+  for exchange in exchanges:
+    network = 'DCN' if 'slice' in exchange.axes else 'ICI'
+    row = rows[f'{exchange.kind} over {"+".join(exchange.axes) or "nothing"} ({network})']
+    row['number'] += exchange.times
+    row['gib'] += exchange.bytes * exchange.times / 2**30
+    row['overlapped_gib'] += exchange.overlaps * exchange.bytes * exchange.times / 2**30
+  return dict(rows)
+
+
+def most_expensive(program, device, number=10):
+  """The ops of most estimated time, with the module that each was made for."""
+  rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:number]
+  return [
+    dict(ms=op.cycles * times / device.clock * 1e3, op=op.kind, type=op.type[:60], module=op.path)
+    for op, times in rows
+  ]
+
+
+def by_kind_of_op(program, device):
+  """Estimated seconds of matrix products, elementwise loops, copies and the rest."""
+  totals = collections.Counter()
+  for op, times in hlo.executed(program):
+    kind = op.kind
+    if kind == 'fusion':
+      kind = 'products and reductions' if 'kind=kOutput' in op.text else 'loops'
+    totals[kind] += op.cycles * times / device.clock
+  return {kind: value for kind, value in totals.most_common(6) if value}

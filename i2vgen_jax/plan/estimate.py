@@ -1,0 +1,234 @@
+"""What a config takes on a topology, from shapes alone: no compiler, no device, seconds.
+
+Parameters, optimizer and average are exact. Activations are what JAX's reverse mode keeps: XLA
+makes some of it anew and lays some out with padding, so they are an estimate. Time is FLOPs at a
+stated share of the peak.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from i2vgen_jax import components as components_lib
+from i2vgen_jax import flops, optimizer, train_step
+from i2vgen_jax.models import attention, layers
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding
+from i2vgen_jax.plan import chips
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """All that the table shows; bytes are of one device."""
+
+  num_parameters: int
+  bytes: dict  # By kind.
+  capacity: float
+  samples_per_device: float
+  bytes_per_sample: float  # Activations, estimated.
+  buckets: list  # dict(name, batch_size, step_tflops, mean_weight).
+  checkpoint_bytes: int
+  checkpoints_kept: int
+  secs_per_step: float
+  samples_per_sec: float
+  chip_hours: float
+  loader_vcpus: float
+  host_vcpus: int
+  hints: list
+
+
+def make(config, topology, buckets, *, mfu, clip_cpu_secs):
+  """The Plan.
+
+  Args:
+    config: of the run.
+    topology: a launch.topology.Topology of TPUs.
+    buckets: of the config.
+    mfu: share of the peak that the run is taken to reach.
+    clip_cpu_secs: of reading and decoding one example.
+
+  Raises:
+    ValueError: mesh, batches or sharding do not fit the topology.
+  """
+  device = chips.device(topology)
+  sizes = mesh_lib.resolve(config.mesh, topology.devices)
+  mesh = chips.abstract_mesh(sizes, device)
+  mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
+  components = components_lib.build(config, with_tokenizer=False)
+  state, placed = abstract_state(config, components, mesh)
+  fixed = state_bytes(state, placed, config, components, mesh)
+
+  shards = mesh_lib.batch_shards(mesh) * config.train.accumulation
+  largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
+  samples = largest.batch_size / shards
+  kept = activation_bytes(components, largest, device) / sizes['tensor']
+  num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  by_kind = fixed | {
+    # XLA gathers a tensor when it is needed, and keeps it if there is room.
+    'weights gathered in bfloat16 (at most)': 2 * num_parameters,
+    f'activations, {samples:g} x {largest.name} (estimate)': samples * kept,
+  }
+  rows = bucket_rows(components, buckets)
+  step_flops = sum(row['share'] * row['step_tflops'] * 1e12 for row in rows)
+  secs = step_flops / (topology.devices * device.peak * mfu)
+  per_sec = sum(row['share'] * row['batch_size'] for row in rows) / secs
+  plan = Plan(
+    num_parameters=num_parameters,
+    bytes=by_kind,
+    capacity=device.hbm_bytes,
+    samples_per_device=samples,
+    bytes_per_sample=kept,
+    buckets=rows,
+    checkpoint_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+    checkpoints_kept=config.checkpoint.keep_last,
+    secs_per_step=secs,
+    samples_per_sec=per_sec,
+    chip_hours=config.train.num_steps * secs * topology.chips / 3600,
+    loader_vcpus=1.3 * per_sec / topology.hosts * clip_cpu_secs,
+    host_vcpus=device.host_vcpus * topology.chips_per_host // 4,
+    hints=[],
+  )
+  plan.hints.extend(hints(plan, sizes, config))
+  return plan
+
+
+def abstract_state(config, components, mesh):
+  """(TrainState of shapes, its shardings)."""
+  rates, min_elements = config.optimizer, config.sharding.min_elements
+  rule = optimizer.make_optimizer(
+    components.abstract_params(mesh, min_elements),
+    lambda step: rates.peak_learning_rate,
+    **{name: rates[name] for name in optimizer.FIELDS},
+    groups=tuple(dict(group) for group in rates.groups),
+  )
+  init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
+  return train_step.state_shardings(init, mesh, min_elements)
+
+
+def state_bytes(state, placed, config, components, mesh):
+  """Exact bytes of one device by kind; the gradients lie as the parameters do."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  frozen = jax.eval_shape(components.encoders.init, key)
+  frozen_placed = sharding.shard_tree(frozen, mesh, config.sharding.min_elements)
+  params = device_bytes(state.params, placed.params)
+  return {
+    'parameters': params,
+    'optimizer': device_bytes(state.opt_state, placed.opt_state),
+    'average (EMA)': device_bytes(state.ema_params, placed.ema_params),
+    'gradients': params * (1 if config.train.accumulation == 1 else 2),
+    'frozen encoders': device_bytes(frozen, frozen_placed),
+  }
+
+
+def device_bytes(tree, shardings):
+  """Bytes of a tree's shards on one device."""
+  sizes = jax.tree.map(
+    lambda leaf, placed: _bytes(leaf.dtype, placed.shard_shape(leaf.shape)), tree, shardings
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def _bytes(dtype, shape):
+  return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
+
+
+def activation_bytes(components, bucket, device):
+  """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
+  recomputed, those of the costliest one besides."""
+  unet = components.unet
+  inputs = functools.partial(components.unet_inputs, bucket.frames, bucket.height, bucket.width)
+  params = jax.eval_shape(
+    unet.init, jax.eval_shape(lambda: jax.random.key(0)), *components.smallest_unet_inputs()
+  )
+  mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
+  one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
+  block = largest_block(unet, mesh, inputs(1)[0].shape) if unet.remat == 'block' else 0
+  return two - one + block  # What does not grow with the batch is weights.
+
+
+def largest_block(unet, mesh, shape):
+  """Bytes that the costliest block of the highest resolution keeps while it is recomputed."""
+  batch_size, frames, height, width, _ = shape
+  channels = unet.block_channels[0]
+  x = jax.ShapeDtypeStruct((batch_size, frames, height, width, channels), unet.dtype)
+  context = jax.ShapeDtypeStruct((batch_size, 145, unet.context_dim), unet.dtype)
+  embedding = jax.ShapeDtypeStruct((batch_size, 4 * channels), jnp.float32)
+  sizes = (channels // unet.head_dim, unet.head_dim, unet.norm_groups, unet.dtype)
+  blocks = (
+    (
+      layers.ResBlock(channels, unet.norm_groups, unet.dropout, unet.dtype),
+      (x, embedding, _keys(batch_size)),
+    ),
+    (attention.SpatialTransformer(*sizes), (x, context)),
+    (attention.TemporalTransformer(*sizes), (x,)),
+  )
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return max(
+    residual_bytes(block, jax.eval_shape(block.init, key, *arguments), mesh, *arguments)
+    for block, arguments in blocks
+  )
+
+
+def residual_bytes(module, params, mesh, *arguments):
+  """Bytes of what reverse mode keeps of one call, parameters themselves left out."""
+
+  def forward(params, *arguments):
+    return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
+
+  kept = jax.eval_shape(mesh_lib.within(mesh, forward), params, *arguments)
+  # Keys of dropout have no item size, and next to no bytes.
+  return sum(
+    leaf.size * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(kept)
+    if jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == jnp.bool_
+  ) - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+
+
+def _keys(num):
+  return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num))
+
+
+def bucket_rows(components, buckets):
+  """Name, batch, share of steps and TFLOP per step (three forward passes) of each bucket."""
+  total = sum(bucket.weight for bucket in buckets)
+  by_shape = {}
+  rows = []
+  for bucket in buckets:
+    shape = (bucket.frames, bucket.height, bucket.width)
+    if shape not in by_shape:
+      by_shape[shape] = flops.train_step(components, bucket) / bucket.batch_size
+    rows.append(
+      dict(
+        name=bucket.name,
+        batch_size=bucket.batch_size,
+        share=bucket.weight / total,
+        step_tflops=by_shape[shape] * bucket.batch_size / 1e12,
+      )
+    )
+  return rows
+
+
+def hints(plan, sizes, config):
+  """Lines of advice."""
+  total = sum(plan.bytes.values())
+  fixed = total - plan.samples_per_device * plan.bytes_per_sample
+  most = int((plan.capacity - fixed) / plan.bytes_per_sample)
+  lines = []
+  if total <= plan.capacity:
+    lines.append(f'fits with fsdp={sizes["fsdp"]}, by this estimate')
+  else:
+    lines.append(f'does not fit, by this estimate, with fsdp={sizes["fsdp"]}')
+    if config.unet.remat == 'none':
+      lines.append('try --config.unet.remat=block: blocks are computed twice, and little is kept')
+  lines.append(
+    f'batch per device <= {most}' if most >= 1 else 'not one video of this size fits a device'
+  )
+  if sizes['fsdp'] > 64:
+    lines.append('fsdp above 64 leaves kernels of 320 channels undivided')
+  if plan.loader_vcpus > plan.host_vcpus:
+    lines.append(f'the loader needs more than the {plan.host_vcpus} vCPUs of a host')
+  return lines

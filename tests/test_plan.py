@@ -1,0 +1,141 @@
+"""Plans: what shapes say of memory, FLOPs and time, and how compiled TPU programs are read."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from configs import meshes
+from data_pipelines import buckets as buckets_lib
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.plan import __main__ as command
+from i2vgen_jax.plan import chips, compiled, estimate, hlo
+from launch import topology
+from tests import tiny
+
+# As libtpu 0.0.52 writes it, with what is not read left out.
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%all-reduce-scatter.1 (input: bf16[320,320]) -> bf16[80,320] {
+  %input = bf16[320,320]{1,0} parameter(0)
+  ROOT %all-reduce.9 = bf16[320,320]{1,0} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
+}
+
+%body (state: (s32[], bf16[8])) -> (s32[], bf16[8]) {
+  %state = (s32[], bf16[8]{0}) parameter(0)
+  ROOT %step = (s32[], bf16[8]{0}) fusion(%state), kind=kLoop, calls=%add, backend_config={"window_config":{"estimated_cycles":"50"}}
+}
+
+ENTRY %main (p: bf16[80,320]) -> bf16[80,320] {
+  %p = bf16[80,320]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-gather-start.1 = (bf16[80,320]{1,0}, bf16[320,320]{1,0}) all-gather-start(%p), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  %fusion.1 = bf16[320,320]{1,0} fusion(%p), kind=kOutput, calls=%dot, metadata={op_name="jit(step)/jvp(UNet3D)/down_blocks_0/to_q/dot_general"}, backend_config={"window_config":{"estimated_cycles":"1000"}}
+  %all-gather-done.1 = bf16[320,320]{1,0} all-gather-done(%all-gather-start.1)
+  %all-reduce.2 = f32[256]{0} all-reduce(%fusion.1), replica_groups=[4,2]<=[2,4]T(1,0)
+  %kernel.1 = (f32[64,896,128]{2,1,0}, bf16[64,5,1792,64]{3,2,1,0}) custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(step)/attn1/pallas_call"}
+  %while.1 = (s32[], bf16[8]{0}) while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %fusion.2 = bf16[80,320]{1,0} fusion(%fusion.1), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""  # noqa: E501
+MESH = {'data': 2, 'fsdp': 4}
+
+
+def program():
+  text = PROGRAM.replace('condition=%c, ', '').replace('calls=%add', 'kind=kLoop')
+  return hlo.parse(text)
+
+
+def test_cycles_are_summed_over_loops():
+  assert sum(op.cycles * times for op, times in hlo.executed(program())) == 1000 + 3 * 50
+
+
+def test_collectives_are_told_by_kind_axis_bytes_and_overlap():
+  found = {(e.kind, e.axes, e.bytes, e.overlaps) for e in hlo.collectives(program(), MESH)}
+  assert found == {
+    ('all-gather', ('fsdp',), 320 * 320 * 2, True),
+    ('all-reduce', ('data',), 320 * 320 * 2, False),
+    ('reduce-scatter', ('fsdp',), 320 * 320 * 2, False),
+  }
+
+
+def test_the_most_expensive_op_is_named_by_its_module():
+  (first,) = compiled.most_expensive(program(), chips.DEVICES['v5p'], number=1)
+  assert first['module'].endswith('down_blocks_0/to_q/dot_general')
+  assert first['ms'] == pytest.approx(1000 / 1.75e9 * 1e3, rel=0.01)
+
+
+def test_kernels_are_counted_though_xla_counts_them_as_nothing():
+  kernels = [op for op, _ in hlo.executed(program()) if compiled.is_kernel(op)]
+  assert [op.path for op in kernels] == ['jit(step)/attn1/pallas_call']
+  assert compiled.attention_flops(kernels[0]) == 2 * 2 * 64 * 5 * 1792**2 * 64
+
+
+def test_a_text_without_a_program_is_refused():
+  with pytest.raises(ValueError, match='no HLO module'):
+    hlo.parse('nothing')
+
+
+def small(mesh, **unet):
+  """A small config on a mesh, and its buckets."""
+  config = tiny.get_config('unused')
+  config.mesh = mesh
+  config.unet.update(unet)
+  return config, [
+    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
+  ]
+
+
+def plan_of(name, mesh, **unet):
+  return estimate.make(
+    *small(mesh, **unet)[:1], topology.parse(name), small(mesh)[1], mfu=0.4, clip_cpu_secs=0.1
+  )
+
+
+def test_bytes_of_the_state_are_those_of_a_state_that_is_made():
+  config, _ = small(meshes.get('cpu-8'))
+  sizes = mesh_lib.resolve(config.mesh, 8)
+  components = estimate.components_lib.build(config, with_tokenizer=False)
+  mesh = mesh_lib.make_mesh(config.mesh)
+  state, placed = estimate.abstract_state(config, components, mesh)
+  zeros = jax.jit(
+    lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), state.params),
+    out_shardings=placed.params,
+  )()
+  held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(zeros))
+  abstract = chips.abstract_mesh(sizes, chips.DEVICES['v5p'])
+  state, placed = estimate.abstract_state(config, components, abstract)
+  found = estimate.state_bytes(state, placed, config, components, abstract)
+  assert found['parameters'] == found['average (EMA)'] == held
+  assert found['optimizer'] == pytest.approx(2 * held, rel=0.01)  # Adam's moments.
+
+
+def test_plans_say_what_fits():
+  kept = plan_of('v5p-8', meshes.get('v5p-8'))
+  again = plan_of('v5p-8', meshes.get('v5p-8'), remat='block')
+  assert again.bytes_per_sample != kept.bytes_per_sample
+  assert kept.samples_per_device == 2
+  assert any(line.startswith('fits with fsdp=4') for line in kept.hints)
+  short = dataclasses.replace(kept, capacity=kept.bytes['parameters'], hints=[])
+  config, _ = small(meshes.get('v5p-8'))
+  lines = estimate.hints(short, dict(fsdp=4), config)
+  assert lines[0].startswith('does not fit')
+  assert 'not one video of this size fits a device' in lines
+  text = command.table(kept, 'v5p-8', 0.4)
+  assert 'estimate' in text and json.dumps(dataclasses.asdict(kept))
+
+
+def test_plans_are_refused_where_nothing_is_known():
+  with pytest.raises(ValueError, match='plans are made for TPUs'):
+    plan_of('gpu-8', meshes.get('gpu-8'))
+  with pytest.raises(ValueError, match='needs 8 devices, but there are 4'):
+    plan_of('v5p-8', meshes.get('cpu-8'))
+  with pytest.raises(ValueError, match='--bucket=.* is unknown; known: videos'):
+    command.choose(small(meshes.get('v5p-8'))[1], 'none')
+
+
+def test_each_kind_of_tpu_reaches_its_peak_at_its_clock():
+  for device in chips.DEVICES.values():
+    assert 0.9e9 < device.clock < 2.3e9, device
