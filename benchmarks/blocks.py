@@ -1,0 +1,80 @@
+"""One block of the U-Net, forward and backward, compiled by libtpu for a topology: what it costs.
+
+  python -m benchmarks.blocks ResBlock|SpatialTransformer|TemporalTransformer
+      [--topology=v5p-8] [--channels=320] [--size=32x56] [--frames=16] [--batch=4]
+
+Size is of the latents, batch per device. Compiles for 20 seconds to 3 minutes of CPU time. Figures
+are estimates by XLA's cycles; see docs/performance.md.
+"""
+
+import argparse
+import json
+
+import jax
+import jax.numpy as jnp
+
+from i2vgen_jax import components, flops
+from i2vgen_jax.models import attention, layers
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding
+from i2vgen_jax.plan import chips, compiled
+from launch import topology as topology_lib
+
+NORM_GROUPS, HEAD_DIM, DROPOUT, CONTEXT, MIN_ELEMENTS = 32, 64, 0.1, (145, 1024), 65_536
+
+
+def block(name, channels, shape):
+  """(module, shapes of its arguments)."""
+  dtype, batch_size = jnp.bfloat16, shape[0]
+  x = jax.ShapeDtypeStruct((*shape, channels), dtype)
+  sizes = (channels // HEAD_DIM, HEAD_DIM, NORM_GROUPS, dtype)
+  if name == 'ResBlock':
+    embedding = jax.ShapeDtypeStruct((batch_size, 1280), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+    return layers.ResBlock(channels, NORM_GROUPS, DROPOUT, dtype), (x, embedding, keys)
+  if name == 'SpatialTransformer':
+    context = jax.ShapeDtypeStruct((batch_size, *CONTEXT), dtype)
+    return attention.SpatialTransformer(*sizes), (x, context)
+  return attention.TemporalTransformer(*sizes), (x,)
+
+
+def measure(name, topology, channels, size, frames, batch):
+  """compiled.report of one block, its weights split over all devices."""
+  mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), compiled.devices(topology))
+  shape = (batch * mesh.devices.size, frames, *size)
+  module, arguments = block(name, channels, shape)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  params = jax.eval_shape(module.init, key, *arguments)
+  placed = sharding.shard_tree(params, mesh, MIN_ELEMENTS)
+  rows = mesh_lib.batch_sharding(mesh)
+
+  def backward(params, dy, x, *others):
+    return jax.vjp(lambda params, x: module.apply(params, x, *others), params, x)[1](dy)
+
+  arguments = (arguments[0], *arguments)  # The gradient looks like x.
+  lowered = jax.jit(mesh_lib.within(mesh, backward), out_shardings=(placed, rows)).lower(
+    components.with_shardings(params, placed),
+    *components.with_shardings(arguments, (rows,) * len(arguments)),
+  )
+  executable, secs = compiled.compile_step(lowered)
+  model_flops = 3 * flops.count(module.apply, params, *arguments[1:])
+  device = chips.device(topology)
+  return dict(
+    block=name,
+    compile_cpu_secs=secs,
+    floor_secs=model_flops / mesh.devices.size / device.peak,
+    bytes_accessed=executable.cost_analysis()['bytes accessed'],
+    **compiled.report(executable, mesh, device, model_flops),
+  )
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('block', choices=('ResBlock', 'SpatialTransformer', 'TemporalTransformer'))
+  parser.add_argument('--topology', type=topology_lib.parse, default='v5p-8')
+  parser.add_argument('--channels', type=int, default=320)
+  parser.add_argument('--size', type=lambda text: tuple(map(int, text.split('x'))), default='32x56')
+  parser.add_argument('--frames', type=int, default=16)
+  parser.add_argument('--batch', type=int, default=4)
+  options = vars(parser.parse_args())
+  print(json.dumps(measure(options.pop('block'), **options), indent=1))
