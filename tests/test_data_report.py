@@ -43,7 +43,7 @@ def corpus(tmp_path_factory):
     members.append((f'{i}.json', json.dumps(row).encode()))
   corpora.write_tar(images / '00000.tar', members)
   (root / 'denied.txt').write_text('https://example.com/2')
-  found = {'videos': str(root / 'videos'), 'images': str(root / 'images')}
+  found = {'images': str(root / 'images'), 'videos': str(root / 'videos')}
   ingest.ingest(str(source), found['videos'], validation_fraction=0.1, num_processes=1)
   ingest.ingest(str(images), found['images'], validation_fraction=0.0, num_processes=1)
   rules = decide.Rules(min_short_side=16, min_duration=0.1, keep_duplicates=True)
