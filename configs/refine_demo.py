@@ -3,7 +3,8 @@
   python -m i2vgen_jax.train --config=configs/refine_demo.py --workdir=quickstart/refine \
       --config.start=quickstart/run
 
-`corpus` holds the ingested folder videos/, of clips of at least 128 pixels: docs/cascade.md.
+`corpus` holds the ingested folder videos/, of clips of at least 128 pixels: docs/cascade.md, which
+also has what 50 steps of it bring. Not yet trained to its end.
 """
 
 from configs import common, demo, refine
