@@ -1,6 +1,8 @@
-"""What one JAX device of each kind of TPU has, by Google's documentation, November 2026.
+"""What one JAX device of each kind of TPU has.
 
-A TPU7x chip shows as two devices; its figures are halved here.
+Memory and memory bandwidth of v5e and v5p are by Google's documentation, November 2026; network
+rates and host vCPUs of v6e and TPU7x, and vCPUs of v5e, have not been checked against it. A TPU7x
+chip shows as two devices; its figures are halved here.
 """
 
 import dataclasses
