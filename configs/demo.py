@@ -14,7 +14,7 @@ DEMO = 'i2vgen_jax/demo'
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, corpus='quickstart/corpus', steps=400, images=True)
+  arg = common.parse_arg(arg, corpus='quickstart/corpus', steps=320, images=True)
   config = common.release()
   config.dtype = 'float32'
   config.negative_prompt = ''
@@ -71,8 +71,8 @@ def get_config(arg=None):
     ema_decay=0.995,
     ema_warmup=True,
     log_every=20,
-    eval_every=200,
-    sample_every=200,
+    eval_every=160,
+    sample_every=320,
     num_eval_examples=32,
     num_sample_videos=4,
   )
