@@ -33,17 +33,6 @@ SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90
 PIL_ERRORS = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)
 
 
-def probe(data: bytes, media: str) -> dict:
-  """Measures media by decoding it: the columns of schema.SIDECAR but `key` and `media`."""
-  if media == 'video':
-    return dict(num_bytes=len(data), **_probe_video(data))
-  image = decode_image(data)
-  return dict(
-    num_bytes=len(data), num_frames=1, first_time=0.0, duration=0.0, fps=0.0,
-    is_variable_rate=False, height=image.height, width=image.width,
-  )  # fmt: skip
-
-
 def decode_video(
   data: bytes, times: np.ndarray, height: int, width: int, square_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +71,7 @@ def decode_video_into(
       if wants_square:
         square_NSSC[index] = square_NSSC[index - 1]
       continue
-    size = _display_size(frame, aspect)
+    size = display_size(frame, aspect)
     if index == 0:
       scaled = transforms.scaled_size(*size, height, width)
     if wants_square:
@@ -123,25 +112,7 @@ def _decode_jpeg(image, data, min_height, min_width):
   return image if turn is None else image.transpose(turn)
 
 
-def _probe_video(data):
-  times = []
-  with frames_lib.open_video(data) as (container, stream, aspect):
-    for frame in frames_lib.decode_all(container, stream):
-      times.append(frame.time)
-      height, width = _display_size(frame, aspect)
-  if len(times) < 2:
-    raise DecodeError('single_frame', f'{len(times)} frames decode; a video has at least 2.')
-  intervals = np.diff(times)
-  if intervals.min() <= 0:
-    raise DecodeError('timestamps', 'presentation times do not increase.')
-  duration = times[-1] - times[0]
-  return dict(
-    num_frames=len(times), first_time=times[0], duration=duration, fps=(len(times) - 1) / duration,
-    is_variable_rate=bool(intervals.max() >= 1.5 * intervals.min()), height=height, width=width,
-  )  # fmt: skip
-
-
-def _display_size(frame, aspect):
+def display_size(frame, aspect: float) -> tuple[int, int]:
   """(height, width) with square pixels, upright."""
   height, width = frame.height, max(1, round(frame.width * aspect))
   return (width, height) if frame.rotation % 180 else (height, width)

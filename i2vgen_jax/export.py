@@ -7,8 +7,7 @@ As 'diffusers', OUT is what `diffusers.I2VGenXLPipeline.from_pretrained` reads (
 transformers 4): U-Net, VAE, CLIP towers, tokenizer, image processor and scheduler; neither torch
 nor diffusers is needed to write it. As 'vgen', it is the U-Net alone, {state_dict, step}, which
 VGen's loader takes with strict=True; this needs torch. Both with LoRA adapters merged, which 'peft'
-writes alone. A U-Net that the other code cannot express
-is refused.
+writes alone. A U-Net that the other code cannot express is refused.
 """
 
 import functools

@@ -12,7 +12,7 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines import decode, examples, transforms
+from data_pipelines import decode, examples, probe, transforms
 from data_pipelines import frames as frames_lib
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -43,10 +43,10 @@ def test_variable_rate_video_is_sampled_by_time_not_by_index():
   pts = [0, 40, 80, 120, 520, 560, 600, 1000, 1040, 1080]  # Bursts and gaps.
   levels = np.arange(10, 210, 20)
   data = encode(levels, pts)
-  probe = decode.probe(data, 'video')
-  assert probe['num_frames'] == 10 and probe['is_variable_rate']
+  row = probe.probe(data, 'video')
+  assert row['num_frames'] == 10 and row['is_variable_rate']
   times = np.arange(0, 1.08, 0.125)
-  frames, _ = decode.decode_video(data, probe['first_time'] + times, 48, 64)
+  frames, _ = decode.decode_video(data, row['first_time'] + times, 48, 64)
   nearest = np.abs(np.array(pts)[:, None] / 1000 - times).argmin(axis=0)
   assert list(nearest) != sorted(set(nearest))  # Frames do repeat in the gaps.
   np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), levels[nearest], atol=2.5)
@@ -143,8 +143,8 @@ def test_a_time_after_the_end_is_an_error_and_not_a_padded_frame():
 
 def test_wide_pixels_are_made_square():
   data = encode([50] * 4, range(0, 160, 40), aspect=fractions.Fraction(2, 1))
-  probe = decode.probe(data, 'video')
-  assert (probe['height'], probe['width']) == (48, 128)
+  row = probe.probe(data, 'video')
+  assert (row['height'], row['width']) == (48, 128)
   wide = np.zeros((48, 64, 3), np.uint8)
   wide[:, 16:48] = 200  # As stored; with square pixels it is 64 of 128 wide.
   data = encode([wide] * 4, range(0, 160, 40), aspect=fractions.Fraction(2, 1))
@@ -161,8 +161,8 @@ def test_rotated_video_is_upright(rotation):
   pixels[:16, :16] = 255  # Top left as stored.
   data = encode([pixels] * 4, range(0, 160, 40), rotation=rotation)
   upright = np.rot90(pixels, rotation // 90)
-  probe = decode.probe(data, 'video')
-  assert (probe['height'], probe['width']) == upright.shape[:2]
+  row = probe.probe(data, 'video')
+  assert (row['height'], row['width']) == upright.shape[:2]
   frames, square = decode.decode_video(data, np.array([0.0]), *upright.shape[:2], 48)
   assert np.abs(frames[0].astype(int) - upright).mean() < 6
   expected = transforms.center_crop(upright, 48, 48)
