@@ -7,10 +7,22 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from i2vgen_jax import lora
 from i2vgen_jax.parallel import sharding
 
 # Of config.optimizer, all that `make_optimizer` takes as it is.
 FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
+
+
+def from_config(config, abstract_params):
+  """(update rule, step -> learning rate) of a run; see `make_optimizer`."""
+  rates = config.optimizer
+  learning_rate = learning_rate_schedule(
+    rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
+  )
+  fields = {name: rates[name] for name in FIELDS}
+  groups = lora.groups(config)
+  return make_optimizer(abstract_params, learning_rate, **fields, groups=groups), learning_rate
 
 
 def learning_rate_schedule(kind, peak, warmup_steps, num_steps):

@@ -19,7 +19,6 @@ from i2vgen_jax import (
   checkpoint,
   cli,
   figures,
-  lora,
   metrics,
   optimizer,
   pod,
@@ -62,15 +61,8 @@ def train(config, workdir):
   held_out = validation.Validation(config, components, mesh, streams.sample_bucket(config, buckets))
 
   # 3 Optimizer and state, as shapes only.
-  rates = config.optimizer
-  learning_rate = optimizer.learning_rate_schedule(
-    rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
-  )
-  update_rule = optimizer.make_optimizer(
-    components.abstract_params(mesh, config.sharding.min_elements),
-    learning_rate,
-    **{name: rates[name] for name in optimizer.FIELDS},
-    groups=lora.groups(config),
+  update_rule, learning_rate = optimizer.from_config(
+    config, components.abstract_params(mesh, config.sharding.min_elements)
   )
   init = train_step.make_init(
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed

@@ -112,6 +112,13 @@ def test_bytes_of_the_state_are_those_of_a_state_that_is_made():
   assert found['optimizer'] == pytest.approx(2 * held, rel=0.01)  # Adam's moments.
 
 
+def test_adapters_alone_have_an_optimizer_state():
+  config, found = small(meshes.get('v5p-8'), remat='block')
+  config.lora.rank = 2
+  plan = estimate.make(config, topology.parse('v5p-8'), found, mfu=0.4, clip_cpu_secs=0.1)
+  assert 0 < plan.bytes['optimizer'] < plan.bytes['parameters'] / 2
+
+
 def test_plans_say_what_fits():
   kept = plan_of('v5p-8', meshes.get('v5p-8'))
   again = plan_of('v5p-8', meshes.get('v5p-8'), remat='block')

@@ -49,15 +49,8 @@ def devices(topology):
 def lower_update(config, components, mesh, bucket):
   """The lowered train step for one bucket, of a batch that is encoded."""
   min_elements = config.sharding.min_elements
-  rates = config.optimizer
-  learning_rate = optimizer.learning_rate_schedule(
-    rates.schedule, rates.peak_learning_rate, rates.warmup_steps, config.train.num_steps
-  )
-  rule = optimizer.make_optimizer(
-    components.abstract_params(mesh, min_elements),
-    learning_rate,
-    **{name: rates[name] for name in optimizer.FIELDS},
-    groups=tuple(dict(group) for group in rates.groups),
+  rule, learning_rate = optimizer.from_config(
+    config, components.abstract_params(mesh, min_elements)
   )
   init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
   abstract, shardings = train_step.state_shardings(init, mesh, min_elements)

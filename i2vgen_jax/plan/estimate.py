@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import flops, optimizer, train_step
+from i2vgen_jax import flops, lora, optimizer, train_step
 from i2vgen_jax.models import attention, layers
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
@@ -98,13 +98,8 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
 
 def abstract_state(config, components, mesh):
   """(TrainState of shapes, its shardings)."""
-  rates, min_elements = config.optimizer, config.sharding.min_elements
-  rule = optimizer.make_optimizer(
-    components.abstract_params(mesh, min_elements),
-    lambda step: rates.peak_learning_rate,
-    **{name: rates[name] for name in optimizer.FIELDS},
-    groups=tuple(dict(group) for group in rates.groups),
-  )
+  min_elements = config.sharding.min_elements
+  rule, _ = optimizer.from_config(config, components.abstract_params(mesh, min_elements))
   init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
   return train_step.state_shardings(init, mesh, min_elements)
 
@@ -146,7 +141,8 @@ def activation_bytes(components, bucket, device):
   )
   mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
   one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
-  block = largest_block(unet, mesh, inputs(1)[0].shape) if unet.remat == 'block' else 0
+  bare = lora.bare(unet)
+  block = largest_block(bare, mesh, inputs(1)[0].shape) if bare.remat == 'block' else 0
   return two - one + block  # What does not grow with the batch is weights.
 
 
