@@ -81,6 +81,8 @@ def test_counts_are_those_of_verify_and_of_the_index(corpus, page):
     len(rows), sum(row['keep'] for row in rows), manifest['num_rows']
   ]  # fmt: skip
   assert len(rows) > sum(row['keep'] for row in rows) > manifest['num_rows'] > 4
+  assert found['sizes'][0]['hours'] == pytest.approx(sum(r['duration'] for r in rows) / 3600)
+  assert found['sizes'][0]['gigabytes'] == pytest.approx(sum(r['num_bytes'] for r in rows) / 1e9)
   for step in manifest['funnel']:
     assert re.search(rf'<td class="n">{step["num_rows"]}</td>', text)
   assert found['rejections'][0]['reason'] == 'open' and found['rejections'][0]['count'] == 1

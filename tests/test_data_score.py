@@ -263,6 +263,15 @@ def test_a_network_finds_the_subject_in_the_whole_frame_and_the_estimate_stays(t
   ]  # What was indexed is stale, and done again.
 
 
+def test_the_subject_is_where_a_network_is_more_sure_than_not(tmp_path):
+  network = saliency.Saliency(str(write_saliency(tmp_path / 'red.onnx', limit=0.75, steep=8.0)))
+  picture = np.zeros((1, 64, 64, 3), np.uint8)
+  picture[..., 0] = np.linspace(0, 255, 64)  # From left to right; sure of the last quarter.
+  [share] = network(picture)
+  assert share == pytest.approx(0.25, abs=1 / 64)
+  assert network(np.zeros_like(picture)) == [None]
+
+
 def test_saliency_networks_that_are_none_are_named(tmp_path):
   (tmp_path / 'text.onnx').write_text('not a network')
   with pytest.raises(ValueError, match='does not exist'):
