@@ -4,6 +4,7 @@ Decoders are a million lines of C fed with what the web holds. A segmentation fa
 run, and a loop in a decoder stall it for ever; here both become a DecodeError.
 """
 
+import contextlib
 import os
 import pathlib
 import queue
@@ -82,11 +83,14 @@ class Sandbox:
 
   def close(self) -> None:
     """Ends the children; calls under way fail."""
-    self._is_open = False
     with self._lock:
-      children = list(self._children)
+      self._is_open = False
+      children, self._children = self._children, set()
     for child in children:
-      self._remove(child)
+      child.kill()
+    with contextlib.suppress(queue.Empty):
+      while True:
+        self._idle.get_nowait().close()
 
   def cpu_secs(self) -> float:
     """Processor time of the children that are alive, to a hundredth of a second."""
@@ -108,13 +112,17 @@ class Sandbox:
       child = _Child(self.function)
       with self._lock:
         self._children.add(child)
+        is_open = self._is_open
+      if not is_open:
+        self._remove(child)
+        raise RuntimeError('the processes that decode were closed.') from None
     return child
 
   def _remove(self, child):
     with self._lock:
       is_ours = child in self._children
       self._children.discard(child)
-    child.kill()
+    child.close()
     return is_ours
 
   def __reduce__(self):
@@ -122,7 +130,11 @@ class Sandbox:
 
 
 class _Child:
-  """A process that runs `serve`."""
+  """A process that runs `serve`.
+
+  Any thread may kill it. The pipe is closed by the one that holds it: the number of a closed file
+  is given to the next one opened, which another thread would then read from, or close.
+  """
 
   def __init__(self, function):
     ours, theirs = socket.socketpair()
@@ -140,12 +152,12 @@ class _Child:
     try:
       self._pipe.send(function)
       if not self._pipe.poll(START_SECS):
-        self.kill()
+        self.close()
         raise RuntimeError(f'the process that decodes did not start in {START_SECS:.0f} s.')
       self._pipe.recv()
     except (EOFError, OSError) as error:
       code = self._exit_code()
-      self.kill()
+      self.close()
       raise RuntimeError(f'the process that decodes ended with {code} as it started.') from error
 
   def is_alive(self):
@@ -163,6 +175,9 @@ class _Child:
   def kill(self):
     self.process.kill()
     self.process.wait()
+
+  def close(self):
+    self.kill()
     self._pipe.close()
 
   def cpu_secs(self):

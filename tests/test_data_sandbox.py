@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import zlib
+from multiprocessing import connection
 
 import numpy as np
 import pytest
@@ -212,3 +213,37 @@ def test_crashes_and_hangs_cost_one_example_each():
   with pytest.raises(KeyError, match='ours'):
     box(b'bug')
   box.close()
+
+
+def test_a_pipe_is_closed_once_and_by_who_holds_it(monkeypatch):
+  """Its number is another file's the moment it is closed: closed again, that one is lost."""
+  closes = []
+  close = connection.Connection._close
+
+  def slow_close(self):
+    closes.append((id(self), threading.current_thread().name))
+    time.sleep(0.2)  # Between taking the number and giving it up.
+    close(self)
+
+  box = sandbox.Sandbox(misbehave)
+  box(b'fine')
+  monkeypatch.setattr(connection.Connection, '_close', slow_close)
+  errors = []
+
+  def call():
+    with pytest.raises(RuntimeError, match='closed while a call') as error:
+      box(b'hang')
+    errors.append(error)
+
+  caller = threading.Thread(target=call, name='caller')
+  caller.start()
+  while box._idle.qsize():
+    time.sleep(0.01)
+  box.close()
+  caller.join()
+  assert len(errors) == 1
+  assert [name for _, name in closes] == ['caller']
+  box.open()
+  assert box(b'fine', 'again')[0] == 'again'
+  box.close()
+  assert [name for _, name in closes] == ['caller', 'MainThread']
