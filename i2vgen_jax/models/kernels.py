@@ -29,15 +29,18 @@ P = jax.sharding.PartitionSpec
 
 def attend(q_BFSAK, k_BFTAK, v_BFTAK):
   """softmax(q k^T / sqrt(K)) v within each frame: (B, F, S, A, K); softmax is float32."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  implementation = choose(
-    device.platform if device else 'cpu', q_BFSAK.shape[2], k_BFTAK.shape[2], q_BFSAK.dtype
-  )
+  implementation = choose(platform(), q_BFSAK.shape[2], k_BFTAK.shape[2], q_BFSAK.dtype)
   if implementation == 'xla':
     return plain(q_BFSAK, k_BFTAK, v_BFTAK)
   return _on_each_device({'splash': splash, 'cudnn': cudnn}[implementation])(
     q_BFSAK, k_BFTAK, v_BFTAK
   )
+
+
+def platform():
+  """Of the devices of the mesh in context ('tpu', 'gpu', 'cpu'); 'cpu' without one."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device else 'cpu'
 
 
 def choose(platform, num_queries, num_keys, dtype):

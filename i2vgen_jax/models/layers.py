@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from i2vgen_jax.models import kernels
+
 
 def uniform_by_fan_in(fan_in):
   """Initializer: uniform in +-1/sqrt(fan_in), torch's default for the kernel and the bias alike."""
@@ -100,9 +102,9 @@ class Conv(nn.Module):
 class FrameConv(nn.Module):
   """Convolution over time alone, 3 frames wide and zero-padded.
 
-  Computed as one matrix product of three frames side by side, which needs no layout of its own: as
-  a convolution over (F, H*W), copies make it three times as slow (docs/performance.md). The kernel
-  is kept as a 3-D one, (3, 1, 1, I, O).
+  On a TPU it is one matrix product of three frames side by side, which needs no layout of its own:
+  as a convolution over (F, H*W), copies make it three times as slow (docs/performance.md).
+  Elsewhere it is that convolution. The kernel is kept as a 3-D one, (3, 1, 1, I, O).
   """
 
   features: int
@@ -118,15 +120,31 @@ class FrameConv(nn.Module):
     kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
-    kernel_IO = kernel.astype(self.dtype).reshape(fan_in, self.features)
-    return _over_neighbours(x_BFHWC.astype(self.dtype), kernel_IO, bias_O)
+    kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
+    convolve = product_over_frames if kernels.platform() == 'tpu' else convolution_over_frames
+    y_BFHWC = convolve(x_BFHWC.astype(self.dtype), kernel_3IO)
+    return y_BFHWC + _broadcast_last(bias_O.astype(self.dtype), 5)
 
 
 @jax.checkpoint  # Or the backward pass would be kept the input three times over.
-def _over_neighbours(x_BFHWC, kernel_IO, bias_O):
+def product_over_frames(x_BFHWC, kernel_3IO):
+  """(B, F, H, W, I) -> (B, F, H, W, O): a frame and the two beside it by their kernels."""
   padded = jnp.pad(x_BFHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
   neighbours = jnp.concatenate([padded[:, i : i + x_BFHWC.shape[1]] for i in range(3)], -1)
-  return _affine(neighbours, kernel_IO, bias_O)
+  return jnp.dot(neighbours, kernel_3IO.reshape(-1, kernel_3IO.shape[-1]))
+
+
+def convolution_over_frames(x_BFHWC, kernel_3IO):
+  """The same, by XLA's convolution."""
+  frames, height, width = x_BFHWC.shape[1:4]
+  y_BFSC = jax.lax.conv_general_dilated(
+    x_BFHWC.reshape(-1, frames, height * width, x_BFHWC.shape[-1]),
+    kernel_3IO[:, None],
+    window_strides=(1, 1),
+    padding=[(1, 1), (0, 0)],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  return y_BFSC.reshape(-1, frames, height, width, y_BFSC.shape[-1])
 
 
 class GroupNorm(nn.Module):
