@@ -7,7 +7,7 @@ As 'diffusers', OUT is what `diffusers.I2VGenXLPipeline.from_pretrained` reads (
 transformers 4): U-Net, VAE, CLIP towers, tokenizer, image processor and scheduler; neither torch
 nor diffusers is needed to write it. As 'vgen', it is the U-Net alone, {state_dict, step}, which
 VGen's loader takes with strict=True; this needs torch. Both with LoRA adapters merged, which 'peft'
-writes alone. A U-Net that the other code cannot express is refused.
+writes alone, for PEFT and diffusers. A U-Net that the other code cannot express is refused.
 """
 
 import functools
@@ -53,7 +53,7 @@ def main():
 
   if given.format == 'peft':
     lora.export_peft(given.output, config, load_unet()[0])
-    print(f'Wrote {given.output}: peft.PeftModel.from_pretrained(pipeline.unet, {given.output!r})')
+    print(f'Wrote {given.output}: pipeline.unet.load_attn_procs({given.output!r})')
   elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)
     print(f"Wrote {given.output}: VGen's test_model.")

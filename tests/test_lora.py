@@ -11,11 +11,13 @@ from i2vgen_jax.pretrained import configs, tensors, unet_names
 from tests import tiny
 from tests.test_export import random_params, small_config
 
+TEMPORAL = r'attn\d/to_(q|k|v|out_0)/kernel$|temp_conv/conv\d_\d/kernel$'
 
-def adapted(rank=3):
+
+def adapted(rank=3, **options):
   """(config, AdaptedUNet, abstract parameters) of the small model."""
   config = small_config()
-  config.lora.update(rank=rank, alpha=5.0)
+  config.lora.update(rank=rank, alpha=5.0, **options)
   built = components.build(config)
   inputs = built.unet_inputs(2, 32, 32)
   return config, built.unet, jax.eval_shape(built.unet.init, jax.random.key(0), *inputs)['params']
@@ -80,27 +82,62 @@ def test_a_pattern_that_fits_nothing_is_named():
     jax.eval_shape(built.unet.init, jax.random.key(0), *built.unet_inputs(2, 32, 32))
 
 
-def test_peft_reads_the_adapters_and_merges_them_as_we_do(tmp_path):
-  diffusers, peft = pytest.importorskip('diffusers'), pytest.importorskip('peft')
+def exported(folder):
+  """(config, named tensors of the U-Net, of the merged one), with the adapters in `folder`."""
   torch = pytest.importorskip('torch')
-  config, _, abstract = adapted()
+  config, _, abstract = adapted(match=TEMPORAL)
   params = random_params(abstract, seed=1)
-  base = {name: block for name, block in params.items() if name != lora.KEY}
+  lora.export_peft(folder, config, params)
 
   def named(tree):
     found = tensors.to_torch(tree, unet_names.name_of)
     return {name: torch.from_numpy(np.array(value)) for name, value in found.items()}
 
+  base = {name: block for name, block in params.items() if name != lora.KEY}
+  merged = named(lora.merge(params, config.lora.alpha))
+  changed = [name for name, value in named(base).items() if not torch.equal(value, merged[name])]
+  assert len(changed) == len(jax.tree.leaves(params[lora.KEY])) // 2
+  assert any('temp_convs' in name for name in changed)
+  return config, named(base), merged
+
+
+def test_peft_reads_the_adapters_and_merges_them_as_we_do(tmp_path):
+  diffusers, peft = pytest.importorskip('diffusers'), pytest.importorskip('peft')
+  torch = pytest.importorskip('torch')
+  config, base, ours = exported(tmp_path / 'adapter')
   theirs = diffusers.I2VGenXLUNet.from_config(configs.unet_config(config))
-  theirs.load_state_dict(named(base))
-  lora.export_peft(tmp_path / 'adapter', config, params)
+  theirs.load_state_dict(base)
   merged = peft.PeftModel.from_pretrained(theirs, tmp_path / 'adapter').merge_and_unload()
-  state, ours = merged.state_dict(), named(lora.merge(params, config.lora.alpha))
+  state = merged.state_dict()
   assert set(state) == set(ours)
   for name, value in ours.items():
     torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-5)
-  changed = [name for name, value in named(base).items() if not torch.equal(value, ours[name])]
-  assert len(changed) == len(jax.tree.leaves(params[lora.KEY])) // 2
+
+
+def test_diffusers_loads_the_adapters_and_computes_with_them_as_with_merged_weights(tmp_path):
+  diffusers, torch = pytest.importorskip('diffusers'), pytest.importorskip('torch')
+  pytest.importorskip('peft')
+  config, base, merged = exported(tmp_path / 'adapter')
+  torch.manual_seed(0)
+  inputs = dict(
+    sample=torch.randn(1, 4, 2, 4, 4),
+    timestep=torch.tensor([300]),
+    fps=torch.tensor([8]),
+    image_latents=torch.randn(1, 4, 2, 4, 4),
+    image_embeddings=torch.randn(1, 1, config.unet.context_dim),
+    encoder_hidden_states=torch.randn(1, 5, config.unet.context_dim),
+  )
+  outputs = []
+  for weights, folder in ((base, None), (base, tmp_path / 'adapter'), (merged, None)):
+    unet = diffusers.I2VGenXLUNet.from_config(configs.unet_config(config)).eval()
+    unet.load_state_dict(weights)
+    if folder:
+      unet.load_attn_procs(str(folder))
+    with torch.no_grad():
+      outputs.append(unet(**inputs).sample)
+  without, adapted_, expected = outputs
+  torch.testing.assert_close(adapted_, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+  assert (without - expected).norm() > 0.01 * expected.norm()
 
 
 def test_export_of_no_adapters_is_refused(tmp_path):
