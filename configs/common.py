@@ -47,6 +47,8 @@ def release():
     dropout=0.1,
     context_dim=1024,
     conditioners=CONDITIONERS,
+    row_margin=0,
+    free_u=(),
     remat='block',
   )
   config.vae = dict(

@@ -36,7 +36,9 @@ TOKENIZER_FILES = (
   'special_tokens_map.json',
 )
 # What a config may change of the model that it starts from.
-CHANGEABLE = re.compile(r'unet\.(dropout|remat)|\w+\.(weights|frames_per_chunk|tile|tile_overlap)')
+CHANGEABLE = re.compile(
+  r'unet\.(dropout|remat|row_margin|free_u)|\w+\.(weights|frames_per_chunk|tile|tile_overlap)'
+)
 # Frozen networks are drawn from this key when a config says weights='random': the same in every
 # run.
 RANDOM_SEED = 0
@@ -115,6 +117,8 @@ def build(config, workdir=None, with_tokenizer=True):
   model['conditioners'] = tuple(dict(line) for line in model['conditioners'])
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
+  if 'free_u' in model:  # Runs from before there was one have none.
+    model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   unet = unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
   encoders = Encoders.from_config(config)
   if encoders.text_encoder.hidden_size != unet.context_dim:

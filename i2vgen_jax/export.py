@@ -6,8 +6,9 @@
 As 'diffusers', OUT is what `diffusers.I2VGenXLPipeline.from_pretrained` reads (diffusers 0.35 with
 transformers 4): U-Net, VAE, CLIP towers, tokenizer, image processor and scheduler; neither torch
 nor diffusers is needed to write it. As 'vgen', it is the U-Net alone, {state_dict, step}, which
-VGen's loader takes with strict=True; this needs torch. Both with LoRA adapters merged, which 'peft'
-writes alone, for PEFT and diffusers. A U-Net that the other code cannot express is refused.
+VGen's loader takes with strict=True, as UNetSD_I2VGen or, of text alone, UNetSD_SR600; this needs
+torch. Both with LoRA adapters merged, which 'peft' writes alone, for PEFT and for diffusers. A
+U-Net that the other code cannot express is refused.
 """
 
 import functools
@@ -120,8 +121,7 @@ def export_vgen(output, config, unet_params, step, dtype='float32'):
   """
   output_folder.check(output)
   output = pathlib.Path(output).absolute()
-  # VGen's class and diffusers' have the same built in.
-  configs.unet_config(config)
+  configs.check_vgen(config)
   try:
     import torch
   except ImportError as error:

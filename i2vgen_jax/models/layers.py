@@ -314,26 +314,37 @@ class TemporalConv(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Halves height and width (rounding up) with a strided 3x3 convolution."""
+  """Halves height and width (rounding up) with a strided 3x3 convolution.
 
+  `row_margin` rows of zeros are laid on above and below, which `Upsample` cuts off again.
+  """
+
+  row_margin: int = 0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BFHWC):
-    """(B, F, H, W, C) -> (B, F, ceil(H/2), ceil(W/2), C)."""
+    """(B, F, H, W, C) -> (B, F, ceil(H/2) + row_margin, ceil(W/2), C)."""
+    if self.row_margin:
+      margins = [(0, 0)] * 5
+      margins[2] = (self.row_margin, self.row_margin)
+      x_BFHWC = jnp.pad(x_BFHWC, margins)
     return Conv(x_BFHWC.shape[-1], stride=2, dtype=self.dtype, name='conv')(x_BFHWC)
 
 
 class Upsample(nn.Module):
-  """Nearest-neighbour resize, then a 3x3 convolution."""
+  """Nearest-neighbour resize, `row_margin` rows off above and below, then a 3x3 convolution."""
 
+  row_margin: int = 0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BFHWC, height, width):
-    """(B, F, H, W, C) -> (B, F, height, width, C), with height 2H or 2H-1 and width likewise."""
+    """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of."""
     # For an odd size 2n-1, nearest resize of n pixels is the doubled image without its last row.
-    x_BFHWC = jnp.repeat(jnp.repeat(x_BFHWC, 2, axis=2), 2, axis=3)[:, :, :height, :width]
+    top = self.row_margin
+    x_BFHWC = jnp.repeat(jnp.repeat(x_BFHWC, 2, axis=2), 2, axis=3)
+    x_BFHWC = x_BFHWC[:, :, top : top + height, :width]
     return Conv(x_BFHWC.shape[-1], dtype=self.dtype, name='conv')(x_BFHWC)
 
 

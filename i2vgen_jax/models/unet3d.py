@@ -13,7 +13,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from i2vgen_jax.models import attention, conditioning, layers
+from i2vgen_jax.models import attention, conditioning, free_u, layers
 
 
 class Level(nn.Module):
@@ -24,6 +24,7 @@ class Level(nn.Module):
   head_dim: int
   norm_groups: int
   dropout: float
+  row_margin: int
   remat: str
   dtype: jnp.dtype
 
@@ -62,7 +63,7 @@ class DownBlock(Level):
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
       skips.append(x_BFHWC)
     if not self.is_last:
-      x_BFHWC = layers.Downsample(self.dtype, name='downsamplers_0')(x_BFHWC)
+      x_BFHWC = layers.Downsample(self.row_margin, self.dtype, name='downsamplers_0')(x_BFHWC)
       skips.append(x_BFHWC)
     return x_BFHWC, skips
 
@@ -80,14 +81,19 @@ class MidBlock(Level):
 class UpBlock(Level):
   """Layers of one decoder level, each fed a skip, then (but for the last level) a resize."""
 
+  free_u: tuple[tuple[float, float], ...] = ()  # Of its first layers.
+
   @nn.compact
   def __call__(self, x_BFHWC, skips, next_size, embedding_BE, context_BLD, dropout_keys_B):
     """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width)."""
     for i, skip_BFHWC in enumerate(skips):
+      if i < len(self.free_u):
+        x_BFHWC, skip_BFHWC = free_u.reweigh(x_BFHWC, skip_BFHWC, *self.free_u[i])
       x_BFHWC = jnp.concatenate([x_BFHWC, skip_BFHWC], -1)
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     if next_size is not None:
-      x_BFHWC = layers.Upsample(self.dtype, name='upsamplers_0')(x_BFHWC, *next_size)
+      resize = layers.Upsample(self.row_margin, self.dtype, name='upsamplers_0')
+      x_BFHWC = resize(x_BFHWC, *next_size)
     return x_BFHWC
 
 
@@ -105,6 +111,10 @@ class UNet3D(nn.Module):
     dropout: rate in ResBlock and TemporalConv; half of it in the image latents' adapter.
     context_dim: width of context tokens.
     conditioners: dict(kind=..., ...) each, see models/conditioning.py; tokens in this order.
+    row_margin: rows of zeros above and below a level before it is halved, off again after it is
+      doubled: 1 in VGen's refinement, 0 in its base model.
+    free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
+      refinement has ((1.1, 0.6), (1.2, 0.4)).
     remat: 'block' recomputes every ResBlock and transformer in the backward pass; 'none' keeps all.
     dtype: of matrix products and activations.
   """
@@ -125,6 +135,8 @@ class UNet3D(nn.Module):
     dict(kind='image_latents'),
     dict(kind='fps'),
   )
+  row_margin: int = 0
+  free_u: tuple[tuple[float, float], ...] = ()
   remat: Literal['none', 'block'] = 'none'
   dtype: jnp.dtype = jnp.float32
 
@@ -170,9 +182,9 @@ class UNet3D(nn.Module):
     for i in range(num_levels):
       block_skips = [skips.pop() for _ in range(self.layers_per_block + 1)]
       next_size = skips[-1].shape[2:4] if skips else None
-      x = UpBlock(**self._level(-1 - i), name=f'up_blocks_{i}')(
-        x, block_skips, next_size, *conditions
-      )
+      gains = self.free_u[i * len(block_skips) : (i + 1) * len(block_skips)]
+      block = UpBlock(**self._level(-1 - i), free_u=gains, name=f'up_blocks_{i}')
+      x = block(x, block_skips, next_size, *conditions)
 
     x = nn.silu(layers.GroupNorm(self.norm_groups, dtype=self.dtype, name='conv_norm_out')(x))
     x = layers.Conv(self.out_channels, zero=('kernel',), dtype=self.dtype, name='conv_out')(x)
@@ -226,6 +238,7 @@ class UNet3D(nn.Module):
       head_dim=self.head_dim,
       norm_groups=self.norm_groups,
       dropout=self.dropout,
+      row_margin=self.row_margin,
       remat=self.remat,
       dtype=self.dtype,
     )

@@ -26,6 +26,11 @@ CONDITIONER_DEFAULTS = {
   'image_tokens': dict(num_tokens=4),
 }
 
+# What VGen's UNetSD_SR600 has built in.
+SR600 = dict(
+  conditioners=(dict(kind='text'),), out_channels=4, row_margin=1, free_u=((1.1, 0.6), (1.2, 0.4))
+)
+
 # In the release's vae/config.json, where diffusers' converter of January 2024 put it by mistake;
 # VGen trained with 0.18215, as Stable Diffusion did.
 MISTAKEN_SCALING_FACTOR = 0.18125
@@ -48,9 +53,14 @@ def unet_config(config):
   conditioners = tuple(
     CONDITIONER_DEFAULTS.get(line['kind'], {}) | dict(line) for line in unet.conditioners
   )
-  _require_equal('conditioners', conditioners, CONDITIONERS)
-  _require_equal('temporal_in_heads', unet.temporal_in_heads, TEMPORAL_IN_HEADS)
-  _require_equal('out_channels', unet.out_channels, LATENT_CHANNELS)
+  needed = dict(
+    conditioners=CONDITIONERS,
+    temporal_in_heads=TEMPORAL_IN_HEADS,
+    out_channels=LATENT_CHANNELS,
+    row_margin=0,
+    free_u=(),
+  )
+  _require_equal("diffusers' I2VGenXLUNet", unet, needed, conditioners=conditioners)
   projection_dim = config.image_encoder.model.projection_dim
   if projection_dim != unet.context_dim:
     raise ValueError(
@@ -209,12 +219,31 @@ def model_index():
   )
 
 
-def _require_equal(field, value, needed):
-  if value != needed:
-    raise ValueError(
-      f"unet.{field}={value!r} cannot be expressed by diffusers' I2VGenXLUNet, which has "
-      f'{needed!r} built in.'
-    )
+def check_vgen(config):
+  """Raises ValueError if none of VGen's classes computes what the U-Net does.
+
+  A model of text alone is UNetSD_SR600; any other has to be UNetSD_I2VGen, which has built in what
+  diffusers' I2VGenXLUNet has.
+  """
+  if [line['kind'] for line in config.unet.conditioners] == ['text']:
+    _require_equal("VGen's UNetSD_SR600", config.unet, SR600)
+  else:
+    unet_config(config)
+
+
+def _require_equal(name, unet, needed, **normalized):
+  # Runs from before there were row_margin and free_u have neither.
+  found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
+  for field, value in needed.items():
+    if _as_lists(found[field]) != _as_lists(value):
+      raise ValueError(
+        f'unet.{field}={found[field]!r} cannot be expressed by {name}, which has {value!r} built '
+        'in.'
+      )
+
+
+def _as_lists(value):
+  return json.loads(json.dumps(value, default=dict))
 
 
 def check_source(network, folder, config):

@@ -1,11 +1,12 @@
 """Names of the U-Net's tensors: in diffusers' I2VGenXLUNet, in VGen, and what Stable Diffusion has.
 
-VGen's are those of ali-vilab/VGen at 4014d1f, tools/modules/unet/unet_i2vgen.py. Stable Diffusion
-2.1 gives all spatial layers, in diffusers' names or in those of its own latent-diffusion code. Its
-conv_in meets the noisy latents, with zeros for the image's; what it lacks keeps its initial values,
-with which every temporal layer is the identity and the frame rate adds nothing. So a fresh model
-makes of every frame what Stable Diffusion does, as long as the caption is the whole context: image
-tokens beside it (image_tokens, image_latent_tokens) take part of the attention from the first step.
+VGen's are those of ali-vilab/VGen at 4014d1f, tools/modules/unet/unet_i2vgen.py and unet_sr600.py,
+its refinement. Stable Diffusion 2.1 gives all spatial layers, in diffusers' names or in those of
+its own latent-diffusion code. Its conv_in meets the noisy latents, with zeros for the image's; what
+it lacks keeps its initial values, with which every temporal layer is the identity and the frame
+rate adds nothing. So a fresh model makes of every frame what Stable Diffusion does, as long as the
+caption is the whole context: image tokens beside it (image_tokens, image_latent_tokens) take part
+of the attention from the first step.
 """
 
 import re
@@ -84,11 +85,13 @@ DIFFUSERS = tensors.Format('I2VGen-XL of diffusers')
 
 
 def vgen(unet):
-  """VGen's state_dict, 1,509 tensors for the 1,511 of diffusers."""
+  """VGen's state_dict: of UNetSD_I2VGen, 1,509 tensors for the 1,511 of diffusers; of a model of
+  text alone UNetSD_SR600, 1,480 tensors of the same names."""
+  has_image = any(line['kind'] == 'image_latents' for line in unet.conditioners)
 
   def slot_of(name):
     vgen_name = _ldm_name(name, unet, _LDM | _VGEN, has_temporal=True)
-    if name == 'conv_in.weight':
+    if name == 'conv_in.weight' and has_image:
       channels = unet.out_channels
       return tensors.Slot(vgen_name, gains=(1.0,) * channels + (VGEN_IMAGE_GAIN,) * channels)
     if match := re.match(r'image_latents_temporal_encoder\.attn1\.to_([qkv])\.', name):
@@ -97,7 +100,7 @@ def vgen(unet):
       return tensors.Slot(vgen_name, trailing_ones=1)  # A Conv1d over frames, of kernel size 1.
     return tensors.Slot(vgen_name)
 
-  return tensors.Format('I2VGen-XL of VGen', slot_of)
+  return tensors.Format('I2VGen-XL of VGen' if has_image else 'SR600 of VGen', slot_of)
 
 
 def stable_diffusion():
