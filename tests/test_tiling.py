@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import decode
 from data_pipelines import demo_corpus
 from i2vgen_jax import components
 from i2vgen_jax.models import tiling
@@ -63,3 +64,11 @@ def test_an_impossible_overlap_is_refused():
   config.vae.update(tile=16, tile_overlap=9)
   with pytest.raises(ValueError, match='vae.tile_overlap=9'):
     components.build(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tile', [0, 64])
+def test_a_decode_of_1280x720_asks_little_more_than_the_frame_it_decodes(tile):
+  """Stable Diffusion's VAE, as XLA lays out its memory."""
+  video, frame = (decode.peak_bytes(1280, 720, frames, 1, tile) for frames in (16, 1))
+  assert 1e8 < frame <= video < 1.2 * frame

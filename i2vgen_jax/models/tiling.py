@@ -49,7 +49,7 @@ def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
   example = jax.eval_shape(function, x_BHWC[:, :rows, :columns])
   zeros_BHWC = jnp.zeros((batch_size, *total_HW1.shape[:2], example.shape[-1]), jnp.float32)
   sum_BHWC, _ = jax.lax.scan(add_tile, zeros_BHWC, jnp.asarray(corners_N2))
-  return sum_BHWC / total_HW1
+  return sum_BHWC * (1 / total_HW1)
 
 
 def _cover(size, tile, overlap):
