@@ -1,6 +1,7 @@
 """Trained stages as functions from an image and a caption to a video, and lists of such pairs."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
+from i2vgen_jax import checkpoint, generation, streams, video_file
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import generation, streams, video_file
 
 SEPARATOR = '|||'  # VGen's lists: image|||caption.
 
@@ -80,6 +82,8 @@ def load_stage(
   given = dict(frames=frames, height=height, width=width, fps=fps)
   size = {name: getattr(bucket, name) if value is None else value for name, value in given.items()}
   generation.check_size(built, size['frames'], size['height'], size['width'])
+  if size['fps'] <= 0:
+    raise ValueError(f'fps={size["fps"]} must be above 0.')
   settings = generation.settings(config, **dict(overrides))
   return Stage(
     config=config,
@@ -92,13 +96,28 @@ def load_stage(
   )
 
 
-def check_stages(base, refinement):
-  """Raises ValueError if the first makes nothing of noise, or the second refines nothing."""
-  if base.refines:
-    raise ValueError('--workdir is a refinement stage: give the base stage there, and this one to '
-                     '--refine_workdir.')  # fmt: skip
-  if refinement is not None and not refinement.refines:
-    raise ValueError('--refine_workdir is no refinement stage: its config.refine.levels is 0.')
+def check_stages(workdir, refine_workdir=None):
+  """Raises ValueError if the first run makes nothing of noise, or the second refines nothing.
+
+  From their configs alone: before anything is loaded.
+  """
+  if checkpoint.read_config(workdir).refine.levels:
+    raise ValueError(
+      f'--workdir={workdir} is a refinement stage: give the base stage there, and this one to '
+      '--refine_workdir.'
+    )
+  if refine_workdir and not checkpoint.read_config(refine_workdir).refine.levels:
+    raise ValueError(
+      f'--refine_workdir={refine_workdir} is no refinement stage: its config.refine.levels is 0.'
+    )
+
+
+def make_folder(path):
+  """Makes the folder that videos are written to; raises ValueError if it cannot be."""
+  try:
+    epath.Path(path).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(f'folder {path} cannot be made: {error}. Check --output.') from error
 
 
 def make_video(stages, image, caption, seed, path):
@@ -126,16 +145,17 @@ def make_list(stages, path, folder, seed, part=0, num_parts=1):
     ValueError: at the end, naming all lines that failed and why; or an unreadable list.
   """
   lines = read_list(path)[part::num_parts]
+  make_folder(folder)
   failed = []
   for done, (number, line) in enumerate(lines):
     try:
       image_path, caption = split_line(line, pathlib.Path(path).parent)
-      output = pathlib.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
+      output = epath.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
       make_video(stages, generation.open_image(image_path), caption, seed, output)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')
     logging.info('%d of %d lines', done + 1, len(lines))
@@ -167,4 +187,4 @@ def split_line(line, folder):
   if not separator or not image.strip() or not caption.strip():
     raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')
   given = pathlib.Path(image.strip())
-  return given if given.exists() else folder / given, caption.strip()
+  return given if os.path.exists(given) else folder / given, caption.strip()

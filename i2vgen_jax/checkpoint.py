@@ -231,7 +231,7 @@ def read_config(workdir):
   """
   path = absolute(workdir) / 'config.json'
   if not path.exists():
-    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
+    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
   return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
 
 

@@ -24,16 +24,16 @@ def settings(config, **overrides):
   inversion_steps of config.refine, that are None are left out.
 
   Raises:
-    ValueError: more noise levels than the stage was trained on.
+    ValueError: other noise levels than the stage was trained on.
   """
   chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
   for elsewhere in ('bucket', 'seed'):
     chosen.pop(elsewhere)
-  if chosen['levels'] > config.loss.timestep_range[1]:
+  if not bool(config.refine.levels) <= chosen['levels'] <= config.loss.timestep_range[1]:
     raise ValueError(
-      f'levels={chosen["levels"]} must lie within the noise levels that were trained: '
-      f'{tuple(config.loss.timestep_range)}.'
+      f'levels={chosen["levels"]} must be at least 1, of a refinement stage, and lie within the '
+      f'noise levels that were trained: {tuple(config.loss.timestep_range)}.'
     )
   return dict(chosen, prediction_type=config.loss.prediction_type)
 
@@ -192,6 +192,7 @@ def open_image(path):
   try:
     image = PIL.Image.open(path)
     image.load()
-  except (OSError, PIL.Image.DecompressionBombError) as error:
+  # Pillow's plugins raise what they like at broken files.
+  except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
     raise ValueError(f'image {path} cannot be read: {error}.') from error
   return image

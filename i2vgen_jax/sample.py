@@ -11,6 +11,7 @@ any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from absl import flags
+from etils import epath
 
 from i2vgen_jax import cascade, cli, generation
 
@@ -19,9 +20,11 @@ def main():
   """Checks what was asked for, loads the stages, and runs them."""
   given = flags.FLAGS
   check_flags(given)
+  cascade.check_stages(given.workdir, given.refine_workdir)
   image = None if given.list else generation.open_image(given.image)
   if given.list:
     cascade.read_list(given.list)
+  cascade.make_folder(given.output if given.list else epath.Path(given.output).parent)
   shared = dict(weights=given.weights, seed=given.seed, frames=given.frames, fps=given.fps)
   base = cascade.load_stage(
     given.workdir,
@@ -54,7 +57,6 @@ def main():
       **shared | dict(frames=base.frames, fps=base.fps),
     )
     stages.append(refinement)
-  cascade.check_stages(*(stages + [None])[:2])
   if given.list:
     part, num_parts = (int(number) for number in given.part.split('/'))
     cascade.make_list(stages, given.list, given.output, given.seed, part, num_parts)
@@ -63,10 +65,13 @@ def main():
 
 
 def check_flags(given):
-  """Raises ValueError unless either --list or both --image and --prompt are given."""
+  """Raises ValueError unless either --list or both --image and --prompt are given, and --output
+  can be such."""
   single = given.image is not None and given.prompt is not None
   if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
     raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')
+  if not given.list and epath.Path(given.output).is_dir():
+    raise ValueError(f'--output={given.output} is a folder: name the mp4 to write.')
   part, _, num_parts = given.part.partition('/')
   if not (part.isdigit() and num_parts.isdigit() and int(part) < int(num_parts)):
     raise ValueError(f'--part={given.part} must be I/N with 0 <= I < N.')

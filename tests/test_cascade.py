@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from configs import refine_demo
-from i2vgen_jax import cascade, checkpoint, components, start, train
+from i2vgen_jax import cascade, checkpoint, components, generation, start, train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from tests import tiny
 
@@ -73,11 +73,15 @@ def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs)
 
 def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, picture, tmp_path):
   listed, folder = tmp_path / 'list.txt', tmp_path / 'out'
-  listed.write_text('# comment\n\npicture.png|||a red circle\nno.png|||a square\npicture.png\n')
+  (tmp_path / 'half.png').write_bytes(picture.read_bytes()[:-30])
+  bad = ['no.png|||a square', 'picture.png', 'half.png|||a cat', f'{"long " * 99}|||a.png', '.|||b']
+  listed.write_text('# comment\n\npicture.png|||a red circle\n' + '\n'.join(bad) + '\n')
   with pytest.raises(ValueError) as error:
     cascade.make_list(stages, listed, folder, seed=1)
   message = str(error.value)
-  assert '2 of 3 lines' in message and 'line 4: ' in message and 'no.png' in message
+  assert '5 of 6 lines' in message and 'line 4: ' in message and 'no.png' in message
+  assert 'line 6: image' in message and 'half.png cannot be read' in message
+  assert 'line 7: ' in message and 'too long' in message and 'line 8: ' in message
   assert "line 5: 'picture.png' is not image|||caption" in message
   (video,) = folder.iterdir()
   assert video.name == '0003_picture.mp4'
@@ -106,13 +110,17 @@ def test_a_refinement_follows_the_video_and_the_seed(stages):
   assert np.abs(run(dark, 0) - run(dark, 1)).mean() > 1
 
 
-def test_stages_in_the_wrong_place_are_refused(stages):
-  base, refinement = stages
+def test_stages_in_the_wrong_place_are_refused(runs):
+  base, refinement = runs
   cascade.check_stages(base, refinement)
-  with pytest.raises(ValueError, match='--workdir is a refinement stage'):
+  with pytest.raises(ValueError, match='--workdir=.* is a refinement stage'):
     cascade.check_stages(refinement, None)
-  with pytest.raises(ValueError, match='--refine_workdir is no refinement stage'):
+  with pytest.raises(ValueError, match='--refine_workdir=.* is no refinement stage'):
     cascade.check_stages(base, base)
+  with pytest.raises(ValueError, match='nowhere holds no config.json'):
+    cascade.check_stages(base, 'nowhere')
+  with pytest.raises(ValueError, match='levels=0 must be at least 1'):
+    generation.settings(checkpoint.read_config(refinement), levels=0)
 
 
 def test_a_start_without_all_that_is_needed_names_it():
