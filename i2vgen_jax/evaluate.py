@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import cli, train_step
+from i2vgen_jax import cascade, cli, train_step
 from i2vgen_jax.evaluation import (
   clip_scores,
   frechet,
@@ -31,18 +31,18 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 def main():
   """Samples, measures, writes, prints."""
   given = flags.FLAGS
+  networks, hashes = load_networks(given)
   base, refinement = load_stages(given)
   last = refinement or base
-  features = {
-    name: frechet.load_features(source)
-    for name, source in (('fvd', given.video_features), ('fid', given.frame_features))
-    if source
-  }
   batch = sampling.held_out(last, given.num_examples)
   captions, real_BFHWC = batch['caption'], batch['video']
+  # Before hours of sampling: networks that cannot take such clips end the command here.
+  real = describe(networks, real_BFHWC, captions)
   videos = make_videos(base, refinement, batch, given.seed)
   found = measure_sets(videos, real_BFHWC, captions, last.bucket.fps)
-  add_features(found, videos, real_BFHWC, captions, features, given.clip)
+  for name, videos_BFHWC in videos.items():
+    described = real if name == 'real' else describe(networks, videos_BFHWC, captions)
+    found[name] |= compare(described, real)
 
   output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def main():
     'size': [last.bucket.frames, last.bucket.height, last.bucket.width],
     'base': base.settings,
     'refinement': refinement and refinement.settings,
-    'features': {name: source for name, (_, source) in features.items()},
+    'features': hashes,
   }
   content = settings | found | {'captions': dict(enumerate(captions))}
   if given.loss_bins:
@@ -76,14 +76,28 @@ def main():
   print(summary(found, videos, output))
 
 
+def load_networks(given):
+  """({measure: what describes videos}, {measure: hash of its weights}), the user's and our proxy.
+
+  Raises:
+    ValueError: one is not there, or is none.
+  """
+  networks, hashes = {'fvd_proxy': frechet.random_features()}, {}
+  for name, source in (('fvd', given.video_features), ('fid', given.frame_features)):
+    if source:
+      networks[name], hashes[name] = frechet.load_features(source)
+  if given.clip:
+    networks['clip'], hashes['clip'] = clip_scores.load(given.clip)
+  return networks, hashes
+
+
 def load_stages(given):
   """(base, refinement or None); raises ValueError if one is in the other's place."""
+  cascade.check_stages(given.workdir, given.refine_workdir)
   shared = dict(weights=given.weights, seed=given.seed)
   base = sampling.load(
     given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
   )
-  if base.refines:
-    raise ValueError(f'{given.workdir} is a refinement stage: give it to --refine_workdir.')
   if not given.refine_workdir:
     return base, None
   refinement = sampling.load(
@@ -94,8 +108,6 @@ def load_stages(given):
     levels=given.refine_levels,
     **shared,
   )
-  if not refinement.refines:
-    raise ValueError(f'{given.refine_workdir} is no refinement stage: its refine.levels is 0.')
   return base, refinement
 
 
@@ -145,22 +157,28 @@ def measure_sets(videos, real_BFHWC, captions, fps):
   return found
 
 
-def add_features(found, videos, real_BFHWC, captions, features, clip_folder):
-  """Adds what networks say to `found`: distances of sets to the real clips, and CLIP's scores."""
-  networks = {'fvd_proxy': frechet.random_features()}
-  networks |= {name: function for name, (function, _) in features.items()}
-  for name, function in networks.items():
-    describe = frechet.of_frames if name == 'fid' else frechet.of_videos
-    real_ND = describe(function, real_BFHWC)
-    for set_name, videos_BFHWC in videos.items():
-      if len(captions) > 1:
-        distance = frechet.frechet_distance(describe(function, videos_BFHWC), real_ND)
-        found[set_name][name] = distance
-  if clip_folder:
-    for set_name, videos_BFHWC in videos.items():
-      rows = clip_scores.measure(clip_folder, videos_BFHWC, captions)
-      for name in rows[0]:
-        found[set_name][name] = measures.mean_with_interval([row[name] for row in rows])
+def describe(networks, videos_BFHWC, captions):
+  """{network: (N, D) features of the videos, or of CLIP a score for each}."""
+  described = {}
+  for name, network in networks.items():
+    if name == 'clip':
+      described[name] = clip_scores.measure(network, videos_BFHWC, captions)
+    else:
+      of = frechet.of_frames if name == 'fid' else frechet.of_videos
+      described[name] = of(network, videos_BFHWC)
+  return described
+
+
+def compare(described, real):
+  """{measure: distance to the real clips, of two at least, or CLIP's mean score}."""
+  found = {}
+  for name, features_ND in described.items():
+    if name == 'clip':
+      for score in features_ND[0]:
+        found[score] = measures.mean_with_interval([row[score] for row in features_ND])
+    elif len(features_ND) > 1:
+      found[name] = frechet.frechet_distance(features_ND, real[name])
+  return found
 
 
 def loss_by_noise_level(run, batch, bins):

@@ -8,6 +8,9 @@ import PIL.Image
 import pytest
 
 from tests import runs
+from tests.test_data_score import clip_folder  # noqa: F401
+
+torch = pytest.importorskip('torch')
 
 
 @pytest.fixture
@@ -83,3 +86,58 @@ def test_evaluate_reports_sampled_and_real_clips(finished_run, tmp_path):
     assert (tmp_path / 'out' / name).exists()
   assert len(list((tmp_path / 'out' / 'videos' / 'sampled').glob('*.mp4'))) == 4
   assert len(list((tmp_path / 'vbench').glob('*-0.mp4'))) == 4
+
+
+@pytest.mark.slow
+def test_a_list_goes_on_after_bad_lines_and_ends_with_their_names(finished_run, picture, tmp_path):
+  (tmp_path / 'broken.png').write_bytes(picture.read_bytes()[:60])
+  listed = tmp_path / 'list.txt'
+  listed.write_text('broken.png|||a cat\npicture.png\npicture.png|||a red circle moves left\n')
+  done = runs.module(
+    'i2vgen_jax.sample', f'--workdir={finished_run}', f'--list={listed}', '--steps=2',
+    f'--output={tmp_path / "out"}',
+  )  # fmt: skip
+  assert done.returncode == 2 and 'Traceback' not in done.stderr
+  end = done.stderr[done.stderr.index('error: 2 of 3 lines') :]
+  assert 'line 1: image' in end and "line 2: 'picture.png' is not image|||caption" in end
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['0003_picture.mp4']
+
+
+@pytest.mark.slow
+def test_evaluate_takes_the_users_networks(finished_run, clip_folder, tmp_path):  # noqa: F811
+  torch.jit.script(torch.nn.Sequential(torch.nn.Conv3d(3, 5, 3), Mean())).save(tmp_path / 'v.pt')
+  command = (
+    'i2vgen_jax.evaluate', f'--workdir={finished_run}', f'--output={tmp_path / "out"}',
+    '--num_examples=4', '--steps=2',
+  )  # fmt: skip
+  done = runs.module(
+    *command, f'--clip={clip_folder[0]}', f'--video_features={tmp_path / "v.pt"}',
+    '--frame_features=tests.test_measures:mean_color',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+  assert {name: len(digest) for name, digest in report['features'].items()} == dict.fromkeys(
+    ('fvd', 'fid', 'clip'), 64
+  )
+  for name in ('fvd', 'fid'):
+    assert report['real'][name] == pytest.approx(0, abs=1e-4) and report['sampled'][name] > 1e-3
+  for scores in (report['real'], report['sampled']):
+    assert -1 <= scores['clip_text']['low'] <= scores['clip_text']['high'] <= 1
+    assert 0 < scores['clip_frames']['mean'] <= 1.000001
+  assert report['real']['clip_text'] != report['sampled']['clip_text']
+  assert 'fvd' in (tmp_path / 'out' / 'index.html').read_text()
+
+  torch.jit.script(torch.nn.Conv3d(4, 5, 3)).save(tmp_path / 'v.pt')
+  for flag, message in (
+    (f'--video_features={tmp_path / "v.pt"}', 'takes no videos of shape'),
+    (f'--clip={tmp_path}', 'has no config.json'),
+    ('--frame_features=nowhere.pt', 'neither a file nor module:function'),
+  ):
+    done = runs.module(*command, flag)
+    assert done.returncode == 2 and message in done.stderr and 'Traceback' not in done.stderr
+    assert 'videos of' not in done.stderr.split('error: ')[0]  # Before any sampling.
+
+
+class Mean(torch.nn.Module):
+  def forward(self, features):
+    return features.mean((2, 3, 4))

@@ -1,6 +1,8 @@
 """Measures against other people's code and against signals whose answer is known."""
 
+import hashlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -118,8 +120,36 @@ def test_features_come_from_a_torchscript_file_or_a_function(tmp_path):
   np.testing.assert_allclose(frechet.of_videos(features, videos), expected, atol=1e-5)
   assert frechet.of_frames(features, videos).shape == (3 * len(CLIP), 3) and len(digest) == 64
 
-  by_name, _ = frechet.load_features('tests.test_measures:mean_color')
+  by_name, digest = frechet.load_features('tests.test_measures:mean_color')
+  assert digest == hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
   np.testing.assert_allclose(frechet.of_videos(by_name, videos), expected, atol=1e-5)
+
+
+class Scalar(torch.nn.Module):
+  def forward(self, videos):
+    return videos.mean()
+
+
+class OfSevenVideos(torch.nn.Module):
+  def forward(self, videos):
+    return videos.reshape(7, -1)
+
+
+class Pair(torch.nn.Module):
+  def forward(self, videos):
+    return videos, videos
+
+
+@pytest.mark.parametrize(
+  ('network', 'message'),
+  [(Scalar, 'shape \\(\\), need'), (OfSevenVideos, 'takes no videos'), (Pair, 'returns a tuple')],
+)
+def test_features_of_another_shape_are_named_in_one_line(tmp_path, network, message):
+  torch.jit.script(network()).save(tmp_path / 'n.pt')
+  features, _ = frechet.load_features(str(tmp_path / 'n.pt'))
+  with pytest.raises(ValueError, match=message) as error:
+    frechet.of_videos(features, np.zeros((2, 2, 8, 8, 3), np.uint8))
+  assert '\n' not in str(error.value)
 
 
 def mean_color(videos_NCFHW):
@@ -149,8 +179,10 @@ def test_the_proxy_tells_videos_apart_and_repeats_itself():
 def test_clip_scores_are_cosines_of_transformers_vectors(clip_folder):  # noqa: F811
   folder, model = clip_folder
   videos, captions = [CLIP[:4, :32, :32], NOISY[:3, 32:, 32:]], ['a red circle', 'a blue square']
+  scorer, digest = clip_scores.load(str(folder))
+  assert len(digest) == 64
   for row, video, caption in zip(
-    clip_scores.measure(str(folder), videos, captions), videos, captions, strict=True
+    clip_scores.measure(scorer, videos, captions), videos, captions, strict=True
   ):
     images_FD, texts_1D = theirs(model, folder, video, [caption])
     assert row['clip_text'] == pytest.approx((images_FD @ texts_1D[0]).mean(), abs=1e-5)
@@ -159,7 +191,7 @@ def test_clip_scores_are_cosines_of_transformers_vectors(clip_folder):  # noqa: 
   # A frame of another size and shape: the centre, brought to CLIP's size.
   wide = np.kron(videos[0], np.ones((1, 2, 2, 1), np.uint8))
   wide = np.pad(wide, ((0, 0), (0, 0), (8, 8), (0, 0)))
-  same, again = (clip_scores.measure(str(folder), [v], captions[:1])[0] for v in (videos[0], wide))
+  same, again = (clip_scores.measure(scorer, [v], captions[:1])[0] for v in (videos[0], wide))
   assert same == pytest.approx(again, abs=1e-5)
 
 

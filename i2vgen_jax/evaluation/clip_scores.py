@@ -4,19 +4,24 @@ With the user's CLIP, a folder of transformers. CLIPSIM (Wu et al. 2021, arXiv:2
 mean cosine of frames and caption; CLIP-I here that of each frame and the next.
 """
 
+import hashlib
+import pathlib
+
 import cv2
 import numpy as np
 
 from data_pipelines.score import clip_scorer
 
 
-def measure(folder, videos, captions):
-  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video.
-
-  Raises:
-    ValueError: no CLIP in the folder.
-  """
+def load(folder):
+  """(scorer, hash of its weights); raises ValueError if there is no CLIP in the folder."""
   scorer = clip_scorer.ClipScorer(folder)
+  with open(pathlib.Path(folder) / 'model.safetensors', 'rb') as file:
+    return scorer, hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def measure(scorer, videos, captions):
+  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video."""
   texts_BD = scorer.texts(captions)
   rows = []
   for video_FHWC, text_D in zip(videos, texts_BD, strict=True):

@@ -41,7 +41,7 @@ def frechet_distance(a_ND, b_ND):
 
 
 def load_features(source):
-  """(function, hash) of the user's network.
+  """(function, SHA-256 of its file) of the user's network.
 
   Args:
     source: a TorchScript file, or 'module:function'. Either is called with float32 (N, 3, F, H, W)
@@ -63,17 +63,29 @@ def load_features(source):
       raise ValueError(f'{source} is no TorchScript file: {error}.') from error
 
     def features(videos_NCFHW):
-      with torch.no_grad():
-        return network(torch.from_numpy(videos_NCFHW)).float().numpy()
+      try:
+        with torch.no_grad():
+          found = network(torch.from_numpy(videos_NCFHW))
+      except RuntimeError as error:
+        raise ValueError(
+          f'{source} takes no videos of shape {videos_NCFHW.shape}: '
+          f'{str(error).strip().splitlines()[-1]}'
+        ) from error
+      if not torch.is_tensor(found):
+        raise ValueError(f'{source} returns a {type(found).__name__}; a tensor (N, D) is needed.')
+      return found.float().numpy()
 
     return features, hashlib.sha256(path.read_bytes()).hexdigest()
   module, separator, name = source.partition(':')
   if not separator:
     raise ValueError(f'features {source!r} are neither a file nor module:function.')
   try:
-    return getattr(importlib.import_module(module), name), source
-  except (ImportError, AttributeError) as error:
+    code = importlib.import_module(module)
+    function = getattr(code, name)
+  except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(f'features {source!r} cannot be imported: {error}.') from error
+  # Of the code; what weights it reads is the user's to note.
+  return function, hashlib.sha256(pathlib.Path(code.__file__).read_bytes()).hexdigest()
 
 
 def of_videos(features, videos_BFHWC):
@@ -82,7 +94,7 @@ def of_videos(features, videos_BFHWC):
   for start in range(0, len(videos_BFHWC), BATCH):
     part = np.asarray(videos_BFHWC[start : start + BATCH], np.float32) / 127.5 - 1
     found = np.asarray(features(np.ascontiguousarray(part.transpose(0, 4, 1, 2, 3))), np.float64)
-    if found.shape[0] != len(part) or found.ndim != 2:
+    if found.ndim != 2 or found.shape[0] != len(part):
       raise ValueError(f'features of {len(part)} videos have shape {found.shape}, need (N, D).')
     rows.append(found)
   return np.concatenate(rows)

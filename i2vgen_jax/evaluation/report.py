@@ -91,11 +91,11 @@ def write_vbench(output, videos_BFHWC, captions, fps):
   """OUTPUT/CAPTION-INDEX.mp4: the folder that VBench and VBench-I2V read.
 
   The index counts the videos of one caption; theirs are five. '/' cannot be in a file's name and
-  becomes a space.
+  becomes a space, nor more than 255 bytes, to which captions are cut.
   """
   counts = {}
   for video_FHWC, caption in zip(videos_BFHWC, captions, strict=True):
-    caption = re.sub(r'[/\0]', ' ', caption)
+    caption = re.sub(r'[/\0]', ' ', caption).encode()[:240].decode(errors='ignore')
     index = counts[caption] = counts.get(caption, -1) + 1
     video_file.write_mp4(epath.Path(output) / f'{caption}-{index}.mp4', video_FHWC, fps)
 
