@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines import buckets as buckets_lib
 from data_pipelines import corpus, decode, loader
 from data_pipelines import frames as frames_lib
+from data_pipelines import index as index_lib
 
 HEADROOM = 1.3  # Over the mean: slow examples, and the run itself.
 
@@ -112,8 +113,7 @@ def _run(
   bucket = buckets_lib.Bucket(
     'bench', frames, height, width, fps=fps, batch_size=batch_size, media=media
   )
-  directories = {f'corpus {i}': path.rpartition('=')[2] for i, path in enumerate(corpus)}
-  costs = measure(directories, bucket, num_batches, num_threads, index=index)
+  costs = measure(index_lib.named(corpus), bucket, num_batches, num_threads, index=index)
   print(f'{media}: {frames} frames {width}x{height} at {fps:g} fps')
   if costs.decode:
     print(f'decoding alone: {1 / costs.decode:.1f} examples/s/core, {1e3 * costs.decode:.1f} ms')

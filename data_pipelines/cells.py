@@ -244,7 +244,7 @@ def read(directory: str | pathlib.Path, corpora: corpus.Corpora) -> Table:
   if list(indexed.values()) != list(opened.values()):
     raise ValueError(
       f'index {directory} is of the corpora {indexed}, but data.directories are {opened}: '
-      'give the same, in the same order, or index again.'
+      'give the same, by the same names, or index again.'
     )
   load = functools.partial(_map, epath.Path(directory))
   columns = {name: load(name) for name in COLUMNS}

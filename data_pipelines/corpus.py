@@ -33,7 +33,7 @@ class Corpora:
   In memory are the names of the shards, and `columns` (25 bytes per row) once they are asked for.
 
   Attributes:
-    names: of the corpora, in the order of their rows.
+    names: of the corpora, in the order of their rows: sorted, however they were given.
     directories: their folders, by name.
     fingerprints: one per corpus; each changes with any byte of any of its records.
     sidecars: paths of the shards' sidecars, in the order of their rows.
@@ -44,8 +44,8 @@ class Corpora:
   def __init__(self, directories: str | pathlib.Path | Mapping[str, str], split: str):
     if not isinstance(directories, Mapping):
       directories = {'corpus': directories}
-    self.names = tuple(directories)
-    self.directories = {name: epath.Path(path) for name, path in directories.items()}
+    self.names = tuple(sorted(directories))
+    self.directories = {name: epath.Path(directories[name]) for name in self.names}
     self.fingerprints, self.sidecars, self._shards, lengths = [], [], [], []
     self.corpus_starts = [0]
     for directory in self.directories.values():

@@ -40,7 +40,7 @@ def index(
   """Indexes the training rows of corpora; does nothing if that is done already.
 
   Args:
-    directories: name -> ingested corpus, in the order that training will name them.
+    directories: name -> ingested corpus, named as in data.directories of the config.
     output: folder of the index.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
@@ -245,12 +245,12 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
 
 
 def named(corpora: Sequence[str]) -> dict[str, str]:
-  """{name: folder} of flags [NAME=]DIR, by name: as a config holds its directories."""
+  """{name: folder} of flags [NAME=]DIR, as a config holds its directories."""
   parts = [item.rpartition('=') for item in corpora]
   directories = {name or pathlib.Path(path).name: path for name, _, path in parts}
   if len(directories) < len(corpora):
     raise ValueError(f'the corpora {corpora} should have different names: --corpus=NAME=DIR.')
-  return dict(sorted(directories.items()))
+  return directories
 
 
 def _report(manifest):

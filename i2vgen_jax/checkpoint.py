@@ -184,7 +184,7 @@ def write_config(workdir, config):
   """Stores the resolved config of a run."""
   path = absolute(workdir) / 'config.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(config.to_json(indent=2, sort_keys=True))
+  path.write_text(config.to_json(indent=2))  # In its order, which is that of the buckets' draws.
 
 
 def check_config(workdir, config):

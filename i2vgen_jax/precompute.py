@@ -64,8 +64,7 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   buckets = streams.make_buckets(config, built)
   fps = fps or max(bucket.fps for bucket in buckets)
   latents.check_buckets(buckets, fps, max_frames)
-  directories = json.loads(config.to_json())['data']['directories']  # In the stream's order.
-  corpora = corpus.Corpora(directories, 'train')
+  corpora = corpus.Corpora(dict(config.data.directories), 'train')
   table = cells.read(config.data.index, corpora) if config.data.index else cells.whole(corpora)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
   frozen = components.frozen_params(config, built, mesh)
@@ -90,7 +89,7 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   work = _ShardWork(_Encode(built, frozen, mesh), corpora, table, identity, shapes, num_threads)
   items = [
     (name, shard, size)
-    for name, directory in directories.items()
+    for name, directory in corpora.directories.items()
     for shard in corpus.read_manifest(directory)['splits']['train']['shards']
     for size in identity['sizes']
   ]

@@ -220,6 +220,16 @@ def test_indexing_again_does_nothing_and_a_dry_run_writes_nothing(corpora, tmp_p
   assert before.items() <= after.items() and 'manifest.json' in after
 
 
+def test_the_order_in_which_corpora_are_named_does_not_matter(corpora, tmp_path):
+  index.index(corpora, str(tmp_path))
+  given, sorted_ = (
+    open_stream(dict(items), tmp_path, [VIDEO, IMAGE])
+    for items in (corpora.items(), sorted(corpora.items()))
+  )
+  assert list(corpora) != sorted(corpora) and given.fingerprint == sorted_.fingerprint
+  assert given.examples_at(0) == sorted_.examples_at(0)
+
+
 def test_mistakes_are_named(corpora, tmp_path):
   for options, message in (
     (dict(where=['hight > 3']), 'hight.*Columns: .*height'),
@@ -234,7 +244,7 @@ def test_mistakes_are_named(corpora, tmp_path):
   with pytest.raises(ValueError, match='holds no index'):
     open_stream(corpora, tmp_path, [VIDEO])
   index.index({'videos': corpora['videos']}, str(tmp_path))
-  with pytest.raises(ValueError, match='give the same, in the same order, or index again'):
+  with pytest.raises(ValueError, match='give the same, by the same names, or index again'):
     open_stream(corpora, tmp_path, [VIDEO])
   with pytest.raises(ValueError, match='the corpus has none'):
     open_stream({'videos': corpora['videos']}, tmp_path, [IMAGE])

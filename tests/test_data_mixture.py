@@ -138,7 +138,7 @@ def test_phases_change_the_fingerprint_and_no_phase_does_not(directories):
   'options, message',
   [
     (dict(phases=[dict(start=3, buckets=dict(shrt=1))]), r"phases\[0\].buckets names 'shrt'"),
-    (dict(phases=[dict(start=3, sources=dict(laion=1))]), "names 'laion'; known: videos, more"),
+    (dict(phases=[dict(start=3, sources=dict(laion=1))]), "names 'laion'; known: images, more"),
     (dict(phases=[dict(start=3), dict(start=3)]), r'phases\[1\]: start=3 should be a step after'),
     (dict(phases=[dict(step=3)]), r"fields \['step'\]; it needs start"),
     (dict(phases=[dict(start=0, buckets=dict(long=0))]), "weight 0 of 'long' should be > 0"),

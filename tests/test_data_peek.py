@@ -16,7 +16,7 @@ from tests import tiny
 
 
 def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
-  config = tiny.get_config(demo_corpus)
+  config = tiny.get_config(demo_corpus, images=True)
   checkpoint.write_config(tmp_path / 'run', config)
   arguments = [f'--workdir={tmp_path}/run', '--step=3', f'--output={tmp_path}']
   commands.main(['peek', *arguments])

@@ -25,7 +25,7 @@ def report(
   """Writes the page.
 
   Args:
-    directories: name -> ingested corpus; of an index, the same in the same order.
+    directories: name -> ingested corpus; of an index, the same by the same names.
     output: file of the page, on a disk or in a bucket.
     index_folder: of an index of the corpora, or ''.
     num_examples: pictures per cell, per rule of curate, and without an index per kind of media.
