@@ -4,7 +4,6 @@ columns.
 
 import bisect
 import collections
-import concurrent.futures
 import functools
 import itertools
 import json
@@ -70,7 +69,7 @@ class Corpora:
   @functools.cached_property
   def columns(self) -> dict[str, np.ndarray]:
     """COLUMNS of all sidecars, one array each."""
-    tables = _in_threads(lambda path: storage.read_table(path, list(COLUMNS)), self.sidecars)
+    tables = storage.in_threads(lambda path: storage.read_table(path, list(COLUMNS)), self.sidecars)
     media = pa.array(schema.MEDIA)
     columns = {name: [table[name] for table in tables] for name in COLUMNS}
     columns['media'] = [
@@ -165,7 +164,8 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
 
 
 def _check_lengths(sidecars, lengths):
-  for path, length, found in zip(sidecars, lengths, _in_threads(_num_rows, sidecars), strict=True):
+  counts = storage.in_threads(_num_rows, sidecars)
+  for path, length, found in zip(sidecars, lengths, counts, strict=True):
     if found != length:
       raise ValueError(f'{path} has {found} rows for {length} records.')
 
@@ -173,8 +173,3 @@ def _check_lengths(sidecars, lengths):
 def _num_rows(path):
   with path.open('rb') as file:
     return pa.parquet.read_metadata(file).num_rows
-
-
-def _in_threads(function, paths):
-  with concurrent.futures.ThreadPoolExecutor(16) as pool:  # For the latency of buckets.
-    return list(pool.map(function, paths))

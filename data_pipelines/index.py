@@ -14,13 +14,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
-from data_pipelines import cells, corpus, jobs, schema, sidecars
+from data_pipelines import cells, corpus, jobs, schema, sidecars, storage
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
 AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
@@ -41,7 +41,7 @@ def index(
 
   Args:
     directories: name -> ingested corpus, named as in data.directories of the config.
-    output: folder of the index.
+    output: folder of the index; it and the corpora may be in a bucket.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
     axes: score columns that make cells; those of AXES that the sidecars have values of if None,
@@ -58,8 +58,8 @@ def index(
   corpora = corpus.Corpora(dict(directories), 'train')
   balance = balance or cells.Balance()
   identity = _identity(corpora, where, axes, quantiles, edges, balance)
-  manifest_path = pathlib.Path(output) / 'manifest.json'
-  if manifest_path.exists() and not dry_run:
+  output = epath.Path(output)
+  if (output / 'manifest.json').exists() and not dry_run:
     found = cells.read_manifest(output)
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
@@ -93,7 +93,7 @@ def index(
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
   manifest['fingerprint'] = _fingerprint(manifest, columns)
   if not dry_run:
-    _write(pathlib.Path(output), manifest, columns)
+    _write(output, manifest, columns)
   return manifest
 
 
@@ -123,7 +123,7 @@ def _quantile_edges(rows, axes, quantiles):
 
 
 def _read_edges(path, axes):
-  edges = json.loads(pathlib.Path(path).read_text())['edges']
+  edges = json.loads(epath.Path(path).read_text())['edges']
   missing = [axis for axis in axes if axis not in edges]
   if missing:
     raise ValueError(f'{path} has no edges for {missing}, only for {list(edges)}.')
@@ -162,12 +162,9 @@ def _group(rows, axes, edges):
 
 def _identity(corpora, where, axes, quantiles, edges, balance):
   """Changes if the sidecars, of any stage, or an option change."""
-  files = [
-    (path, os.stat(path).st_size, os.stat(path).st_mtime_ns)
-    for sidecar in corpora.sidecars
-    for path in sidecars.stages(sidecar).values()
-  ]
-  edge_text = pathlib.Path(edges).read_text() if edges else ''
+  paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
+  files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
+  edge_text = epath.Path(edges).read_text() if edges else ''
   options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
   described = [cells.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
@@ -183,17 +180,15 @@ def _fingerprint(manifest, columns):
 
 
 def _write(output, manifest, columns):
-  output.mkdir(parents=True, exist_ok=True)
   (output / 'manifest.json').unlink(missing_ok=True)  # While the files change, there is none.
   for old in output.glob('*.npy'):
     old.unlink()
   for name, values in columns.items():
-    np.save(output / f'{name}.{values.dtype.kind}{8 * values.dtype.itemsize}.npy', values)
-  edges = dict(edges=manifest['edges'])
-  (output / 'cells.json').write_text(json.dumps(edges, indent=2))
-  partial = output / 'manifest.json.partial'
-  partial.write_text(json.dumps(manifest, indent=2))
-  os.replace(partial, output / 'manifest.json')
+    path = output / f'{name}.{values.dtype.kind}{8 * values.dtype.itemsize}.npy'
+    with storage.written(path) as local, local.open('wb') as file:
+      np.save(file, values)
+  for name, found in (('cells', dict(edges=manifest['edges'])), ('manifest', manifest)):
+    storage.write_bytes(output / f'{name}.json', json.dumps(found, indent=2).encode())
 
 
 def _funnel_text(funnel):

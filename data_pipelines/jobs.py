@@ -5,7 +5,6 @@ killed, run again, does only what is unfinished, with the same bytes; Beam itsel
 Nothing but the shards' names goes through Beam: media is never shuffled.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -56,8 +55,7 @@ def run(
       for numbered in todo:
         shard_work(numbered)
   markers = [part(parts, index) / MARKER for index in range(len(items))]
-  with concurrent.futures.ThreadPoolExecutor(16) as pool:  # For the latency of buckets.
-    return [json.loads(text) for text in pool.map(_read_text, markers)]
+  return [json.loads(text) for text in storage.in_threads(_read_text, markers)]
 
 
 def part(parts: epath.Path, index: int) -> epath.Path:

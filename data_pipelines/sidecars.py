@@ -1,10 +1,12 @@
 """Sidecars queried with SQL: the stages' columns side by side, the rows numbered through."""
 
+import collections
 import itertools
-import pathlib
 from collections.abc import Sequence
 
+import fsspec
 import numpy as np
+from etils import epath
 
 from data_pipelines import corpus, schema
 
@@ -22,7 +24,9 @@ class Sidecars:
     self._duckdb = duckdb
     self._db = duckdb.connect()
     self._db.execute('SET preserve_insertion_order = true')
-    parts = [stages(path) for path in corpora.sidecars]
+    for protocol in {path.split('://')[0] for path in map(str, corpora.sidecars) if '://' in path}:
+      self._db.register_filesystem(fsspec.filesystem(protocol))
+    parts = stages(corpora.sidecars)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
     starts = zip(parts, corpora.starts, strict=False)
@@ -86,12 +90,13 @@ class Sidecars:
       ) from error
 
 
-def stages(sidecar: pathlib.Path) -> dict[str, str]:
-  """{stage: path} of the sidecars of one shard; '' is ingest's."""
-  found = {'': str(sidecar)}
-  for path in sorted(sidecar.parent.glob(f'*/{sidecar.name}')):
-    found[path.parent.name] = str(path)
-  return found
+def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
+  """{stage: path} of the sidecars of each shard; '' is ingest's."""
+  added = collections.defaultdict(dict)
+  for folder in dict.fromkeys(path.parent for path in sidecars):
+    for path in sorted(folder.glob('*/*.parquet')):  # One listing: a bucket takes its time.
+      added[folder / path.name][path.parent.name] = str(path)
+  return [{'': str(path)} | added[path] for path in sidecars]
 
 
 def _all_stages(parts):

@@ -4,18 +4,24 @@ A rename is atomic on a disk, an upload in a bucket: on the one a file is writte
 and renamed, to the other it is uploaded in one go.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
+
+# Workers elsewhere write where this process has listed: what it remembers of that is soon wrong.
+for _protocol in ('s3', 'gs', 'gcs'):
+  fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
 
 
 def is_local(path: epath.Path) -> bool:
@@ -56,6 +62,12 @@ def sha256(path: epath.Path) -> str:
   return digest.hexdigest()
 
 
+def in_threads(function: Callable, items: Iterable) -> list[Any]:
+  """function of each item, several at a time: a bucket answers late."""
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    return list(pool.map(function, items))
+
+
 def move(source: epath.Path, target: epath.Path) -> None:
   """Renames a file; in a bucket the copy is made there, nothing passes through this machine."""
   if is_local(target):
@@ -82,6 +94,31 @@ def fetched(path: epath.Path) -> Iterator[pathlib.Path]:
     local = epath.Path(folder) / path.name
     path.copy(local)
     yield pathlib.Path(local)
+
+
+@contextlib.contextmanager
+def written(path: epath.Path) -> Iterator[pathlib.Path]:
+  """A local path for libraries that write only those; what they wrote appears whole at `path`."""
+  if is_local(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(path).with_name(f'{path.name}.partial')
+    yield partial
+    os.replace(partial, path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    local = epath.Path(folder) / path.name
+    yield pathlib.Path(local)
+    local.copy(path, overwrite=True)
+
+
+def stamp(path: epath.Path) -> list:
+  """Changes when a file is written again: its size, and its time or a bucket's tag."""
+  if is_local(path):
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns]
+  filesystem, name = fsspec.core.url_to_fs(str(path))
+  info = filesystem.info(name)
+  return [info['size'], *(str(info[tag]) for tag in ('ETag', 'etag', 'created') if tag in info)]
 
 
 def publish(folder: pathlib.Path, target: epath.Path, last: str) -> None:

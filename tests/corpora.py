@@ -115,13 +115,16 @@ DAMAGED = {
 class Bucket(fsspec.implementations.memory.MemoryFileSystem):
   """A bucket in memory, under the names that epath asks fsspec for."""
 
-  protocol = ('s3', 'gcs', 'gs')
+  protocol = ('gs', 'gcs', 's3')
   store: dict = {}
   pseudo_dirs = ['']
 
   @classmethod
   def _strip_protocol(cls, path):
     return super()._strip_protocol(path.split('://', 1)[-1])
+
+  def glob(self, path, **options):
+    return [name.lstrip('/') for name in super().glob(path, **options)]  # As of a bucket.
 
 
 def bucket():

@@ -62,12 +62,13 @@ def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
   for name, source in (('videos', 'webvid'), ('images', 'images')):
     here[name], there[name] = str(tmp_path / name), f'gs://held/{name}'
     ingest.ingest(str(tmp_path / 'demo' / source), here[name], num_processes=1)
-  index.index(here, str(tmp_path / 'index'))
-  for folder in (*here, 'index'):
+  for folder in here:
     for file in (tmp_path / folder).rglob('*'):
       if file.is_file():
         target = epath.Path(f'gs://held/{file.relative_to(tmp_path)}')
         target.write_bytes(file.read_bytes())
+  index.index(here, str(tmp_path / 'index'))
+  index.index(there, 'gs://held/index')
   for made_with in (dict(), dict(index='index')):
     options = [
       {name: f'{root}/{value}' for name, value in made_with.items()}
