@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, decode, loader
+from data_pipelines import corpus, decode, jobs, loader
 from data_pipelines import frames as frames_lib
 from data_pipelines import index as index_lib
 
@@ -41,9 +41,7 @@ def measure(
   Raises:
     ValueError: no corpus there, or nothing in it that fills the bucket.
   """
-  stream = loader.TrainStream(
-    directories, [bucket], _tokenize, clip_image_size, seed=0, num_threads=num_threads, index=index
-  )
+  stream = _stream(directories, bucket, num_threads, index, clip_image_size)
   batches = stream.iterate()
   try:
     for _ in range(num_threads):  # Until all processes run.
@@ -57,6 +55,12 @@ def measure(
     batches.close()
   count = num_batches * bucket.batch_size
   return Costs(_decode_secs(stream, num_batches), cpu / count, count / wall)
+
+
+def _stream(directories, bucket, num_threads, index, clip_image_size=224):
+  return loader.TrainStream(
+    directories, [bucket], _tokenize, clip_image_size, seed=0, num_threads=num_threads, index=index
+  )
 
 
 def _decode_secs(stream, num_batches):
@@ -101,20 +105,28 @@ def add_command(commands) -> None:
     help='that a host trains on: its share of the batch / seconds per step (7.4: 4 chips of v5e at '
     '16 x 256 x 448, estimated)',
   )  # fmt: skip
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)
 
 
 def _run(
   corpus, index, media, frames, fps, height, width, batch_size, num_batches, num_threads,
-  examples_per_sec,
+  examples_per_sec, dry_run,
 ):  # fmt: skip
   if media == 'image':
     frames, fps = 1, 1.0
   bucket = buckets_lib.Bucket(
     'bench', frames, height, width, fps=fps, batch_size=batch_size, media=media
   )
-  costs = measure(index_lib.named(corpus), bucket, num_batches, num_threads, index=index)
+  directories = index_lib.named(corpus)
   print(f'{media}: {frames} frames {width}x{height} at {fps:g} fps')
+  if dry_run:
+    stream = _stream(directories, bucket, num_threads, index)
+    drawn = [example for step in range(num_batches) for example in stream.examples_at(step)]
+    keys = {(example['shard'], example['record']) for example in drawn}
+    print(f'would decode {len(drawn)} examples, {len(keys)} different ones; nothing was decoded')
+    return
+  costs = measure(directories, bucket, num_batches, num_threads, index=index)
   if costs.decode:
     print(f'decoding alone: {1 / costs.decode:.1f} examples/s/core, {1e3 * costs.decode:.1f} ms')
   print(f'stream:         {1 / costs.stream:.1f} examples/s/core, {1e3 * costs.stream:.1f} ms')

@@ -7,18 +7,19 @@ import pathlib
 import numpy as np
 import PIL.Image
 
-from data_pipelines import loader
+from data_pipelines import jobs, loader
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
 GAP = 4  # Pixels between its pictures.
 
 
-def peek(workdir: str, step: int, output: str) -> dict:
+def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   """Writes step-<step>.json and step-<step>.png into `output`.
 
   Returns:
     What the JSON file says: bucket, fingerprint, and per example what TrainStream.examples_at
-    does, its caption, and why it was replaced by another if it was.
+    does, its caption, and why it was replaced by another if it was. With dry_run nothing is
+    decoded or written, and there are no captions.
   Raises:
     ValueError: no run in workdir, or its corpora cannot be opened.
   """
@@ -36,17 +37,18 @@ def peek(workdir: str, step: int, output: str) -> dict:
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
   config = json.loads(path.read_text())
   stream = loader.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
+  found, bucket = stream.examples_at(step), stream.bucket_at(step)
+  seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
+  if dry_run:
+    return seen
   try:
     batch = stream.batch_at(step)
   finally:
     stream.close()
-  found = stream.examples_at(step)
   for example, caption in zip(found, captions, strict=True):
     example['caption'] = caption
     if example['key'] in stream.bad_examples:
       example['replaced'] = stream.bad_examples[example['key']]
-  bucket = stream.bucket_at(step)
-  seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
   folder = pathlib.Path(output)
   folder.mkdir(parents=True, exist_ok=True)
   (folder / f'step-{step:08d}.json').write_text(json.dumps(seen, indent=2))
@@ -78,11 +80,12 @@ def add_command(commands) -> None:
   parser.add_argument('--workdir', required=True, help='of the run: its config.json is read')
   parser.add_argument('--step', required=True, type=int)
   parser.add_argument('--output', required=True, help='folder for the contact sheet and the JSON')
+  jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)
 
 
-def _run(workdir, step, output):
-  seen = peek(workdir, step, output)
+def _run(workdir, step, output, dry_run):
+  seen = peek(workdir, step, output, dry_run)
   bucket = seen['bucket']
   print(
     f'step {step}: bucket {bucket["name"]}, {bucket["frames"]} frames '
@@ -91,7 +94,9 @@ def _run(workdir, step, output):
   for example in seen['examples']:
     start = example['times'][0] if example['times'] else 0.0
     replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''
-    print(
-      f'{example["key"]}  from {start:.3f} s  [{example["cell"]}]  {example["caption"]!r}{replaced}'
-    )
+    caption = f'  {example["caption"]!r}' if 'caption' in example else ''
+    print(f'{example["key"]}  from {start:.3f} s  [{example["cell"]}]{caption}{replaced}')
+  if dry_run:
+    print(f'would write {output}/step-{step:08d}.json and .png; nothing was decoded or written')
+    return
   logging.info('%s', pathlib.Path(output) / f'step-{step:08d}.png')

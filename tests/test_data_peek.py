@@ -18,15 +18,20 @@ from tests import tiny
 def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   config = tiny.get_config(demo_corpus, images=True)
   checkpoint.write_config(tmp_path / 'run', config)
-  arguments = [f'--workdir={tmp_path}/run', '--step=3', f'--output={tmp_path}']
+  arguments = [f'--workdir={tmp_path}/run', '--step=3', f'--output={tmp_path}/seen']
+  commands.main(['peek', *arguments, '--dry_run'])
+  dry = capsys.readouterr().out
+  assert not (tmp_path / 'seen').exists() and 'nothing was decoded or written' in dry
   commands.main(['peek', *arguments])
   printed = capsys.readouterr().out
+  lines = zip(dry.splitlines(), printed.splitlines(), strict=False)
+  assert all(whole.startswith(told) for told, whole in list(lines)[:-1])
   components = components_lib.build(config)
   mesh = mesh_lib.make_mesh(config.mesh)
   stream = streams.make_stream(config, components, mesh)
   batch = stream.batch_at(3)
   stream.close()
-  seen = json.loads((tmp_path / 'step-00000003.json').read_text())
+  seen = json.loads((tmp_path / 'seen/step-00000003.json').read_text())
   assert seen['fingerprint'] == stream.fingerprint and stream.fingerprint in printed
   assert seen['bucket']['name'] == stream.bucket_at(3).name
   captions = [example['caption'] for example in seen['examples']]
@@ -35,7 +40,7 @@ def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
     example['key'] for example in stream.examples_at(3)
   ]
   assert all(example['key'] in printed for example in seen['examples'])
-  sheet = np.asarray(PIL.Image.open(tmp_path / 'step-00000003.png'))
+  sheet = np.asarray(PIL.Image.open(tmp_path / 'seen/step-00000003.png'))
   frames, height, width = batch['video'].shape[1:4]
   for row, video in enumerate(batch['video']):
     for column in range(frames):
@@ -52,6 +57,8 @@ def test_peek_needs_a_run(tmp_path):
 def test_bench_multiplies_what_it_measures(demo_corpus, capsys, media):
   shape = ['--frames=4', '--height=32', '--width=32', '--num_batches=20', '--num_threads=1']
   arguments = [f'--corpus={demo_corpus / media}s', f'--media={media}', *shape]
+  commands.main(['bench', *arguments, '--dry_run'])
+  assert 'would decode 160 examples' in capsys.readouterr().out
   commands.main(['bench', *arguments, '--examples_per_sec=100'])
   printed = capsys.readouterr().out
   stream = float(re.search(r'stream: .* ([\d.]+) ms', printed)[1])
