@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from data_pipelines import curate, decide, decode, index, ingest, probe, verify
+from data_pipelines import buckets, curate, decide, decode, index, ingest, loader, probe, verify
 from tests import corpora
 from tests.test_data_curate import pan
 
@@ -90,6 +90,31 @@ def test_of_a_video_damaged_further_on_what_precedes_the_damage_is_kept(tmp_path
     found, _ = decode.decode_video(files[name], times, 36, 64)
     np.testing.assert_array_equal(found, whole[: row['num_frames']])  # To the last one kept.
   assert not verify.verify(str(tmp_path / 'out'), 1.0, num_processes=1).problems
+  check_stream(tmp_path / 'out', rows, sound)
+
+
+def check_stream(directory, rows, sound):
+  """Training draws what precedes the damage, to its last frame, and never what follows."""
+  second, all_of_it = (
+    buckets.Bucket(name, frames, 32, 64, fps=8, batch_size=3)
+    for name, frames in (('second', 8), ('all', 24))
+  )
+  stream = loader.TrainStream(
+    str(directory), [second, all_of_it], lambda captions: np.zeros((len(captions), 1)), 16, seed=0,
+    max_bad_fraction=0.0,
+  )  # fmt: skip
+  drawn = {'second': {}, 'all': {}}
+  for step in range(24):
+    batch, bucket = stream.batch_at(step), stream.bucket_at(step)
+    for example, video in zip(stream.examples_at(step), batch['video'], strict=True):
+      expected, _ = decode.decode_video(sound, np.array(example['times']), 32, 64)
+      np.testing.assert_array_equal(video, expected)
+      last = drawn[bucket.name].setdefault(example['key'], [])
+      last.append(example['times'][-1] - rows[example['key']]['first_time'])
+  stream.close()
+  assert set(drawn['second']) == set(rows) and set(drawn['all']) == {'sound.mp4'}
+  for key, last in drawn['second'].items():
+    assert rows[key]['duration'] - 0.5 < max(last) <= rows[key]['duration'] + 1e-3
 
 
 def test_variable_rate_is_flagged_and_a_little_jitter_is_not(tmp_path, pictures):
