@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -19,6 +20,7 @@ from data_pipelines import curate, decide, demo_corpus, index, ingest, verify
 from data_pipelines.report import command as report
 from data_pipelines.report import pictures
 from tests import corpora
+from tests.test_data_curate import pan
 
 HOSTILE = '<script>alert(1)</script> & "><img src=x onerror=alert(1)>'
 NUM_VIDEOS = 16
@@ -122,6 +124,46 @@ class Tags(html.parser.HTMLParser):
 
   def handle_data(self, data):
     self.text += data
+
+
+def test_buckets_cuts_copies_and_drift_are_those_that_were_made(tmp_path):
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for number in range(80):  # The second shard's images are larger; two are one.
+    name, side = (f'a{number:02d}', 64) if number < 64 else (f'b{number:02d}', 96)
+    blocks = PIL.Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    blocks.resize((side, side), PIL.Image.Resampling.BICUBIC).save(folder / f'{name}.jpg')
+  shutil.copy(folder / 'a07.jpg', folder / 'a08.jpg')
+  shots = np.concatenate([pan(seed, 60, 1.0) for seed in (1, 2)])
+  (folder / 'c.mp4').write_bytes(demo_corpus.encode_video(shots, 24))
+  for path in sorted(folder.iterdir()):
+    path.with_suffix('.txt').write_text(path.stem)
+  directory = str(tmp_path / 'corpus')
+  ingest.ingest(str(folder), directory, validation_fraction=0.0, num_processes=1)
+  rules = decide.Rules(min_short_side=16, keep_duplicates=True)
+  curate.curate(directory, rules, allow_no_denylist='ours', num_processes=1)
+  found = report.report({'mine': directory}, str(tmp_path / 'page.html'))
+
+  counts = {row['name']: row['counts'] for row in found['eligibility']['rows']}
+  assert counts == {
+    'an image': [80, 0, 0, 0, 0],
+    '16 frames at 8 per second': [1, 0, 0, 0, 0],
+    '16 frames at 16 per second': [1, 0, 0, 0, 0],
+    '32 frames at 8 per second': [0, 0, 0, 0, 0],  # In the file, but not in one shot.
+    '32 frames at 16 per second': [1, 0, 0, 0, 0],
+  }
+  assert found['copies'] == dict(num_clusters=1, num_rows=2, clusters=[(2, [7, 8])])
+  [far] = [far for far in found['far_shards'] if far['title'] == 'shorter side, pixels'][:1]
+  assert far['shard'].endswith('00001-of-00002') and far['num_rows'] == 17
+  assert far['distance'] == pytest.approx(64 / 81) and far['median'] == 96
+  text = (tmp_path / 'page.html').read_text()
+  cuts = text[text.index('<h2 id="cuts"') : text.index('<h2 id="copies"')]
+  [encoded] = re.findall(r'data:image/jpeg;base64,([^"]+)', cuts)
+  strip = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(float)
+  frames = np.split(strip, 4, axis=1)
+  changes = [np.abs(a - b).mean() for a, b in itertools.pairwise(frames)]
+  assert changes[1] > 3 * max(changes[0], changes[2]) and 'cut at 2.5 s' in cuts
 
 
 def test_hostile_captions_are_text_and_nothing_is_fetched(page):

@@ -16,7 +16,7 @@ from etils import epath
 
 from data_pipelines import cells, corpus, jobs, schema, sidecars, storage
 from data_pipelines import index as index_lib
-from data_pipelines.report import counts, pictures
+from data_pipelines.report import counts, drift, pictures
 
 
 def report(
@@ -39,6 +39,7 @@ def report(
   order = cells.read(index_folder, corpora).rows if index_folder else None
   table = sidecars.Sidecars(corpora)
   conditions = counts.populations(table.columns, manifest)
+  last = list(conditions.values())[-1]
   found = dict(
     corpora=[_corpus(name, directory) for name, directory in directories.items()],
     sizes=counts.sizes(table, conditions),
@@ -47,6 +48,10 @@ def report(
     histograms=counts.histograms(table, conditions),
     rejections=counts.rejections(directories),
     licences=counts.licences(table, conditions),
+    eligibility=counts.eligibility(table, last),
+    copies=counts.copies(table, corpora.corpus_starts[:-1], num_examples),
+    differences=drift.between_corpora(table, corpora, last),
+    far_shards=drift.between_shards(table, corpora, last),
     populations=list(conditions),
   )
   if manifest and found['sizes'][-1]['num_rows'] != manifest['num_rows']:
@@ -55,6 +60,7 @@ def report(
       f'{found["sizes"][-1]["num_rows"]}: curate or score has run since; index again.'
     )
   groups = _groups(table, conditions, manifest, order, num_examples)
+  groups += [('copies', f'{count:,} alike', rows) for count, rows in found['copies']['clusters']]
   html = _page(found, _sheets(corpora, table, groups))
   storage.write_bytes(epath.Path(output), html.encode())
   return found
@@ -139,6 +145,8 @@ def _groups(table, conditions, manifest, order, num_examples):
     for rule in (row['rule'] for row in rules):
       rows = counts.some_rows(table, f"list_contains(reject, '{rule}')", num_examples)
       groups.append(('rule', rule, rows))
+  if 'cuts' in table.columns:
+    groups.append(('cut', 'cuts', counts.some_rows(table, 'len(cuts) > 0', num_examples)))
   return [group for group in groups if group[2]]
 
 
@@ -147,13 +155,20 @@ def _sheets(corpora, table, groups):
   details = counts.details(table, [row for _, _, rows in groups for row in rows])
   strips = pictures.Strips(corpora)
   try:
+    wanted = {(row, kind == 'cut') for kind, _, rows in groups for row in rows}
     drawn = {
-      row: strips(row, details[row]) for row in tqdm.tqdm(sorted(details), disable=None, unit='ex')
+      (row, at_cut): strips(row, dict(details[row], at_cut=at_cut))
+      for row, at_cut in tqdm.tqdm(sorted(wanted), disable=None, unit='ex')
     }
   finally:
     strips.close()
   return [
-    dict(kind=kind, title=title, anchor=_anchor(title), examples=[drawn[row] for row in rows])
+    dict(
+      kind=kind,
+      title=title,
+      anchor=_anchor(title),
+      examples=[drawn[row, kind == 'cut'] for row in rows],
+    )
     for kind, title, rows in groups
   ]
 

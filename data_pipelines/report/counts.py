@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from data_pipelines import corpus, schema, sidecars
+from data_pipelines import buckets, corpus, schema, sidecars
 
 BINS = 32
+BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
+SIDES = (0, 256, 360, 512, 704)  # Pixels of the shorter side.
+MAX_COPIES = 6  # That are shown of one picture.
 TAILS = 0.005  # The outermost bins hold what lies beyond these quantiles.
 # Title, the column it needs, and SQL for its value; NULL where it has none.
 MEASURES = (
@@ -65,7 +68,7 @@ def _histogram(table, sql, conditions):
   )
   if not found['known']:
     return None
-  low, width = found['low'], (found['high'] - found['low']) / BINS or 1.0
+  low, width = found['low'], (found['high'] - found['low']) / BINS or 1 / BINS
   rows = table.rows(
     f'SELECT least(greatest(floor(({value} - {low!r}) / {width!r}), 0), {BINS - 1})::INTEGER '
     f'AS bin, {_sums(conditions)} FROM sidecars WHERE isfinite({value}) GROUP BY bin'
@@ -99,6 +102,47 @@ def sizes(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]
     )
     for name, condition in conditions.items()
   ]
+
+
+def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
+  """How many rows fill the buckets of VGen's mixture: sides (pixels), and rows of name, counts."""
+  length = 'duration'
+  if 'span_end' in table.columns:
+    length = 'coalesce(span_end - span_start, duration)'
+  kinds = {'an image': "media = 'image'"}
+  for frames, fps in BUCKETS:
+    bucket = buckets.Bucket('any', frames, 8, 8, fps, 1)
+    kinds[f'{frames} frames at {fps} per second'] = (
+      f"media = 'video' AND {length} >= {bucket.span - 1e-3} "
+      f'AND fps >= {fps * (1 - buckets.FPS_TOLERANCE)}'
+    )
+  each = [
+    f'({kind}) AND least(height, width) >= {side}' for kind in kinds.values() for side in SIDES
+  ]
+  [found] = table.rows(f'SELECT {_sums(dict(enumerate(each)))} FROM sidecars WHERE {condition}')
+  numbers = _counts(found)
+  rows = [
+    dict(name=name, counts=numbers[i * len(SIDES) : (i + 1) * len(SIDES)])
+    for i, name in enumerate(kinds)
+  ]
+  return dict(sides=list(SIDES), rows=rows)
+
+
+def copies(table: sidecars.Sidecars, corpus_starts: list[int], num_clusters: int) -> dict:
+  """Groups of copies in the training split: num_clusters, num_rows, and clusters (rows of some)."""
+  if 'dup_group' not in table.columns:
+    return dict(num_clusters=0, num_rows=0, clusters=[])
+  of_corpus = ' + '.join(f'(row_number_ >= {start})::INTEGER' for start in corpus_starts)
+  clusters = (
+    f'SELECT count(*) AS n, list(row_number_ ORDER BY keep DESC, row_number_)[:{MAX_COPIES}] AS '
+    f'rows FROM sidecars WHERE dup_group IS NOT NULL GROUP BY {of_corpus}, dup_group '
+    'HAVING count(*) > 1'
+  )
+  [found] = table.rows(
+    f'SELECT count(*) AS num_clusters, coalesce(sum(n), 0)::BIGINT AS num_rows FROM ({clusters})'
+  )
+  shown = table.rows(f'SELECT * FROM ({clusters}) ORDER BY n DESC, rows LIMIT {num_clusters}')
+  return found | dict(clusters=[(row['n'], row['rows']) for row in shown])
 
 
 def licences(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:

@@ -49,8 +49,14 @@ def is_hidden(details: dict) -> bool:
   return unsafe or bool(HIDDEN_RULES & set(details.get('reject') or ()))
 
 
+def middle_cut(details: dict) -> float:
+  """The cut of a video that is shown."""
+  return details['cuts'][len(details['cuts']) // 2]
+
+
 def draw(data: bytes, details: dict) -> bytes:
-  """JPEG of an image, or of three frames of a video's shot side by side."""
+  """JPEG of an image, or of frames side by side: three of a video's shot, or with at_cut the two
+  before a cut and the two from it on."""
   width = min(MAX_WIDTH, max(8, round(HEIGHT * details['width'] / details['height'])))
   if details['media'] == 'image':
     image = decode.decode_image(data)
@@ -61,6 +67,10 @@ def draw(data: bytes, details: dict) -> bytes:
     if details.get('span_end') is not None:
       start, end = details['span_start'], details['span_end']
     times = np.array([start + position * (end - start) for position in POSITIONS])
+    if details.get('at_cut'):
+      times = middle_cut(details) + np.array([-2, -1, 0, 1]) / details['fps']
+      end = details['first_time'] + details['duration']
+      times = np.clip(times, details['first_time'], end)
     frames_FHWC, _ = decode.decode_video(data, times, HEIGHT, width)
     strip_HWC = np.concatenate(list(frames_FHWC), axis=1)
   return simplejpeg.encode_jpeg(np.ascontiguousarray(strip_HWC), quality=QUALITY)
