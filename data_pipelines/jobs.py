@@ -13,6 +13,7 @@ import pathlib
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def run(
   parts: epath.Path,
   num_processes: int = 2,
   beam_flags: Sequence[str] = (),
+  host: tuple[int, int] = (0, 1),
 ) -> list[dict]:
   """Does the work on all items that are not done yet.
 
@@ -41,11 +43,14 @@ def run(
     parts: folder for the parts, on a disk that all workers share, or in a bucket.
     num_processes: of Beam's own runner on this machine; 1 does the work here, without Beam.
     beam_flags: Beam's own, such as --runner=DataflowRunner with what that needs.
+    host: (index, count) of this one among those that run it at once: each does every count-th item,
+      and the first waits until the others have done theirs.
   Returns:
-    The results in the order of the items.
+    The results in the order of the items; but for the first host, only of its own.
   """
-  done = {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
-  todo = [(index, item) for index, item in enumerate(items) if index not in done]
+  done = _done(parts)
+  mine = range(host[0], len(items), host[1])
+  todo = [(index, items[index]) for index in mine if index not in done]
   shard_work = _ShardWork(work, parts)
   if beam_flags or (num_processes > 1 and len(todo) > 1):
     with _stderr_in_a_file(), _progress(parts, len(items)):
@@ -54,7 +59,9 @@ def run(
     with _progress(parts, len(items)):
       for numbered in todo:
         shard_work(numbered)
-  markers = [part(parts, index) / MARKER for index in range(len(items))]
+      while host[1] > 1 and host[0] == 0 and len(_done(parts)) < len(items):
+        time.sleep(_poll_secs(parts))
+  markers = [part(parts, index) / MARKER for index in (mine if host[0] else range(len(items)))]
   return [json.loads(text) for text in storage.in_threads(_read_text, markers)]
 
 
@@ -161,8 +168,8 @@ def _progress(parts, total) -> Iterator[None]:
   def watch():
     with tqdm.tqdm(total=total, unit='shard', disable=None) as bar:
       while True:
-        last = stopped.wait(1.0 if storage.is_local(parts) else 20.0)
-        bar.update(sum(1 for _ in parts.glob(f'*/{MARKER}')) - bar.n)
+        last = stopped.wait(_poll_secs(parts))
+        bar.update(len(_done(parts)) - bar.n)
         if last:
           return
 
@@ -173,6 +180,15 @@ def _progress(parts, total) -> Iterator[None]:
   finally:
     stopped.set()
     thread.join()
+
+
+def _done(parts):
+  """Numbers of the items whose parts are whole."""
+  return {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
+
+
+def _poll_secs(parts):
+  return 1.0 if storage.is_local(parts) else 20.0
 
 
 def _read_text(path):

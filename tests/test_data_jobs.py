@@ -1,6 +1,7 @@
 """Work on shards: the same bytes from any runner, after a kill, and in a bucket; bad media cannot
 stop it."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -112,6 +113,27 @@ def test_a_runner_elsewhere_cannot_write_to_this_disk(folder, tmp_path):
       ['ingest', f'--input={folder}', f'--output={tmp_path}/out', '--']
       + ['--runner=DataflowRunner', '--project=p', '--temp_location=gs://held/tmp']
     )
+
+
+def write_double(item, folder):
+  (folder / 'double').write_text(str(2 * item))
+  return dict(double=2 * item)
+
+
+def test_hosts_share_the_items_and_the_first_waits_for_all(tmp_path):
+  parts = epath.Path(tmp_path / 'parts')
+  jobs.claim(parts, '')
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    first = pool.submit(jobs.run, write_double, range(5), parts, 1, host=(0, 2))
+    while len(list(parts.glob(f'*/{jobs.MARKER}'))) < 3:
+      assert not first.done()
+    assert not (parts / '00001').exists() and not first.done()
+    assert jobs.run(write_double, range(5), parts, 1, host=(1, 2)) == [
+      dict(double=2),
+      dict(double=6),
+    ]
+    assert first.result() == [dict(double=2 * item) for item in range(5)]
+  assert (parts / '00003/double').read_text() == '6'
 
 
 def test_another_identity_drops_old_parts_and_the_same_keeps_them(tmp_path):
