@@ -100,7 +100,7 @@ def take_out(run, kind, seed, source):
     config=config,
     components=built,
     params=start.restrict(run.params, abstract, source),
-    generate=generation.make_generate(built, seed=seed, **run.settings),
+    generate=generation.make_generate(built, run.mesh, seed=seed, **run.settings),
   )
 
 

@@ -75,7 +75,7 @@ def load_stage(
   Raises:
     ValueError: no such run, or settings that cannot be.
   """
-  config, built, _, params, frozen = components_lib.load_run(
+  config, built, mesh, params, frozen = components_lib.load_run(
     workdir, weights, step, jax.local_devices()[:1]
   )
   bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
@@ -90,7 +90,7 @@ def load_stage(
     components=built,
     params=params,
     frozen=frozen,
-    generate=generation.make_generate(built, seed=seed, **settings),
+    generate=generation.make_generate(built, mesh, seed=seed, **settings),
     negative_prompt=config.negative_prompt if negative_prompt is None else negative_prompt,
     **size,
   )

@@ -186,7 +186,6 @@ def loss_by_noise_level(run, batch, bins):
   start, stop = run.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
-  @jax.jit
   def losses(params, frozen, part, start, stop):
     loss = train_step.make_eval_loss(
       run.components.unet, run.components.encoders, run.components.schedule,
@@ -196,6 +195,7 @@ def loss_by_noise_level(run, batch, bins):
     seed = jax.random.key_data(jax.random.fold_in(jax.random.key(run.config.seed), 1))
     return loss(params, frozen, part, seed)
 
+  losses = jax.jit(mesh_lib.within(run.mesh, losses))
   rows = []
   names = [name for name in batch if name not in ('caption', 'key')]
   for low, high in zip(edges, edges[1:], strict=False):

@@ -17,6 +17,7 @@ import PIL.Image
 from data_pipelines import transforms
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
+from i2vgen_jax.parallel import mesh as mesh_lib
 
 
 def settings(config, **overrides):
@@ -40,6 +41,7 @@ def settings(config, **overrides):
 
 def make_generate(
   components,
+  mesh,
   *,
   prediction_type,
   num_steps,
@@ -58,6 +60,7 @@ def make_generate(
 
   Args:
     components: of the run.
+    mesh: of the devices that sample; kernels are chosen for them.
     prediction_type: what the U-Net was trained to predict.
     num_steps: of the sampler; 50 in the release.
     guidance_scale: 9 in the release.
@@ -98,7 +101,6 @@ def make_generate(
     timesteps_B = jnp.full(latents_BFHWC.shape[:1], table['timestep'][0])
     return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, sampled)
 
-  @jax.jit
   def generate(params, frozen, inputs, noise_BFHWC):
     conditioning = encoders.conditioning(
       frozen, inputs['token_ids'], inputs['image'], inputs['clip_image'], inputs['fps']
@@ -126,7 +128,7 @@ def make_generate(
     )
     return latents_BFHWC, encoders.decode_video(frozen, latents_BFHWC)
 
-  return generate
+  return jax.jit(mesh_lib.within(mesh, generate))
 
 
 def resize(video_BFHWC, height, width):

@@ -43,16 +43,19 @@ class Validation:
     self._num_samples = min(self._train.num_sample_videos, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
-      train_step.make_eval_loss(
-        components.unet,
-        components.encoders,
-        components.schedule,
-        prediction_type=config.loss.prediction_type,
-        timestep_range=config.loss.timestep_range,
+      mesh_lib.within(
+        mesh,
+        train_step.make_eval_loss(
+          components.unet,
+          components.encoders,
+          components.schedule,
+          prediction_type=config.loss.prediction_type,
+          timestep_range=config.loss.timestep_range,
+        ),
       ),
       out_shardings=mesh_lib.replicated(mesh),
     )
-    self._generate = generation.make_generate(components, **generation.settings(config))
+    self._generate = generation.make_generate(components, mesh, **generation.settings(config))
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:

@@ -9,6 +9,7 @@ import pytest
 
 from configs import common
 from i2vgen_jax import components, export, generation
+from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs
 
 torch = pytest.importorskip('torch')
@@ -178,7 +179,11 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
     negative_prompt=negative_prompt,
   )
   generate = generation.make_generate(
-    exported.components, prediction_type='v', num_steps=10, guidance_scale=9.0
+    exported.components,
+    mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
+    prediction_type='v',
+    num_steps=10,
+    guidance_scale=9.0,
   )
   ours, _ = generate(exported.unet_params, exported.frozen_params, inputs, noise_BFHWC)
   theirs = exported.pipeline(

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from i2vgen_jax import components, generation
 from i2vgen_jax.models import kernels
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.plan import chips
+from tests import tiny
 
 
 def draw(*shape):
@@ -68,3 +71,27 @@ def test_each_device_attends_within_its_rows(batch_size):
 def test_axes_are_those_of_the_mesh():
   used = {axis for axes in kernels.AXES.values() for axis in axes}
   assert used == set(mesh_lib.AXES)
+
+
+@pytest.mark.slow
+def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
+  """Traced only, for a mesh that says it is of TPUs."""
+  config = tiny.get_config('unused')
+  built = components.build(config)
+  sizes = mesh_lib.resolve({'data': 8, 'fsdp': 1, 'tensor': 1}, 8)
+  mesh = chips.abstract_mesh(sizes, chips.DEVICES['v5p'])
+  seen = []
+  monkeypatch.setattr(kernels, 'choose', lambda platform, *_: seen.append(platform) or 'xla')
+  latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=8)
+  params = jax.eval_shape(built.unet.init, jax.random.key(0), *built.smallest_unet_inputs())
+  frozen = jax.eval_shape(built.encoders.init, jax.random.key(0))
+  size = built.encoders.image_encoder.image_size
+  ids = jnp.zeros((8, built.encoders.text_encoder.max_length), jnp.int32)
+  video = jnp.zeros((8, 2, 32, 32, 3), jnp.uint8)
+  inputs = dict(
+    image=video[:, 0], clip_image=jnp.zeros((8, size, size, 3), jnp.uint8), token_ids=ids,
+    negative_token_ids=ids[:1], fps=jnp.ones(8),
+  )  # fmt: skip
+  generate = generation.make_generate(built, mesh, **generation.settings(config))
+  jax.eval_shape(generate, params['params'], frozen, inputs, latents)
+  assert set(seen) == {'tpu'}

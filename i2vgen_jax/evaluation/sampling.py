@@ -44,7 +44,7 @@ def load(workdir, weights='ema', step=None, seed=0, **overrides):
   config, built, mesh, params, frozen = components_lib.load_run(workdir, weights, step)
   bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
   settings = generation.settings(config, **overrides)
-  generate = generation.make_generate(built, seed=seed, **settings)
+  generate = generation.make_generate(built, mesh, seed=seed, **settings)
   return Run(config, built, mesh, params, frozen, bucket, settings, generate)
 
 
