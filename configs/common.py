@@ -147,6 +147,10 @@ def release():
     profile_steps=3,
   )
   config.checkpoint = dict(every=1000, keep_last=3, keep_every=50_000)
+  config.compilation = dict(
+    cache='compilation_cache',  # Folder, in the workdir, of compiled programs; '' keeps none.
+    profile='none',  # Set of XLA flags: see i2vgen_jax/parallel/xla_profiles.py.
+  )
   config.sample = dict(
     sampler='ddim',  # Or 'dpmpp_2m', 'dpmpp_2m_sde', 'heun'.
     spacing='leading',  # Or 'trailing', 'linspace'.

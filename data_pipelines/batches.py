@@ -90,6 +90,11 @@ class Batches:
     positions = [index % self._bucket.batch_size for index, _ in drawn]
     return finish(batch, self._bucket, positions, self._tokenize(captions))
 
+  def row(self):
+    """A batch of one row, whose values mean nothing: the names, shapes and types of all."""
+    batch = self._decoder.empty(self._bucket, 1, self._clip_image_size)
+    return finish(batch, self._bucket, [0], self._tokenize(['']))
+
   def _request(self, place, start):
     duration = self._decoder.max_duration
     return request(self._corpora, self._table, self._bucket, place, start, duration)

@@ -139,6 +139,12 @@ class TrainStream:
     number, index = self._mixture[step]
     return self._of_bucket[number][index]
 
+  def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Name -> (shape, type) of a bucket's global batch."""
+    row = self._batches[self._buckets.index(bucket)].row()
+    size = bucket.batch_size
+    return {name: ((size, *value.shape[1:]), value.dtype) for name, value in row.items()}
+
   @property
   def bad_examples(self) -> dict[str, str]:
     """Reasons by key."""

@@ -5,7 +5,6 @@ checkpoint.
 """
 
 import math
-from contextlib import nullcontext
 
 import jax
 from absl import flags, logging
@@ -18,6 +17,7 @@ from i2vgen_jax import (
   cache,
   checkpoint,
   cli,
+  compilation,
   figures,
   metrics,
   optimizer,
@@ -29,6 +29,7 @@ from i2vgen_jax import (
 )
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import xla_profiles
 
 
 def main():
@@ -51,8 +52,10 @@ def train(config, workdir):
   """
   # 1 Setup: who we are, and everything that the config names.
   lead = pod.is_lead()
+  compilation.use_cache(config, workdir)
   components = components_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
+  xla_options = xla_profiles.options(config.compilation.profile, jax.default_backend())
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
   buckets = streams.make_buckets(config, components)
@@ -88,7 +91,7 @@ def train(config, workdir):
     if config.start:
       placed = components_lib.with_shardings(abstract_state, shardings)
       first = start.load(config.start, placed.params, mesh, config.sharding.min_elements)
-      state = train_step.start_from(state, state.params | first)
+      state = jax.device_put(train_step.start_from(state, state.params | first), shardings)
     if lead:
       write_overview(workdir, state.params)
   else:
@@ -98,7 +101,7 @@ def train(config, workdir):
     streams.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
-  # 5 The step, jitted: one compilation per bucket.
+  # 5 The step: jitted, and compiled for the shape of every bucket.
   batch_loss = train_step.make_loss(
     components.unet,
     components.encoders,
@@ -106,7 +109,7 @@ def train(config, workdir):
     condition_dropout=dict(config.condition_dropout),
     **config.loss,
   )
-  step_function = jax.jit(
+  jitted = jax.jit(
     mesh_lib.within(
       mesh,
       train_step.make_train_step(
@@ -119,6 +122,7 @@ def train(config, workdir):
     donate_argnums=0,
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
   )
+  step_function = compilation.Steps(jitted, mesh, xla_options)
   writer = metrics.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
   profile = figures.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = metrics.Progress(first_step, config.train.num_steps, active=lead)
@@ -127,10 +131,14 @@ def train(config, workdir):
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
   last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
   stop = cli.StopRequest()
-  batches = stream.iterate(first_step)
-  step_metrics, compiled = None, set()
+  batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
+  step_metrics = None
   timing.begin_loop()
   try:
+    if last_step > first_step:
+      with timing.spending('compile'):
+        step_function.compile({b.name: stream.shapes(b) for b in buckets}, state, frozen)
+      progress.pause()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
       at_end = step == last_step or stop.requested(step)
@@ -154,12 +162,7 @@ def train(config, workdir):
       with timing.spending('input'):
         bucket, batch = next(batches)
       timing.step(bucket)
-      if bucket.name not in compiled:
-        logging.info('step %d: compiling for bucket %s ...', step, bucket.name)
-      # The first call of a bucket returns when it is compiled, the others at once.
-      with nullcontext() if bucket.name in compiled else timing.spending('compile'):
-        state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
-      compiled.add(bucket.name)
+      state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
       step_metrics['bucket'] = bucket.name
   except loader.DataError as error:
     raise cli.BudgetError(str(error)) from error

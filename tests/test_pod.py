@@ -57,7 +57,7 @@ def test_two_processes_survive_a_kill_and_give_the_losses_of_one(
   first = []
   for line in process.stderr:  # Until the loop runs.
     first.append(line)
-    if 'compiling for bucket' in line:
+    if 'compiling 1 of' in line:
       break
   started = pids(''.join(first))
   addresses = set().union(*map(listening, started))

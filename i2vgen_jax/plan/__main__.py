@@ -16,6 +16,7 @@ from data_pipelines import buckets as buckets_lib
 from i2vgen_jax import cli, flops
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, compiled, estimate
 from launch import topology as topology_lib
 
@@ -57,7 +58,8 @@ def compile_for(config, topology, bucket):
   components = components_lib.build(config, with_tokenizer=False)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
   lowered = compiled.lower_update(config, components, mesh, bucket)
-  executable, secs = compiled.compile_step(lowered)
+  options = xla_profiles.options(config.compilation.profile, 'tpu')
+  executable, secs = compiled.compile_step(lowered, options)
   model_flops = flops.train_step(components, bucket)
   return dict(
     bucket=bucket.name,

@@ -1,0 +1,85 @@
+"""XLA's flags by named sets, each flag with its reason; a run chooses one by `compilation.profile`.
+
+They are given to the compiler with the train step, not through the environment, so that a flag
+that the compiler does not know is an error and the config says all. libtpu 0.0.52 accepts every
+TPU flag here, XLA of jaxlib 0.10.2 every GPU flag. None has been timed on a chip: start from
+'none', and keep what measures better.
+"""
+
+# Weights are gathered and gradients scattered at every layer of a mesh with fsdp: both are to run
+# beside the products of the layers around them.
+_OVERLAP = {
+  # Collectives become asynchronous, and the start of one may be fused with the products that it
+  # runs beside.
+  'xla_tpu_enable_async_collective_fusion': True,
+  # Over more than one product, where a single one is shorter than the transfer.
+  'xla_tpu_enable_async_collective_fusion_multiple_steps': True,
+  # Products go on while the core that computes them sends.
+  'xla_tpu_overlap_compute_collective_tc': True,
+  # Gathers of weights may start ahead of the layer that needs them.
+  'xla_enable_async_all_gather': True,
+  # Halos of convolutions, where the width of images is split.
+  'xla_enable_async_collective_permute': True,
+  # Products are not cut into a loop of small ones around each transfer: our widths are too small.
+  'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1000000,
+  # The scheduler tries again with less memory where its first schedule does not fit.
+  'xla_latency_hiding_scheduler_rerun': 2,
+}
+# The same for gathers, which are most of them; libtpu refuses it on other chips.
+_V5E = {'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True}
+# Between slices: one reduction of gradients per step, over the slow network.
+_SLICES = {
+  # Reductions of gradients wait for nothing but their gradient, and run beside the backward pass.
+  'xla_tpu_enable_data_parallel_all_reduce_opt': True,
+  # Also where tensors differ in size, as ours do.
+  'xla_tpu_data_parallel_opt_different_sized_ops': True,
+}
+# For unet.remat='offload': copies to and from the host's memory are to run beside the layers.
+_OFFLOAD = {
+  # So many copies may be under way at once.
+  'xla_tpu_host_transfer_overlap_limit': 24,
+  # The schedule counts what copies under way hold.
+  'xla_tpu_enable_scheduler_memory_pressure_tracking': True,
+  # Barriers of rematerialisation would hold the copies back.
+  'xla_tpu_aggressive_opt_barrier_removal': 'ENABLED',
+  # Early copies before short stalls: they are long.
+  'xla_lhs_prioritize_async_depth_over_stall': 'ENABLED',
+}
+_GPU = {
+  # As on TPU: transfers beside products.
+  'xla_gpu_enable_latency_hiding_scheduler': True,
+  # One transfer for several small tensors: NCCL's calls cost more than their bytes.
+  'xla_gpu_all_gather_combine_threshold_bytes': 134217728,
+  'xla_gpu_reduce_scatter_combine_threshold_bytes': 134217728,
+}
+
+PROFILES = {  # Name -> (platform, flags).
+  'none': (None, {}),
+  'tpu': ('tpu', _OVERLAP),
+  'v5e': ('tpu', _OVERLAP | _V5E),
+  'tpu_slices': ('tpu', _OVERLAP | _SLICES),
+  'v5e_slices': ('tpu', _OVERLAP | _V5E | _SLICES),
+  'tpu_offload': ('tpu', _OVERLAP | _OFFLOAD),
+  'gpu': ('gpu', _GPU),
+}
+
+
+def options(name, platform):
+  """Flags of a profile, for `compile(compiler_options=...)`.
+
+  Args:
+    name: in PROFILES.
+    platform: of the devices: 'tpu', 'gpu', 'cpu'.
+
+  Raises:
+    ValueError: no such profile, or it is for other devices.
+  """
+  if name not in PROFILES:
+    raise ValueError(f'compilation.profile={name!r} is unknown; known: {", ".join(PROFILES)}.')
+  meant_for, flags = PROFILES[name]
+  if meant_for not in (None, platform):
+    raise ValueError(
+      f'compilation.profile={name!r} is for {meant_for}, but the devices are {platform}: take '
+      f"'none' or another of {', '.join(PROFILES)}."
+    )
+  return dict(flags)

@@ -1,0 +1,91 @@
+"""All shapes of batch compile before the first step, with the flags of a named profile."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from i2vgen_jax import compilation
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import xla_profiles
+from tests import tiny
+
+MESH = mesh_lib.make_mesh({'data': 8, 'fsdp': 1, 'tensor': 1})
+SHAPES = {
+  'short': {'video': ((8, 2), np.dtype('float32'))},
+  'as_short': {'video': ((8, 2), np.dtype('float32'))},
+  'long': {'video': ((8, 4), np.dtype('float32'))},
+}
+
+
+def test_buckets_of_one_shape_share_a_program_and_no_step_compiles():
+  traced = []
+
+  def step(state, frozen, batch):
+    traced.append(batch['video'].shape)
+    return state + frozen, batch['video'].sum()
+
+  whole = mesh_lib.replicated(MESH)
+  state, frozen = jax.device_put((jnp.ones(()), jnp.ones(())), whole)
+  jitted = jax.jit(step, out_shardings=(whole, whole))
+  steps = compilation.Steps(jitted, MESH, xla_profiles.options('none', 'cpu'))
+  steps.compile(SHAPES, state, frozen)
+  assert traced == [(8, 2), (8, 4)]
+  for width in (2, 4, 2):
+    batch = mesh_lib.place_batch({'video': np.ones((8, width), np.float32)}, MESH)
+    state, total = steps(state, frozen, batch)
+    assert total == 8 * width
+  assert state == 4 and len(traced) == 2
+
+
+def test_what_is_compiled_is_kept_in_the_workdir(tmp_path):
+  config = tiny.get_config('unused')
+  before = {
+    name: getattr(jax.config, name)
+    for name in ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  }
+  try:
+    jax.config.update('jax_compilation_cache_dir', None)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    compilation.use_cache(config, tmp_path)
+    compilation_cache.reset_cache()
+    jax.jit(lambda x: x * 7 + 3)(jnp.ones(3)).block_until_ready()
+    assert any('cache' in name for name in os.listdir(tmp_path / 'compilation_cache'))
+    # What the environment (or anyone before) chose stays.
+    compilation.use_cache(config, tmp_path / 'elsewhere')
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'compilation_cache')
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_profiles_that_cannot_be_are_refused():
+  with pytest.raises(ValueError, match="profile='fast' is unknown; known: none, tpu"):
+    xla_profiles.options('fast', 'tpu')
+  with pytest.raises(ValueError, match="profile='tpu' is for tpu, but the devices are cpu"):
+    xla_profiles.options('tpu', 'cpu')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [n for n, (where, _) in xla_profiles.PROFILES.items() if where])
+def test_compilers_accept_every_flag(name):
+  """libtpu those of TPUs, this machine's XLA those of GPUs; each refuses what it does not know."""
+  platform, flags = xla_profiles.PROFILES[name]
+  x = jnp.ones((8, 8))
+  if platform == 'tpu':
+    pytest.importorskip('libtpu')
+    from i2vgen_jax.plan import compiled
+    from launch import topology
+
+    devices = compiled.devices(topology.parse('v5e-16' if name.startswith('v5e') else 'v5p-8'))
+    x = jax.ShapeDtypeStruct(
+      (8, 8), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(devices[0])
+    )
+  lowered = jax.jit(lambda x: x @ x).lower(x)
+  lowered.compile(compiler_options=flags)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_flag'):
+    lowered.compile(compiler_options={'xla_no_such_flag': 'true'})
