@@ -4,17 +4,14 @@ and update.
   python -m benchmarks.train_step [--rounds=9]
 
 Each side is a process of its own with two threads and float32 (ours: two CPU devices of one core
-each, as launch/quickstart.sh sets up, the batch split over them); one step of each in turn, so that
-whatever else the machine does meets all of them. A step is forward, mean squared error, backward
-and AdamW on one small U-Net (block_channels 64, 128; 8 frames of 8x8 latents; batch 8) without
-dropout, conditioning given.
+each, as launch/quickstart.sh sets up, the batch split over them); one step of each in turn. A step
+is forward, mean squared error, backward and AdamW on one small U-Net (block_channels 64, 128; 8
+frames of 8x8 latents; batch 8) without dropout, conditioning given.
 """
 
 import argparse
-import os
-import subprocess
-import sys
-import time
+
+from benchmarks import side_by_side
 
 SIDES = ('jax', 'torch', 'torch_compile')
 CHANNELS, HEAD_DIM, GROUPS, LAYERS, CONTEXT = (64, 128), 32, 32, 1, 64
@@ -117,66 +114,18 @@ def torch_step(compiled):
   return run
 
 
-def work(side):
-  """Runs a step and answers with its seconds for every line on stdin."""
-  run = jax_step() if side == 'jax' else torch_step(compiled=side == 'torch_compile')
-  start = time.perf_counter()
-  run()
-  run()
-  print(f'ready {time.perf_counter() - start}', flush=True)
-  for _ in sys.stdin:
-    start, cpu = time.perf_counter(), time.process_time()
-    run()
-    print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
-
-
-def compare(rounds):
-  """Interleaves the sides and prints median steps/s and ratios."""
-  environment = dict(
-    os.environ,
-    OMP_NUM_THREADS='2',
-    JAX_PLATFORMS='cpu',
-    XLA_FLAGS='--xla_force_host_platform_device_count=2',
-  )
-  workers = {
-    side: subprocess.Popen(
-      [sys.executable, '-m', 'benchmarks.train_step', f'--side={side}'],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env=environment,
-      text=True,
-    )
-    for side in SIDES
-  }
-  for side, worker in list(workers.items()):
-    ready = worker.stdout.readline().split()
-    if not ready:
-      print(f'{side}: does not run here (exit code {worker.wait()})')
-      del workers[side]
-    else:
-      print(f'{side}: first two steps, compilation included, {float(ready[1]):.1f} s')
-  seconds = {side: [] for side in workers}
-  for _ in range(rounds):
-    for side, worker in workers.items():
-      worker.stdin.write('\n')
-      worker.stdin.flush()
-      wall, cpu = map(float, worker.stdout.readline().split())
-      seconds[side].append((wall, cpu))
-  for worker in workers.values():
-    worker.stdin.close()
-  print(f'{"":14s} {"steps/s":>8s} {"wall s":>8s} {"CPU s":>8s} {"ours is faster":>15s}')
-  median = {
-    side: [sorted(column)[len(column) // 2] for column in zip(*rows, strict=True)]
-    for side, rows in seconds.items()
-  }
-  for side, (wall, cpu) in median.items():
-    ratio = wall / median['jax'][0]
-    print(f'{side:14s} {1 / wall:8.2f} {wall:8.3f} {cpu:8.3f} {ratio:14.2f}x')
-
-
 if __name__ == '__main__':
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--side', choices=SIDES)
   options = parser.parse_args()
-  work(options.side) if options.side else compare(options.rounds)
+  if options.side:
+    compiled = options.side == 'torch_compile'
+    side_by_side.work(jax_step() if options.side == 'jax' else torch_step(compiled))
+  else:
+    side_by_side.compare(
+      ('-m', 'benchmarks.train_step'),
+      SIDES,
+      options.rounds,
+      XLA_FLAGS='--xla_force_host_platform_device_count=2',
+    )

@@ -1,0 +1,121 @@
+"""One denoising step of the released base model, ours beside diffusers' in torch.
+
+  python -m benchmarks.denoise_step [--rounds=9] [--width=320] [--size=8x8] [--frames=4]
+      [--compiled]
+
+A step is what a sampler does once: the U-Net on one video with and without its conditions,
+guidance, and DDIM's update; random weights, float32, two threads. Each side is a process of its own
+with all weights (5.3 GiB at full width). Size is of the latents.
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks import side_by_side
+
+GUIDANCE, TOKENS, CONTEXT = 9.0, 77, 1024
+
+
+def inputs(size, frames):
+  """Standard normal arrays, channels last."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+  return dict(
+    latents=normal(1, frames, *size, 4),
+    text=normal(2, TOKENS, CONTEXT),
+    image_embedding=normal(2, CONTEXT),
+    image_latents=normal(2, *size, 4),
+  )
+
+
+def jax_step(width, size, frames):
+  """() -> latents, a step of ours."""
+  import jax
+  import jax.numpy as jnp
+
+  from i2vgen_jax import components
+  from i2vgen_jax.diffusion import guidance, sampler, schedule
+  from i2vgen_jax.models import unet3d
+
+  unet = unet3d.UNet3D(block_channels=(width, 2 * width, 4 * width, 4 * width), dropout=0.0)
+  given = inputs(size, frames)
+  latents = given.pop('latents')
+  both = given | dict(fps=np.full(2, 16.0, np.float32))
+  sides = [{name: value[i : i + 1] for name, value in both.items()} for i in range(2)]
+  init = components.jit_once(lambda key: unet.init(key, latents, jnp.zeros(1), sides[0])['params'])
+  params = init(jax.random.key(0))
+  noise_schedule = schedule.NoiseSchedule.create('cosine', 1000, True)
+  table = {name: rows[:1] for name, rows in sampler.make_table(noise_schedule, 50).items()}
+
+  @jax.jit
+  def step(params, latents, conditional, unconditional):
+    def denoise(noisy, timesteps, conditioning):
+      return unet.apply({'params': params}, noisy, timesteps, conditioning)
+
+    guided = guidance.guided(denoise, conditional, unconditional, GUIDANCE, 0.0)
+    return sampler.sample(guided, latents, table)
+
+  return lambda: step(params, latents, *sides).block_until_ready()
+
+
+def torch_step(width, size, frames, compiled):
+  """() -> latents, a step of diffusers' pipeline."""
+  import diffusers
+  import torch
+
+  torch.set_num_threads(2)
+  torch.manual_seed(0)
+  unet = diffusers.I2VGenXLUNet(
+    block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+    cross_attention_dim=CONTEXT,
+    attention_head_dim=64,
+    num_attention_heads=None,
+  ).eval()
+  unet = torch.compile(unet) if compiled else unet
+  scheduler = diffusers.DDIMScheduler(
+    beta_schedule='squaredcos_cap_v2', prediction_type='v_prediction', steps_offset=1,
+    timestep_spacing='leading', rescale_betas_zero_snr=True, clip_sample=False,
+  )  # fmt: skip
+  scheduler.set_timesteps(50)
+  given = {name: torch.from_numpy(value) for name, value in inputs(size, frames).items()}
+  latents = given['latents'].permute(0, 4, 1, 2, 3).contiguous()
+  image_latents = given['image_latents'].permute(0, 3, 1, 2)[:, :, None]
+  arguments = dict(
+    encoder_hidden_states=given['text'],
+    image_embeddings=given['image_embedding'][:, None],
+    image_latents=image_latents.expand(-1, -1, frames, -1, -1),
+    fps=torch.full((2,), 16),
+  )
+  timestep = scheduler.timesteps[0]
+
+  @torch.no_grad()
+  def run():
+    without, with_them = unet(torch.cat([latents] * 2), timestep, **arguments).sample.chunk(2)
+    prediction = without + GUIDANCE * (with_them - without)
+    return scheduler.step(prediction, timestep, latents).prev_sample
+
+  return run
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--width', type=int, default=320)
+  parser.add_argument('--size', default='8x8')
+  parser.add_argument('--frames', type=int, default=4)
+  parser.add_argument('--compiled', action='store_true', help='also torch.compile')
+  parser.add_argument('--side', choices=('jax', 'torch', 'torch_compile'))
+  options = parser.parse_args()
+  shape = options.width, tuple(map(int, options.size.split('x'))), options.frames
+  if options.side == 'jax':
+    side_by_side.work(jax_step(*shape))
+  elif options.side:
+    side_by_side.work(torch_step(*shape, options.side == 'torch_compile'))
+  else:
+    side_by_side.compare(
+      ('-m', 'benchmarks.denoise_step', f'--width={options.width}', f'--size={options.size}',
+       f'--frames={options.frames}'),
+      ('jax', 'torch') + ('torch_compile',) * options.compiled,
+      options.rounds,
+    )  # fmt: skip
