@@ -5,11 +5,13 @@
 
 Worth it for several epochs at one size: the VAE's encoder is a sixth of a step (counted FLOPs).
 What a cache freezes, and how large it is: data_pipelines/README.md. Shard by shard, so that what
-was killed goes on when the command is given again; on one host: give several their own corpora.
+was killed goes on when the command is given again. With --distributed the hosts of a job share the
+shards; each encodes its own on its own devices, and `output` is a folder or bucket of all.
 """
 
 import collections
 import json
+import time
 
 import grain
 import jax
@@ -21,17 +23,23 @@ from ml_collections import config_flags
 from data_pipelines import cells, corpus, jobs, latents, schema, shard_writer, storage
 from data_pipelines import sandbox as sandbox_lib
 from data_pipelines.frames import DecodeError
-from i2vgen_jax import cache, cli, components, streams
+from i2vgen_jax import cache, cli, components, pod, streams
 from i2vgen_jax.parallel import mesh as mesh_lib
 
 CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # That are held at a time.
 DTYPES = ('float16', 'float32')
+PARTS = '_precomputed'
 
 
 def main():
   """Entry point."""
   given = flags.FLAGS
+  if given.distributed:
+    pod.join()
+  if given.dry_run:
+    print(plan(given.config, given.output, given.fps, given.max_frames, given.dtype))
+    return
   made = precompute(given.config, given.output, given.fps, given.max_frames, given.dtype)
   print(
     f'{given.output}: {made["num_examples"]:,} examples, {made["num_bytes"] / 1e9:.2f} GB; '
@@ -56,27 +64,10 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   Raises:
     ValueError: a config that cannot be, buckets that do not fit, or another cache in `output`.
   """
-  if jax.process_count() > 1:
-    raise ValueError('precompute runs on one host; give several hosts their own corpora.')
-  if dtype not in DTYPES:
-    raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
-  built = components.build(config)
-  buckets = streams.make_buckets(config, built)
-  fps = fps or max(bucket.fps for bucket in buckets)
-  latents.check_buckets(buckets, fps, max_frames)
-  corpora = corpus.Corpora(dict(config.data.directories), 'train')
-  table = cells.read(config.data.index, corpora) if config.data.index else cells.whole(corpora)
-  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
+  built, corpora, table, identity = _open(config, fps, max_frames, dtype)
+  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, jax.local_devices())
   frozen = components.frozen_params(config, built, mesh)
-  identity = dict(
-    corpora=dict(zip(corpora.names, corpora.fingerprints, strict=True)),
-    table=table.fingerprint,
-    sizes=_sizes(buckets),
-    fps=fps,
-    max_frames=max_frames,
-    dtype=dtype,
-    networks=cache.networks(config, frozen),
-  )
+  identity['networks'] = cache.networks(config, frozen)
   output = epath.Path(output)
   if (output / 'manifest.json').exists():
     found = latents.read_manifest(output)
@@ -87,17 +78,73 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
     return found
   shapes = _shapes(built, identity['sizes'])
   work = _ShardWork(_Encode(built, frozen, mesh), corpora, table, identity, shapes, num_threads)
-  items = [
+  items = _items(corpora, identity['sizes'])
+  parts = output / PARTS
+  pod.meet('all have looked for a cache')
+  if pod.is_lead():
+    jobs.claim(parts, latents.fingerprint(identity))
+  pod.meet('the folder of the parts is ready')
+  host = jax.process_index(), jax.process_count()
+  results = jobs.run(work, items, parts, num_processes=1, host=host)
+  work.close()
+  if pod.is_lead():
+    return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
+  while not (output / 'manifest.json').exists():  # Who leaves before the others ends their run.
+    time.sleep(1.0)
+  return latents.read_manifest(output)
+
+
+def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
+  """What `precompute` would write, in a line; the weights are not looked at."""
+  built, corpora, table, identity = _open(config, fps, max_frames, dtype)
+  items = _items(corpora, identity['sizes'])
+  num_done = sum(1 for _ in (epath.Path(output) / PARTS).glob(f'*/{jobs.MARKER}'))
+  media = corpora.columns['media'][slice(None) if table.rows is None else table.rows]
+  is_video = media == schema.MEDIA.index('video')
+  counts = np.floor((table.columns['duration'] + 1e-3) * identity['fps']) + 1
+  frames = np.where(is_video, np.minimum(counts, max_frames), 1)
+  num_bytes = 0
+  for size in identity['sizes']:
+    [shapes] = _shapes(built, [size]).values()
+    is_taken = np.isin(media, [schema.MEDIA.index(name) for name in size['media']])
+    per_frame = sum(np.prod(shapes[name][1:]) for name in latents.ARRAYS if name != 'text')
+    values = per_frame * frames[is_taken].sum() + np.prod(shapes['text']) * is_taken.sum()
+    num_bytes += values * np.dtype(dtype).itemsize
+  return (
+    f'{output}: {len(media):,} examples in {len(items)} shards, {num_done} of them done; about '
+    f'{num_bytes / 1e9:.3f} GB at {identity["fps"]:g} frames per second; nothing was written'
+  )
+
+
+def _open(config, fps, max_frames, dtype):
+  """(components, corpora, their table, what identifies a cache of them but for the networks)."""
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
+  built = components.build(config)
+  buckets = streams.make_buckets(config, built)
+  fps = fps or max(bucket.fps for bucket in buckets)
+  latents.check_buckets(buckets, fps, max_frames)
+  corpora = corpus.Corpora(dict(config.data.directories), 'train')
+  table = cells.read(config.data.index, corpora) if config.data.index else cells.whole(corpora)
+  identity = dict(
+    corpora=dict(zip(corpora.names, corpora.fingerprints, strict=True)),
+    table=table.fingerprint,
+    sizes=_sizes(buckets),
+    fps=fps,
+    max_frames=max_frames,
+    dtype=dtype,
+  )
+  return built, corpora, table, identity
+
+
+def _items(corpora, sizes):
+  """The units of work."""
+  return [
     (name, shard, size)
     for name, directory in corpora.directories.items()
     for shard in corpus.read_manifest(directory)['splits']['train']['shards']
-    for size in identity['sizes']
+    for size in sizes
   ]
-  parts = output / '_precomputed'
-  jobs.claim(parts, latents.fingerprint(identity))
-  results = jobs.run(work, items, parts, num_processes=1)
-  work.close()
-  return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
 
 
 class _ShardWork:
@@ -288,5 +335,7 @@ if __name__ == '__main__':
   flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
   flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')
   flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Of what is kept.')
+  flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
   cli.require('config', 'output')
   cli.run(main)
