@@ -2,6 +2,7 @@
 
   python -m benchmarks.blocks ResBlock|SpatialTransformer|TemporalTransformer
       [--topology=v5p-8] [--channels=320] [--size=32x56] [--frames=16] [--batch=4]
+      [--remat=none|block|products|offload] [--profile=none]
 
 Size is of the latents, batch per device. Compiles for 20 seconds to 3 minutes of CPU time. Figures
 are estimates by XLA's cycles; see docs/performance.md.
@@ -14,16 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from i2vgen_jax import components, flops
-from i2vgen_jax.models import attention, layers
+from i2vgen_jax.models import attention, layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import sharding
+from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import chips, compiled
 from launch import topology as topology_lib
 
 NORM_GROUPS, HEAD_DIM, DROPOUT, CONTEXT, MIN_ELEMENTS = 32, 64, 0.1, (145, 1024), 65_536
 
 
-def block(name, channels, shape):
+def block(name, channels, shape, remat):
   """(module, shapes of its arguments)."""
   dtype, batch_size = jnp.bfloat16, shape[0]
   x = jax.ShapeDtypeStruct((*shape, channels), dtype)
@@ -31,18 +32,19 @@ def block(name, channels, shape):
   if name == 'ResBlock':
     embedding = jax.ShapeDtypeStruct((batch_size, 1280), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
-    return layers.ResBlock(channels, NORM_GROUPS, DROPOUT, dtype), (x, embedding, keys)
+    cls = unet3d.rematerialized(layers.ResBlock, remat)
+    return cls(channels, NORM_GROUPS, DROPOUT, dtype), (x, embedding, keys)
   if name == 'SpatialTransformer':
     context = jax.ShapeDtypeStruct((batch_size, *CONTEXT), dtype)
-    return attention.SpatialTransformer(*sizes), (x, context)
-  return attention.TemporalTransformer(*sizes), (x,)
+    return unet3d.rematerialized(attention.SpatialTransformer, remat)(*sizes), (x, context)
+  return unet3d.rematerialized(attention.TemporalTransformer, remat)(*sizes), (x,)
 
 
-def measure(name, topology, channels, size, frames, batch):
+def measure(name, topology, channels, size, frames, batch, remat, profile):
   """compiled.report of one block, its weights split over all devices."""
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), compiled.devices(topology))
   shape = (batch * mesh.devices.size, frames, *size)
-  module, arguments = block(name, channels, shape)
+  module, arguments = block(name, channels, shape, remat)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(module.init, key, *arguments)
   placed = sharding.shard_tree(params, mesh, MIN_ELEMENTS)
@@ -56,7 +58,8 @@ def measure(name, topology, channels, size, frames, batch):
     components.with_shardings(params, placed),
     *components.with_shardings(arguments, (rows,) * len(arguments)),
   )
-  executable, secs = compiled.compile_step(lowered)
+  options = xla_profiles.options(profile, 'tpu')
+  executable, secs = compiled.compile_step(lowered, options)
   model_flops = 3 * flops.count(module.apply, params, *arguments[1:])
   device = chips.device(topology)
   return dict(
@@ -76,5 +79,7 @@ if __name__ == '__main__':
   parser.add_argument('--size', type=lambda text: tuple(map(int, text.split('x'))), default='32x56')
   parser.add_argument('--frames', type=int, default=16)
   parser.add_argument('--batch', type=int, default=4)
+  parser.add_argument('--remat', choices=('none', *unet3d.POLICIES), default='none')
+  parser.add_argument('--profile', choices=xla_profiles.PROFILES, default='none')
   options = vars(parser.parse_args())
   print(json.dumps(measure(options.pop('block'), **options), indent=1))

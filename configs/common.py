@@ -49,7 +49,7 @@ def release():
     conditioners=CONDITIONERS,
     row_margin=0,
     free_u=(),
-    remat='block',
+    remat='block',  # Or none, products, offload: what blocks compute again (unet3d.POLICIES).
   )
   config.vae = dict(
     weights='',

@@ -8,6 +8,7 @@ import pytest
 
 from configs import meshes
 from data_pipelines import buckets as buckets_lib
+from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import __main__ as command
 from i2vgen_jax.plan import chips, compiled, estimate, hlo
@@ -36,6 +37,7 @@ ENTRY %main (p: bf16[80,320]) -> bf16[80,320] {
   %kernel.1 = (f32[64,896,128]{2,1,0}, bf16[64,5,1792,64]{3,2,1,0}) custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{}"
 }}, metadata={op_name="jit(step)/attn1/pallas_call"}
+  %all-to-all.1 = bf16[80,320]{1,0} all-to-all(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={1}, metadata={op_name="jit(step)/stack"}
   %while.1 = (s32[], bf16[8]{0}) while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %fusion.2 = bf16[80,320]{1,0} fusion(%fusion.1), kind=kCustom, calls=%all-reduce-scatter.1
 }
@@ -58,7 +60,10 @@ def test_collectives_are_told_by_kind_axis_bytes_and_overlap():
     ('all-gather', ('fsdp',), 320 * 320 * 2, True),
     ('all-reduce', ('data',), 320 * 320 * 2, False),
     ('reduce-scatter', ('fsdp',), 320 * 320 * 2, False),
+    ('all-to-all', ('fsdp',), 80 * 320 * 2, False),
   }
+  exchanges = hlo.collectives(program(), MESH)
+  assert compiled.all_to_alls(exchanges) == {'jit(step)/stack': 80 * 320 * 2 / 2**20}
 
 
 def test_the_most_expensive_op_is_named_by_its_module():
@@ -132,6 +137,19 @@ def test_plans_say_what_fits():
   assert 'not one video of this size fits a device' in lines
   text = command.table(kept, 'v5p-8', 0.4)
   assert 'estimate' in text and json.dumps(dataclasses.asdict(kept))
+
+
+def test_what_is_kept_shrinks_from_policy_to_policy():
+  block = lambda remat: unet3d.rematerialized(layers.ResBlock, remat)(8, 4, 0.2)  # noqa: E731
+  x = jax.ShapeDtypeStruct((2, 3, 4, 4, 8), 'float32')
+  arguments = x, jax.ShapeDtypeStruct((2, 6), 'float32'), estimate._keys(2)
+  params = jax.eval_shape(block('none').init, jax.random.key(0), *arguments)
+  mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), chips.DEVICES['v5p'])
+  none, products, block_alone, offload = (
+    estimate.residual_bytes(block(remat), params, mesh, *arguments)
+    for remat in ('none', 'products', 'block', 'offload')
+  )
+  assert none > products > block_alone == offload + x.size * 4
 
 
 def test_plans_are_refused_where_nothing_is_known():

@@ -210,9 +210,10 @@ def test_dropout_keeps_the_mean_and_differs_between_modules_and_samples():
   assert not np.array_equal(first[0], first[1])
 
 
-def test_gradients_are_the_same_under_remat():
+@pytest.mark.parametrize('remat', unet3d.POLICIES)
+def test_gradients_are_the_same_under_remat(remat):
   block = layers.ResBlock(8, norm_groups=4, dropout=0.2)
-  recomputed = unet3d.rematerialized(layers.ResBlock, 'block')(8, norm_groups=4, dropout=0.2)
+  recomputed = unet3d.rematerialized(layers.ResBlock, remat)(8, norm_groups=4, dropout=0.2)
   inputs = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 8)), jnp.ones((2, 6)), keys_for([0, 1])
   shapes = jax.eval_shape(block.init, jax.random.key(0), *inputs)
   variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), shapes)

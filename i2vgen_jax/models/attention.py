@@ -12,6 +12,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from i2vgen_jax.models import axes, kernels, layers
 
@@ -155,6 +156,7 @@ class TemporalTransformer(nn.Module):
 
 def _transform(x_BFHWC, norm, block, inner_width, dtype, *context):
   """Norm, project in, transform the pixels as tokens, project out (zero at start), add."""
+  x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
   height, width, channels = x_BFHWC.shape[2:]
   h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
   h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)

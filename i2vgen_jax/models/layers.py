@@ -14,8 +14,11 @@ import zlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from i2vgen_jax.models import kernels
+
+BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
 
 
 def uniform_by_fan_in(fan_in):
@@ -276,6 +279,7 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x_BFHWC, embedding_BE, dropout_keys_B):
     """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features)."""
+    x_BFHWC = checkpoint_name(x_BFHWC, BLOCK_INPUT)
     h = nn.silu(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm1')(x_BFHWC))
     h = Conv(self.features, dtype=self.dtype, name='conv1')(h)
     shift_BC = Dense(self.features, dtype=self.dtype, name='time_emb_proj')(nn.silu(embedding_BE))

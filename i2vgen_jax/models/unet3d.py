@@ -11,6 +11,7 @@ D context width, E embedding width.
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.models import attention, conditioning, free_u, layers
@@ -115,7 +116,8 @@ class UNet3D(nn.Module):
       doubled: 1 in VGen's refinement, 0 in its base model.
     free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
       refinement has ((1.1, 0.6), (1.2, 0.4)).
-    remat: 'block' recomputes every ResBlock and transformer in the backward pass; 'none' keeps all.
+    remat: what the backward pass of a ResBlock or transformer computes again: a name in POLICIES;
+      'none' keeps all.
     dtype: of matrix products and activations.
   """
 
@@ -137,7 +139,7 @@ class UNet3D(nn.Module):
   )
   row_margin: int = 0
   free_u: tuple[tuple[float, float], ...] = ()
-  remat: Literal['none', 'block'] = 'none'
+  remat: Literal['none', 'block', 'products', 'offload'] = 'none'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -278,8 +280,25 @@ class TimeEmbedding(nn.Module):
     return layers.Dense(self.width, name='linear_2')(h)
 
 
+# What is kept of a block's forward pass for its backward pass; all else is computed again.
+POLICIES = {
+  'block': jax.checkpoint_policies.nothing_saveable,  # Its input alone.
+  'products': jax.checkpoint_policies.dots_saveable,  # And results of products and convolutions.
+  # Its input alone, and that in the memory of the host.
+  'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=(),
+    names_which_can_be_offloaded=(layers.BLOCK_INPUT,),
+    offload_src='device',
+    offload_dst='pinned_host',
+  ),
+}
+
+
 def rematerialized(cls, remat):
-  """The module class, with its activations recomputed in the backward pass if remat is 'block'."""
-  if remat not in ('none', 'block'):
-    raise ValueError(f"remat={remat!r} is not known: use 'none' or 'block'.")
-  return nn.remat(cls) if remat == 'block' else cls
+  """The module class, whose backward pass computes anew what POLICIES does not keep; 'none' keeps
+  all."""
+  if remat == 'none':
+    return cls
+  if remat not in POLICIES:
+    raise ValueError(f"remat={remat!r} is not known; known: 'none', {str([*POLICIES])[1:-1]}.")
+  return nn.remat(cls, policy=POLICIES[remat])

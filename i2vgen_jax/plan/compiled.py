@@ -123,6 +123,7 @@ def report(compiled, mesh, device, model_flops):
     'kernel_tflops': kernel_flops / 1e12,
     'xla_tflops': compiled.cost_analysis().get('flops', 0) / 1e12,
     'collectives': by_kind_and_axis(exchanges),
+    'all_to_alls': all_to_alls(exchanges),
     'most_expensive': most_expensive(program, device),
     'secs_by_kind_of_op': by_kind_of_op(program, device),
   }
@@ -158,6 +159,15 @@ def by_kind_and_axis(exchanges):
     row['gib'] += exchange.bytes * exchange.times / 2**30
     row['overlapped_gib'] += exchange.overlaps * exchange.bytes * exchange.times / 2**30
   return dict(rows)
+
+
+def all_to_alls(exchanges):
+  """MiB by the module that each all-to-all was made for: no mesh of ours asks for any."""
+  rows = collections.Counter()
+  for exchange in exchanges:
+    if exchange.kind == 'all-to-all':
+      rows[exchange.op.path] += exchange.bytes * exchange.times / 2**20
+  return dict(rows.most_common())
 
 
 def most_expensive(program, device, number=10):

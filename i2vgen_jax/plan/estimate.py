@@ -142,7 +142,7 @@ def activation_bytes(components, bucket, device):
   mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
   one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
   bare = lora.bare(unet)
-  block = largest_block(bare, mesh, inputs(1)[0].shape) if bare.remat == 'block' else 0
+  block = largest_block(bare, mesh, inputs(1)[0].shape) if bare.remat != 'none' else 0
   return two - one + block  # What does not grow with the batch is weights.
 
 
@@ -170,16 +170,17 @@ def largest_block(unet, mesh, shape):
 
 
 def residual_bytes(module, params, mesh, *arguments):
-  """Bytes of what reverse mode keeps of one call, parameters themselves left out."""
+  """Device bytes of what reverse mode keeps of one call, parameters themselves left out."""
 
   def forward(params, *arguments):
     return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
 
-  kept = jax.eval_shape(mesh_lib.within(mesh, forward), params, *arguments)
+  kept = jax.make_jaxpr(mesh_lib.within(mesh, forward))(params, *arguments).out_avals
   # Keys of dropout have no item size, and next to no bytes.
   return sum(
     leaf.size * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(kept)
+    for leaf in kept
+    if leaf.memory_space == jax.memory.Space.Device
     if jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == jnp.bool_
   ) - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
@@ -219,7 +220,9 @@ def hints(plan, sizes, config):
   else:
     lines.append(f'does not fit, by this estimate, with fsdp={sizes["fsdp"]}')
     if config.unet.remat == 'none':
-      lines.append('try --config.unet.remat=block: blocks are computed twice, and little is kept')
+      lines.append(
+        'try --config.unet.remat=block (or products): blocks are computed twice, and little is kept'
+      )
   lines.append(
     f'batch per device <= {most}' if most >= 1 else 'not one video of this size fits a device'
   )
