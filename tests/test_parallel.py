@@ -1,13 +1,17 @@
-"""What devices send each other: weights, their gradients and sums, and no activations."""
+"""What devices send each other: weights, their gradients and sums, and no activations; and that
+the mesh changes nothing but rounding."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from i2vgen_jax import components, train_step
 from i2vgen_jax.models import attention
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
+from tests import tiny
 
 BATCH, FRAMES, SIDE, CHANNELS = 8, 2, 8, 16
 
@@ -51,3 +55,43 @@ def test_blocks_send_weights_and_their_gradients_only(name):
     if exchange.kind != 'all-reduce':  # XLA may reduce all gradients of a layer at once.
       assert exchange.bytes <= largest, (exchange.kind, exchange.bytes, exchange.op.path)
     assert exchange.bytes < activation, (exchange.kind, exchange.bytes, exchange.op.path)
+
+
+def test_loss_and_gradients_are_those_of_one_device():
+  """On a mesh whose every axis splits something, with noise, timesteps and dropout drawn anew."""
+  config = tiny.get_config('unused')
+  built = components.build(config)
+  latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=4)
+  draw = np.random.default_rng(0).standard_normal
+  encoded = jax.tree.map(
+    lambda leaf: draw(leaf.shape).astype(np.float32),
+    dict(latents=latents, conditioning=conditioning),
+  ) | dict(position=np.arange(4, dtype=np.int32))
+  loss = train_step.make_encoded_loss(built.unet, built.schedule, **config.loss)
+  seed = jax.random.key_data(jax.random.key(3))
+
+  def on(sizes, devices, params=None):
+    mesh = mesh_lib.make_mesh(sizes, devices)
+    abstract = built.abstract_params(mesh, 2)
+    if (
+      params is None
+    ):  # Not as they are made: where some kernels are zero, others have no gradient.
+      params = jax.tree.map(lambda leaf: 0.1 * draw(leaf.shape).astype(np.float32), abstract)
+    placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    batch = mesh_lib.place_batch(encoded['conditioning'], mesh)
+    batch = mesh_lib.place_batch(
+      {name: encoded[name] for name in ('latents', 'position')}, mesh
+    ) | dict(conditioning=batch)
+    function = jax.value_and_grad(lambda p, batch: loss(p, batch, seed, 5))
+    return params, jax.device_get(jax.jit(mesh_lib.within(mesh, function))(placed, batch))
+
+  params, (expected, gradients) = on(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  _, (found, split) = on(dict(slice=2, data=1, fsdp=2, tensor=2), jax.devices(), params)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  largest = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients))
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(split), strict=True
+  ):
+    # Some are zero but for rounding: a shift before a norm.
+    error = np.linalg.norm(a - b) - 1e-7 * largest
+    assert error <= 1e-5 * np.linalg.norm(a), sharding.path_name(path)
