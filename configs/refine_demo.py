@@ -4,7 +4,7 @@
       --config.start=quickstart/run
 
 `corpus` holds the ingested folder videos/, of clips of at least 128 pixels: docs/cascade.md, which
-also has what 50 steps of it bring. Not yet trained to its end.
+also has what 300 steps of it bring.
 """
 
 from configs import common, demo, refine

@@ -57,6 +57,7 @@ def test_blocks_send_weights_and_their_gradients_only(name):
     assert exchange.bytes < activation, (exchange.kind, exchange.bytes, exchange.op.path)
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_those_of_one_device():
   """On a mesh whose every axis splits something, with noise, timesteps and dropout drawn anew."""
   config = tiny.get_config('unused')
@@ -73,9 +74,7 @@ def test_loss_and_gradients_are_those_of_one_device():
   def on(sizes, devices, params=None):
     mesh = mesh_lib.make_mesh(sizes, devices)
     abstract = built.abstract_params(mesh, 2)
-    if (
-      params is None
-    ):  # Not as they are made: where some kernels are zero, others have no gradient.
+    if params is None:  # Not as they are made: where kernels are zero, others have no gradient.
       params = jax.tree.map(lambda leaf: 0.1 * draw(leaf.shape).astype(np.float32), abstract)
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
     batch = mesh_lib.place_batch(encoded['conditioning'], mesh)
