@@ -1,5 +1,7 @@
 """Attention by kernels equals attention in float32, forward and backward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,24 +14,61 @@ from i2vgen_jax.plan import chips
 from tests import tiny
 
 
-def draw(*shape):
-  keys = jax.random.split(jax.random.key(0), 4)
-  return [jax.random.normal(key, shape) for key in keys]
+def draw(*shapes):
+  keys = jax.random.split(jax.random.key(0), len(shapes))
+  return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def values_and_gradients(attend, q, k, v, weight):
-  output, vjp = jax.vjp(attend, q, k, v)
-  return output, *vjp(weight)
+def check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=2, rtol=1e-5):
+  """Output and gradients beside kernels.plain, relative to the largest of each."""
+  channels = num_heads * head_dim
+  dims = dict(zip('BFSC', (2, frames, num_queries, channels), strict=True))
+  dims |= {'G': frames, 'T': num_keys, 'L': num_keys}
+  queries = tuple(dims[name] for name in 'BFSC')
+  keys = tuple(dims[name] for name in kernels.OVER[over][0])
+  *arrays, weight = draw(queries, keys, keys, queries)
+  with jax.default_matmul_precision('highest'):
+    y, vjp = jax.vjp(lambda *x: kernels.plain(over, *x, num_heads), *arrays)
+    found, found_vjp = jax.vjp(lambda *x: ours(over, *x, head_dim=head_dim), *arrays)
+    for a, b in zip((found, *found_vjp(weight)), (y, *vjp(weight)), strict=True):
+      assert a.shape == b.shape
+      assert float(jnp.max(jnp.abs(a - b))) <= rtol * float(jnp.max(jnp.abs(b)))
+
+
+@pytest.mark.parametrize(
+  ('over', 'num_heads', 'num_queries', 'num_keys', 'head_dim'),
+  [
+    ('pixels', 3, 600, 600, 64),  # Neither heads nor queries fill their last block.
+    ('pixels', 1, 112, 112, 128),
+    ('context', 5, 70, 145, 64),
+    ('context', 2, 300, 77, 64),
+    ('frames', 5, 28, None, 64),
+    ('frames', 1, 40, None, 128),
+  ],
+)
+def test_pallas_attention_equals_plain(over, num_heads, num_queries, num_keys, head_dim):
+  ours = functools.partial(kernels.pallas, interpret=True)
+  check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=5)
+
+
+@pytest.mark.parametrize('over', list(kernels.OVER))
+def test_pallas_attention_of_bfloat16_rounds_as_plain_does(over):
+  """Both against float32: the kernel's error is at most twice that of two products by XLA."""
+  queries = (1, 16, 128, 128)
+  keys = dict(pixels=queries, frames=queries, context=(1, 145, 128))[over]
+  arrays = draw(queries, keys, keys)
+  half = [x.astype(jnp.bfloat16) for x in arrays]
+  exact = kernels.plain(over, *(x.astype(jnp.float32) for x in half), 2)
+  error = lambda y: float(jnp.linalg.norm(y.astype(jnp.float32) - exact))  # noqa: E731
+  ours = kernels.pallas(over, *half, head_dim=64, interpret=True)
+  assert ours.dtype == jnp.bfloat16
+  assert 0 < error(ours) <= 2 * error(kernels.plain(over, *half, 2))
 
 
 @pytest.mark.parametrize('num_tokens', [512, 600])  # 600 is padded to 640.
 def test_splash_attention_equals_plain(num_tokens):
-  arrays = draw(1, 2, num_tokens, 2, 8)
-  ours = values_and_gradients(lambda *x: kernels.splash(*x, interpret=True), *arrays)
-  expected = values_and_gradients(kernels.plain, *arrays)
-  for a, b in zip(ours, expected, strict=True):
-    assert a.shape == b.shape
-    np.testing.assert_allclose(a, b, atol=2e-5)
+  ours = functools.partial(kernels.splash, interpret=True)
+  check('pixels', ours, 2, num_tokens, num_tokens, 8, rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -41,31 +80,49 @@ def test_tiles_pad_least_and_are_multiples_of_the_lanes(num_tokens, tile):
 
 
 @pytest.mark.parametrize(
-  ('platform', 'num_queries', 'num_keys', 'dtype', 'expected'),
+  ('platform', 'over', 'num_keys', 'head_dim', 'dtype', 'expected'),
   [
-    ('tpu', 1792, 1792, 'bfloat16', 'splash'),
-    ('tpu', 448, 448, 'bfloat16', 'xla'),
-    ('tpu', 1792, 145, 'bfloat16', 'xla'),
-    ('gpu', 1792, 1792, 'bfloat16', 'cudnn'),
-    ('gpu', 1792, 1792, 'float32', 'xla'),
-    ('cpu', 14_400, 14_400, 'bfloat16', 'xla'),
+    ('tpu', 'pixels', 1792, 64, 'bfloat16', 'pallas'),
+    ('tpu', 'pixels', 14_400, 64, 'bfloat16', 'splash'),
+    ('tpu', 'pixels', 28, 64, 'bfloat16', 'xla'),
+    ('tpu', 'pixels', 1792, 32, 'bfloat16', 'splash'),
+    ('tpu', 'context', 145, 64, 'bfloat16', 'pallas'),
+    ('tpu', 'context', 145, 32, 'bfloat16', 'xla'),
+    ('tpu', 'frames', 16, 64, 'bfloat16', 'pallas'),
+    ('tpu', 'frames', 1, 64, 'bfloat16', 'xla'),
+    ('tpu', 'frames', 16, 4, 'bfloat16', 'xla'),
+    ('gpu', 'pixels', 1792, 64, 'bfloat16', 'cudnn'),
+    ('gpu', 'pixels', 1792, 64, 'float32', 'xla'),
+    ('gpu', 'frames', 16, 64, 'bfloat16', 'xla'),
+    ('cpu', 'pixels', 14_400, 64, 'bfloat16', 'xla'),
   ],
 )
 def test_the_kernel_is_chosen_by_shape_and_backend(
-  platform, num_queries, num_keys, dtype, expected
+  platform, over, num_keys, head_dim, dtype, expected
 ):
-  assert kernels.choose(platform, num_queries, num_keys, jnp.dtype(dtype)) == expected
+  assert kernels.choose(platform, over, num_keys, head_dim, jnp.dtype(dtype)) == expected
 
 
-@pytest.mark.parametrize('batch_size', [4, 3])  # 3 does not divide: every device holds all of it.
-def test_each_device_attends_within_its_rows(batch_size):
+# 3 videos do not divide, nor do 3 heads: every device holds all of them.
+@pytest.mark.parametrize(('batch_size', 'num_heads'), [(4, 2), (3, 2), (4, 3)])
+@pytest.mark.parametrize('over', list(kernels.OVER))
+def test_each_device_attends_within_its_rows(over, batch_size, num_heads):
   mesh = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
-  arrays = draw(batch_size, 2, 16, 2, 8)[:3]
-  mapped = mesh_lib.within(mesh, kernels._on_each_device(kernels.plain))
+  queries = (batch_size, 2, 16, 8 * num_heads)
+  keys = (batch_size, 7, 8 * num_heads) if over == 'context' else queries
+  arrays = draw(queries, keys, keys)
+
+  def on_device(q, k, v):
+    return kernels.plain(over, q, k, v, q.shape[-1] // 8)
+
+  dims = kernels.OVER[over][0]
+  mapped = mesh_lib.within(
+    mesh, kernels._on_each_device(on_device, ('BFSC', dims, dims), num_heads)
+  )
   ours = jax.jit(mapped)(*jax.device_put(arrays, mesh_lib.replicated(mesh)))
-  if batch_size == 4:
-    assert ours.sharding.spec[0] == ('data', 'fsdp')
-  np.testing.assert_allclose(ours, kernels.plain(*arrays), rtol=1e-5, atol=1e-6)
+  spec = ours.sharding.spec
+  assert (spec and spec[0] == ('data', 'fsdp')) == (batch_size == 4)
+  np.testing.assert_allclose(ours, kernels.plain(over, *arrays, num_heads), rtol=1e-5, atol=1e-6)
 
 
 def test_axes_are_those_of_the_mesh():
@@ -80,8 +137,6 @@ def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
   built = components.build(config)
   sizes = mesh_lib.resolve({'data': 8, 'fsdp': 1, 'tensor': 1}, 8)
   mesh = chips.abstract_mesh(sizes, chips.DEVICES['v5p'])
-  seen = []
-  monkeypatch.setattr(kernels, 'choose', lambda platform, *_: seen.append(platform) or 'xla')
   latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=8)
   params = jax.eval_shape(built.unet.init, jax.random.key(0), *built.smallest_unet_inputs())
   frozen = jax.eval_shape(built.encoders.init, jax.random.key(0))
@@ -92,6 +147,8 @@ def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
     image=video[:, 0], clip_image=jnp.zeros((8, size, size, 3), jnp.uint8), token_ids=ids,
     negative_token_ids=ids[:1], fps=jnp.ones(8),
   )  # fmt: skip
+  seen = []
+  monkeypatch.setattr(kernels, 'choose', lambda platform, *_: seen.append(platform) or 'xla')
   generate = generation.make_generate(built, mesh, **generation.settings(config))
   jax.eval_shape(generate, params['params'], frozen, inputs, latents)
   assert set(seen) == {'tpu'}

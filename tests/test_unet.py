@@ -203,11 +203,14 @@ class TwoDropouts(nn.Module):
 
 
 def test_dropout_keeps_the_mean_and_differs_between_modules_and_samples():
-  first, second = TwoDropouts().apply({}, jnp.ones((3, 10_000)), keys_for(range(3)))
-  np.testing.assert_allclose(np.mean(first == 0), 0.2, atol=0.01)
+  first, second = TwoDropouts().apply({}, jnp.ones((3, 10, 25, 40)), keys_for(range(3)))
+  np.testing.assert_allclose(np.mean(first == 0), 51 / 256, atol=0.01)
   np.testing.assert_allclose(np.mean(first), 1.0, atol=0.01)
   assert not np.array_equal(first, second)
   assert not np.array_equal(first[0], first[1])
+  # Rows whose mask comes of one random word are as independent as any: 0.2^2 are dropped in both.
+  both = (first[:, :3] == 0) & (first[:, 3:6] == 0)
+  np.testing.assert_allclose(np.mean(both), (51 / 256) ** 2, atol=0.01)
 
 
 @pytest.mark.parametrize('remat', unet3d.POLICIES)
@@ -280,15 +283,15 @@ def test_a_missing_condition_is_named():
 
 def test_frames_are_convolved_the_same_on_every_platform():
   rng = np.random.default_rng(0)
-  x_BFHWC = jnp.asarray(rng.standard_normal((2, 5, 3, 2, 4)), jnp.float32)
+  x_BFSC = jnp.asarray(rng.standard_normal((2, 5, 6, 4)), jnp.float32)
   kernel_3IO = jnp.asarray(rng.standard_normal((3, 4, 6)), jnp.float32)
-  weights = jnp.asarray(rng.standard_normal((2, 5, 3, 2, 6)), jnp.float32)
+  weights = jnp.asarray(rng.standard_normal((2, 5, 6, 6)), jnp.float32)
 
   def value_and_grads(convolve):
-    y_BFHWC, pull = jax.vjp(convolve, x_BFHWC, kernel_3IO)
-    return y_BFHWC, *pull(weights)
+    y_BFSC, pull = jax.vjp(convolve, x_BFSC, kernel_3IO)
+    return y_BFSC, *pull(weights)
 
-  found = value_and_grads(layers.product_over_frames)
-  expected = value_and_grads(layers.convolution_over_frames)
+  found = value_and_grads(layers.pixels_as_batch)
+  expected = value_and_grads(layers.frames_as_rows)
   for one, other in zip(found, expected, strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

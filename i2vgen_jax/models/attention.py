@@ -16,14 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from i2vgen_jax.models import axes, kernels, layers
 
-# Einsum of queries and keys to logits, and of weights and values to the output. Over pixels, where
-# sequences are long, kernels.py chooses.
-EINSUMS = {
-  'frames': ('bfsak,bgsak->bsafg', 'bsafg,bgsak->bfsak'),
-  # The context belongs to the video: its keys and values are made once, not once per frame.
-  'context': ('bfsak,blak->bafsl', 'bafsl,blak->bfsak'),
-}
-
 
 class Attention(nn.Module):
   """Multi-head attention over the frame's pixels, over frames, or over a context."""
@@ -38,22 +30,12 @@ class Attention(nn.Module):
   def __call__(self, x_BFSC, context_BLD=None, dropout_keys_B=None):
     """Returns (B, F, S, C); the context is read only by attention over 'context'."""
     source = context_BLD if self.over == 'context' else x_BFSC
-    q, k, v = (
-      axes.split_heads(self._project(name)(x), self.num_heads)
-      for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
+    q_BFSC, k, v = (
+      self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
-    output_BFSC = axes.merge_heads(self._attend(q, k, v))
+    output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, name='dropout')(output_BFSC, dropout_keys_B)
-
-  def _attend(self, q_BFSAK, k, v):
-    if self.over == 'pixels':
-      return kernels.attend(q_BFSAK, k, v)
-    to_logits, to_output = EINSUMS[self.over]
-    q_BFSAK = q_BFSAK * self.head_dim**-0.5
-    logits = jnp.einsum(to_logits, q_BFSAK, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, -1).astype(self.dtype)
-    return jnp.einsum(to_output, weights, v)
 
   def _project(self, name):
     width = self.num_heads * self.head_dim

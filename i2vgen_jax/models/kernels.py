@@ -1,13 +1,15 @@
 """Attention without a mask, by whichever code is fastest for the shape on the devices at hand.
 
-  long sequences on TPU   Pallas splash attention: scores never leave the chip's vector memory
+  on TPU                  pallas_attention.py; for sequences too long for it, splash attention
   long sequences on GPU   cuDNN's flash attention
   all else                plain XLA
 
 The devices are those of the mesh in context (parallel/mesh.py: within); without one, plain XLA.
-Dimension key: B batch, F frames, S queries, T keys, A heads, K head size.
+Dimension key: B batch, F (as keys: G) frames, S queries, T keys, L context tokens, A heads, K head
+size, C = A*K.
 """
 
+import functools
 import math
 
 import jax
@@ -17,24 +19,45 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask,
 )
 
-# Below so many tokens XLA's scores fit beside the rest, and a kernel's setup does not pay: 448
-# tokens (level 1 of 448x256) stay with XLA, 920 (level 2 of 1280x720) too.
-LONG = 1024
+from i2vgen_jax.models import axes, pallas_attention
+
+# What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
+# video, whose keys and values are made once and not once per frame. The dims of keys and values,
+# and the einsums of queries and keys to logits, and of weights and values to the output.
+OVER = {
+  'pixels': ('BFTC', 'bfsak,bftak->bfast', 'bfast,bftak->bfsak'),
+  'frames': ('BGSC', 'bfsak,bgsak->bsafg', 'bsafg,bgsak->bfsak'),
+  'context': ('BLC', 'bfsak,blak->bafsl', 'bafsl,blak->bfsak'),
+}
+# Below so many tokens a kernel's setup does not pay on a TPU (28 pixels of level 3 of 448x256), and
+# on a GPU, where XLA's scores fit beside the rest.
+FEWEST = {'tpu': 64, 'gpu': 1024}
 LANES = 128
 LARGEST_BLOCK = 1024  # 1280 compiles on v5e, 1920 exceeds its scoped vector memory.
 # Mesh axes over which the dims of queries may lie; a dim that its axes do not divide is whole.
-AXES = {'B': ('slice', 'data', 'fsdp'), 'A': ('tensor',)}
+AXES = {'B': ('slice', 'data', 'fsdp'), 'C': ('tensor',)}
 P = jax.sharding.PartitionSpec
 
 
-def attend(q_BFSAK, k_BFTAK, v_BFTAK):
-  """softmax(q k^T / sqrt(K)) v within each frame: (B, F, S, A, K); softmax is float32."""
-  implementation = choose(platform(), q_BFSAK.shape[2], k_BFTAK.shape[2], q_BFSAK.dtype)
-  if implementation == 'xla':
-    return plain(q_BFSAK, k_BFTAK, v_BFTAK)
-  return _on_each_device({'splash': splash, 'cudnn': cudnn}[implementation])(
-    q_BFSAK, k_BFTAK, v_BFTAK
+def attend(over, q_BFSC, k, v, num_heads):
+  """softmax(q k^T / sqrt(K)) v, head by head: (B, F, S, C); softmax is float32.
+
+  Args:
+    over: of OVER.
+    q_BFSC: queries.
+    k, v: keys and values, with the dims of OVER.
+    num_heads: A.
+  """
+  dims = OVER[over][0]
+  num_keys, head_dim = k.shape[2 if over == 'pixels' else 1], q_BFSC.shape[-1] // num_heads
+  chosen = choose(platform(), over, num_keys, head_dim, q_BFSC.dtype)
+  if chosen == 'xla':
+    return plain(over, q_BFSC, k, v, num_heads)
+  function = {'pallas': pallas, 'splash': splash, 'cudnn': cudnn}[chosen]
+  mapped = _on_each_device(
+    functools.partial(function, over, head_dim=head_dim), ('BFSC', dims, dims), num_heads
   )
+  return mapped(q_BFSC, k, v)
 
 
 def platform():
@@ -43,56 +66,71 @@ def platform():
   return device.platform if device else 'cpu'
 
 
-def choose(platform, num_queries, num_keys, dtype):
-  """'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
-  if num_queries != num_keys or num_queries < LONG:
-    return 'xla'
+def choose(platform, over, num_keys, head_dim, dtype):
+  """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
   if platform == 'tpu':
-    return 'splash'
+    if over == 'frames':
+      fits = 1 < num_keys <= pallas_attention.MOST_FRAMES
+    else:
+      fits = FEWEST['tpu'] <= num_keys <= pallas_attention.MOST_KEYS
+    if fits and pallas_attention.fits_heads(head_dim):
+      return 'pallas'
+    return 'splash' if over == 'pixels' and num_keys >= FEWEST['tpu'] else 'xla'
   half = dtype in (jnp.bfloat16, jnp.float16)  # All that cuDNN takes.
-  return 'cudnn' if platform in ('gpu', 'cuda') and half else 'xla'
+  if platform in ('gpu', 'cuda') and over == 'pixels' and num_keys >= FEWEST['gpu'] and half:
+    return 'cudnn'
+  return 'xla'
 
 
-def plain(q_BFSAK, k_BFTAK, v_BFTAK):
+def plain(over, q_BFSC, k, v, num_heads):
   """By two matrix products with all scores in memory between them."""
-  scale = q_BFSAK.shape[-1] ** -0.5
-  logits = jnp.einsum(
-    'bfsak,bftak->bfast', q_BFSAK * scale, k_BFTAK, preferred_element_type=jnp.float32
-  )
-  weights = jax.nn.softmax(logits, -1).astype(v_BFTAK.dtype)
-  return jnp.einsum('bfast,bftak->bfsak', weights, v_BFTAK)
+  _, to_logits, to_output = OVER[over]
+  q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
+  q_BFSAK = q_BFSAK * q_BFSAK.shape[-1] ** -0.5
+  logits = jnp.einsum(to_logits, q_BFSAK, k, preferred_element_type=jnp.float32)
+  weights = jax.nn.softmax(logits, -1).astype(v.dtype)
+  return axes.merge_heads(jnp.einsum(to_output, weights, v))
 
 
-def cudnn(q_BFSAK, k_BFTAK, v_BFTAK):
+def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
+  """By pallas_attention."""
+  if over == 'frames':
+    return pallas_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
+  rows = math.prod(q_BFSC.shape[: 2 if over == 'pixels' else 1])
+  q, k, v = (x.reshape(rows, -1, x.shape[-1]) for x in (q_BFSC, k, v))
+  return pallas_attention.attend(q, k, v, head_dim, interpret).reshape(q_BFSC.shape)
+
+
+def cudnn(_, *qkv_BFSC, head_dim):
   """By cuDNN's flash attention, each frame a batch entry."""
-  folded = (x.reshape(-1, *x.shape[2:]) for x in (q_BFSAK, k_BFTAK, v_BFTAK))
-  return jax.nn.dot_product_attention(*folded, implementation='cudnn').reshape(q_BFSAK.shape)
+  folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
+  y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
+  return y_NSAK.reshape(qkv_BFSC[0].shape)
 
 
-def splash(q_BFSAK, k_BFTAK, v_BFTAK, interpret=False):
+def splash(_, q_BFSC, k_BFTC, v_BFTC, head_dim, interpret=False):
   """By JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
 
   The backward pass is the unfused one: fused, it keeps a partial dq for each block of keys, 8 GB
   more at 14,400 tokens.
   """
-  num_frames, num_tokens = q_BFSAK.shape[1:3]
+  num_tokens = q_BFSC.shape[2]
   block, padded = tiling(num_tokens)
 
-  def prepare(x_BFSAK):
-    x_NASK = jnp.swapaxes(x_BFSAK.reshape(-1, *x_BFSAK.shape[2:]), 1, 2)
-    return jnp.pad(x_NASK, ((0, 0), (0, 0), (0, padded - num_tokens), (0, 0)))
+  def prepare(x_BFSC):
+    x_NSAK = x_BFSC.reshape(-1, num_tokens, x_BFSC.shape[-1] // head_dim, head_dim)
+    return jnp.pad(jnp.swapaxes(x_NSAK, 1, 2), ((0, 0), (0, 0), (0, padded - num_tokens), (0, 0)))
 
-  q_NASK = prepare(q_BFSAK * q_BFSAK.shape[-1] ** -0.5)
+  q_NASK = prepare(q_BFSC * head_dim**-0.5)
   kernel = _splash_kernel(q_NASK.shape[1], padded, block, interpret)
   segments = None
   if padded > num_tokens:
     ids = (jnp.arange(padded) >= num_tokens).astype(jnp.int32)  # Padding attends to padding.
     segments = splash_attention_kernel.SegmentIds(ids, ids)
   y_NASK = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(
-    q_NASK, prepare(k_BFTAK), prepare(v_BFTAK)
+    q_NASK, prepare(k_BFTC), prepare(v_BFTC)
   )
-  y_NSAK = jnp.swapaxes(y_NASK[:, :, :num_tokens], 1, 2)
-  return y_NSAK.reshape(-1, num_frames, *y_NSAK.shape[1:])
+  return jnp.swapaxes(y_NASK[:, :, :num_tokens], 1, 2).reshape(q_BFSC.shape)
 
 
 def tiling(num_tokens):
@@ -118,17 +156,20 @@ def _splash_kernel(num_heads, num_tokens, block, interpret):
   )
 
 
-def _on_each_device(function):
-  """The function on the part of batch, frames and heads that each device holds: XLA cannot split a
-  kernel."""
+def _on_each_device(function, names, num_heads):
+  """The function on the part of batch and heads that each device holds: XLA cannot split a kernel.
 
-  def mapped(*arrays_BFSAK):
+  `names` are the dims of each array.
+  """
+
+  def mapped(*arrays):
     sizes = jax.sharding.get_abstract_mesh().shape
-    dims = dict(zip('BFSAK', arrays_BFSAK[0].shape, strict=True))
-    spec = P(*(_fitting(AXES.get(name, ()), size, sizes) for name, size in dims.items()))
-    return jax.shard_map(
-      function, in_specs=(spec,) * len(arrays_BFSAK), out_specs=spec, check_vma=False
-    )(*arrays_BFSAK)
+    fitting = {
+      'B': _fitting(AXES['B'], arrays[0].shape[0], sizes),
+      'C': _fitting(AXES['C'], num_heads, sizes),
+    }
+    specs = tuple(P(*(fitting.get(dim, ()) for dim in dims)) for dims in names)
+    return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
   return mapped
 

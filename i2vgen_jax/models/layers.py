@@ -105,9 +105,10 @@ class Conv(nn.Module):
 class FrameConv(nn.Module):
   """Convolution over time alone, 3 frames wide and zero-padded.
 
-  On a TPU it is one matrix product of three frames side by side, which needs no layout of its own:
-  as a convolution over (F, H*W), copies make it three times as slow (docs/performance.md).
-  Elsewhere it is that convolution. The kernel is kept as a 3-D one, (3, 1, 1, I, O).
+  On a TPU pixels are the batch, and videos a dim over which the window is 1 wide, since that is how
+  a video lies in memory: any other way is copied for, or pays three times for its shifts
+  (docs/performance.md). On CPU frames and pixels as an image are faster. The kernel is kept as a
+  3-D one, (3, 1, 1, I, O).
   """
 
   features: int
@@ -117,37 +118,33 @@ class FrameConv(nn.Module):
   @nn.compact
   def __call__(self, x_BFHWC):
     """(B, F, H, W, I) -> (B, F, H, W, O)."""
-    channels = x_BFHWC.shape[-1]
+    batch_size, frames, height, width, channels = x_BFHWC.shape
     fan_in = 3 * channels
     shape = (3, 1, 1, channels, self.features)
     kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
-    convolve = product_over_frames if kernels.platform() == 'tpu' else convolution_over_frames
-    y_BFHWC = convolve(x_BFHWC.astype(self.dtype), kernel_3IO)
+    x_BFSC = x_BFHWC.reshape(batch_size, frames, height * width, channels).astype(self.dtype)
+    convolve = pixels_as_batch if kernels.platform() == 'tpu' else frames_as_rows
+    y_BFHWC = convolve(x_BFSC, kernel_3IO).reshape(*x_BFHWC.shape[:-1], self.features)
     return y_BFHWC + _broadcast_last(bias_O.astype(self.dtype), 5)
 
 
-@jax.checkpoint  # Or the backward pass would be kept the input three times over.
-def product_over_frames(x_BFHWC, kernel_3IO):
-  """(B, F, H, W, I) -> (B, F, H, W, O): a frame and the two beside it by their kernels."""
-  padded = jnp.pad(x_BFHWC, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-  neighbours = jnp.concatenate([padded[:, i : i + x_BFHWC.shape[1]] for i in range(3)], -1)
-  return jnp.dot(neighbours, kernel_3IO.reshape(-1, kernel_3IO.shape[-1]))
-
-
-def convolution_over_frames(x_BFHWC, kernel_3IO):
-  """The same, by XLA's convolution."""
-  frames, height, width = x_BFHWC.shape[1:4]
-  y_BFSC = jax.lax.conv_general_dilated(
-    x_BFHWC.reshape(-1, frames, height * width, x_BFHWC.shape[-1]),
-    kernel_3IO[:, None],
-    window_strides=(1, 1),
-    padding=[(1, 1), (0, 0)],
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+def pixels_as_batch(x_BFSC, kernel_3IO):
+  """(B, F, S, I) -> (B, F, S, O): a convolution of S images of B rows and F columns, 1 x 3 wide."""
+  dims = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))
+  return jax.lax.conv_general_dilated(
+    x_BFSC, kernel_3IO[None], (1, 1), [(0, 0), (1, 1)], dimension_numbers=dims
   )
-  return y_BFSC.reshape(-1, frames, height, width, y_BFSC.shape[-1])
+
+
+def frames_as_rows(x_BFSC, kernel_3IO):
+  """The same: a convolution of B images of F rows and S columns, 3 x 1 wide."""
+  dims = ('NHWC', 'HWIO', 'NHWC')
+  return jax.lax.conv_general_dilated(
+    x_BFSC, kernel_3IO[:, None], (1, 1), [(1, 1), (0, 0)], dimension_numbers=dims
+  )
 
 
 class GroupNorm(nn.Module):
@@ -246,26 +243,30 @@ class Dropout(nn.Module):
   """Drops elements with a mask drawn from each sample's own key and this module's path alone.
 
   So the mask is the same on any mesh, and however the batch is cut into micro-batches. Without keys
-  or with rate 0 it is the identity.
+  or with rate 0 it is the identity. The rate is rounded to a multiple of 1/256: each random word
+  decides for four elements, since to draw them is what dropout costs on a TPU.
   """
 
   rate: float
 
   @nn.compact
   def __call__(self, x, keys_B):
-    """x: (B, ...) or (B*F, ...); keys_B: (B,) jax.random keys, or None."""
-    if keys_B is None or self.rate == 0:
+    """x: (B, ..., H, W, C) or (B*F, ...); keys_B: (B,) jax.random keys, or None."""
+    dropped = round(self.rate * 256)
+    if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
-    # Drawn in the shape of x: the same bits as a flat draw, which a TPU would have to lay out anew
-    # (half of a ResBlock's estimated cycles on v5p).
-    shape = (x.shape[0] // keys_B.shape[0], *x.shape[1:])
+    # Drawn in the shape of x: a flat draw would have to be laid out anew on a TPU (half of a
+    # ResBlock's estimated cycles on v5p). The four bytes of a word lie H/4 rows apart.
+    *frames, height, width, channels = (x.shape[0] // keys_B.shape[0], *x.shape[1:])
+    shape = (*frames, -(-height // 4), width, channels)
 
     def draw(key):
-      return jax.random.bernoulli(jax.random.fold_in(key, module), 1 - self.rate, shape)
+      words = jax.random.bits(jax.random.fold_in(key, module), shape)
+      return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], -3)
 
-    keep = jax.vmap(draw)(keys_B).reshape(x.shape)
-    return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+    keep = jax.vmap(draw)(keys_B)[..., :height, :, :].reshape(x.shape) >= dropped
+    return jnp.where(keep, x / (1 - dropped / 256), 0).astype(x.dtype)
 
 
 class ResBlock(nn.Module):

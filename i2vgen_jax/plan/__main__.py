@@ -37,7 +37,7 @@ def main():
   result = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
   if values.compile:
-    result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket))
+    result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket), values.hlo)
     print(json.dumps(result['compiled'], indent=1))
   if values.json:
     pathlib.Path(values.json).write_text(json.dumps(result, indent=1) + '\n')
@@ -51,7 +51,7 @@ def choose(buckets, name):
   return named[name] if name else buckets[0]
 
 
-def compile_for(config, topology, bucket):
+def compile_for(config, topology, bucket, hlo=''):
   """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
   device = chips.device(topology)
   mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
@@ -60,6 +60,8 @@ def compile_for(config, topology, bucket):
   lowered = compiled.lower_update(config, components, mesh, bucket)
   options = xla_profiles.options(config.compilation.profile, 'tpu')
   executable, secs = compiled.compile_step(lowered, options)
+  if hlo:
+    pathlib.Path(hlo).write_text(executable.as_text())
   model_flops = flops.train_step(components, bucket)
   return dict(
     bucket=bucket.name,
@@ -103,6 +105,7 @@ if __name__ == '__main__':
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
   flags.DEFINE_string('bucket', '', 'Which to compile; default: the first.')
+  flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
   flags.DEFINE_string('json', '', 'File to write the plan to.')
   cli.require('config', 'topology')
   cli.run(main)

@@ -8,6 +8,7 @@ step are not part of it.
 
 import collections
 import os
+import re
 import time
 
 import jax
@@ -99,8 +100,8 @@ def report(compiled, mesh, device, model_flops):
   exchanges = hlo.collectives(program, dict(mesh.shape))
   op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
   kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
-  kernel_flops = sum(attention_flops(op) * times for op, times in kernels)
-  kernel_secs = kernel_flops / (device.peak * device.kernel_rate)
+  kernel_flops = sum(kernel_cost(op)[0] * times for op, times in kernels)
+  kernel_secs = sum(secs_of_kernel(op, device) * times for op, times in kernels)
   exposed_secs = sum(secs(e, device) for e in exchanges if not e.overlaps)
   step_secs = op_secs + kernel_secs + exposed_secs
   num_devices = mesh.devices.size
@@ -134,13 +135,25 @@ def is_kernel(op):
   return op.kind == 'custom-call' and hlo.KERNEL in op.text
 
 
-def attention_flops(op):
-  """FLOPs of one of splash attention's kernels: two matrix products forward, four for the
-  gradients of keys and values, three for that of queries, which make the scores anew."""
+def secs_of_kernel(op, device):
+  """At the share of the peak that kernels are taken to reach, or at the rate of memory."""
+  num_flops, num_bytes = kernel_cost(op)
+  return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
+
+
+def kernel_cost(op):
+  """(FLOPs, bytes) of a Pallas kernel: as it states them, or those of splash attention.
+
+  That one takes two matrix products forward, four for the gradients of keys and values, three for
+  that of queries, which make the scores anew.
+  """
+  stated = re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', op.text)
+  if stated:
+    return tuple(int(number) for number in stated.groups())
   products = 4 if 'dkv' in op.name else 3 if 'dq' in op.name else 2
   shapes = [hlo.dims(part) for part in hlo.array_types(op.type)]
   *batch, tokens, size = max((s for s in shapes if len(s) == 4), key=lambda s: -s[-1])
-  return products * 2 * int(np.prod(batch)) * tokens**2 * size
+  return products * 2 * int(np.prod(batch)) * tokens**2 * size, 0
 
 
 def secs(exchange, device):
