@@ -67,12 +67,21 @@ class FeedForward(nn.Module):
 
 @jax.checkpoint  # The backward pass is kept x as it came, nothing in float32.
 def gelu(x):
-  """Exact GELU, computed in float32.
+  """Exact GELU, computed in float32; of bfloat16, to 3e-5, a hundredth of what rounding costs at 1.
 
-  By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu.
+  By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu. On a TPU erf is
+  the vector unit's largest task in a transformer, and so bfloat16 is given a tanh whose argument is
+  fitted to it (minimax, over -6 to 6).
   """
   x_float32 = x.astype(jnp.float32)
-  return (0.5 * x_float32 * (1 + jax.lax.erf(x_float32 * 0.5**0.5))).astype(x.dtype)
+  if x.dtype == jnp.bfloat16:
+    near = jnp.clip(x_float32, -6, 6)
+    square = near * near
+    odd = near * (0.797507874 + square * (0.0370056546 - 0.000351518052 * square))
+    distribution = 0.5 + 0.5 * jnp.tanh(odd)
+  else:
+    distribution = 0.5 + 0.5 * jax.lax.erf(x_float32 * 0.5**0.5)
+  return (x_float32 * distribution).astype(x.dtype)
 
 
 class TransformerBlock(nn.Module):
