@@ -4,6 +4,7 @@ before JAX starts."""
 import os
 import tempfile
 
+import filelock
 import pytest
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -18,16 +19,30 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit it.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
 
 
+def made_once(tmp_path_factory, name, make):
+  """A folder that the first of the test processes makes with make(folder), for all of them."""
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
+  with filelock.FileLock(f'{folder}.lock'):
+    if not folder.exists():
+      part = folder.with_name(f'{name}.part')
+      make(part)
+      part.rename(folder)
+  return folder
+
+
 @pytest.fixture(scope='session')
 def demo_corpus(tmp_path_factory):
   """A folder with videos/ and images/, ingested from a small demo corpus."""
   from data_pipelines import demo_corpus, ingest
 
-  root = tmp_path_factory.mktemp('demo')
-  demo_corpus.write(str(root / 'source'), num_videos=48, num_validation=16, num_images=32)
-  for name, source in (('videos', 'webvid'), ('images', 'images')):
-    ingest.ingest(str(root / 'source' / source), str(root / 'corpus' / name), num_processes=1)
-  return root / 'corpus'
+  def make(folder):
+    source = tmp_path_factory.mktemp('demo')
+    demo_corpus.write(str(source), num_videos=48, num_validation=16, num_images=32)
+    for name, part in (('videos', 'webvid'), ('images', 'images')):
+      ingest.ingest(str(source / part), str(folder / name), num_processes=1)
+
+  return made_once(tmp_path_factory, 'demo_corpus', make)
 
 
 @pytest.fixture(scope='session')
@@ -35,8 +50,9 @@ def finished_run(demo_corpus, tmp_path_factory):
   """The workdir of six steps of the tiny config in one go, on one device."""
   from tests import runs
 
-  workdir = tmp_path_factory.mktemp('finished')
-  process = runs.start(workdir, demo_corpus)
-  _, log = process.communicate(timeout=900)
-  assert process.returncode == 0, log[-3000:]
-  return workdir
+  def make(folder):
+    process = runs.start(folder, demo_corpus)
+    _, log = process.communicate(timeout=900)
+    assert process.returncode == 0, log[-3000:]
+
+  return made_once(tmp_path_factory, 'finished_run', make)

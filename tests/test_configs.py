@@ -38,7 +38,7 @@ def test_config_round_trips_through_json(name):
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=[pytest.mark.slow] if name == 'sr600' else [])
+    pytest.param(name, marks=[] if name == 'base' else [pytest.mark.slow])
     for name in CONFIGS
     if name != 'refine_demo'
   ],

@@ -164,3 +164,23 @@ def test_plans_are_refused_where_nothing_is_known():
 def test_each_kind_of_tpu_reaches_its_peak_at_its_clock():
   for device in chips.DEVICES.values():
     assert 0.9e9 < device.clock < 2.3e9, device
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('generation', ['v5e-16', 'v5p-8'])
+@pytest.mark.parametrize('name', ['ResBlock', 'SpatialTransformer', 'TemporalTransformer'])
+def test_blocks_compile_for_tpus_and_move_no_activations(name, generation):
+  """With kernels, in a mesh of fsdp: no all-to-all, and hardly a copy."""
+  pytest.importorskip('libtpu')
+  from benchmarks import blocks
+
+  # Eight CPU devices are conftest's; libtpu's topology is described beside them.
+  found = blocks.measure(
+    name, topology.parse(generation), channels=320, size=(32, 56), frames=16, batch=1,
+    remat='none', profile='none',
+  )  # fmt: skip
+  assert not found['all_to_alls']
+  assert (found['kernel_tflops'] > 0) == (name != 'ResBlock')
+  kinds = found['secs_by_kind_of_op']
+  assert kinds.get('copy', 0) < 0.1 * sum(kinds.values())
+  assert found['memory_gib']['peak'] < found['memory_gib']['capacity']

@@ -7,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax import checkpoint, cli, train
@@ -53,6 +54,7 @@ def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
   assert runs.losses(tmp_path)[6] == runs.losses(finished_run)[6]
 
 
+@pytest.mark.slow
 def test_resuming_on_another_mesh_changes_losses_by_rounding_only(
   finished_run, demo_corpus, tmp_path
 ):
