@@ -2,7 +2,7 @@
 
   python -m benchmarks.blocks ResBlock|SpatialTransformer|TemporalTransformer
       [--topology=v5p-8] [--channels=320] [--size=32x56] [--frames=16] [--batch=4]
-      [--remat=none|block|products|offload] [--profile=none]
+      [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1]
 
 Size is of the latents, batch per device. Compiles for 20 seconds to 3 minutes of CPU time. Figures
 are estimates by XLA's cycles; see docs/performance.md.
@@ -40,9 +40,10 @@ def block(name, channels, shape, remat):
   return unet3d.rematerialized(attention.TemporalTransformer, remat)(*sizes), (x,)
 
 
-def measure(name, topology, channels, size, frames, batch, remat, profile):
-  """compiled.report of one block, its weights split over all devices."""
-  mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), compiled.devices(topology))
+def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=-1):
+  """compiled.report of one block, its weights split over fsdp devices (-1: over all)."""
+  data = 1 if fsdp < 0 else -1
+  mesh = mesh_lib.make_mesh(dict(data=data, fsdp=fsdp, tensor=1), compiled.devices(topology))
   shape = (batch * mesh.devices.size, frames, *size)
   module, arguments = block(name, channels, shape, remat)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -81,5 +82,6 @@ if __name__ == '__main__':
   parser.add_argument('--batch', type=int, default=4)
   parser.add_argument('--remat', choices=('none', *unet3d.POLICIES), default='none')
   parser.add_argument('--profile', choices=xla_profiles.PROFILES, default='none')
+  parser.add_argument('--fsdp', type=int, default=-1)
   options = vars(parser.parse_args())
   print(json.dumps(measure(options.pop('block'), **options), indent=1))

@@ -19,8 +19,8 @@ MESHES = {
   'v5e-64': dict(data=1, fsdp=64, tensor=1),
   'v5e-256': dict(data=4, fsdp=64, tensor=1),
   'v5p-8': dict(data=1, fsdp=4, tensor=1),  # 4 chips: v5p names count two cores of each.
-  'v5p-128': dict(data=1, fsdp=64, tensor=1),
-  'v5p-1024': dict(data=8, fsdp=64, tensor=1),
+  'v5p-128': dict(data=16, fsdp=4, tensor=1),
+  'v5p-1024': dict(data=64, fsdp=8, tensor=1),
   'v6e-8': dict(data=1, fsdp=8, tensor=1),
   'v6e-64': dict(data=1, fsdp=64, tensor=1),
   'v6e-256': dict(data=4, fsdp=64, tensor=1),

@@ -37,6 +37,7 @@ ENTRY %main (p: bf16[80,320]) -> bf16[80,320] {
   %kernel.1 = (f32[64,896,128]{2,1,0}, bf16[64,5,1792,64]{3,2,1,0}) custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{}"
 }}, metadata={op_name="jit(step)/attn1/pallas_call"}
+  %kernel.2 = (bf16[8]{0}, bf16[8]{0}, bf16[8]{0}, bf16[8]{0}, bf16[8]{0}, /*index=5*/bf16[8]{0:T(8,128)(2,1)}) custom-call(%p), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/attn2/pallas_call"}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"4590000","transcendentals":"7","bytes_accessed":"2765000000"}}}
   %all-to-all.1 = bf16[80,320]{1,0} all-to-all(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={1}, metadata={op_name="jit(step)/stack"}
   %while.1 = (s32[], bf16[8]{0}) while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %fusion.2 = bf16[80,320]{1,0} fusion(%fusion.1), kind=kCustom, calls=%all-reduce-scatter.1
@@ -73,9 +74,13 @@ def test_the_most_expensive_op_is_named_by_its_module():
 
 
 def test_kernels_are_counted_though_xla_counts_them_as_nothing():
-  kernels = [op for op, _ in hlo.executed(program()) if compiled.is_kernel(op)]
-  assert [op.path for op in kernels] == ['jit(step)/attn1/pallas_call']
-  assert compiled.attention_flops(kernels[0]) == 2 * 2 * 64 * 5 * 1792**2 * 64
+  splash, stated = (op for op, _ in hlo.executed(program()) if compiled.is_kernel(op))
+  assert splash.path == 'jit(step)/attn1/pallas_call'
+  assert compiled.kernel_cost(splash) == (2 * 2 * 64 * 5 * 1792**2 * 64, 0)
+  assert stated.path == 'jit(step)/attn2/pallas_call'
+  assert compiled.kernel_cost(stated) == (4_590_000, 2_765_000_000)
+  # Its bytes at the rate of memory take longer than its FLOPs at that of kernels.
+  assert compiled.secs_of_kernel(stated, chips.DEVICES['v5p']) == pytest.approx(1e-3)
 
 
 def test_a_text_without_a_program_is_refused():

@@ -15,7 +15,7 @@ import numpy as np
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 KERNEL = 'tpu_custom_call'  # Target of a Pallas kernel's custom call.
 _ITEM_BYTES = {'pred': 1, 's4': 0.5, 'u4': 0.5, 'bf16': 2, 'c64': 8, 'c128': 16}
-_OP = re.compile(r'\s*(?:ROOT )?%?(\S+) = (\([^=]*?\)|\S+) ([\w-]+)\(')
+_OP = re.compile(r'\s*(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\(')  # /*index=5*/ is in tuples.
 _CALLEES = re.compile(r'(?:calls|body|condition|to_apply|branch_computations)=\{?(%[^,\s}]+)')
 
 
