@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from i2vgen_jax import components, generation
-from i2vgen_jax.models import kernels
+from i2vgen_jax.models import kernels, pallas_attention
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.plan import chips
+from i2vgen_jax.plan import chips, compiled
+from launch import topology
 from tests import tiny
 
 
@@ -152,3 +153,23 @@ def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
   generate = generation.make_generate(built, mesh, **generation.settings(config))
   jax.eval_shape(generate, params['params'], frozen, inputs, latents)
   assert set(seen) == {'tpu'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['v5e-16', 'v5p-8', 'v6e-8', 'tpu7x-8'])
+def test_the_longest_row_of_keys_fits_the_vector_memory(name):
+  """Compiled by libtpu, forward and backward, as nothing else sees what a kernel takes."""
+  pytest.importorskip('libtpu')
+  devices = compiled.devices(topology.parse(name))
+  mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), devices)
+  x = jax.ShapeDtypeStruct(
+    (len(devices), 2, pallas_attention.MOST_KEYS, 128),
+    jnp.bfloat16,
+    sharding=mesh_lib.batch_sharding(mesh),
+  )
+
+  def backward(q, k, v, dy):
+    return jax.vjp(lambda *x: kernels.attend('pixels', *x, 2), q, k, v)[1](dy)
+
+  lowered = jax.jit(mesh_lib.within(mesh, backward)).lower(x, x, x, x)
+  assert 'tpu_custom_call' in lowered.compile().as_text()
