@@ -17,7 +17,7 @@ MESHES = {
   'gpu-8': dict(data=1, fsdp=8, tensor=1),
   'v5e-16': dict(data=1, fsdp=16, tensor=1),
   'v5e-64': dict(data=1, fsdp=64, tensor=1),
-  'v5e-256': dict(data=4, fsdp=64, tensor=1),
+  'v5e-256': dict(data=16, fsdp=16, tensor=1),
   'v5p-8': dict(data=1, fsdp=4, tensor=1),  # 4 chips: v5p names count two cores of each.
   'v5p-128': dict(data=16, fsdp=4, tensor=1),
   'v5p-1024': dict(data=64, fsdp=8, tensor=1),

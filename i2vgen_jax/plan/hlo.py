@@ -134,27 +134,29 @@ def collectives(program, mesh_shape):
   computations, _ = program
   types = {op.name: op.type for ops in computations.values() for op in ops}
   hidden = {op.name for ops in computations.values() for op in _overlapped(ops)}
-  found = []
+  found = {}
   for op, times in executed(program):
     inside = _exchange(op, computations)
     if inside is None:
       continue
     kind, exchange = inside
-    incoming = sum(type_bytes(types.get(name, '')) for name in op.operands)
-    outgoing = op.bytes
-    if op.kind.endswith('-start'):  # Its result is a tuple of operands and results.
-      outgoing = max(0, op.bytes - incoming)
-    found.append(
-      Collective(
-        kind=kind,
-        axes=crossed_axes(exchange.text, mesh_shape),
-        bytes=max(incoming, outgoing),
-        times=times,
-        overlaps=op.name in hidden,
-        op=op,
-      )
+    incoming = sum(type_bytes(types.get(name, '')) for name in exchange.operands)
+    outgoing = exchange.bytes
+    if exchange.kind.endswith('-start'):  # Its result is a tuple of operands and results.
+      outgoing = max(0, exchange.bytes - incoming)
+    # A collective that is cut into steps of a product is named by its start, each of these
+    # products, and its end, all with one channel.
+    channel = re.search(r'channel_id=(\d+)', exchange.text) if exchange is not op else None
+    key = ('fused', channel.group(1)) if channel else op.name
+    found[key] = Collective(
+      kind=kind,
+      axes=crossed_axes(exchange.text, mesh_shape),
+      bytes=max(incoming, outgoing),
+      times=times,
+      overlaps=op.name in hidden or key in found,
+      op=found[key].op if key in found else op,
     )
-  return found
+  return list(found.values())
 
 
 def _exchange(op, computations):
