@@ -41,6 +41,7 @@ def check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=2, rtol
   [
     ('pixels', 3, 600, 600, 64),  # Neither heads nor queries fill their last block.
     ('pixels', 1, 112, 112, 128),
+    ('pixels', 2, 1100, 1100, 64),  # Two chunks of keys, the last one not full; three blocks.
     ('context', 5, 70, 145, 64),
     ('context', 2, 300, 77, 64),
     ('frames', 5, 28, None, 64),
@@ -84,7 +85,8 @@ def test_tiles_pad_least_and_are_multiples_of_the_lanes(num_tokens, tile):
   ('platform', 'over', 'num_keys', 'head_dim', 'dtype', 'expected'),
   [
     ('tpu', 'pixels', 1792, 64, 'bfloat16', 'pallas'),
-    ('tpu', 'pixels', 14_400, 64, 'bfloat16', 'splash'),
+    ('tpu', 'pixels', 14_400, 64, 'bfloat16', 'pallas'),
+    ('tpu', 'pixels', 32_400, 64, 'bfloat16', 'splash'),
     ('tpu', 'pixels', 28, 64, 'bfloat16', 'xla'),
     ('tpu', 'pixels', 1792, 32, 'bfloat16', 'splash'),
     ('tpu', 'context', 145, 64, 'bfloat16', 'pallas'),

@@ -5,7 +5,7 @@ kernels want each head in a tile of its own, half of it empty, and so every quer
 gradient is copied there and back. Here the products of a head are made with the lanes of the other
 set to zero, which costs a multiplier of 128 nothing, and nothing moves.
 
-  attend              keys and values of a row fit in vector memory, so that softmax sees them whole
+  attend              softmax in chunks of keys, all of which are in vector memory
   attend_over_frames  a frame attends to few others, but at every pixel
 
 Products take the inputs' type and sum in float32; softmax is float32. `interpret` runs a kernel
@@ -19,13 +19,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
-MOST_KEYS = 4096
-SCORES = 2**19  # Of a block of queries to all keys, 2 MiB.
-VECTOR_MEMORY = 32 * 2**20  # XLA's 16 MiB fall 1 MiB short of 3,600 keys on v5e, which has 128.
+MOST_KEYS = 16_384
+QUERIES = 512  # Of a block.
+MOST_OF_CHUNK = 1024  # Keys; scores of a block are 2 MiB then.
+VECTOR_MEMORY = 48 * 2**20  # Of the 64 MiB of a v5p core or TPU7x device, the least there is.
+RESULT = 'attention_result'  # What remat policies may keep (unet3d.POLICIES).
 PIXELS = 8  # Of a sequence in attention over frames: the rows of a float32 tile.
 MOST_FRAMES = 64
 MASKED = -1e30
@@ -39,57 +42,178 @@ def fits_heads(head_dim):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def attend(q_BTC, k_BUC, v_BUC, head_dim, interpret=False):
   """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS."""
-  return _attend(_forward_kernel, (q_BTC,), (k_BUC, v_BUC), head_dim, interpret)[0]
+  return _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)[0]
 
 
 def _attend_forward(q_BTC, k_BUC, v_BUC, head_dim, interpret):
-  return attend(q_BTC, k_BUC, v_BUC, head_dim, interpret), (q_BTC, k_BUC, v_BUC)
+  y_BTC, log_sums = _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)
+  y_BTC, log_sums = (checkpoint_name(x, RESULT) for x in (y_BTC, log_sums))
+  return y_BTC, (q_BTC, k_BUC, v_BUC, y_BTC, log_sums)
 
 
-def _attend_backward(head_dim, interpret, qkv, dy_BTC):
-  q_BTC, *kv = qkv
-  return tuple(_attend(_backward_kernel, (q_BTC, dy_BTC), kv, head_dim, interpret))
+def _attend_backward(head_dim, interpret, residuals, dy_BTC):
+  q_BTC, k_BUC, v_BUC, y_BTC, log_sums = residuals
+  blocks = _Blocks(q_BTC, k_BUC, head_dim)
+  sums = [pltpu.VMEM((blocks.padded_keys, LANES), jnp.float32)] * 2
+  return blocks.call(
+    _backward_kernel,
+    inputs=(q_BTC, y_BTC, dy_BTC, log_sums, k_BUC, v_BUC),
+    specs=[*[blocks.of_queries] * 3, blocks.of_sums, *[blocks.of_keys] * 2],
+    outputs=(q_BTC, k_BUC, v_BUC),
+    output_specs=[blocks.of_queries, *[blocks.of_keys] * 2],
+    scratch_shapes=sums,
+    products=5,
+    interpret=interpret,
+    name='attention_backward',
+  )
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _attend(kernel, queries, keys, head_dim, interpret):
-  """Runs a kernel over blocks of queries, innermost, with all keys of the same 128 lanes."""
-  (batch_size, num_queries, channels), num_keys = queries[0].shape, keys[0].shape[1]
-  most = min(512, max(LANES, SCORES // num_keys // LANES * LANES))
-  block = min(most, pl.cdiv(num_queries, 16) * 16)
-  grid = (batch_size, pl.cdiv(channels, LANES), pl.cdiv(num_queries, block))
-  of_queries = pl.BlockSpec((1, block, LANES), lambda b, a, t: (b, t, a))
-  of_keys = pl.BlockSpec((1, num_keys, LANES), lambda b, a, t: (b, 0, a))
-  backward = kernel is _backward_kernel
-  results = (queries[0], *keys) if backward else queries
-  return pl.pallas_call(
-    functools.partial(kernel, sizes=(num_queries, channels), head_dim=head_dim),
-    grid=grid,
-    in_specs=[of_queries] * len(queries) + [of_keys] * 2,
-    out_specs=[of_queries] + [of_keys] * 2 * backward,
-    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
-    scratch_shapes=[pltpu.VMEM((num_keys, LANES), jnp.float32)] * 2 * backward,
-    cost_estimate=_cost(
-      (*queries, *keys, *results),
-      num_scores=batch_size * channels // head_dim * num_queries * num_keys,
-      products=5 if backward else 2,
-      head_dim=head_dim,
-    ),
-    compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VECTOR_MEMORY),
+def _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret):
+  """(output, logarithm of the sum of each query's exp(scores): float32 (B, tiles, heads, T))."""
+  blocks = _Blocks(q_BTC, k_BUC, head_dim)
+  return blocks.call(
+    _forward_kernel,
+    inputs=(q_BTC, k_BUC, v_BUC),
+    specs=[blocks.of_queries, *[blocks.of_keys] * 2],
+    outputs=(q_BTC, blocks.sums),
+    output_specs=[blocks.of_queries, blocks.of_sums],
+    scratch_shapes=(),
+    products=2,
     interpret=interpret,
-    name='attention_' + ('backward' if backward else 'forward'),
-  )(*queries, *keys)
+    name='attention_forward',
+  )
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, y_ref, sizes, head_dim):
-  q, k, v = _read((q_ref, k_ref, v_ref), sizes)
-  y_ref[0] = _forward(q, k, v, head_dim).astype(y_ref.dtype)
+class _Blocks:
+  """How attention is cut: over rows, tiles of 128 lanes, and, innermost, blocks of queries.
+
+  All keys of a tile are in vector memory, and are read in equal chunks.
+  """
+
+  def __init__(self, q_BTC, k_BUC, head_dim):
+    (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
+    self.num_keys, self.head_dim = num_keys, head_dim
+    self.block = min(QUERIES, pl.cdiv(self.num_queries, 16) * 16)
+    # Of whole tiles of bfloat16, which are 16 rows high.
+    num_chunks = pl.cdiv(num_keys, MOST_OF_CHUNK)
+    self.chunk = pl.cdiv(num_keys, 16 * num_chunks) * 16
+    self.padded_keys = num_chunks * self.chunk
+    num_tiles, num_blocks = pl.cdiv(self.channels, LANES), pl.cdiv(self.num_queries, self.block)
+    self.grid = (batch_size, num_tiles, num_blocks)
+    per_tile = LANES // head_dim
+    self.sums = jax.ShapeDtypeStruct(
+      (batch_size, num_tiles, per_tile, num_blocks * self.block), jnp.float32
+    )
+    self.of_queries = pl.BlockSpec((1, self.block, LANES), lambda b, a, t: (b, t, a))
+    self.of_sums = pl.BlockSpec((1, 1, per_tile, self.block), lambda b, a, t: (b, a, 0, t))
+    # One buffer: the next row's keys come late, but after thousands of queries.
+    self.of_keys = pl.BlockSpec(
+      (1, self.padded_keys, LANES), lambda b, a, t: (b, 0, a), pipeline_mode=pl.Buffered(1)
+    )
+
+  def call(self, kernel, inputs, specs, outputs, output_specs, products, **options):
+    """Runs a kernel over the grid; outputs are like the arrays or shapes of `outputs`."""
+    num_heads = self.channels // self.head_dim
+    return pl.pallas_call(
+      functools.partial(kernel, self),
+      grid=self.grid,
+      in_specs=specs,
+      out_specs=output_specs,
+      out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
+      cost_estimate=_cost(
+        (*inputs, *outputs),
+        num_scores=self.grid[0] * num_heads * self.num_queries * self.num_keys,
+        products=products,
+        head_dim=self.head_dim,
+      ),
+      # Parallel: divided over the two cores of a v5p chip.
+      compiler_params=pltpu.CompilerParams(
+        vmem_limit_bytes=VECTOR_MEMORY,
+        dimension_semantics=('parallel', 'parallel', 'arbitrary'),
+      ),
+      **options,
+    )(*inputs)
+
+  def lanes(self):
+    """Of the kernel's tile, those that hold channels."""
+    return jnp.minimum(LANES, self.channels - pl.program_id(1) * LANES)
+
+  def read_queries(self, ref, lanes):
+    """(T, L), with zeros for what lies beyond the array: a block may hold anything there, and
+    0 x NaN is NaN."""
+    return self._inside(ref[0], pl.program_id(2) * self.block, self.num_queries, lanes)
+
+  def read_keys(self, ref, start, lanes):
+    """(U, L), a chunk, likewise."""
+    return self._inside(ref[0, pl.ds(start, self.chunk)], start, self.num_keys, lanes)
+
+  def _inside(self, x, first_row, num_rows, lanes):
+    if num_rows % x.shape[0] == 0 and self.channels % LANES == 0:
+      return x
+    row, lane = (jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) for dim in (0, 1))
+    return jnp.where((lane < lanes) & (first_row + row < num_rows), x, 0)
+
+  def over_heads(self, function, init, lanes):
+    """function(head, carry) for each head of the tile."""
+    return jax.lax.fori_loop(0, lanes // self.head_dim, function, init)
+
+  def over_chunks(self, function, init):
+    """function(first key, carry) for each chunk of keys."""
+    if self.chunk == self.padded_keys:
+      return function(0, init)
+
+    def of_chunk(i, carry):
+      return function(pl.multiple_of(i * self.chunk, 16), carry)
+
+    return jax.lax.fori_loop(0, self.padded_keys // self.chunk, of_chunk, init)
+
+  def of_head(self, x_TL, head):
+    """(mask of the head's lanes, x with zeros in all others)."""
+    mask = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1) // self.head_dim == head
+    return mask, jnp.where(mask, x_TL, 0)
+
+  def scores(self, k_UL, q_TL, start):
+    """(U, T): a query is a column, so that its maximum and sums are rows and broadcast as such."""
+    scores_UT = _dot(k_UL, q_TL, over=(1, 1))
+    if self.padded_keys == self.num_keys:
+      return scores_UT
+    row = jax.lax.broadcasted_iota(jnp.int32, scores_UT.shape, 0)
+    return jnp.where(start + row < self.num_keys, scores_UT, MASKED)
+
+
+def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref):
+  lanes = blocks.lanes()
+  scaled_TL = _scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
+  num_queries = scaled_TL.shape[0]
+
+  def of_head(head, y_TL):
+    mask_TL, q_TL = blocks.of_head(scaled_TL, head)
+
+    def of_chunk(start, carry):
+      largest_1T, sum_1T, y_LT = carry
+      k_UL, v_UL = (blocks.read_keys(ref, start, lanes) for ref in (k_ref, v_ref))
+      scores_UT = blocks.scores(k_UL, q_TL, start)
+      larger_1T = jnp.maximum(largest_1T, jnp.max(scores_UT, 0, keepdims=True))
+      scores_UT = jnp.exp(scores_UT - larger_1T)
+      fading_1T = jnp.exp(largest_1T - larger_1T)
+      y_LT = y_LT * fading_1T + _dot(v_UL, scores_UT.astype(v_UL.dtype), over=(0, 0))
+      return larger_1T, sum_1T * fading_1T + jnp.sum(scores_UT, 0, keepdims=True), y_LT
+
+    row = jnp.zeros((1, num_queries), jnp.float32)
+    init = (row + MASKED, row, jnp.zeros((LANES, num_queries), jnp.float32))
+    largest_1T, sum_1T, y_LT = blocks.over_chunks(of_chunk, init)
+    sums_ref[0, 0, pl.ds(head, 1)] = largest_1T + jnp.log(sum_1T)
+    return jnp.where(mask_TL, (y_LT / sum_1T).T, y_TL)
+
+  y_TL = blocks.over_heads(of_head, jnp.zeros(scaled_TL.shape, jnp.float32), lanes)
+  y_ref[0] = y_TL.astype(y_ref.dtype)
 
 
 def _backward_kernel(
-  q_ref, dy_ref, k_ref, v_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum, sizes, head_dim
+  blocks, q_ref, y_ref, dy_ref, sums_ref, k_ref, v_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum
 ):
   block = pl.program_id(2)
 
@@ -98,30 +222,37 @@ def _backward_kernel(
     dk_sum[...] = jnp.zeros_like(dk_sum)
     dv_sum[...] = jnp.zeros_like(dv_sum)
 
-  q, dy, k, v = _read((q_ref, dy_ref, k_ref, v_ref), sizes)
-  dq, dk, dv = _backward(q, k, v, dy, head_dim)
-  dq_ref[0] = dq.astype(dq_ref.dtype)
-  dk_sum[...] += dk
-  dv_sum[...] += dv
+  lanes = blocks.lanes()
+  scaled_TL = _scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
+  y_TL, all_dy_TL = (blocks.read_queries(ref, lanes) for ref in (y_ref, dy_ref))
+  y_dy_TL = y_TL.astype(jnp.float32) * all_dy_TL.astype(jnp.float32)
+
+  def of_head(head, dq_TL):
+    mask_TL, q_TL = blocks.of_head(scaled_TL, head)
+    _, dy_TL = blocks.of_head(all_dy_TL, head)
+    log_sum_1T = sums_ref[0, 0, pl.ds(head, 1)]
+    mean_1T = jnp.sum(jnp.where(mask_TL, y_dy_TL, 0).T, 0, keepdims=True)
+
+    def of_chunk(start, dq_TL):
+      k_UL, v_UL = (blocks.read_keys(ref, start, lanes) for ref in (k_ref, v_ref))
+      weights_UT = jnp.exp(blocks.scores(k_UL, q_TL, start) - log_sum_1T)
+      dweights_UT = _dot(v_UL, dy_TL, over=(1, 1))
+      dscores_UT = (weights_UT * (dweights_UT - mean_1T)).astype(q_TL.dtype)
+      rows = pl.ds(start, blocks.chunk)
+      dv_sum[rows] += _dot(weights_UT.astype(dy_TL.dtype), dy_TL, over=(1, 0))
+      dk_sum[rows] += _dot(dscores_UT, q_TL, over=(1, 0))
+      return dq_TL + _dot(dscores_UT, k_UL, over=(0, 0))
+
+    head_dq_TL = blocks.over_chunks(of_chunk, jnp.zeros(dq_TL.shape, jnp.float32))
+    return jnp.where(mask_TL, head_dq_TL, dq_TL)
+
+  dq_TL = blocks.over_heads(of_head, jnp.zeros(scaled_TL.shape, jnp.float32), lanes)
+  dq_ref[0] = (dq_TL * blocks.head_dim**-0.5).astype(dq_ref.dtype)
 
   @pl.when(block == pl.num_programs(2) - 1)
   def _():
     dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
     dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
-
-
-def _read(refs, sizes):
-  """The blocks with zeros for what lies beyond the array: queries after the last, lanes of a head
-  that is not there. A block may hold anything there, and 0 x NaN is NaN."""
-  num_queries, channels = sizes
-  block = refs[0].shape[1]
-  for ref in refs:
-    x = ref[0]
-    row, lane = (jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) for dim in (0, 1))
-    inside = pl.program_id(1) * LANES + lane < channels
-    if ref.shape == refs[0].shape:
-      inside &= pl.program_id(2) * block + row < num_queries
-    yield jnp.where(inside, x, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -137,6 +268,7 @@ def attend_over_frames(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret=False):
 
 def _over_frames_forward(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret):
   y_BFSC = attend_over_frames(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret)
+  y_BFSC = checkpoint_name(y_BFSC, RESULT)
   return y_BFSC, (q_BFSC, k_BFSC, v_BFSC)
 
 
@@ -161,7 +293,7 @@ def _over_frames(function, arrays_BFSC, head_dim, interpret):
 
   def kernel(*refs):
     _for_each_sequence(
-      lambda *sequences: function(*sequences, head_dim, every=PIXELS),
+      lambda *sequences: function(*sequences, head_dim),
       refs[: len(arrays_BFSC)],
       refs[len(arrays_BFSC) :],
       (num_pixels, channels),
@@ -179,6 +311,7 @@ def _over_frames(function, arrays_BFSC, head_dim, interpret):
       products=5 if backward else 2,
       head_dim=head_dim,
     ),
+    compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',) * 3),
     interpret=interpret,
     name='frame_attention_' + ('backward' if backward else 'forward'),
   )(*arrays_BFSC)
@@ -212,29 +345,29 @@ def _for_each_sequence(function, inputs, outputs, sizes):
   jax.lax.fori_loop(0, block // rows, do_two, 0)
 
 
-def _forward(q_TL, k_UL, v_UL, head_dim, every=1):
-  """(T, L) float32. Query i sees key j if they are `every` apart, or a multiple of it."""
+def _forward(q_TL, k_UL, v_UL, head_dim):
+  """(T, L) float32. A query sees keys that are PIXELS apart, or a multiple of it."""
   y_TL = jnp.zeros(q_TL.shape, jnp.float32)
   for of_head_TL, head_q_TL in _heads(q_TL, head_dim):
-    scores_TU, sum_T1 = _exp_scores(head_q_TL, k_UL, head_dim, every)
-    head_y_TL = _dot(scores_TU.astype(v_UL.dtype), v_UL) / sum_T1
+    scores_TU, sum_T1 = _exp_scores(head_q_TL, k_UL, head_dim)
+    head_y_TL = _dot(scores_TU.astype(v_UL.dtype), v_UL, over=(1, 0)) / sum_T1
     y_TL = jnp.where(of_head_TL, head_y_TL, y_TL)
   return y_TL
 
 
-def _backward(q_TL, k_UL, v_UL, dy_TL, head_dim, every=1):
+def _backward(q_TL, k_UL, v_UL, dy_TL, head_dim):
   """Gradients of q, k and v, float32."""
   dq_TL, dk_UL, dv_UL = (jnp.zeros(x.shape, jnp.float32) for x in (q_TL, k_UL, v_UL))
   heads = (_heads(x, head_dim) for x in (q_TL, k_UL, dy_TL))
   for (_, q_TL), (_, k_UL), (_, dy_TL) in zip(*heads, strict=True):
-    scores_TU, sum_T1 = _exp_scores(q_TL, k_UL, head_dim, every)
+    scores_TU, sum_T1 = _exp_scores(q_TL, k_UL, head_dim)
     weights_TU = scores_TU * (1 / sum_T1)
-    dweights_TU = _dot(dy_TL, v_UL.T)
+    dweights_TU = _dot(dy_TL, v_UL, over=(1, 1))
     mean_T1 = jnp.sum(dweights_TU * weights_TU, -1, keepdims=True)
     dscores_TU = (weights_TU * (dweights_TU - mean_T1)).astype(q_TL.dtype)
-    dq_TL += _dot(dscores_TU, k_UL)
-    dk_UL += _dot(dscores_TU.T, q_TL)
-    dv_UL += _dot(weights_TU.astype(dy_TL.dtype).T, dy_TL)
+    dq_TL += _dot(dscores_TU, k_UL, over=(1, 0))
+    dk_UL += _dot(dscores_TU, q_TL, over=(0, 0))
+    dv_UL += _dot(weights_TU.astype(dy_TL.dtype), dy_TL, over=(0, 0))
   scale = head_dim**-0.5
   return dq_TL * scale, dk_UL * scale, dv_UL
 
@@ -247,19 +380,28 @@ def _heads(x_TL, head_dim):
     yield mask, jnp.where(mask, x_TL, 0)
 
 
-def _exp_scores(q_TL, k_UL, head_dim, every):
+def _exp_scores(q_TL, k_UL, head_dim):
   """(exp(scores - their maximum), their sum): (T, U) and (T, 1)."""
-  scores_TU = _dot((q_TL * head_dim**-0.5).astype(q_TL.dtype), k_UL.T)
-  if every > 1:
-    row, column = (jax.lax.broadcasted_iota(jnp.int32, scores_TU.shape, dim) for dim in (0, 1))
-    scores_TU = jnp.where(row % every == column % every, scores_TU, MASKED)
+  scores_TU = _dot(_scale(q_TL, head_dim), k_UL, over=(1, 1))
+  row, column = (jax.lax.broadcasted_iota(jnp.int32, scores_TU.shape, dim) for dim in (0, 1))
+  scores_TU = jnp.where(row % PIXELS == column % PIXELS, scores_TU, MASKED)
   scores_TU = jnp.exp(scores_TU - jnp.max(scores_TU, -1, keepdims=True))
   return scores_TU, jnp.sum(scores_TU, -1, keepdims=True)
 
 
-def _dot(a, b):
-  precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-  return jnp.dot(a, b, preferred_element_type=jnp.float32, precision=precision)
+def _scale(q_TL, head_dim):
+  return (q_TL * head_dim**-0.5).astype(q_TL.dtype)
+
+
+def _dot(a, b, over):
+  """Product of matrices, summed over a dim of each, in float32."""
+  return jax.lax.dot_general(
+    a,
+    b,
+    (([over[0]], [over[1]]), ([], [])),
+    precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
+    preferred_element_type=jnp.float32,
+  )
 
 
 def _cost(arrays, num_scores, products, head_dim):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import attention, conditioning, free_u, layers
+from i2vgen_jax.models import attention, conditioning, free_u, layers, pallas_attention
 
 
 class Level(nn.Module):
@@ -283,7 +283,11 @@ class TimeEmbedding(nn.Module):
 # What is kept of a block's forward pass for its backward pass; all else is computed again.
 POLICIES = {
   'block': jax.checkpoint_policies.nothing_saveable,  # Its input alone.
-  'products': jax.checkpoint_policies.dots_saveable,  # And results of products and convolutions.
+  # And results of products, convolutions and attention.
+  'products': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable,
+    jax.checkpoint_policies.save_only_these_names(pallas_attention.RESULT),
+  ),
   # Its input alone, and that in the memory of the host.
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=(),
