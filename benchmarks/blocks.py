@@ -2,10 +2,11 @@
 
   python -m benchmarks.blocks ResBlock|SpatialTransformer|TemporalTransformer
       [--topology=v5p-8] [--channels=320] [--size=32x56] [--frames=16] [--batch=4]
-      [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1]
+      [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1] [--context=1]
 
-Size is of the latents, batch per device. Compiles for 20 seconds to 3 minutes of CPU time. Figures
-are estimates by XLA's cycles; see docs/performance.md.
+Size is of the latents; batch is of the `context` devices that hold frames of the same videos.
+Compiles for 20 seconds to 3 minutes of CPU time. Figures are estimates by XLA's cycles; see
+docs/performance.md.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from i2vgen_jax import components, flops
 from i2vgen_jax.models import attention, layers, unet3d
+from i2vgen_jax.parallel import context as context_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import chips, compiled
@@ -40,19 +42,21 @@ def block(name, channels, shape, remat):
   return unet3d.rematerialized(attention.TemporalTransformer, remat)(*sizes), (x,)
 
 
-def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=-1):
+def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=-1, context=1):
   """compiled.report of one block, its weights split over fsdp devices (-1: over all)."""
-  data = 1 if fsdp < 0 else -1
-  mesh = mesh_lib.make_mesh(dict(data=data, fsdp=fsdp, tensor=1), compiled.devices(topology))
-  shape = (batch * mesh.devices.size, frames, *size)
+  sizes = dict(data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1)
+  mesh = mesh_lib.make_mesh(sizes, compiled.devices(topology))
+  shape = (batch * mesh.devices.size // context, frames, *size)
   module, arguments = block(name, channels, shape, remat)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(module.init, key, *arguments)
   placed = sharding.shard_tree(params, mesh, MIN_ELEMENTS)
   rows = mesh_lib.batch_sharding(mesh)
 
+  apply = context_lib.split_videos(module.apply)
+
   def backward(params, dy, x, *others):
-    return jax.vjp(lambda params, x: module.apply(params, x, *others), params, x)[1](dy)
+    return jax.vjp(lambda params, x: apply(params, x, *others), params, x)[1](dy)
 
   arguments = (arguments[0], *arguments)  # The gradient looks like x.
   lowered = jax.jit(mesh_lib.within(mesh, backward), out_shardings=(placed, rows)).lower(
@@ -83,5 +87,6 @@ if __name__ == '__main__':
   parser.add_argument('--remat', choices=('none', *unet3d.POLICIES), default='none')
   parser.add_argument('--profile', choices=xla_profiles.PROFILES, default='none')
   parser.add_argument('--fsdp', type=int, default=-1)
+  parser.add_argument('--context', type=int, default=1)
   options = vars(parser.parse_args())
   print(json.dumps(measure(options.pop('block'), **options), indent=1))

@@ -1,20 +1,21 @@
 """The base stage of I2VGen-XL: 448x256, 16 and 32 frames, images joined in as one-frame videos.
 
-  python -m i2vgen_jax.train --config=configs/base.py:mesh=v5e-256,corpus=gs://BUCKET/corpora \
+  python -m i2vgen_jax.train --config=configs/base.py:mesh=v5p-128,corpus=gs://BUCKET/corpora \
       --workdir=gs://BUCKET/runs/base --config.vae.weights=... --config.text_encoder.weights=... \
       --config.image_encoder.weights=... --config.tokenizer=...
 
-`corpus` holds the ingested folders webvid/ and laion/. 26.2 TFLOP per 16-frame video and step. Not
-yet run on a pod.
+`corpus` holds the ingested folders webvid/ and laion/; `context` devices share a video where a
+batch has fewer than devices, as the 32-frame half of 256 on v5e-256. 26.2 TFLOP per 16-frame video
+and step. Not yet run on a pod.
 """
 
 from configs import common, meshes
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=256)
+  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=256, context=1)
   config = common.release()
-  config.mesh = meshes.get(arg.mesh)
+  config.mesh = meshes.get(arg.mesh, arg.context)
   config.data.directories = dict(webvid=f'{arg.corpus}/webvid', laion=f'{arg.corpus}/laion')
   # The text-to-video stage's eight ranks in turn: one of images, then frames x fps as listed;
   # tokens per step are about constant. (VGen: frame_lens [1,16x4,32x3], sample_fps

@@ -1,5 +1,5 @@
-"""Machines by name: how many ways to split the batch (slice x data x fsdp), the parameters (fsdp)
-and the matmuls (tensor).
+"""Machines by name: how many ways to split the batch (slice x data x fsdp), the parameters (fsdp),
+single videos where the batch leaves less than one for a device (context), and the matmuls (tensor).
 
 The names are those of launch/topology.py; NxNAME is N slices of it, or N hosts of GPUs, with the
 batch split between them. fsdp stays at 64 or below: 320 channels are 64 x 5. -1 takes whatever
@@ -29,14 +29,21 @@ MESHES = {
 }
 
 
-def get(name):
-  """Axis sizes of a machine.
+def get(name, context=1):
+  """Axis sizes of a machine, of whose data axis, or else fsdp, `context` is split off.
 
   Raises:
-    ValueError: unknown name.
+    ValueError: unknown name, or `context` divides neither.
   """
   match = re.fullmatch(r'(?:([1-9]\d*)x)?(.+)', name)
   slices, one = match.groups() if match else (None, name)
   if one not in MESHES:
     raise ValueError(f'mesh={name!r} is unknown; known: {", ".join(MESHES)}, and 2x before them.')
-  return dict(slice=int(slices or 1), **MESHES[one])
+  sizes = dict(slice=int(slices or 1), context=context) | MESHES[one]
+  if -1 in sizes.values():  # It takes what is left.
+    return sizes
+  axis = next((axis for axis in ('data', 'fsdp') if sizes[axis] % context == 0), None)
+  if axis is None:
+    raise ValueError(f'mesh={name!r} is {sizes}: context={context} divides neither data nor fsdp.')
+  sizes[axis] //= context
+  return sizes

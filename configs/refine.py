@@ -1,18 +1,23 @@
 """The refinement stage of I2VGen-XL: 1280x720 from the base stage's 448x256, guided by the caption.
 
-  python -m i2vgen_jax.train --config=configs/refine.py:mesh=v5e-256,corpus=gs://BUCKET/corpora \
-      --workdir=gs://BUCKET/runs/refine --config.start=gs://BUCKET/runs/base
+  python -m i2vgen_jax.train \
+      --config=configs/refine.py:mesh=v5p-128,context=2,corpus=gs://BUCKET/corpora \
+      --workdir=gs://BUCKET/runs/refine --config.start=gs://BUCKET/runs/base \
+      --config.unet.remat=products
 
 The base stage's config, but for what is below. `corpus` holds the ingested folder refine/: the
-high-quality part of the corpus. 274 TFLOP per 16-frame video and step. Not yet run on a pod.
+high-quality part of the corpus; `context` devices share a video where a batch has fewer than
+devices. 274 TFLOP per 16-frame video and step. Not yet run on a pod.
 """
 
 from configs import base, common
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=64)
-  config = base.get_config(f'mesh={arg.mesh},corpus={arg.corpus},batch={arg.batch}')
+  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=64, context=1)
+  config = base.get_config(
+    f'mesh={arg.mesh},corpus={arg.corpus},batch={arg.batch},context={arg.context}'
+  )
   # Paper Sec. 3.2: text alone; noise up to level 600 of 1000, which keeps the base's layout.
   config.unet.conditioners = (dict(kind='text'),)
   config.condition_dropout.image_embedding = 0.0

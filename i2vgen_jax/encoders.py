@@ -6,12 +6,14 @@ caption's. All outputs are float32; random draws are keyed per sample.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2vgen_jax.models import clip, tiling, vae
+from i2vgen_jax.parallel import context
 
 # OpenAI CLIP's image statistics, RGB.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -87,11 +89,11 @@ class Encoders:
   def moments(self, frozen, video_BFHWC):
     """Mean and log-variance of the posterior of uint8 pixels, float32 in the VAE's own units."""
 
-    def encode(frames_BHWC):
+    def encode(params, frames_BHWC):
       pixels_BHWC = frames_BHWC.astype(jnp.float32) / 127.5 - 1
-      return self.vae.apply({'params': frozen['vae']}, pixels_BHWC, method='encode')
+      return self.vae.apply({'params': params}, pixels_BHWC, method='encode')
 
-    return self._over_frames(encode, video_BFHWC)
+    return self._over_frames(encode, frozen, video_BFHWC)
 
   def draw_latents(self, mean_BFHWC, logvar_BFHWC, keys_B=None):
     """Scaled latents of a posterior; None for keys_B takes its mean."""
@@ -103,9 +105,9 @@ class Encoders:
   def decode_video(self, frozen, latents_BFHWC):
     """uint8 pixels of scaled latents."""
 
-    def decode(latents_BHWC):
+    def decode(params, latents_BHWC):
       pixels_BHWC = tiling.apply_in_tiles(
-        lambda part: self.vae.apply({'params': frozen['vae']}, part, method='decode'),
+        lambda part: self.vae.apply({'params': params}, part, method='decode'),
         latents_BHWC,
         self.tile,
         self.tile_overlap,
@@ -113,16 +115,21 @@ class Encoders:
       )
       return jnp.clip(jnp.round((pixels_BHWC + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
-    return self._over_frames(decode, latents_BFHWC / self.scaling_factor)
+    return self._over_frames(decode, frozen, latents_BFHWC / self.scaling_factor)
 
-  def _over_frames(self, function, video_BFHWC):
-    """Applies a function of (B, ...) to `frames_per_chunk` frames at a time; the batch dim stays
-    sharded."""
-    video_FBHWC = jnp.swapaxes(video_BFHWC, 0, 1)
-    result_FB = jax.lax.map(
-      function, video_FBHWC, batch_size=min(self.frames_per_chunk, video_FBHWC.shape[0])
-    )
-    return jax.tree.map(lambda result: jnp.swapaxes(result, 0, 1), result_FB)
+  def _over_frames(self, function, frozen, video_BFHWC):
+    """Applies a function of the VAE's parameters and (B, ...) to `frames_per_chunk` frames at a
+    time; the batch dim stays sharded, and a video over `context`."""
+
+    def of_videos(params, video_BFHWC):
+      video_FBHWC = jnp.swapaxes(video_BFHWC, 0, 1)
+      chunk = min(self.frames_per_chunk, video_FBHWC.shape[0])
+      result_FB = jax.lax.map(functools.partial(function, params), video_FBHWC, batch_size=chunk)
+      return jax.tree.map(lambda result: jnp.swapaxes(result, 0, 1), result_FB)
+
+    if video_BFHWC.shape[1] > 1:  # An image alone is encoded by all devices of `context` alike.
+      of_videos = context.split_videos(of_videos)
+    return of_videos(frozen['vae'], video_BFHWC)
 
   def encode_text(self, frozen, token_ids_BL):
     """float32 (B, L, D): the penultimate layer after the final norm, as the release conditions

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from i2vgen_jax.diffusion import guidance, loss
-from i2vgen_jax.parallel import sharding
+from i2vgen_jax.parallel import context, sharding
 
 NUM_DRAWS = 6  # Keys of a sample in a step: posterior, image, drops, timestep, noise, dropout.
 
@@ -99,6 +99,8 @@ def make_encoded_loss(
 ):
   """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch."""
 
+  apply = context.split_videos(unet.apply)
+
   def encoded_loss(params, encoded, seed, step):
     *_, time_B, noise_B, dropout_B = sample_keys(seed, step, encoded['position'], NUM_DRAWS)
     latents_BFHWC, conditioning = jax.lax.stop_gradient(
@@ -108,7 +110,7 @@ def make_encoded_loss(
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
 
     def denoise(noisy_BFHWC, timesteps_B):
-      return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
+      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
 
     loss_B = loss.denoising_loss(
       denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
@@ -199,6 +201,8 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range)
   the same at every call.
   """
 
+  apply = context.split_videos(unet.apply)
+
   def eval_loss(params, frozen, batch, seed):
     (noise_B,) = sample_keys(seed, 0, batch['position'], 1)
     latents_BFHWC = encoders.encode_video(frozen, batch['video'])
@@ -212,7 +216,7 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range)
     noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, 0.0)
 
     def denoise(noisy_BFHWC, timesteps_B):
-      return unet.apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
+      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
 
     return loss.denoising_loss(
       denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type

@@ -110,6 +110,15 @@ def test_refine_config_is_the_base_model_without_its_image_and_fps():
   assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 1_411_233_860
 
 
+def test_context_is_split_off_data_or_else_fsdp():
+  assert meshes.get('v5p-128', context=2) == dict(slice=1, data=8, fsdp=4, context=2, tensor=1)
+  assert meshes.get('v6e-64', context=4) == dict(slice=1, data=1, fsdp=16, context=4, tensor=1)
+  assert meshes.get('fsdp', context=2)['fsdp'] == -1
+  with pytest.raises(ValueError, match='context=3 divides neither data nor fsdp'):
+    meshes.get('v5p-128', context=3)
+  assert refine.get_config('mesh=v5p-128,context=2').mesh.context == 2
+
+
 def test_unknown_mesh_and_argument_list_the_known_ones():
   with pytest.raises(ValueError, match='v5e-256'):
     meshes.get('v5e-255')

@@ -9,6 +9,7 @@ import pytest
 
 from i2vgen_jax import components, generation
 from i2vgen_jax.models import kernels, pallas_attention
+from i2vgen_jax.parallel import context
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import chips, compiled
 from launch import topology
@@ -118,19 +119,12 @@ def test_each_device_attends_within_its_rows(over, batch_size, num_heads):
   def on_device(q, k, v):
     return kernels.plain(over, q, k, v, q.shape[-1] // 8)
 
-  dims = kernels.OVER[over][0]
-  mapped = mesh_lib.within(
-    mesh, kernels._on_each_device(on_device, ('BFSC', dims, dims), num_heads)
-  )
+  dims = ('BFSC', *[kernels.OVER[over][0]] * 2)
+  mapped = mesh_lib.within(mesh, context.on_each_device(on_device, dims, num_heads))
   ours = jax.jit(mapped)(*jax.device_put(arrays, mesh_lib.replicated(mesh)))
   spec = ours.sharding.spec
   assert (spec and spec[0] == ('data', 'fsdp')) == (batch_size == 4)
   np.testing.assert_allclose(ours, kernels.plain(over, *arrays, num_heads), rtol=1e-5, atol=1e-6)
-
-
-def test_axes_are_those_of_the_mesh():
-  used = {axis for axes in kernels.AXES.values() for axis in axes}
-  assert used == set(mesh_lib.AXES)
 
 
 @pytest.mark.slow

@@ -58,8 +58,16 @@ def test_blocks_send_weights_and_their_gradients_only(name):
 
 
 @pytest.mark.slow
-def test_loss_and_gradients_are_those_of_one_device():
-  """On a mesh whose every axis splits something, with noise, timesteps and dropout drawn anew."""
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    dict(slice=2, data=1, fsdp=2, tensor=2),
+    dict(data=2, fsdp=2, context=2, tensor=1),  # A video per two devices: its frames or pixels.
+    dict(data=1, fsdp=2, context=2, tensor=2),  # Two videos for two devices.
+  ],
+)
+def test_loss_and_gradients_are_those_of_one_device(sizes):
+  """On meshes whose every axis splits something, with noise, timesteps and dropout drawn anew."""
   config = tiny.get_config('unused')
   built = components.build(config)
   latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=4)
@@ -85,7 +93,7 @@ def test_loss_and_gradients_are_those_of_one_device():
     return params, jax.device_get(jax.jit(mesh_lib.within(mesh, function))(placed, batch))
 
   params, (expected, gradients) = on(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-  _, (found, split) = on(dict(slice=2, data=1, fsdp=2, tensor=2), jax.devices(), params)
+  _, (found, split) = on(sizes, jax.devices(), params)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   largest = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients))
   for (path, a), b in zip(

@@ -16,7 +16,7 @@ MESH = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
 
 def test_one_axis_takes_the_devices_that_are_left():
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 2, 'tensor': 1})
-  assert dict(mesh.shape) == {'slice': 1, 'data': 4, 'fsdp': 2, 'tensor': 1}
+  assert dict(mesh.shape) == {'slice': 1, 'data': 4, 'fsdp': 2, 'context': 1, 'tensor': 1}
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,11 @@ def test_a_batch_keeps_its_rows_and_splits_over_slice_data_and_fsdp():
 @pytest.mark.parametrize(
   ('sizes', 'per_process', 'process', 'reader'),
   [
-    ((1, 4, 2, 1), 2, 3, (3, 4)),  # Two rows of eight each.
-    ((2, 2, 2, 1), 4, 1, (1, 2)),  # A process is a slice.
-    ((1, 1, 2, 4), 2, 1, (0, 2)),  # Two processes hold parts of one matrix: the same rows.
-    ((1, 1, 1, 8), 2, 3, (0, 1)),
+    ((1, 4, 2, 1, 1), 2, 3, (3, 4)),  # Two rows of eight each.
+    ((2, 2, 2, 1, 1), 4, 1, (1, 2)),  # A process is a slice.
+    ((1, 1, 2, 1, 4), 2, 1, (0, 2)),  # Two processes hold parts of one matrix: the same rows.
+    ((1, 1, 1, 1, 8), 2, 3, (0, 1)),
+    ((1, 2, 1, 4, 1), 2, 1, (0, 2)),  # Two processes hold parts of one video.
   ],
 )
 def test_each_process_reads_the_rows_that_its_devices_hold(
@@ -72,7 +73,7 @@ def test_slices_are_the_outermost_axis():
 
 def test_rows_that_processes_share_in_part_are_refused():
   devices = [_Device(i, i // 3) for i in range(6)]
-  mesh = jax.sharding.Mesh(np.array(devices).reshape(1, 1, 3, 2), mesh_lib.AXES)
+  mesh = jax.sharding.Mesh(np.array(devices).reshape(1, 1, 3, 1, 2), mesh_lib.AXES)
   with pytest.raises(ValueError, match='unevenly over processes'):
     mesh_lib.batch_reader(mesh)
 

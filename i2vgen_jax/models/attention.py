@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from i2vgen_jax.models import axes, kernels, layers
+from i2vgen_jax.parallel import context
 
 
 class Attention(nn.Module):
@@ -35,7 +36,7 @@ class Attention(nn.Module):
     )
     output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
-    return layers.Dropout(self.dropout, name='dropout')(output_BFSC, dropout_keys_B)
+    return layers.Dropout(self.dropout, split=2, name='dropout')(output_BFSC, dropout_keys_B)
 
   def _project(self, name):
     width = self.num_heads * self.head_dim
@@ -61,7 +62,7 @@ class FeedForward(nn.Module):
       h = value * gelu(gate)
     else:
       h = gelu(project(x_BFSC))
-    h = layers.Dropout(self.dropout, name='dropout')(h, dropout_keys_B)
+    h = layers.Dropout(self.dropout, split=2, name='dropout')(h, dropout_keys_B)
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
@@ -118,7 +119,8 @@ class SpatialTransformer(nn.Module):
     block = TransformerBlock(
       ('pixels', 'context'), self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
     )
-    return _transform(x_BFHWC, norm, block, self.num_heads * self.head_dim, self.dtype, context_BLD)
+    inner_width = self.num_heads * self.head_dim
+    return _transform(x_BFHWC, norm, block, inner_width, self.dtype, context_BLD)
 
 
 class TemporalTransformer(nn.Module):
@@ -145,15 +147,24 @@ class TemporalTransformer(nn.Module):
     return _transform(x_BFHWC, norm, block, self.num_heads * self.head_dim, self.dtype)
 
 
-def _transform(x_BFHWC, norm, block, inner_width, dtype, *context):
-  """Norm, project in, transform the pixels as tokens, project out (zero at start), add."""
+def _transform(x_BFHWC, norm, block, inner_width, dtype, *context_BLD):
+  """Norm, project in, transform the pixels as tokens, project out (zero at start), add.
+
+  Attention over frames sees all frames of a part of the pixels (parallel/context.py).
+  """
   x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
   height, width, channels = x_BFHWC.shape[2:]
-  h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
-  h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)
-  h_BFSC = block(h_BFSC, *context)
+  x_BFSC = axes.space_as_tokens(x_BFHWC)
+  over_frames = 'frames' in block.attentions
+  if over_frames:
+    x_BFSC = context.pixels_apart(x_BFSC)
+  h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(norm(x_BFSC))
+  h_BFSC = block(h_BFSC, *context_BLD)
   h_BFSC = layers.Dense(channels, zero=('kernel', 'bias'), dtype=dtype, name='proj_out')(h_BFSC)
-  return x_BFHWC + axes.tokens_as_space(h_BFSC, height, width)
+  y_BFSC = x_BFSC + h_BFSC
+  if over_frames:
+    y_BFSC = context.frames_apart(y_BFSC)
+  return axes.tokens_as_space(y_BFSC, height, width)
 
 
 class FrameAdapter(nn.Module):
@@ -166,10 +177,10 @@ class FrameAdapter(nn.Module):
   def __call__(self, x_BFHWC, dropout_keys_B):
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
-    x_BFSC = axes.space_as_tokens(x_BFHWC)
+    x_BFSC = context.pixels_apart(axes.space_as_tokens(x_BFHWC))
     attention = Attention('frames', 2, channels, self.dropout, self.dtype, name='attn1')
     h = layers.LayerNorm(self.dtype, name='norm1')(x_BFSC)
     x_BFSC = x_BFSC + attention(h, dropout_keys_B=dropout_keys_B)
     feed_forward = FeedForward(False, self.dropout, self.dtype, name='ff')
     x_BFSC = x_BFSC + feed_forward(x_BFSC, dropout_keys_B)
-    return axes.tokens_as_space(x_BFSC, height, width)
+    return axes.tokens_as_space(context.frames_apart(x_BFSC), height, width)

@@ -20,6 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 
 from i2vgen_jax.models import axes, pallas_attention
+from i2vgen_jax.parallel import context
 
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
 # video, whose keys and values are made once and not once per frame. The dims of keys and values,
@@ -34,9 +35,6 @@ OVER = {
 FEWEST = {'tpu': 64, 'gpu': 1024}
 LANES = 128
 LARGEST_BLOCK = 1024  # 1280 compiles on v5e, 1920 exceeds its scoped vector memory.
-# Mesh axes over which the dims of queries may lie; a dim that its axes do not divide is whole.
-AXES = {'B': ('slice', 'data', 'fsdp'), 'C': ('tensor',)}
-P = jax.sharding.PartitionSpec
 
 
 def attend(over, q_BFSC, k, v, num_heads):
@@ -48,16 +46,14 @@ def attend(over, q_BFSC, k, v, num_heads):
     k, v: keys and values, with the dims of OVER.
     num_heads: A.
   """
-  dims = OVER[over][0]
   num_keys, head_dim = k.shape[2 if over == 'pixels' else 1], q_BFSC.shape[-1] // num_heads
   chosen = choose(platform(), over, num_keys, head_dim, q_BFSC.dtype)
   if chosen == 'xla':
     return plain(over, q_BFSC, k, v, num_heads)
   function = {'pallas': pallas, 'splash': splash, 'cudnn': cudnn}[chosen]
-  mapped = _on_each_device(
-    functools.partial(function, over, head_dim=head_dim), ('BFSC', dims, dims), num_heads
-  )
-  return mapped(q_BFSC, k, v)
+  function = functools.partial(function, over, head_dim=head_dim)
+  dims = OVER[over][0]
+  return context.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
 
 
 def platform():
@@ -154,27 +150,3 @@ def _splash_kernel(num_heads, num_tokens, block, interpret):
     q_seq_shards=1,
     interpret=interpret,
   )
-
-
-def _on_each_device(function, names, num_heads):
-  """The function on the part of batch and heads that each device holds: XLA cannot split a kernel.
-
-  `names` are the dims of each array.
-  """
-
-  def mapped(*arrays):
-    sizes = jax.sharding.get_abstract_mesh().shape
-    fitting = {
-      'B': _fitting(AXES['B'], arrays[0].shape[0], sizes),
-      'C': _fitting(AXES['C'], num_heads, sizes),
-    }
-    specs = tuple(P(*(fitting.get(dim, ()) for dim in dims)) for dims in names)
-    return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
-
-  return mapped
-
-
-def _fitting(axes, size, sizes):
-  """Those of `axes` that the mesh has, or () if together they do not divide `size`."""
-  axes = tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
-  return axes if size % math.prod(sizes[axis] for axis in axes) == 0 else ()

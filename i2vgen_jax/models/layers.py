@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from i2vgen_jax.models import kernels
+from i2vgen_jax.models import axes, kernels
+from i2vgen_jax.parallel import context
 
 BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
 
@@ -116,19 +117,18 @@ class FrameConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
-    """(B, F, H, W, I) -> (B, F, H, W, O)."""
-    batch_size, frames, height, width, channels = x_BFHWC.shape
+  def __call__(self, x_BFSC):
+    """(B, F, S, I) -> (B, F, S, O)."""
+    channels = x_BFSC.shape[-1]
     fan_in = 3 * channels
     shape = (3, 1, 1, channels, self.features)
     kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
-    x_BFSC = x_BFHWC.reshape(batch_size, frames, height * width, channels).astype(self.dtype)
     convolve = pixels_as_batch if kernels.platform() == 'tpu' else frames_as_rows
-    y_BFHWC = convolve(x_BFSC, kernel_3IO).reshape(*x_BFHWC.shape[:-1], self.features)
-    return y_BFHWC + _broadcast_last(bias_O.astype(self.dtype), 5)
+    y_BFSC = convolve(x_BFSC.astype(self.dtype), kernel_3IO)
+    return y_BFSC + _broadcast_last(bias_O.astype(self.dtype), 4)
 
 
 def pixels_as_batch(x_BFSC, kernel_3IO):
@@ -150,6 +150,8 @@ def frames_as_rows(x_BFSC, kernel_3IO):
 class GroupNorm(nn.Module):
   """Group norm of a video, with statistics per frame or (over_frames) per video.
 
+  Pixels are one dim or two.
+
   Raises:
     ValueError: channels do not divide over num_groups.
   """
@@ -160,67 +162,67 @@ class GroupNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
-    """(B, F, H, W, C) -> the same."""
-    channels = x_BFHWC.shape[-1]
+  def __call__(self, x_BFSC):
+    """(B, F, S, C) or (B, F, H, W, C) -> the same."""
+    channels = x_BFSC.shape[-1]
     if channels % self.num_groups:
       raise ValueError(f'channels={channels} must divide over norm_groups={self.num_groups}.')
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
     bias_C = self.param('bias', nn.initializers.zeros, (channels,))
 
-    pixels = (1, 2, 3) if self.over_frames else (2, 3)
-    group_size = channels // self.num_groups
-    return normalize(x_BFHWC, scale_C, bias_C, pixels, group_size, self.epsilon).astype(self.dtype)
+    dims = tuple(range(1 if self.over_frames else 2, x_BFSC.ndim - 1))
+    mean = functools.partial(_mean, dims, channels // self.num_groups, self.over_frames)
+    return normalize(x_BFSC, scale_C, bias_C, mean, self.epsilon).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def normalize(x_C, scale_C, bias_C, dims, group_size, epsilon):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(x_C, scale_C, bias_C, mean_of, epsilon):
   """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
-  Sums over `dims` are taken per channel and combined per group after, so that x is read once for
-  the statistics. The backward pass is written out: it keeps x as it came, in bfloat16 where that is
+  The backward pass is written out: it keeps x as it came, in bfloat16 where that is
   what came, and nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the
   derived one (small U-Net, jax 0.10.2).
 
   Args:
     x_C: channels last.
     scale_C, bias_C: float32, a value per channel.
-    dims: reduced, all but the batch's (and, per frame, the frames').
-    group_size: adjacent channels that share statistics; 1 for a layer norm, whose dims hold C.
+    mean_of: the mean over what shares statistics, in a shape that broadcasts with x.
     epsilon: added to the variance.
   """
-  return _normalize_forward(x_C, scale_C, bias_C, dims, group_size, epsilon)[0]
+  return _normalize_forward(x_C, scale_C, bias_C, mean_of, epsilon)[0]
 
 
-def _normalize_forward(x_C, scale_C, bias_C, dims, group_size, epsilon):
+def _normalize_forward(x_C, scale_C, bias_C, mean_of, epsilon):
   x_float32 = x_C.astype(jnp.float32)
-  mean = _mean(x_float32, dims, group_size)
-  variance = jnp.maximum(_mean(jnp.square(x_float32), dims, group_size) - jnp.square(mean), 0.0)
+  mean = mean_of(x_float32)
+  variance = jnp.maximum(mean_of(jnp.square(x_float32)) - jnp.square(mean), 0.0)
   gain = jax.lax.rsqrt(variance + epsilon)
   y_C = (x_float32 - mean) * gain
   y_C = y_C * _broadcast_last(scale_C, x_C.ndim) + _broadcast_last(bias_C, x_C.ndim)
   return y_C, (x_C, scale_C, mean, gain)
 
 
-def _normalize_backward(dims, group_size, epsilon, residuals, dy_C):
+def _normalize_backward(mean_of, epsilon, residuals, dy_C):
   x_C, scale_C, mean, gain = residuals
   y_C = (x_C.astype(jnp.float32) - mean) * gain
   others = tuple(range(x_C.ndim - 1))
   dscale_C, dbias_C = jnp.sum(dy_C * y_C, others), jnp.sum(dy_C, others)
   dy_C = dy_C * _broadcast_last(scale_C, x_C.ndim)
-  mean_dy = _mean(dy_C, dims, group_size)
-  mean_dy_y = _mean(dy_C * y_C, dims, group_size)
-  dx_C = (dy_C - mean_dy - y_C * mean_dy_y) * gain
+  dx_C = (dy_C - mean_of(dy_C) - y_C * mean_of(dy_C * y_C)) * gain
   return dx_C.astype(x_C.dtype), dscale_C, dbias_C
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _mean(x_C, dims, group_size):
+def _mean(dims, group_size, over_frames, x_C):
+  """Over dims, all but the batch's, channels' and, per frame, frames'; then over adjacent channels.
+
+  In this order x is read once for all statistics.
+  """
   mean = jnp.mean(x_C, dims, keepdims=True)
-  if group_size == 1:
-    return mean
+  if over_frames:
+    mean = context.mean_of_parts(mean)
   mean_GC = mean.reshape(*mean.shape[:-1], -1, group_size)
   return jnp.broadcast_to(jnp.mean(mean_GC, -1, keepdims=True), mean_GC.shape).reshape(mean.shape)
 
@@ -236,7 +238,8 @@ class LayerNorm(nn.Module):
     channels = x_C.shape[-1]
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
     bias_C = self.param('bias', nn.initializers.zeros, (channels,))
-    return normalize(x_C, scale_C, bias_C, (-1,), 1, 1e-5).astype(self.dtype)
+    mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
+    return normalize(x_C, scale_C, bias_C, mean, 1e-5).astype(self.dtype)
 
 
 class Dropout(nn.Module):
@@ -248,24 +251,29 @@ class Dropout(nn.Module):
   """
 
   rate: float
+  split: int = 1  # The dim of which context.py may leave a part here: frames, or 2: pixels.
 
   @nn.compact
   def __call__(self, x, keys_B):
-    """x: (B, ..., H, W, C) or (B*F, ...); keys_B: (B,) jax.random keys, or None."""
+    """x: (B, F, S, C) or (B, F, H, W, C); keys_B: (B,) jax.random keys, or None."""
     dropped = round(self.rate * 256)
     if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
     # Drawn in the shape of x: a flat draw would have to be laid out anew on a TPU (half of a
-    # ResBlock's estimated cycles on v5p). The four bytes of a word lie H/4 rows apart.
-    *frames, height, width, channels = (x.shape[0] // keys_B.shape[0], *x.shape[1:])
-    shape = (*frames, -(-height // 4), width, channels)
+    # ResBlock's estimated cycles on v5p). The four bytes of a word lie a quarter of H, or of F,
+    # apart.
+    shape = list(x.shape)
+    shape[self.split] *= context.num_parts()
+    dim = x.ndim - 3 if shape[-3] >= 4 else x.ndim - 2
+    length, shape[dim] = shape[dim], -(-shape[dim] // 4)
 
     def draw(key):
-      words = jax.random.bits(jax.random.fold_in(key, module), shape)
-      return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], -3)
+      words = jax.random.bits(jax.random.fold_in(key, module), shape[1:])
+      return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], dim - 1)
 
-    keep = jax.vmap(draw)(keys_B)[..., :height, :, :].reshape(x.shape) >= dropped
+    drawn = jax.lax.slice_in_dim(jax.vmap(draw)(keys_B), 0, length, axis=dim)
+    keep = context.own_part(drawn, self.split) >= dropped
     return jnp.where(keep, x / (1 - dropped / 256), 0).astype(x.dtype)
 
 
@@ -290,8 +298,10 @@ class ResBlock(nn.Module):
     h = Conv(self.features, zero=('kernel', 'bias'), dtype=self.dtype, name='conv2')(h)
     if x_BFHWC.shape[-1] != self.features:
       x_BFHWC = Conv(self.features, kernel_size=1, dtype=self.dtype, name='conv_shortcut')(x_BFHWC)
+    x_BFHWC = x_BFHWC + h
     temporal_conv = TemporalConv(self.norm_groups, self.dropout, self.dtype, name='temp_conv')
-    return temporal_conv(x_BFHWC + h, dropout_keys_B)
+    y_BFSC = temporal_conv(axes.space_as_tokens(x_BFHWC), dropout_keys_B)
+    return axes.tokens_as_space(y_BFSC, *x_BFHWC.shape[2:4])
 
 
 class TemporalConv(nn.Module):
@@ -302,20 +312,20 @@ class TemporalConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, dropout_keys_B):
-    """(B, F, H, W, C) -> the same."""
-    channels = x_BFHWC.shape[-1]
-    h = x_BFHWC
+  def __call__(self, x_BFSC, dropout_keys_B):
+    """(B, F, S, C) -> the same."""
+    channels = x_BFSC.shape[-1]
+    h = x_BFSC = context.pixels_apart(x_BFSC)
     for i in range(1, 5):
       # Names follow torch's Sequential: norm 0, (activation, dropout,) convolution 2 or 3.
       norm = GroupNorm(self.norm_groups, over_frames=True, dtype=self.dtype, name=f'conv{i}_0')
       h = nn.silu(norm(h))
       if i > 1:
-        h = Dropout(self.dropout, name=f'dropout{i}')(h, dropout_keys_B)
+        h = Dropout(self.dropout, split=2, name=f'dropout{i}')(h, dropout_keys_B)
       zero = ('kernel', 'bias') if i == 4 else ()
       conv = FrameConv(channels, zero, self.dtype, name=f'conv{i}_{2 if i == 1 else 3}')
       h = conv(h)
-    return x_BFHWC + h
+    return context.frames_apart(x_BFSC + h)
 
 
 class Downsample(nn.Module):

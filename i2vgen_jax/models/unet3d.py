@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.models import attention, conditioning, free_u, layers, pallas_attention
+from i2vgen_jax.parallel import context
 
 
 class Level(nn.Module):
@@ -194,7 +195,8 @@ class UNet3D(nn.Module):
 
   def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
-    num_frames, latent_channels = noisy_latents_BFHWC.shape[1], noisy_latents_BFHWC.shape[-1]
+    num_frames = noisy_latents_BFHWC.shape[1] * context.num_parts()
+    latent_channels = noisy_latents_BFHWC.shape[-1]
     embedding_width = 4 * self.block_channels[0]
     widths = dict(
       context=self.context_dim,

@@ -1,8 +1,9 @@
-"""The device mesh: axes `slice`, `data`, `fsdp`, `tensor`, and how a batch is laid over it.
+"""The device mesh: axes `slice`, `data`, `fsdp`, `context`, `tensor`, and how a batch lies over it.
 
-The batch is split over slice x data x fsdp; parameters over fsdp and tensor (sharding.py). Slices
-are machines with fast links inside and a data centre network between: what crosses it is one
-reduction of gradients per step.
+The batch is split over slice x data x fsdp; parameters over fsdp and tensor (sharding.py);
+activations also over context, by more of the batch or by parts of a video (activations.py), so that
+a chip may hold less than one. Slices are machines with fast links inside and a data centre network
+between: what crosses it is one reduction of gradients per step.
 """
 
 import functools
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 
-AXES = ('slice', 'data', 'fsdp', 'tensor')
+AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')
 P = jax.sharding.PartitionSpec
 
@@ -21,14 +22,14 @@ def resolve(axis_sizes, num_devices):
   """Sizes of all `AXES`, in their order.
 
   Args:
-    axis_sizes: dict with a size for each of `AXES`, `slice` 1 if left out; at most one may be -1:
-      whatever is left.
+    axis_sizes: dict with a size for each of `AXES`, `slice` and `context` 1 if left out; at most
+      one may be -1: whatever is left.
     num_devices: in all.
 
   Raises:
     ValueError: unknown axis, or sizes whose product is not the number of devices.
   """
-  sizes = {'slice': 1} | dict(axis_sizes)
+  sizes = {'slice': 1, 'context': 1} | dict(axis_sizes)
   if set(sizes) != set(AXES):
     raise ValueError(f'mesh={sizes} must give a size for each of the axes {", ".join(AXES)}.')
   known = math.prod(size for size in sizes.values() if size != -1)
@@ -58,20 +59,22 @@ def make_mesh(axis_sizes, devices=None):
   devices = jax.devices() if devices is None else devices
   sizes = resolve(axis_sizes, len(devices))
   shape = tuple(sizes.values())
-  # Auto: the sharding of activations is XLA's to propagate (jax.make_mesh alone would make axes
-  # Explicit).
-  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
   slices = {getattr(device, 'slice_index', None) or 0 for device in devices}
-  if len(slices) == 1:
-    return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
-  if len(slices) != sizes['slice']:
+  if len(slices) > 1 and len(slices) != sizes['slice']:
     raise ValueError(
       f'mesh={sizes}: the devices lie in {len(slices)} slices; set --config.mesh.slice='
       f'{len(slices)}, so that only gradients cross between them.'
     )
-  inside, between = (1, *shape[1:]), (shape[0], 1, 1, 1)
-  grid = mesh_utils.create_hybrid_device_mesh(inside, between, devices=devices)
-  return jax.sharding.Mesh(grid, AXES, axis_types=auto)
+  # Rings of a torus are cut where an axis is shorter than they are, as context=2 of v5p's 4x4x4.
+  if len(slices) == 1:
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  else:
+    inside, between = (1, *shape[1:]), (shape[0],) + (1,) * (len(shape) - 1)
+    grid = mesh_utils.create_hybrid_device_mesh(
+      inside, between, devices=devices, allow_split_physical_axes=True
+    )
+  # Auto: how activations lie is XLA's to find, but for what context.py says.
+  return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 def within(mesh, function):
@@ -137,12 +140,20 @@ def place_batch(batch, mesh):
 
 
 def check_batch_sizes(buckets, mesh, accumulation):
-  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches."""
-  parts = batch_shards(mesh) * accumulation
+  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or what is
+  left of it not over `context`."""
+  parts, context = batch_shards(mesh) * accumulation, mesh.shape['context']
   for bucket in buckets:
     if bucket.batch_size % parts:
       raise ValueError(
         f'bucket {bucket.name!r}: batch_size={bucket.batch_size} must be a multiple of {parts} = '
         f'{batch_shards(mesh)} (slice x data x fsdp shards of mesh {dict(mesh.shape)}) x '
         f'{accumulation} (train.accumulation).'
+      )
+    rows = bucket.batch_size // parts
+    if rows % context and (rows > 1 or bucket.frames % context):
+      raise ValueError(
+        f'bucket {bucket.name!r}: {rows} rows of {bucket.frames} frames do not divide over mesh '
+        f'axis context={context}: rows must be a multiple of it, or one row of such frames. Let '
+        f'batch_size be a multiple of {parts * context}, or choose a smaller context axis.'
       )

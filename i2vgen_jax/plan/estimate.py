@@ -62,7 +62,8 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   state, placed = abstract_state(config, components, mesh)
   fixed = state_bytes(state, placed, config, components, mesh)
 
-  shards = mesh_lib.batch_shards(mesh) * config.train.accumulation
+  # What `context` splits, be it batch or video, is less for each device.
+  shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
   largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
   samples = largest.batch_size / shards
   kept = activation_bytes(components, largest, device) / sizes['tensor']

@@ -1,0 +1,143 @@
+"""Videos split over the mesh axis `context`, where a device holds less than one.
+
+A batch that divides over `context` too is just split further. Else each device holds some frames of
+a video in layers that look at a frame, and some pixels of all frames in layers that look over
+frames: between the two, devices exchange them, and norms over frames take the mean of all parts.
+No layer sees a pixel next to which another device's begins, and any height and width will do whose
+product divides, level by level.
+
+All of it is written out by `jax.shard_map`, within which the other axes are still XLA's. Told by
+sharding constraints alone, XLA (jaxlib 0.10.2) mixes the two splits in the backward pass and
+computes wrong gradients of kernels.
+
+The mesh is that in context (mesh.py: within).
+Dimension key: B batch, F frames, H W height and width, S = H*W, C channels.
+"""
+
+import functools
+import math
+
+import jax
+
+from i2vgen_jax.parallel import mesh as mesh_lib
+
+AXIS = 'context'
+P = jax.sharding.PartitionSpec
+
+
+def split_videos(function):
+  """The same function of whole batches, of which each device computes what `context` leaves to it.
+
+  Args:
+    function: (params, video_BFHWC, *others) -> (B, F, ...), as UNet3D.apply; others have leading
+      dim B, or are None.
+
+  Raises:
+    ValueError: when traced, if neither the batch nor the frames divide over `context`.
+  """
+
+  @functools.wraps(function)
+  def of_whole_batch(params, video_BFHWC, *others):
+    sizes = jax.sharding.get_abstract_mesh().shape
+    parts = sizes.get(AXIS, 1)
+    if parts == 1:
+      return function(params, video_BFHWC, *others)
+    batch_size, num_frames = video_BFHWC.shape[:2]
+    rows = (*mesh_lib.BATCH_AXES, AXIS)
+    if batch_size % math.prod(sizes[axis] for axis in rows) == 0:
+      place = lambda x: jax.lax.with_sharding_constraint(x, P(rows))  # noqa: E731
+      return function(params, *jax.tree.map(place, (video_BFHWC, *others)))
+    if num_frames % parts:
+      raise ValueError(
+        f'{batch_size} videos of {num_frames} frames do not divide over mesh axis context={parts}.'
+      )
+    of_parts = jax.shard_map(
+      function,
+      in_specs=(P(), P(None, AXIS), *[P()] * len(others)),
+      out_specs=P(None, AXIS),
+      axis_names={AXIS},
+      check_vma=False,
+    )
+    return of_parts(params, video_BFHWC, *others)
+
+  return of_whole_batch
+
+
+def num_parts():
+  """Into how many parts the video is cut of which this code sees one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.shape[AXIS] if AXIS in mesh.manual_axes else 1
+
+
+def pixels_apart(x_BFSC):
+  """From some frames of all pixels to some pixels of all frames.
+
+  Raises:
+    ValueError: pixels do not divide over `context`.
+  """
+  if num_parts() == 1:
+    return x_BFSC
+  if x_BFSC.shape[2] % num_parts():
+    raise ValueError(
+      f'a level of {x_BFSC.shape[2]} latent pixels does not divide over mesh axis context='
+      f'{num_parts()}. Choose a smaller one, or other videos.'
+    )
+  return _exchange(x_BFSC, split_axis=2, concat_axis=1)
+
+
+def frames_apart(x_BFSC):
+  """From some pixels of all frames to some frames of all pixels: the inverse of pixels_apart."""
+  if num_parts() == 1:
+    return x_BFSC
+  return _exchange(x_BFSC, split_axis=1, concat_axis=2)
+
+
+def _exchange(x_BFSC, **axes):
+  """On the rows that a device holds: left to XLA, it gathers those of all devices before."""
+  exchange = functools.partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True, **axes)
+  return on_each_device(exchange, ('BFSC',), num_heads=1)(x_BFSC)
+
+
+def own_part(x, dim):
+  """Of an array that every device has whole, the part of a dim that is this device's."""
+  if num_parts() == 1:
+    return x
+  size = x.shape[dim] // num_parts()
+  return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, dim)
+
+
+def mean_of_parts(x):
+  """The mean over all parts, of equal size."""
+  return x if num_parts() == 1 else jax.lax.pmean(x, AXIS)
+
+
+def on_each_device(function, dims, num_heads):
+  """The function on what each device holds of its arrays, for what XLA cannot split itself.
+
+  A dim that its axes do not divide is whole.
+
+  Args:
+    function: of arrays; the result has the dims of the first.
+    dims: of each array, in letters: 'B' is split as the batch is, 'C' over tensor.
+    num_heads: that lie in C.
+  """
+
+  def mapped(*arrays):
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {name: size for name, size in mesh.shape.items() if name not in mesh.manual_axes}
+
+    def dividing(axes, length):
+      axes = tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
+      return axes if length % math.prod(sizes[axis] for axis in axes) == 0 else ()
+
+    batch_size, rows = arrays[0].shape[0], (*mesh_lib.BATCH_AXES, AXIS)
+    axes = {
+      'B': dividing(rows, batch_size) or dividing(mesh_lib.BATCH_AXES, batch_size),
+      'C': dividing(('tensor',), num_heads),
+    }
+    specs = tuple(P(*(axes.get(dim, ()) for dim in names)) for names in dims)
+    return jax.shard_map(
+      function, in_specs=specs, out_specs=specs[0], axis_names=set(sizes), check_vma=False
+    )(*arrays)
+
+  return mapped
