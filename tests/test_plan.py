@@ -67,6 +67,33 @@ def test_collectives_are_told_by_kind_axis_bytes_and_overlap():
   assert compiled.all_to_alls(exchanges) == {'jit(step)/stack': 80 * 320 * 2 / 2**20}
 
 
+def test_a_collective_that_is_fused_with_products_counts_once():
+  """As on v5e: a start, products between which it proceeds, and an end, all of one channel."""
+  gather = 'all-gather(%p), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}'
+  fused = '\n'.join(
+    f"""%async.{i} (p: bf16[80,320]) -> (bf16[4,1792,320], bf16[320,320]) {{
+  %p.{i} = bf16[80,320]{{1,0}} parameter(0)
+  %gather.{i} = bf16[320,320]{{1,0}} {gather.replace('%p', f'%p.{i}')}
+  ROOT %tuple.{i} = (bf16[4,1792,320]{{2,1,0}}, bf16[320,320]{{1,0}}) tuple(%dot.{i}, %gather.{i})
+}}
+"""
+    for i in range(3)
+  )
+  calls = '\n'.join(
+    f'  %fusion.{i} = (bf16[4,1792,320]{{2,1,0}}, bf16[320,320]{{1,0}}) fusion(%p), '
+    f'kind=kOutput, calls=%async.{i}'
+    for i in range(3)
+  )
+  program = hlo.parse(
+    f'HloModule m\n\n{fused}\nENTRY %main (p: bf16[80,320]) -> bf16[80,320] {{\n'
+    f'  %p = bf16[80,320]{{1,0}} parameter(0)\n{calls}\n'
+    '  ROOT %copy = bf16[80,320]{1,0} copy(%p)\n}\n'
+  )
+  (found,) = hlo.collectives(program, MESH)
+  assert (found.kind, found.axes, found.bytes) == ('all-gather', ('fsdp',), 320 * 320 * 2)
+  assert found.overlaps
+
+
 def test_the_most_expensive_op_is_named_by_its_module():
   (first,) = compiled.most_expensive(program(), chips.DEVICES['v5p'], number=1)
   assert first['module'].endswith('down_blocks_0/to_q/dot_general')
@@ -172,6 +199,28 @@ def test_each_kind_of_tpu_reaches_its_peak_at_its_clock():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['ResBlock', 'SpatialTransformer', 'TemporalTransformer'])
+def test_videos_split_over_context_exchange_frames_for_pixels_alone(name):
+  """Kernels and all, for a v5p: nothing of the size of activations is gathered but the gradient of
+  the input, which the benchmark wants whole."""
+  pytest.importorskip('libtpu')
+  from benchmarks import blocks
+
+  found = blocks.measure(
+    name, topology.parse('v5p-16'), channels=320, size=(32, 56), frames=16, batch=1,
+    remat='none', profile='none', fsdp=4, context=2,
+  )  # fmt: skip
+  moved = found['collectives']
+  part = 8 * 32 * 56 * 320 * 2 / 2**30
+  exchanges = moved.pop('all-to-all over context (ICI)', dict(number=0, gib=0))
+  assert exchanges['number'] == (0 if name == 'SpatialTransformer' else 3)  # Input once only.
+  assert exchanges['gib'] == pytest.approx(exchanges['number'] * part, rel=0.01)
+  assert moved.pop('all-gather over context (ICI)')['gib'] <= 2.01 * part
+  # Weights, 1.4 parts of the ResBlock; a gathered activation would be two, or four over fsdp.
+  assert all(row['gib'] < 1.9 * part for row in moved.values()), moved
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('generation', ['v5e-16', 'v5p-8'])
 @pytest.mark.parametrize('name', ['ResBlock', 'SpatialTransformer', 'TemporalTransformer'])
 def test_blocks_compile_for_tpus_and_move_no_activations(name, generation):
@@ -187,5 +236,7 @@ def test_blocks_compile_for_tpus_and_move_no_activations(name, generation):
   assert not found['all_to_alls']
   assert (found['kernel_tflops'] > 0) == (name != 'ResBlock')
   kinds = found['secs_by_kind_of_op']
-  assert kinds.get('copy', 0) < 0.1 * sum(kinds.values())
+  # On v5e XLA lays pixels of one video in lanes, which 320 channels do not fill, and back.
+  most = 0.2 if generation == 'v5e-16' else 0.1
+  assert kinds.get('copy', 0) < most * sum(kinds.values())
   assert found['memory_gib']['peak'] < found['memory_gib']['capacity']
