@@ -1,5 +1,7 @@
 """Sampling: the same on any mesh, at the refinement's full size, and of broken pictures."""
 
+import math
+
 import jax
 import numpy as np
 import PIL.Image
@@ -34,9 +36,9 @@ def test_the_same_seed_gives_the_same_videos_on_any_mesh():
   negative = inputs.pop('negative_token_ids')
   noise = np.asarray(generation.start_noise(built, 3, 8, 4, 32, 32))
   found = []
-  for sizes, count in (((1, 1, 1), 1), ((8, 1, 1), 8), ((2, 2, 2), 8)):
-    axes = dict(zip(('data', 'fsdp', 'tensor'), sizes, strict=True))
-    mesh = mesh_lib.make_mesh(axes, jax.devices()[:count])
+  for sizes in ((1, 1, 1, 1), (8, 1, 1, 1), (2, 2, 1, 2), (2, 1, 4, 1)):
+    axes = dict(zip(('data', 'fsdp', 'context', 'tensor'), sizes, strict=True))
+    mesh = mesh_lib.make_mesh(axes, jax.devices()[: math.prod(sizes)])
     generate = generation.make_generate(
       built, mesh, prediction_type='v', num_steps=3, guidance_scale=2.0, sampler='dpmpp_2m_sde',
       seed=5,

@@ -14,10 +14,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / 'shared' / 'data'
 
 
-def test_four_micro_batches_give_the_losses_of_one(finished_run, demo_corpus, tmp_path):
+@pytest.mark.parametrize(
+  ('mesh', 'accumulation'),
+  [
+    (dict(data=2, fsdp=1, tensor=4), 4),
+    # A video for every two devices.
+    pytest.param(dict(data=2, fsdp=2, context=2, tensor=1), 2, marks=pytest.mark.slow),
+  ],
+)
+def test_micro_batches_give_the_losses_of_one(
+  mesh, accumulation, finished_run, demo_corpus, tmp_path
+):
   config = tiny.get_config(demo_corpus)
-  config.mesh = dict(data=2, fsdp=1, tensor=4)
-  config.train.accumulation = 4
+  config.mesh = mesh
+  config.train.accumulation = accumulation
   config.train.num_steps = 6
   assert train.train(config, tmp_path) == 0
   expected, found = runs.losses(finished_run), runs.losses(tmp_path)
