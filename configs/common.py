@@ -30,7 +30,10 @@ def release():
   config.start = ''  # A folder of `load` or another run, to take the first weights from.
   config.dtype = 'bfloat16'  # Of matrix products; parameters, norms and losses are float32.
   config.mesh = meshes.get('all')
-  config.sharding = dict(min_elements=65_536)  # Smaller tensors are not split.
+  config.sharding = dict(
+    min_elements=65_536,  # Smaller tensors are not split.
+    offload_optimizer=False,  # True keeps the optimizer's state in the memory of the hosts.
+  )
   config.negative_prompt = NEGATIVE_PROMPT
   config.tokenizer = ''
   # Id 0, with which OpenCLIP pads and the release was trained; its published tokenizer says

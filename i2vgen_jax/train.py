@@ -70,7 +70,7 @@ def train(config, workdir):
   init = train_step.make_init(
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed
   )
-  abstract_state, shardings = train_step.state_shardings(init, mesh, config.sharding.min_elements)
+  abstract_state, shardings = train_step.state_shardings(init, mesh, **config.sharding)
   checkpoint.check_config(workdir, config)
   keep_last = config.checkpoint.keep_last
   pod.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
@@ -117,6 +117,7 @@ def train(config, workdir):
         update_rule,
         learning_rate,
         **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+        offload_optimizer=config.sharding.offload_optimizer,
       ),
     ),
     donate_argnums=0,

@@ -136,7 +136,9 @@ def make_loss(unet, encoders, schedule, *, condition_dropout, **options):
   return batch_loss
 
 
-def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup):
+def make_train_step(
+  batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup, offload_optimizer
+):
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
 
   Args:
@@ -146,6 +148,8 @@ def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_d
     accumulation: number of micro-batches whose gradients are averaged; divides the batch.
     ema_decay: weight of the past in the moving average of parameters.
     ema_warmup: if True, the decay starts low: min(ema_decay, (1 + step) / (10 + step)).
+    offload_optimizer: if True, the optimizer's state comes from the memory of the host, where
+      `state_shardings` puts it back.
   """
 
   def step(state, frozen, batch):
@@ -161,7 +165,10 @@ def make_train_step(batch_loss, optimizer, learning_rate, *, accumulation, ema_d
       zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
       total, _ = jax.lax.scan(add_micro_batch, zeros, split_batch(batch, accumulation))
       mean_loss, grads = jax.tree.map(lambda x: x / accumulation, total)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    opt_state = state.opt_state
+    if offload_optimizer:
+      opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
+    updates, opt_state = optimizer.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay
     if ema_warmup:
@@ -225,7 +232,12 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range)
   return eval_loss
 
 
-def state_shardings(init, mesh, min_elements):
-  """(abstract state, shardings) of what `init` makes; raises ValueError as sharding.spec_for."""
+def state_shardings(init, mesh, *, min_elements, offload_optimizer):
+  """(abstract state, shardings) of what `init` makes, the optimizer's part in the memory of the
+  hosts if it is to be offloaded; raises ValueError as sharding.spec_for."""
   abstract = jax.eval_shape(init)
-  return abstract, sharding.shard_tree(abstract, mesh, min_elements)
+  placed = sharding.shard_tree(abstract, mesh, min_elements)
+  if offload_optimizer:
+    to_host = lambda leaf, s: s.with_memory_kind('pinned_host') if leaf.ndim else s  # noqa: E731
+    placed = placed.replace(opt_state=jax.tree.map(to_host, abstract.opt_state, placed.opt_state))
+  return abstract, placed

@@ -149,6 +149,13 @@ def test_bytes_of_the_state_are_those_of_a_state_that_is_made():
   assert found['optimizer'] == pytest.approx(2 * held, rel=0.01)  # Adam's moments.
 
 
+def test_an_offloaded_optimizer_takes_nothing_of_the_device():
+  config, found = small(meshes.get('v5p-8'), remat='block')
+  config.sharding.offload_optimizer = True
+  plan = estimate.make(config, topology.parse('v5p-8'), found, mfu=0.4, clip_cpu_secs=0.1)
+  assert plan.bytes['optimizer'] < 100 < plan.bytes['parameters']  # The counts of steps.
+
+
 def test_adapters_alone_have_an_optimizer_state():
   config, found = small(meshes.get('v5p-8'), remat='block')
   config.lora.rank = 2

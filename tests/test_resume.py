@@ -71,6 +71,21 @@ def test_resuming_on_another_mesh_changes_losses_by_rounding_only(
   )
 
 
+@pytest.mark.slow
+def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus, tmp_path):
+  """The first half with it on the device, the second from the host."""
+  config = tiny.get_config(demo_corpus)
+  config.train.stop_at = 3
+  assert train.train(config, tmp_path) == 0
+  config.train.stop_at = 0
+  config.sharding.offload_optimizer = True
+  assert train.train(config, tmp_path) == 0
+  expected, found = final_state(finished_run), final_state(tmp_path)
+  assert expected[0] == found[0] == 6
+  for name, value in expected[1].items():  # Another program: rounding may differ.
+    np.testing.assert_allclose(found[1][name], value, atol=1e-5, err_msg=name)
+
+
 def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
   before = final_state(finished_run)

@@ -54,13 +54,14 @@ def lower_update(config, components, mesh, bucket):
     config, components.abstract_params(mesh, min_elements)
   )
   init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  abstract, shardings = train_step.state_shardings(init, mesh, min_elements)
+  abstract, shardings = train_step.state_shardings(init, mesh, **config.sharding)
   encoded_loss = train_step.make_encoded_loss(components.unet, components.schedule, **config.loss)
   step = train_step.make_train_step(
     lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step),
     rule,
     learning_rate,
     **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+    offload_optimizer=config.sharding.offload_optimizer,
   )
   latents, _, conditioning = components.unet_inputs(
     bucket.frames, bucket.height, bucket.width, bucket.batch_size

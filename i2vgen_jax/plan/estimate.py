@@ -102,7 +102,7 @@ def abstract_state(config, components, mesh):
   min_elements = config.sharding.min_elements
   rule, _ = optimizer.from_config(config, components.abstract_params(mesh, min_elements))
   init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  return train_step.state_shardings(init, mesh, min_elements)
+  return train_step.state_shardings(init, mesh, **config.sharding)
 
 
 def state_bytes(state, placed, config, components, mesh):
@@ -121,11 +121,12 @@ def state_bytes(state, placed, config, components, mesh):
 
 
 def device_bytes(tree, shardings):
-  """Bytes of a tree's shards on one device."""
-  sizes = jax.tree.map(
-    lambda leaf, placed: _bytes(leaf.dtype, placed.shard_shape(leaf.shape)), tree, shardings
+  """Bytes of a tree's shards on one device, less those in the memory of its host."""
+  return sum(
+    _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
+    for leaf, placed in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+    if placed.memory_kind != 'pinned_host'
   )
-  return sum(jax.tree.leaves(sizes))
 
 
 def _bytes(dtype, shape):
