@@ -2,8 +2,8 @@
 single videos where the batch leaves less than one for a device (context), and the matmuls (tensor).
 
 The names are those of launch/topology.py; NxNAME is N slices of it, or N hosts of GPUs, with the
-batch split between them. fsdp stays at 64 or below: 320 channels are 64 x 5. -1 takes whatever
-devices are left.
+batch split between them. fsdp stays at 64 or below, for 320 channels are 64 x 5, and at 16 where
+memory allows: small shards are costly (docs/performance.md). -1 takes whatever devices are left.
 """
 
 import re
@@ -16,16 +16,16 @@ MESHES = {
   'gpu-1': dict(data=1, fsdp=1, tensor=1),
   'gpu-8': dict(data=1, fsdp=8, tensor=1),
   'v5e-16': dict(data=1, fsdp=16, tensor=1),
-  'v5e-64': dict(data=1, fsdp=64, tensor=1),
+  'v5e-64': dict(data=4, fsdp=16, tensor=1),
   'v5e-256': dict(data=16, fsdp=16, tensor=1),
   'v5p-8': dict(data=1, fsdp=4, tensor=1),  # 4 chips: v5p names count two cores of each.
   'v5p-128': dict(data=16, fsdp=4, tensor=1),
   'v5p-1024': dict(data=64, fsdp=8, tensor=1),
   'v6e-8': dict(data=1, fsdp=8, tensor=1),
-  'v6e-64': dict(data=1, fsdp=64, tensor=1),
-  'v6e-256': dict(data=4, fsdp=64, tensor=1),
+  'v6e-64': dict(data=4, fsdp=16, tensor=1),
+  'v6e-256': dict(data=16, fsdp=16, tensor=1),
   'tpu7x-8': dict(data=1, fsdp=8, tensor=1),  # 4 chips of two devices each.
-  'tpu7x-128': dict(data=2, fsdp=64, tensor=1),
+  'tpu7x-128': dict(data=8, fsdp=16, tensor=1),
 }
 
 
