@@ -1,6 +1,7 @@
 """Attention without a mask, by whichever code is fastest for the shape on the devices at hand.
 
-  on TPU                  pallas_attention.py; for sequences too long for it, splash attention
+  on TPU                  pallas_attention.py and pallas_frame_attention.py; for sequences too long
+                          for them, splash attention
   long sequences on GPU   cuDNN's flash attention
   all else                plain XLA
 
@@ -19,7 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask,
 )
 
-from i2vgen_jax.models import axes, pallas_attention
+from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention
 from i2vgen_jax.parallel import context
 
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
@@ -66,7 +67,7 @@ def choose(platform, over, num_keys, head_dim, dtype):
   """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
   if platform == 'tpu':
     if over == 'frames':
-      fits = 1 < num_keys <= pallas_attention.MOST_FRAMES
+      fits = 1 < num_keys <= pallas_frame_attention.MOST_FRAMES
     else:
       fits = FEWEST['tpu'] <= num_keys <= pallas_attention.MOST_KEYS
     if fits and pallas_attention.fits_heads(head_dim):
@@ -91,7 +92,7 @@ def plain(over, q_BFSC, k, v, num_heads):
 def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
   """By pallas_attention."""
   if over == 'frames':
-    return pallas_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
+    return pallas_frame_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
   rows = math.prod(q_BFSC.shape[: 2 if over == 'pixels' else 1])
   q, k, v = (x.reshape(rows, -1, x.shape[-1]) for x in (q_BFSC, k, v))
   return pallas_attention.attend(q, k, v, head_dim, interpret).reshape(q_BFSC.shape)

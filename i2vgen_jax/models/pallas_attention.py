@@ -5,14 +5,11 @@ kernels want each head in a tile of its own, half of it empty, and so every quer
 gradient is copied there and back. Here the products of a head are made with the lanes of the other
 set to zero, which costs a multiplier of 128 nothing, and nothing moves.
 
-  attend              softmax in chunks of keys, all of which are in vector memory
-  attend_over_frames  a frame attends to few others, but at every pixel
+All keys of a row are in vector memory, and softmax goes through them in chunks. Products take the
+inputs' type and sum in float32; softmax is float32. `interpret` runs a kernel without a TPU.
+Measured, as far as it can be without one, in docs/performance.md.
 
-Products take the inputs' type and sum in float32; softmax is float32. `interpret` runs a kernel
-without a TPU. Measured, as far as it can be without one, in docs/performance.md.
-
-Dimension key: B batch, T queries, U keys, F frames, S pixels, C = heads x head_dim channels;
-within a kernel L lanes.
+Dimension key: B batch, T queries, U keys, C = heads x head_dim channels; within a kernel L lanes.
 """
 
 import functools
@@ -29,8 +26,6 @@ QUERIES = 512  # Of a block.
 MOST_OF_CHUNK = 1024  # Keys; scores of a block are 2 MiB then.
 VECTOR_MEMORY = 48 * 2**20  # Of the 64 MiB of a v5p core or TPU7x device, the least there is.
 RESULT = 'attention_result'  # What remat policies may keep (unet3d.POLICIES).
-PIXELS = 8  # Of a sequence in attention over frames: the rows of a float32 tile.
-MOST_FRAMES = 64
 MASKED = -1e30
 
 
@@ -123,7 +118,7 @@ class _Blocks:
       in_specs=specs,
       out_specs=output_specs,
       out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-      cost_estimate=_cost(
+      cost_estimate=cost(
         (*inputs, *outputs),
         num_scores=self.grid[0] * num_heads * self.num_queries * self.num_keys,
         products=products,
@@ -177,7 +172,7 @@ class _Blocks:
 
   def scores(self, k_UL, q_TL, start):
     """(U, T): a query is a column, so that its maximum and sums are rows and broadcast as such."""
-    scores_UT = _dot(k_UL, q_TL, over=(1, 1))
+    scores_UT = dot(k_UL, q_TL, over=(1, 1))
     if self.padded_keys == self.num_keys:
       return scores_UT
     row = jax.lax.broadcasted_iota(jnp.int32, scores_UT.shape, 0)
@@ -186,7 +181,7 @@ class _Blocks:
 
 def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref):
   lanes = blocks.lanes()
-  scaled_TL = _scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
+  scaled_TL = scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
   num_queries = scaled_TL.shape[0]
 
   def of_head(head, y_TL):
@@ -199,7 +194,7 @@ def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref):
       larger_1T = jnp.maximum(largest_1T, jnp.max(scores_UT, 0, keepdims=True))
       scores_UT = jnp.exp(scores_UT - larger_1T)
       fading_1T = jnp.exp(largest_1T - larger_1T)
-      y_LT = y_LT * fading_1T + _dot(v_UL, scores_UT.astype(v_UL.dtype), over=(0, 0))
+      y_LT = y_LT * fading_1T + dot(v_UL, scores_UT.astype(v_UL.dtype), over=(0, 0))
       return larger_1T, sum_1T * fading_1T + jnp.sum(scores_UT, 0, keepdims=True), y_LT
 
     row = jnp.zeros((1, num_queries), jnp.float32)
@@ -223,7 +218,7 @@ def _backward_kernel(
     dv_sum[...] = jnp.zeros_like(dv_sum)
 
   lanes = blocks.lanes()
-  scaled_TL = _scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
+  scaled_TL = scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
   y_TL, all_dy_TL = (blocks.read_queries(ref, lanes) for ref in (y_ref, dy_ref))
   y_dy_TL = y_TL.astype(jnp.float32) * all_dy_TL.astype(jnp.float32)
 
@@ -236,12 +231,12 @@ def _backward_kernel(
     def of_chunk(start, dq_TL):
       k_UL, v_UL = (blocks.read_keys(ref, start, lanes) for ref in (k_ref, v_ref))
       weights_UT = jnp.exp(blocks.scores(k_UL, q_TL, start) - log_sum_1T)
-      dweights_UT = _dot(v_UL, dy_TL, over=(1, 1))
+      dweights_UT = dot(v_UL, dy_TL, over=(1, 1))
       dscores_UT = (weights_UT * (dweights_UT - mean_1T)).astype(q_TL.dtype)
       rows = pl.ds(start, blocks.chunk)
-      dv_sum[rows] += _dot(weights_UT.astype(dy_TL.dtype), dy_TL, over=(1, 0))
-      dk_sum[rows] += _dot(dscores_UT, q_TL, over=(1, 0))
-      return dq_TL + _dot(dscores_UT, k_UL, over=(0, 0))
+      dv_sum[rows] += dot(weights_UT.astype(dy_TL.dtype), dy_TL, over=(1, 0))
+      dk_sum[rows] += dot(dscores_UT, q_TL, over=(1, 0))
+      return dq_TL + dot(dscores_UT, k_UL, over=(0, 0))
 
     head_dq_TL = blocks.over_chunks(of_chunk, jnp.zeros(dq_TL.shape, jnp.float32))
     return jnp.where(mask_TL, head_dq_TL, dq_TL)
@@ -255,145 +250,12 @@ def _backward_kernel(
     dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend_over_frames(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret=False):
-  """softmax(q k^T / sqrt(head_dim)) v over the frames of each pixel, head by head: (B, F, S, C).
-
-  Eight pixels of all frames are one sequence, as they lie in memory, in which a token sees those of
-  its own pixel alone: seven eighths of the scores are masked, which costs less than a layout in
-  which none is. At most MOST_FRAMES frames.
-  """
-  return _over_frames(_forward, (q_BFSC, k_BFSC, v_BFSC), head_dim, interpret)[0]
-
-
-def _over_frames_forward(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret):
-  y_BFSC = attend_over_frames(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret)
-  y_BFSC = checkpoint_name(y_BFSC, RESULT)
-  return y_BFSC, (q_BFSC, k_BFSC, v_BFSC)
-
-
-def _over_frames_backward(head_dim, interpret, qkv, dy_BFSC):
-  return tuple(_over_frames(_backward, (*qkv, dy_BFSC), head_dim, interpret))
-
-
-attend_over_frames.defvjp(_over_frames_forward, _over_frames_backward)
-
-
-def _over_frames(function, arrays_BFSC, head_dim, interpret):
-  """Runs a function on all sequences, in blocks of all frames, some pixels and 128 lanes."""
-  x = arrays_BFSC[0]
-  batch_size, num_frames, num_pixels, channels = x.shape
-  # Half a MiB of each array in bfloat16, and whole tiles of it.
-  block = min(max(16, 2048 // num_frames // 16 * 16), pl.cdiv(num_pixels, 16) * 16)
-  grid = (batch_size, pl.cdiv(num_pixels, block), pl.cdiv(channels, LANES))
-  spec = pl.BlockSpec((1, num_frames, block, LANES), lambda b, s, a: (b, 0, s, a))
-  backward = function is _backward
-  num_outputs = 3 if backward else 1
-  num_sequences = batch_size * pl.cdiv(num_pixels, PIXELS) * channels // head_dim
-
-  def kernel(*refs):
-    _for_each_sequence(
-      lambda *sequences: function(*sequences, head_dim),
-      refs[: len(arrays_BFSC)],
-      refs[len(arrays_BFSC) :],
-      (num_pixels, channels),
-    )
-
-  return pl.pallas_call(
-    kernel,
-    grid=grid,
-    in_specs=[spec] * len(arrays_BFSC),
-    out_specs=[spec] * num_outputs,
-    out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype)] * num_outputs,
-    cost_estimate=_cost(
-      (*arrays_BFSC, *[x] * num_outputs),
-      num_scores=num_sequences * (num_frames * PIXELS) ** 2,
-      products=5 if backward else 2,
-      head_dim=head_dim,
-    ),
-    compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',) * 3),
-    interpret=interpret,
-    name='frame_attention_' + ('backward' if backward else 'forward'),
-  )(*arrays_BFSC)
-
-
-def _for_each_sequence(function, inputs, outputs, sizes):
-  """Calls function(*inputs) -> outputs for each PIXELS of a block, zeros beyond the array."""
-  num_pixels, channels = sizes
-  num_frames, block = inputs[0].shape[1:3]
-  first_pixel, first_channel = pl.program_id(1) * block, pl.program_id(2) * LANES
-  # A tile of bfloat16 is two of float32 high: two sequences are read and written at a time.
-  rows = 2 * PIXELS
-  shape = (num_frames, rows, LANES)
-  pixel, lane = (jax.lax.broadcasted_iota(jnp.int32, shape, dim) for dim in (1, 2))
-
-  def do_two(i, _):
-    inside = (first_pixel + i * rows + pixel < num_pixels) & (first_channel + lane < channels)
-    read = [
-      jnp.where(inside, ref[0, :, pl.ds(i * rows, rows)].astype(jnp.float32), 0) for ref in inputs
-    ]
-    done = []
-    for half in (slice(PIXELS), slice(PIXELS, rows)):
-      sequences = [x[:, half].reshape(-1, LANES).astype(inputs[0].dtype) for x in read]
-      results = function(*sequences)
-      done.append(results if isinstance(results, tuple) else (results,))
-    for ref, *halves in zip(outputs, *done, strict=True):
-      both = [x.reshape(num_frames, PIXELS, LANES) for x in halves]
-      ref[0, :, pl.ds(i * rows, rows)] = jnp.concatenate(both, 1).astype(ref.dtype)
-    return 0
-
-  jax.lax.fori_loop(0, block // rows, do_two, 0)
-
-
-def _forward(q_TL, k_UL, v_UL, head_dim):
-  """(T, L) float32. A query sees keys that are PIXELS apart, or a multiple of it."""
-  y_TL = jnp.zeros(q_TL.shape, jnp.float32)
-  for of_head_TL, head_q_TL in _heads(q_TL, head_dim):
-    scores_TU, sum_T1 = _exp_scores(head_q_TL, k_UL, head_dim)
-    head_y_TL = _dot(scores_TU.astype(v_UL.dtype), v_UL, over=(1, 0)) / sum_T1
-    y_TL = jnp.where(of_head_TL, head_y_TL, y_TL)
-  return y_TL
-
-
-def _backward(q_TL, k_UL, v_UL, dy_TL, head_dim):
-  """Gradients of q, k and v, float32."""
-  dq_TL, dk_UL, dv_UL = (jnp.zeros(x.shape, jnp.float32) for x in (q_TL, k_UL, v_UL))
-  heads = (_heads(x, head_dim) for x in (q_TL, k_UL, dy_TL))
-  for (_, q_TL), (_, k_UL), (_, dy_TL) in zip(*heads, strict=True):
-    scores_TU, sum_T1 = _exp_scores(q_TL, k_UL, head_dim)
-    weights_TU = scores_TU * (1 / sum_T1)
-    dweights_TU = _dot(dy_TL, v_UL, over=(1, 1))
-    mean_T1 = jnp.sum(dweights_TU * weights_TU, -1, keepdims=True)
-    dscores_TU = (weights_TU * (dweights_TU - mean_T1)).astype(q_TL.dtype)
-    dq_TL += _dot(dscores_TU, k_UL, over=(1, 0))
-    dk_UL += _dot(dscores_TU, q_TL, over=(0, 0))
-    dv_UL += _dot(weights_TU.astype(dy_TL.dtype), dy_TL, over=(0, 0))
-  scale = head_dim**-0.5
-  return dq_TL * scale, dk_UL * scale, dv_UL
-
-
-def _heads(x_TL, head_dim):
-  """[(mask of its lanes, x with zeros in all others)] of each head that lies in the lanes."""
-  lane = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1)
-  for head in range(LANES // head_dim):
-    mask = lane // head_dim == head
-    yield mask, jnp.where(mask, x_TL, 0)
-
-
-def _exp_scores(q_TL, k_UL, head_dim):
-  """(exp(scores - their maximum), their sum): (T, U) and (T, 1)."""
-  scores_TU = _dot(_scale(q_TL, head_dim), k_UL, over=(1, 1))
-  row, column = (jax.lax.broadcasted_iota(jnp.int32, scores_TU.shape, dim) for dim in (0, 1))
-  scores_TU = jnp.where(row % PIXELS == column % PIXELS, scores_TU, MASKED)
-  scores_TU = jnp.exp(scores_TU - jnp.max(scores_TU, -1, keepdims=True))
-  return scores_TU, jnp.sum(scores_TU, -1, keepdims=True)
-
-
-def _scale(q_TL, head_dim):
+def scale(q_TL, head_dim):
+  """Queries, so that their products with keys are the scores."""
   return (q_TL * head_dim**-0.5).astype(q_TL.dtype)
 
 
-def _dot(a, b, over):
+def dot(a, b, over):
   """Product of matrices, summed over a dim of each, in float32."""
   return jax.lax.dot_general(
     a,
@@ -404,7 +266,8 @@ def _dot(a, b, over):
   )
 
 
-def _cost(arrays, num_scores, products, head_dim):
+def cost(arrays, num_scores, products, head_dim):
+  """What a kernel states of itself: arrays are read or written once, each score has `products`."""
   return pl.CostEstimate(
     flops=products * 2 * num_scores * head_dim,
     transcendentals=num_scores,
