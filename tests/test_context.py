@@ -131,7 +131,10 @@ def test_videos_are_encoded_and_decoded_in_parts():
   ('shape', 'message'),
   [
     ((4, 3, 8, 6, CHANNELS), '4 videos of 3 frames do not divide over mesh axis context=2'),
-    ((4, 4, 3, 3, CHANNELS), 'a level of 9 latent pixels does not divide over mesh axis context=2'),
+    (
+      (4, 4, 3, 3, CHANNELS),
+      'a level of 3 x 3 latent pixels does not divide over mesh axis context=2',
+    ),
   ],
 )
 def test_videos_that_do_not_divide_are_refused(shape, message):

@@ -36,7 +36,7 @@ class Attention(nn.Module):
     )
     output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
-    return layers.Dropout(self.dropout, split=2, name='dropout')(output_BFSC, dropout_keys_B)
+    return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
 
   def _project(self, name):
     width = self.num_heads * self.head_dim
@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
       h = value * gelu(gate)
     else:
       h = gelu(project(x_BFSC))
-    h = layers.Dropout(self.dropout, split=2, name='dropout')(h, dropout_keys_B)
+    h = layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(h, dropout_keys_B)
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
@@ -154,17 +154,15 @@ def _transform(x_BFHWC, norm, block, inner_width, dtype, *context_BLD):
   """
   x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
   height, width, channels = x_BFHWC.shape[2:]
-  x_BFSC = axes.space_as_tokens(x_BFHWC)
   over_frames = 'frames' in block.attentions
   if over_frames:
-    x_BFSC = context.pixels_apart(x_BFSC)
-  h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(norm(x_BFSC))
+    x_BFHWC = context.pixels_apart(x_BFHWC)
+  h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
+  h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)
   h_BFSC = block(h_BFSC, *context_BLD)
   h_BFSC = layers.Dense(channels, zero=('kernel', 'bias'), dtype=dtype, name='proj_out')(h_BFSC)
-  y_BFSC = x_BFSC + h_BFSC
-  if over_frames:
-    y_BFSC = context.frames_apart(y_BFSC)
-  return axes.tokens_as_space(y_BFSC, height, width)
+  x_BFHWC = x_BFHWC + axes.tokens_as_space(h_BFSC, *x_BFHWC.shape[2:4])
+  return context.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC
 
 
 class FrameAdapter(nn.Module):
@@ -177,10 +175,12 @@ class FrameAdapter(nn.Module):
   def __call__(self, x_BFHWC, dropout_keys_B):
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
-    x_BFSC = context.pixels_apart(axes.space_as_tokens(x_BFHWC))
+    x_BFHWC = context.pixels_apart(x_BFHWC)
+    x_BFSC = axes.space_as_tokens(x_BFHWC)
     attention = Attention('frames', 2, channels, self.dropout, self.dtype, name='attn1')
     h = layers.LayerNorm(self.dtype, name='norm1')(x_BFSC)
     x_BFSC = x_BFSC + attention(h, dropout_keys_B=dropout_keys_B)
     feed_forward = FeedForward(False, self.dropout, self.dtype, name='ff')
     x_BFSC = x_BFSC + feed_forward(x_BFSC, dropout_keys_B)
-    return axes.tokens_as_space(context.frames_apart(x_BFSC), height, width)
+    x_BFHWC = axes.tokens_as_space(x_BFSC, *x_BFHWC.shape[2:4])
+    return context.frames_apart(x_BFHWC, height, width)

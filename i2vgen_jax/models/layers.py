@@ -20,6 +20,7 @@ from i2vgen_jax.models import axes, kernels
 from i2vgen_jax.parallel import context
 
 BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
+FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
 
 
 def uniform_by_fan_in(fan_in):
@@ -117,9 +118,9 @@ class FrameConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC):
-    """(B, F, S, I) -> (B, F, S, O)."""
-    channels = x_BFSC.shape[-1]
+  def __call__(self, x_BFHWC):
+    """(B, F, H, W, I) -> (B, F, H, W, O)."""
+    channels = x_BFHWC.shape[-1]
     fan_in = 3 * channels
     shape = (3, 1, 1, channels, self.features)
     kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
@@ -127,8 +128,9 @@ class FrameConv(nn.Module):
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
     convolve = pixels_as_batch if kernels.platform() == 'tpu' else frames_as_rows
-    y_BFSC = convolve(x_BFSC.astype(self.dtype), kernel_3IO)
-    return y_BFSC + _broadcast_last(bias_O.astype(self.dtype), 4)
+    x_BFSC = axes.space_as_tokens(x_BFHWC).astype(self.dtype)
+    y_BFHWC = axes.tokens_as_space(convolve(x_BFSC, kernel_3IO), *x_BFHWC.shape[2:4])
+    return y_BFHWC + _broadcast_last(bias_O.astype(self.dtype), 5)
 
 
 def pixels_as_batch(x_BFSC, kernel_3IO):
@@ -150,8 +152,6 @@ def frames_as_rows(x_BFSC, kernel_3IO):
 class GroupNorm(nn.Module):
   """Group norm of a video, with statistics per frame or (over_frames) per video.
 
-  Pixels are one dim or two.
-
   Raises:
     ValueError: channels do not divide over num_groups.
   """
@@ -162,17 +162,17 @@ class GroupNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC):
-    """(B, F, S, C) or (B, F, H, W, C) -> the same."""
-    channels = x_BFSC.shape[-1]
+  def __call__(self, x_BFHWC):
+    """(B, F, H, W, C) -> the same."""
+    channels = x_BFHWC.shape[-1]
     if channels % self.num_groups:
       raise ValueError(f'channels={channels} must divide over norm_groups={self.num_groups}.')
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
     bias_C = self.param('bias', nn.initializers.zeros, (channels,))
 
-    dims = tuple(range(1 if self.over_frames else 2, x_BFSC.ndim - 1))
+    dims = (1, 2, 3) if self.over_frames else (2, 3)
     mean = functools.partial(_mean, dims, channels // self.num_groups, self.over_frames)
-    return normalize(x_BFSC, scale_C, bias_C, mean, self.epsilon).astype(self.dtype)
+    return normalize(x_BFHWC, scale_C, bias_C, mean, self.epsilon).astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -251,7 +251,7 @@ class Dropout(nn.Module):
   """
 
   rate: float
-  split: int = 1  # The dim of which context.py may leave a part here: frames, or 2: pixels.
+  split: int = FRAMES  # Of which context.py may leave a part here: FRAMES or PIXELS.
 
   @nn.compact
   def __call__(self, x, keys_B):
@@ -261,11 +261,14 @@ class Dropout(nn.Module):
       return x
     module = zlib.crc32('/'.join(self.path).encode())
     # Drawn in the shape of x: a flat draw would have to be laid out anew on a TPU (half of a
-    # ResBlock's estimated cycles on v5p). The four bytes of a word lie a quarter of H, or of F,
-    # apart.
+    # ResBlock's estimated cycles on v5p). The four bytes of a word lie a quarter of H apart; where
+    # pixels are split, of F, or of S if frames are few.
     shape = list(x.shape)
     shape[self.split] *= context.num_parts()
-    dim = x.ndim - 3 if shape[-3] >= 4 else x.ndim - 2
+    dim = 2 if self.split == FRAMES else 1
+    if self.split == PIXELS and shape[1] < 4:
+      shape[2:-1] = [math.prod(shape[2:-1])]
+      dim = 2
     length, shape[dim] = shape[dim], -(-shape[dim] // 4)
 
     def draw(key):
@@ -273,7 +276,7 @@ class Dropout(nn.Module):
       return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], dim - 1)
 
     drawn = jax.lax.slice_in_dim(jax.vmap(draw)(keys_B), 0, length, axis=dim)
-    keep = context.own_part(drawn, self.split) >= dropped
+    keep = context.own_part(drawn, self.split).reshape(x.shape) >= dropped
     return jnp.where(keep, x / (1 - dropped / 256), 0).astype(x.dtype)
 
 
@@ -298,10 +301,8 @@ class ResBlock(nn.Module):
     h = Conv(self.features, zero=('kernel', 'bias'), dtype=self.dtype, name='conv2')(h)
     if x_BFHWC.shape[-1] != self.features:
       x_BFHWC = Conv(self.features, kernel_size=1, dtype=self.dtype, name='conv_shortcut')(x_BFHWC)
-    x_BFHWC = x_BFHWC + h
     temporal_conv = TemporalConv(self.norm_groups, self.dropout, self.dtype, name='temp_conv')
-    y_BFSC = temporal_conv(axes.space_as_tokens(x_BFHWC), dropout_keys_B)
-    return axes.tokens_as_space(y_BFSC, *x_BFHWC.shape[2:4])
+    return temporal_conv(x_BFHWC + h, dropout_keys_B)
 
 
 class TemporalConv(nn.Module):
@@ -312,20 +313,20 @@ class TemporalConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, dropout_keys_B):
-    """(B, F, S, C) -> the same."""
-    channels = x_BFSC.shape[-1]
-    h = x_BFSC = context.pixels_apart(x_BFSC)
+  def __call__(self, x_BFHWC, dropout_keys_B):
+    """(B, F, H, W, C) -> the same."""
+    height, width, channels = x_BFHWC.shape[2:]
+    h = x_BFHWC = context.pixels_apart(x_BFHWC)
     for i in range(1, 5):
       # Names follow torch's Sequential: norm 0, (activation, dropout,) convolution 2 or 3.
       norm = GroupNorm(self.norm_groups, over_frames=True, dtype=self.dtype, name=f'conv{i}_0')
       h = nn.silu(norm(h))
       if i > 1:
-        h = Dropout(self.dropout, split=2, name=f'dropout{i}')(h, dropout_keys_B)
+        h = Dropout(self.dropout, PIXELS, name=f'dropout{i}')(h, dropout_keys_B)
       zero = ('kernel', 'bias') if i == 4 else ()
       conv = FrameConv(channels, zero, self.dtype, name=f'conv{i}_{2 if i == 1 else 3}')
       h = conv(h)
-    return context.frames_apart(x_BFSC + h)
+    return context.frames_apart(x_BFHWC + h, height, width)
 
 
 class Downsample(nn.Module):

@@ -69,33 +69,36 @@ def num_parts():
   return mesh.shape[AXIS] if AXIS in mesh.manual_axes else 1
 
 
-def pixels_apart(x_BFSC):
-  """From some frames of all pixels to some pixels of all frames.
+def pixels_apart(x_BFHWC):
+  """From some frames of all pixels to some pixels, in one row, of all frames; whole videos stay.
 
   Raises:
     ValueError: pixels do not divide over `context`.
   """
   if num_parts() == 1:
-    return x_BFSC
-  if x_BFSC.shape[2] % num_parts():
+    return x_BFHWC
+  batch_size, frames, height, width, channels = x_BFHWC.shape
+  if height * width % num_parts():
     raise ValueError(
-      f'a level of {x_BFSC.shape[2]} latent pixels does not divide over mesh axis context='
+      f'a level of {height} x {width} latent pixels does not divide over mesh axis context='
       f'{num_parts()}. Choose a smaller one, or other videos.'
     )
-  return _exchange(x_BFSC, split_axis=2, concat_axis=1)
+  row_BF1SC = x_BFHWC.reshape(batch_size, frames, 1, height * width, channels)
+  return _exchange(row_BF1SC, split_axis=3, concat_axis=1)
 
 
-def frames_apart(x_BFSC):
-  """From some pixels of all frames to some frames of all pixels: the inverse of pixels_apart."""
+def frames_apart(x_BFHWC, height, width):
+  """The inverse of pixels_apart: some frames, of the whole height and width."""
   if num_parts() == 1:
-    return x_BFSC
-  return _exchange(x_BFSC, split_axis=1, concat_axis=2)
+    return x_BFHWC
+  x_BF1SC = _exchange(x_BFHWC, split_axis=1, concat_axis=3)
+  return x_BF1SC.reshape(*x_BF1SC.shape[:2], height, width, x_BF1SC.shape[-1])
 
 
-def _exchange(x_BFSC, **axes):
+def _exchange(x_BF1SC, **axes):
   """On the rows that a device holds: left to XLA, it gathers those of all devices before."""
   exchange = functools.partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True, **axes)
-  return on_each_device(exchange, ('BFSC',), num_heads=1)(x_BFSC)
+  return on_each_device(exchange, ('BF1SC',), num_heads=1)(x_BF1SC)
 
 
 def own_part(x, dim):
