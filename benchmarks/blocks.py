@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from i2vgen_jax import components, flops
-from i2vgen_jax.models import attention, layers, unet3d
-from i2vgen_jax.parallel import context as context_lib
+from i2vgen_jax.models import attention, layers, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import chips, compiled
@@ -44,7 +43,9 @@ def block(name, channels, shape, remat):
 
 def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=-1, context=1):
   """compiled.report of one block, its weights split over fsdp devices (-1: over all)."""
-  sizes = dict(data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1)
+  sizes = dict(
+    slice=topology.slices, data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1
+  )
   mesh = mesh_lib.make_mesh(sizes, compiled.devices(topology))
   shape = (batch * mesh.devices.size // context, frames, *size)
   module, arguments = block(name, channels, shape, remat)
@@ -53,7 +54,7 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
   placed = sharding.shard_tree(params, mesh, MIN_ELEMENTS)
   rows = mesh_lib.batch_sharding(mesh)
 
-  apply = context_lib.split_videos(module.apply)
+  apply = video_parts.split_videos(module.apply)
 
   def backward(params, dy, x, *others):
     return jax.vjp(lambda params, x: apply(params, x, *others), params, x)[1](dy)

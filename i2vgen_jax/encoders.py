@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2vgen_jax.models import clip, tiling, vae
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import clip, tiling, vae, video_parts
 
 # OpenAI CLIP's image statistics, RGB.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -128,7 +127,7 @@ class Encoders:
       return jax.tree.map(lambda result: jnp.swapaxes(result, 0, 1), result_FB)
 
     if video_BFHWC.shape[1] > 1:  # An image alone is encoded by all devices of `context` alike.
-      of_videos = context.split_videos(of_videos)
+      of_videos = video_parts.split_videos(of_videos)
     return of_videos(frozen['vae'], video_BFHWC)
 
   def encode_text(self, frozen, token_ids_BL):

@@ -17,7 +17,7 @@ import PIL.Image
 from data_pipelines import transforms
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 
 
@@ -114,7 +114,7 @@ def make_generate(
     }
 
     def denoise(noisy_BFHWC, timesteps_B, conditioning):
-      apply = context.split_videos(components.unet.apply)
+      apply = video_parts.split_videos(components.unet.apply)
       return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
 
     start_BFHWC = noise_BFHWC

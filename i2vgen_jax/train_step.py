@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from i2vgen_jax.diffusion import guidance, loss
-from i2vgen_jax.parallel import context, sharding
+from i2vgen_jax.models import video_parts
+from i2vgen_jax.parallel import sharding
 
 NUM_DRAWS = 6  # Keys of a sample in a step: posterior, image, drops, timestep, noise, dropout.
 
@@ -99,7 +100,7 @@ def make_encoded_loss(
 ):
   """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch."""
 
-  apply = context.split_videos(unet.apply)
+  apply = video_parts.split_videos(unet.apply)
 
   def encoded_loss(params, encoded, seed, step):
     *_, time_B, noise_B, dropout_B = sample_keys(seed, step, encoded['position'], NUM_DRAWS)
@@ -208,7 +209,7 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range)
   the same at every call.
   """
 
-  apply = context.split_videos(unet.apply)
+  apply = video_parts.split_videos(unet.apply)
 
   def eval_loss(params, frozen, batch, seed):
     (noise_B,) = sample_keys(seed, 0, batch['position'], 1)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from i2vgen_jax import components, generation
-from i2vgen_jax.models import kernels, pallas_attention
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import kernels, pallas_attention, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import chips, compiled
 from launch import topology
@@ -120,7 +119,7 @@ def test_each_device_attends_within_its_rows(over, batch_size, num_heads):
     return kernels.plain(over, q, k, v, q.shape[-1] // 8)
 
   dims = ('BFSC', *[kernels.OVER[over][0]] * 2)
-  mapped = mesh_lib.within(mesh, context.on_each_device(on_device, dims, num_heads))
+  mapped = mesh_lib.within(mesh, video_parts.on_each_device(on_device, dims, num_heads))
   ours = jax.jit(mapped)(*jax.device_put(arrays, mesh_lib.replicated(mesh)))
   spec = ours.sharding.spec
   assert (spec and spec[0] == ('data', 'fsdp')) == (batch_size == 4)

@@ -94,6 +94,23 @@ def test_a_collective_that_is_fused_with_products_counts_once():
   assert found.overlaps
 
 
+def test_what_goes_between_slices_is_counted_once_and_over_dcn():
+  program = hlo.parse("""HloModule m
+
+ENTRY %main (p: bf16[10,8,128]) -> bf16[10,8,128] {
+  %p = bf16[10,8,128]{2,1,0} parameter(0)
+  %send.1 = (bf16[10,8,128]{2,1,0}, u32[], token[]) send(%p, %token.1), channel_id=8, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.3_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[10,8,128]{2,1,0}, u32[], token[]) recv(%token.1), channel_id=9, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done.1 = token[] send-done(%send.1), channel_id=8
+  ROOT %recv-done.1 = (bf16[10,8,128]{2,1,0}, token[]) recv-done(%recv.1), channel_id=9
+}
+""")  # noqa: E501
+  (found,) = hlo.collectives(program, {'slice': 2} | MESH)
+  assert (found.kind, found.axes, found.bytes) == ('all-reduce', ('slice',), 10 * 8 * 128 * 2)
+  assert not found.overlaps
+  assert list(compiled.by_kind_and_axis([found])) == ['all-reduce over slice (DCN)']
+
+
 def test_the_most_expensive_op_is_named_by_its_module():
   (first,) = compiled.most_expensive(program(), chips.DEVICES['v5p'], number=1)
   assert first['module'].endswith('down_blocks_0/to_q/dot_general')

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from i2vgen_jax.models import axes, kernels, layers
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import axes, kernels, layers, video_parts
 
 
 class Attention(nn.Module):
@@ -150,19 +149,19 @@ class TemporalTransformer(nn.Module):
 def _transform(x_BFHWC, norm, block, inner_width, dtype, *context_BLD):
   """Norm, project in, transform the pixels as tokens, project out (zero at start), add.
 
-  Attention over frames sees all frames of a part of the pixels (parallel/context.py).
+  Attention over frames sees all frames of a part of the pixels (video_parts.py).
   """
   x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
   height, width, channels = x_BFHWC.shape[2:]
   over_frames = 'frames' in block.attentions
   if over_frames:
-    x_BFHWC = context.pixels_apart(x_BFHWC)
+    x_BFHWC = video_parts.pixels_apart(x_BFHWC)
   h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
   h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)
   h_BFSC = block(h_BFSC, *context_BLD)
   h_BFSC = layers.Dense(channels, zero=('kernel', 'bias'), dtype=dtype, name='proj_out')(h_BFSC)
   x_BFHWC = x_BFHWC + axes.tokens_as_space(h_BFSC, *x_BFHWC.shape[2:4])
-  return context.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC
+  return video_parts.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC
 
 
 class FrameAdapter(nn.Module):
@@ -175,7 +174,7 @@ class FrameAdapter(nn.Module):
   def __call__(self, x_BFHWC, dropout_keys_B):
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
-    x_BFHWC = context.pixels_apart(x_BFHWC)
+    x_BFHWC = video_parts.pixels_apart(x_BFHWC)
     x_BFSC = axes.space_as_tokens(x_BFHWC)
     attention = Attention('frames', 2, channels, self.dropout, self.dtype, name='attn1')
     h = layers.LayerNorm(self.dtype, name='norm1')(x_BFSC)
@@ -183,4 +182,4 @@ class FrameAdapter(nn.Module):
     feed_forward = FeedForward(False, self.dropout, self.dtype, name='ff')
     x_BFSC = x_BFSC + feed_forward(x_BFSC, dropout_keys_B)
     x_BFHWC = axes.tokens_as_space(x_BFSC, *x_BFHWC.shape[2:4])
-    return context.frames_apart(x_BFHWC, height, width)
+    return video_parts.frames_apart(x_BFHWC, height, width)

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2vgen_jax.models import attention, layers
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import attention, layers, video_parts
 
 
 class Conditioner(nn.Module):
@@ -124,7 +123,7 @@ class ImageLatents(Conditioner):
   def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
     """(B, H, W, C) -> (B, F, H, W, C)."""
     channels = image_latents_BHWC.shape[-1]
-    h = context.own_part(mark_positions(image_latents_BHWC, num_frames), 1)
+    h = video_parts.own_part(mark_positions(image_latents_BHWC, num_frames), 1)
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_2')(h))
     h = layers.Conv(self.route_width, dtype=self.dtype, name='proj_in_4')(h)
@@ -142,7 +141,7 @@ class FirstFrameLatents(Conditioner):
   def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
     """(B, H, W, C) -> (B, F, H, W, C), zero after frame 0."""
     frames = jnp.pad(image_latents_BHWC[:, None], [(0, 0), (0, num_frames - 1)] + [(0, 0)] * 3)
-    return context.own_part(frames, 1)
+    return video_parts.own_part(frames, 1)
 
 
 class Fps(Conditioner):

@@ -20,8 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask,
 )
 
-from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention, video_parts
 
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
 # video, whose keys and values are made once and not once per frame. The dims of keys and values,
@@ -54,7 +53,7 @@ def attend(over, q_BFSC, k, v, num_heads):
   function = {'pallas': pallas, 'splash': splash, 'cudnn': cudnn}[chosen]
   function = functools.partial(function, over, head_dim=head_dim)
   dims = OVER[over][0]
-  return context.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
+  return video_parts.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
 
 
 def platform():

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from i2vgen_jax.models import axes, kernels
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import axes, kernels, video_parts
 
 BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
 FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
@@ -222,7 +221,7 @@ def _mean(dims, group_size, over_frames, x_C):
   """
   mean = jnp.mean(x_C, dims, keepdims=True)
   if over_frames:
-    mean = context.mean_of_parts(mean)
+    mean = video_parts.mean_of_parts(mean)
   mean_GC = mean.reshape(*mean.shape[:-1], -1, group_size)
   return jnp.broadcast_to(jnp.mean(mean_GC, -1, keepdims=True), mean_GC.shape).reshape(mean.shape)
 
@@ -251,7 +250,7 @@ class Dropout(nn.Module):
   """
 
   rate: float
-  split: int = FRAMES  # Of which context.py may leave a part here: FRAMES or PIXELS.
+  split: int = FRAMES  # Of which video_parts.py may leave a part here: FRAMES or PIXELS.
 
   @nn.compact
   def __call__(self, x, keys_B):
@@ -264,7 +263,7 @@ class Dropout(nn.Module):
     # ResBlock's estimated cycles on v5p). The four bytes of a word lie a quarter of H apart; where
     # pixels are split, of F, or of S if frames are few.
     shape = list(x.shape)
-    shape[self.split] *= context.num_parts()
+    shape[self.split] *= video_parts.num_parts()
     dim = 2 if self.split == FRAMES else 1
     if self.split == PIXELS and shape[1] < 4:
       shape[2:-1] = [math.prod(shape[2:-1])]
@@ -276,7 +275,7 @@ class Dropout(nn.Module):
       return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], dim - 1)
 
     drawn = jax.lax.slice_in_dim(jax.vmap(draw)(keys_B), 0, length, axis=dim)
-    keep = context.own_part(drawn, self.split).reshape(x.shape) >= dropped
+    keep = video_parts.own_part(drawn, self.split).reshape(x.shape) >= dropped
     return jnp.where(keep, x / (1 - dropped / 256), 0).astype(x.dtype)
 
 
@@ -316,7 +315,7 @@ class TemporalConv(nn.Module):
   def __call__(self, x_BFHWC, dropout_keys_B):
     """(B, F, H, W, C) -> the same."""
     height, width, channels = x_BFHWC.shape[2:]
-    h = x_BFHWC = context.pixels_apart(x_BFHWC)
+    h = x_BFHWC = video_parts.pixels_apart(x_BFHWC)
     for i in range(1, 5):
       # Names follow torch's Sequential: norm 0, (activation, dropout,) convolution 2 or 3.
       norm = GroupNorm(self.norm_groups, over_frames=True, dtype=self.dtype, name=f'conv{i}_0')
@@ -326,7 +325,7 @@ class TemporalConv(nn.Module):
       zero = ('kernel', 'bias') if i == 4 else ()
       conv = FrameConv(channels, zero, self.dtype, name=f'conv{i}_{2 if i == 1 else 3}')
       h = conv(h)
-    return context.frames_apart(x_BFHWC + h, height, width)
+    return video_parts.frames_apart(x_BFHWC + h, height, width)
 
 
 class Downsample(nn.Module):

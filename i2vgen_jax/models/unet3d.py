@@ -14,8 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import attention, conditioning, free_u, layers, pallas_attention
-from i2vgen_jax.parallel import context
+from i2vgen_jax.models import attention, conditioning, free_u, layers, pallas_attention, video_parts
 
 
 class Level(nn.Module):
@@ -195,7 +194,7 @@ class UNet3D(nn.Module):
 
   def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
-    num_frames = noisy_latents_BFHWC.shape[1] * context.num_parts()
+    num_frames = noisy_latents_BFHWC.shape[1] * video_parts.num_parts()
     latent_channels = noisy_latents_BFHWC.shape[-1]
     embedding_width = 4 * self.block_channels[0]
     widths = dict(

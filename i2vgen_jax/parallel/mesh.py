@@ -1,9 +1,9 @@
 """The device mesh: axes `slice`, `data`, `fsdp`, `context`, `tensor`, and how a batch lies over it.
 
 The batch is split over slice x data x fsdp; parameters over fsdp and tensor (sharding.py);
-activations also over context, by more of the batch or by parts of a video (activations.py), so that
-a chip may hold less than one. Slices are machines with fast links inside and a data centre network
-between: what crosses it is one reduction of gradients per step.
+activations also over context, by more of the batch or by parts of a video, so that a chip may hold
+less than one (models/video_parts.py). Slices are machines with fast links inside and a data centre
+network between: what crosses it is one reduction of gradients per step.
 """
 
 import functools
@@ -73,7 +73,7 @@ def make_mesh(axis_sizes, devices=None):
     grid = mesh_utils.create_hybrid_device_mesh(
       inside, between, devices=devices, allow_split_physical_axes=True
     )
-  # Auto: how activations lie is XLA's to find, but for what context.py says.
+  # Auto: how activations lie is XLA's to find, but for what models/video_parts.py says.
   return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 

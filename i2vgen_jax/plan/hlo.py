@@ -140,6 +140,10 @@ def collectives(program, mesh_shape):
     if inside is None:
       continue
     kind, exchange = inside
+    if exchange.kind == 'send':  # Its first operand goes to the hosts, which meet over DCN.
+      sent = type_bytes(types.get(exchange.operands[0], ''))
+      found[op.name] = Collective(kind, ('slice',), sent, times, op.name in hidden, op)
+      continue
     incoming = sum(type_bytes(types.get(name, '')) for name in exchange.operands)
     outgoing = exchange.bytes
     if exchange.kind.endswith('-start'):  # Its result is a tuple of operands and results.
@@ -164,6 +168,10 @@ def _exchange(op, computations):
   kind = op.kind.removesuffix('-start')
   if kind in COLLECTIVES:
     return kind, op
+  # Between slices a collective is a send and a recv, with what the runtime makes of them.
+  between = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.text)
+  if kind == 'send' and between:
+    return between.group(1).lower().replace('_', '-'), op
   if op.kind != 'fusion':
     return None
   for callee in op.callees:
@@ -179,14 +187,14 @@ def _overlapped(ops):
   """Starts of asynchronous ops before whose end something that takes time is scheduled."""
   running = {}
   for op in ops:
-    if op.kind.endswith('-done'):
+    if op.kind.endswith('-done') and op.kind != 'recv-done':
       for name in op.operands:
         start, busy = running.pop(name, (None, False))
         if busy:
           yield start
     elif op.cycles:
       running = {name: (start, True) for name, (start, _) in running.items()}
-    if op.kind.endswith('-start'):
+    if op.kind.endswith('-start') or op.kind == 'send':
       running[op.name] = (op, False)
 
 

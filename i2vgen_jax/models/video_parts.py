@@ -10,7 +10,7 @@ All of it is written out by `jax.shard_map`, within which the other axes are sti
 sharding constraints alone, XLA (jaxlib 0.10.2) mixes the two splits in the backward pass and
 computes wrong gradients of kernels.
 
-The mesh is that in context (mesh.py: within).
+The mesh is that in context (parallel/mesh.py: within).
 Dimension key: B batch, F frames, H W height and width, S = H*W, C channels.
 """
 
@@ -19,9 +19,8 @@ import math
 
 import jax
 
-from i2vgen_jax.parallel import mesh as mesh_lib
-
-AXIS = 'context'
+# Axes of parallel/mesh.py.
+BATCH_AXES, AXIS, HEADS = ('slice', 'data', 'fsdp'), 'context', 'tensor'
 P = jax.sharding.PartitionSpec
 
 
@@ -43,7 +42,7 @@ def split_videos(function):
     if parts == 1:
       return function(params, video_BFHWC, *others)
     batch_size, num_frames = video_BFHWC.shape[:2]
-    rows = (*mesh_lib.BATCH_AXES, AXIS)
+    rows = (*BATCH_AXES, AXIS)
     if batch_size % math.prod(sizes[axis] for axis in rows) == 0:
       place = lambda x: jax.lax.with_sharding_constraint(x, P(rows))  # noqa: E731
       return function(params, *jax.tree.map(place, (video_BFHWC, *others)))
@@ -133,10 +132,10 @@ def on_each_device(function, dims, num_heads):
       axes = tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
       return axes if length % math.prod(sizes[axis] for axis in axes) == 0 else ()
 
-    batch_size, rows = arrays[0].shape[0], (*mesh_lib.BATCH_AXES, AXIS)
+    batch_size, rows = arrays[0].shape[0], (*BATCH_AXES, AXIS)
     axes = {
-      'B': dividing(rows, batch_size) or dividing(mesh_lib.BATCH_AXES, batch_size),
-      'C': dividing(('tensor',), num_heads),
+      'B': dividing(rows, batch_size) or dividing(BATCH_AXES, batch_size),
+      'C': dividing((HEADS,), num_heads),
     }
     specs = tuple(P(*(axes.get(dim, ()) for dim in names)) for names in dims)
     return jax.shard_map(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import buckets
-from i2vgen_jax.models import attention, conditioning, layers
-from i2vgen_jax.parallel import context, sharding
+from i2vgen_jax.models import attention, conditioning, layers, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
 from tests import test_encoders
 
@@ -21,7 +21,7 @@ class Conditioned(conditioning.ImageLatents):
   """What the first frame makes of a video's input, added to it."""
 
   def __call__(self, x_BFHWC, image_BHWC, dropout_keys_B):
-    num_frames = x_BFHWC.shape[1] * context.num_parts()
+    num_frames = x_BFHWC.shape[1] * video_parts.num_parts()
     return x_BFHWC + super().__call__(image_BHWC, num_frames, dropout_keys_B)
 
 
@@ -53,7 +53,7 @@ def compiled_backward(module, params, arguments, sizes):
   placed = sharding.shard_tree(params, mesh, min_elements=2)
 
   def backward(params, dy, x, *others):
-    apply = context.split_videos(module.apply)
+    apply = video_parts.split_videos(module.apply)
     y, vjp = jax.vjp(lambda params, x: apply(params, x, *others), params, x)
     return y, vjp(dy)
 
@@ -140,7 +140,7 @@ def test_videos_are_encoded_and_decoded_in_parts():
 def test_videos_that_do_not_divide_are_refused(shape, message):
   module, x = attention.TemporalTransformer(2, 8, 4), jnp.zeros(shape)
   params = jax.eval_shape(module.init, jax.random.key(0), x)
-  apply = mesh_lib.within(mesh_lib.make_mesh(SIZES), context.split_videos(module.apply))
+  apply = mesh_lib.within(mesh_lib.make_mesh(SIZES), video_parts.split_videos(module.apply))
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(apply, params, x)
 
@@ -160,3 +160,8 @@ def test_batches_leave_one_video_or_a_multiple_of_context(batch_size, frames, fi
   else:
     with pytest.raises(ValueError, match='do not divide over mesh axis context=2'):
       mesh_lib.check_batch_sizes([bucket], mesh, accumulation=1)
+
+
+def test_axes_are_those_of_the_mesh():
+  assert mesh_lib.BATCH_AXES == video_parts.BATCH_AXES
+  assert {*video_parts.BATCH_AXES, video_parts.AXIS, video_parts.HEADS} == set(mesh_lib.AXES)
