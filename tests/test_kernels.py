@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2vgen_jax import components, generation
-from i2vgen_jax.models import kernels, pallas_attention, video_parts
+from i2vgen_jax.models import kernels, pallas_attention, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import chips, compiled
 from launch import topology
@@ -51,6 +51,20 @@ def check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=2, rtol
 def test_pallas_attention_equals_plain(over, num_heads, num_queries, num_keys, head_dim):
   ours = functools.partial(kernels.pallas, interpret=True)
   check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=5)
+
+
+@pytest.mark.parametrize(('remat', 'kept'), [('products', 2), ('block', 1)])
+@pytest.mark.parametrize('over', ['pixels', 'frames'])
+def test_what_attention_gave_is_kept_with_products(over, remat, kept):
+  """Beside the input; though to a policy that keeps products a kernel is none."""
+  x = jnp.ones((1, 16, 128, 64))
+
+  @functools.partial(jax.checkpoint, policy=unet3d.POLICIES[remat])
+  def block(x):
+    return jnp.sin(kernels.pallas(over, x, x, x, head_dim=64, interpret=True))
+
+  residuals = jax.make_jaxpr(lambda x: jax.vjp(block, x)[1])(x).out_avals
+  assert sum(leaf.size == x.size for leaf in residuals) == kept
 
 
 @pytest.mark.parametrize('over', list(kernels.OVER))

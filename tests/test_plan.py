@@ -244,6 +244,11 @@ def test_videos_split_over_context_exchange_frames_for_pixels_alone(name):
   assert all(row['gib'] < 1.9 * part for row in moved.values()), moved
 
 
+# Where a tenth of the time and more is copies: on v5e XLA lays pixels of one video in lanes, which
+# 320 channels do not fill, and back for the kernels (docs/performance.md).
+COPIED = {('TemporalTransformer', 'v5e-16')}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('generation', ['v5e-16', 'v5p-8'])
 @pytest.mark.parametrize('name', ['ResBlock', 'SpatialTransformer', 'TemporalTransformer'])
@@ -259,8 +264,7 @@ def test_blocks_compile_for_tpus_and_move_no_activations(name, generation):
   )  # fmt: skip
   assert not found['all_to_alls']
   assert (found['kernel_tflops'] > 0) == (name != 'ResBlock')
-  kinds = found['secs_by_kind_of_op']
-  # On v5e XLA lays pixels of one video in lanes, which 320 channels do not fill, and back.
-  most = 0.2 if generation == 'v5e-16' else 0.1
-  assert kinds.get('copy', 0) < most * sum(kinds.values())
   assert found['memory_gib']['peak'] < found['memory_gib']['capacity']
+  kinds = found['secs_by_kind_of_op']
+  hardly = kinds.get('copy', 0) < 0.1 * sum(kinds.values())
+  assert hardly == ((name, generation) not in COPIED)

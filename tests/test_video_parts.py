@@ -122,6 +122,7 @@ def test_videos_are_encoded_and_decoded_in_parts():
   latents, first, decoded = jax.jit(there_and_back)(frozen, video)
   placed = mesh_lib.place_batch({'video': video}, mesh)['video']
   split = jax.jit(mesh_lib.within(mesh, there_and_back))(frozen, placed)
+  assert split[0].sharding.shard_shape(split[0].shape)[:2] == (1, 1)  # A frame of a video each.
   np.testing.assert_allclose(split[0], latents, atol=1e-5 * np.abs(latents).max())
   np.testing.assert_allclose(split[1], first, atol=1e-5 * np.abs(latents).max())
   np.testing.assert_allclose(split[2].astype(int), decoded.astype(int), atol=1)  # Rounded.

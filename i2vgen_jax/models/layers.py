@@ -178,9 +178,9 @@ class GroupNorm(nn.Module):
 def normalize(x_C, scale_C, bias_C, mean_of, epsilon):
   """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
-  The backward pass is written out: it keeps x as it came, in bfloat16 where that is
-  what came, and nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the
-  derived one (small U-Net, jax 0.10.2).
+  The backward pass is written out: it keeps x as it came, in bfloat16 where that is what came, and
+  nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the derived one
+  (small U-Net, jax 0.10.2).
 
   Args:
     x_C: channels last.
