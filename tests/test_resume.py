@@ -82,8 +82,13 @@ def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus
   assert train.train(config, tmp_path) == 0
   expected, found = final_state(finished_run), final_state(tmp_path)
   assert expected[0] == found[0] == 6
-  for name, value in expected[1].items():  # Another program: rounding may differ.
-    np.testing.assert_allclose(found[1][name], value, atol=1e-5, err_msg=name)
+  # Another program, whose rounding an optimizer makes more of where a gradient is near zero: each
+  # tensor by its norm, as gradients are compared elsewhere, not by its worst element.
+  for name, value in expected[1].items():
+    error = np.linalg.norm(np.asarray(found[1][name], np.float64) - value)
+    assert error <= 1e-4 * np.linalg.norm(value), name
+  losses = [runs.losses(run) for run in (finished_run, tmp_path)]
+  np.testing.assert_allclose(losses[1][6], losses[0][6], rtol=1e-5)
 
 
 def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
