@@ -42,7 +42,7 @@ def main():
   found = measure_sets(videos, real_BFHWC, captions, last.bucket.fps)
   for name, videos_BFHWC in videos.items():
     described = real if name == 'real' else describe(networks, videos_BFHWC, captions)
-    found[name] |= compare(described, real)
+    found[name] |= compare(described, real, len(captions))
 
   output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output.mkdir(parents=True, exist_ok=True)
@@ -169,15 +169,15 @@ def describe(networks, videos_BFHWC, captions):
   return described
 
 
-def compare(described, real):
-  """{measure: distance to the real clips, of two at least, or CLIP's mean score}."""
+def compare(described, real, num_videos):
+  """{measure: dict(mean, low, high, num)}: distance to the real clips, two at least, and scores."""
   found = {}
   for name, features_ND in described.items():
     if name == 'clip':
       for score in features_ND[0]:
         found[score] = measures.mean_with_interval([row[score] for row in features_ND])
-    elif len(features_ND) > 1:
-      found[name] = frechet.frechet_distance(features_ND, real[name])
+    elif num_videos > 1:
+      found[name] = frechet.distance_with_interval(features_ND, real[name], num_videos)
   return found
 
 

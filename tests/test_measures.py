@@ -108,6 +108,34 @@ def test_frechet_distance_is_that_of_scipy(rows):
     frechet.frechet_distance(a[:1], b)
 
 
+def test_the_interval_of_a_frechet_distance_is_as_wide_as_other_clips_make_it():
+  """Of mostly a shift of the mean, whose spread over draws of clips is known by drawing them."""
+
+  def draw(seed):
+    rng = np.random.default_rng(seed)
+    real = rng.normal(size=(60, 4))
+    return real + rng.normal(2, 1, (60, 4)), real
+
+  found = [frechet.distance_with_interval(*draw(seed), 60) for seed in range(200)]
+  spread = 1.96 * np.std([row['mean'] for row in found])
+  half = np.mean([row['high'] - row['low'] for row in found]) / 2
+  assert half == pytest.approx(spread, rel=0.2)
+  assert all(row['low'] < row['mean'] < row['high'] and row['num'] == 60 for row in found)
+
+
+def test_frames_of_a_video_are_left_out_together():
+  """Eight equal frames each say no more than one: the interval is the videos'."""
+  rng = np.random.default_rng(0)
+  real, sampled = rng.normal(size=(30, 3)), rng.normal(1, 1, (30, 3))
+  videos = frechet.distance_with_interval(sampled, real, 30)
+  frames = frechet.distance_with_interval(np.repeat(sampled, 8, 0), np.repeat(real, 8, 0), 30)
+  width = lambda row: row['high'] - row['low']  # noqa: E731
+  assert width(frames) == pytest.approx(width(videos), rel=0.1)
+  assert np.isnan(frechet.distance_with_interval(sampled[:2], real[:2], 2)['low'])
+  with pytest.raises(ValueError, match='16 and 24 rows of features of 8 videos'):
+    frechet.distance_with_interval(np.zeros((16, 3)), np.zeros((24, 3)), 8)
+
+
 def test_features_come_from_a_torchscript_file_or_a_function(tmp_path):
   class Mean(torch.nn.Module):
     def forward(self, videos):

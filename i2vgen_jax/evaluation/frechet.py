@@ -15,6 +15,7 @@ import numpy as np
 
 PROXY_CHANNELS = (16, 32, 64)
 BATCH = 4
+MOST_GROUPS = 20  # Of videos that are left out in turn.
 
 
 def frechet_distance(a_ND, b_ND):
@@ -38,6 +39,33 @@ def frechet_distance(a_ND, b_ND):
   trace_of_root = np.sqrt(np.maximum(np.linalg.eigvalsh(root_DD @ b_DD @ root_DD), 0)).sum()
   shift = np.sum((a_ND.mean(0) - b_ND.mean(0)) ** 2)
   return float(shift + np.trace(a_DD) + np.trace(b_DD) - 2 * trace_of_root)
+
+
+def distance_with_interval(a_ND, b_ND, num_videos):
+  """dict(mean, low, high, num): the distance with its 95 % interval over other clips.
+
+  By the jackknife of groups: the bootstrap would draw clips twice, and a distance grows with fewer
+  clips. That growth itself, of all sets of few clips, is not in the interval.
+
+  Args:
+    a_ND: features of `num_videos` videos, or of as many frames of each, in their order.
+    b_ND: of the same clips: row by row left out with those of `a_ND`.
+    num_videos: below 3 there is no interval: low and high are NaN.
+
+  Raises:
+    ValueError: as `frechet_distance`, or sets of different length.
+  """
+  if len(a_ND) != len(b_ND) or len(a_ND) % num_videos:
+    raise ValueError(f'{len(a_ND)} and {len(b_ND)} rows of features of {num_videos} videos.')
+  distance = frechet_distance(a_ND, b_ND)
+  groups = min(num_videos, MOST_GROUPS)
+  half = float('nan')
+  if num_videos > 2:
+    group_N = np.repeat(np.arange(num_videos) * groups // num_videos, len(a_ND) // num_videos)
+    parts = [frechet_distance(a_ND[group_N != g], b_ND[group_N != g]) for g in range(groups)]
+    half = 1.96 * ((groups - 1) * np.var(parts)) ** 0.5
+  low, high = max(distance - half, 0.0), distance + half
+  return dict(mean=distance, low=float(low), high=float(high), num=num_videos)
 
 
 def load_features(source):
