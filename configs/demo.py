@@ -31,11 +31,8 @@ def get_config(arg=None):
     temporal_in_heads=8,
     remat='none',
   )
-  vae = json.loads((pathlib.Path(__file__).parent.parent / DEMO / 'vae.json').read_text())
-  config.vae.weights = f'{DEMO}/vae.safetensors'
-  config.vae.scaling_factor = vae.pop('scaling_factor')
+  use_vae(config, DEMO)
   config.vae.frames_per_chunk = 16
-  config.vae.model.update(vae)
   config.text_encoder.weights = 'random'
   config.text_encoder.model.update(
     vocab_size=856, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, max_length=16
@@ -79,3 +76,14 @@ def get_config(arg=None):
   config.checkpoint.update(every=100, keep_last=2, keep_every=0)
   config.sample.update(num_steps=20, guidance_scale=3.0, bucket='videos')
   return config
+
+
+def use_vae(config, folder):
+  """Sets the autoencoder that demo.train_vae left in a folder; raises ValueError without one."""
+  path = pathlib.Path(__file__).parent.parent / folder / 'vae.json'
+  if not path.exists():
+    raise ValueError(f'vae={folder} has no vae.json: python -m i2vgen_jax.demo.train_vae makes it.')
+  fields = json.loads(path.read_text())
+  config.vae.weights = f'{folder}/vae.safetensors'
+  config.vae.scaling_factor = fields.pop('scaling_factor')
+  config.vae.model.update(fields)

@@ -126,3 +126,13 @@ def test_unknown_mesh_and_argument_list_the_known_ones():
     common.parse_arg('corpse=x', corpus='')
   with pytest.raises(ValueError, match='must be a int'):
     common.parse_arg('steps=many', steps=3)
+
+
+def test_the_demos_refinement_takes_the_autoencoder_of_a_folder(tmp_path):
+  fields = dict(block_channels=(8, 16, 32, 64), scaling_factor=2.0)
+  (tmp_path / 'vae.json').write_text(json.dumps(fields))
+  taken = refine_demo.get_config(f'vae={tmp_path}').vae
+  assert taken.model.block_channels == (8, 16, 32, 64) and taken.scaling_factor == 2.0
+  assert taken.weights == f'{tmp_path}/vae.safetensors'
+  with pytest.raises(ValueError, match='vae=nowhere has no vae.json: .*train_vae makes it'):
+    refine_demo.get_config('vae=nowhere')

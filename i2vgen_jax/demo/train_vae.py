@@ -5,10 +5,10 @@
 Writes OUTPUT/vae.safetensors (diffusers' tensor names, float16) and OUTPUT/vae.json (the fields of
 `models.vae.AutoencoderKL`, and the scaling factor: 1, for latents have unit variance as they are).
 
-At another size it goes on from the committed weights, so that the latents stay nearly the same:
+Of another size and for another size, for the refinement stage:
 
   python -m i2vgen_jax.demo.train_vae --output=quickstart/vae_128 --frame_size=128 \
-      --start=i2vgen_jax/demo/vae.safetensors --num_steps=600 --peak_lr=0.004
+      --block_channels=8,16,32,64 --num_steps=1400
 """
 
 import functools
@@ -222,7 +222,10 @@ def measure(model, params, frames):
 
 def main():
   """Renders, trains, measures on other frames, writes."""
-  model = vae.AutoencoderKL(**MODEL)
+  fields = dict(MODEL)
+  if flags.FLAGS.block_channels:
+    fields['block_channels'] = tuple(map(int, flags.FLAGS.block_channels))
+  model = vae.AutoencoderKL(**fields)
   size = flags.FLAGS.frame_size
   frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500, size=size)
   print(f'{len(frames)} frames', flush=True)
@@ -248,7 +251,7 @@ def main():
   output.mkdir(parents=True, exist_ok=True)
   named = tensors.to_torch(jax.tree.map(np.float16, params), vae_names.name_of)
   safetensors.numpy.save_file(named, output / 'vae.safetensors')
-  fields = dict(MODEL, scaling_factor=1.0)
+  fields['scaling_factor'] = 1.0
   (output / 'vae.json').write_text(json.dumps(fields, indent=2) + '\n')
 
 
@@ -260,6 +263,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
   flags.DEFINE_string('start', None, 'vae.safetensors to go on from; default random weights')
   flags.DEFINE_integer('frame_size', FRAME_SIZE, 'side of a frame in pixels')
+  flags.DEFINE_list('block_channels', None, 'channels of the levels, as 8,16,32,64; default MODEL')
   flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
   flags.DEFINE_integer('batch_size', 8, 'frames per step')
   flags.DEFINE_float('peak_lr', 0.02, 'learning rate of kernels after warm-up')
