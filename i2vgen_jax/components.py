@@ -140,7 +140,7 @@ def build(config, workdir=None, with_tokenizer=True):
 
 def check_start(config):
   """Raises ValueError if the model of the run or folder `config.start` is not the config's; the
-  config may leave conditioners out."""
+  config may leave conditioners out, and have an autoencoder of its own, with weights."""
   blocks = ('unet', *FROZEN)
   started = checkpoint.read_config(config.start)
   ours, theirs = (
@@ -149,10 +149,12 @@ def check_start(config):
   )
   kept = ours['unet.conditioners']
   theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
+  own_vae = config.vae.weights not in ('', started.vae.weights)
   differences = [
     f'{name}: {theirs.get(name, "(absent)")} -> {ours.get(name, "(absent)")}'
     for name in sorted(set(ours) | set(theirs))
-    if ours.get(name) != theirs.get(name) and not CHANGEABLE.fullmatch(name)
+    if ours.get(name) != theirs.get(name)
+    and not (CHANGEABLE.fullmatch(name) or own_vae and name.startswith('vae.'))
   ]
   if differences:
     raise ValueError(
