@@ -71,6 +71,18 @@ def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs)
     jax.tree.map(np.testing.assert_array_equal, params, base[name])
 
 
+def test_a_refinement_may_have_an_autoencoder_of_its_own(finished_run, demo_corpus):
+  config = tiny_refinement(demo_corpus, finished_run)
+  config.vae.model.block_channels = (8, 16, 32, 64)
+  with pytest.raises(ValueError, match='of another model.*\n.*vae.model.block_channels: '):
+    components.check_start(config)  # With the weights of the base's.
+  config.vae.weights = 'own/vae.safetensors'
+  components.check_start(config)
+  config.unet.head_dim = 16
+  with pytest.raises(ValueError, match='unet.head_dim: 8 -> 16'):
+    components.check_start(config)
+
+
 def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, picture, tmp_path):
   listed, folder = tmp_path / 'list.txt', tmp_path / 'out'
   (tmp_path / 'half.png').write_bytes(picture.read_bytes()[:-30])
