@@ -44,6 +44,10 @@ def main():
     described = real if name == 'real' else describe(networks, videos_BFHWC, captions)
     found[name] |= compare(described, real, len(captions))
 
+  for better, worse in (('refined', 'upscaled'), ('restored', 'shrunk')):
+    if better in videos:
+      found[better]['psnr_gain_db'] = gain(videos[better], videos[worse], real_BFHWC)
+
   output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output.mkdir(parents=True, exist_ok=True)
   spectra = spectrum.mean_spectra(
@@ -155,6 +159,17 @@ def measure_sets(videos, real_BFHWC, captions, fps):
       for kind in curves[0]
     }
   return found
+
+
+def gain(videos_BFHWC, others_BFHWC, real_BFHWC):
+  """dict(mean, low, high, num): by how many dB videos are nearer to the real clips than others.
+
+  Clip by clip, so that its interval is that of the gain and not of how hard clips are.
+  """
+  triples = zip(videos_BFHWC, others_BFHWC, real_BFHWC, strict=True)
+  return measures.mean_with_interval(
+    [measures.psnr(video, real) - measures.psnr(other, real) for video, other, real in triples]
+  )
 
 
 def describe(networks, videos_BFHWC, captions):

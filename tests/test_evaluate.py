@@ -1,8 +1,10 @@
 """The yardstick: real clips score full marks, and broken ones do not."""
 
 import numpy as np
+import pytest
 
 from data_pipelines import demo_corpus
+from i2vgen_jax import evaluate
 from i2vgen_jax.evaluation import shapes
 
 
@@ -46,3 +48,12 @@ def test_swapped_channels_lose_the_colour():
 def test_captions_of_videos_are_known_from_others():
   assert shapes.is_demo(CAPTIONS)
   assert not shapes.is_demo([*CAPTIONS, 'a red circle']) and not shapes.is_demo(['a dog runs up'])
+
+
+def test_the_gain_is_taken_clip_by_clip():
+  real = np.full((2, 3, 8, 8, 3), 100, np.uint8)
+  near, far = real + np.uint8(2), real + np.uint8(4)
+  near[1], far[1] = 110, 120
+  found = evaluate.gain(near, far, real)
+  assert found['mean'] == pytest.approx(20 * np.log10(2)) and found['num'] == 2
+  assert found['low'] == pytest.approx(found['high'])  # Hard and easy clips gain the same.
