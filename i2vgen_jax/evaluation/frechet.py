@@ -57,7 +57,7 @@ def distance_with_interval(a_ND, b_ND, num_videos):
   """
   if len(a_ND) != len(b_ND) or len(a_ND) % num_videos:
     raise ValueError(f'{len(a_ND)} and {len(b_ND)} rows of features of {num_videos} videos.')
-  distance = frechet_distance(a_ND, b_ND)
+  distance = max(frechet_distance(a_ND, b_ND), 0.0)  # Of equal sets, rounding may be below.
   groups = min(num_videos, MOST_GROUPS)
   half = float('nan')
   if num_videos > 2:
