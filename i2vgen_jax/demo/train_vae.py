@@ -5,7 +5,7 @@
 Writes OUTPUT/vae.safetensors (diffusers' tensor names, float16) and OUTPUT/vae.json (the fields of
 `models.vae.AutoencoderKL`, and the scaling factor: 1, for latents have unit variance as they are).
 
-Of another size and for another size, for the refinement stage:
+A larger one for larger frames, which the demo's refinement stage takes:
 
   python -m i2vgen_jax.demo.train_vae --output=quickstart/vae_128 --frame_size=128 \
       --block_channels=8,16,32,64 --num_steps=1400
