@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from i2vgen_jax import components, flops
 from i2vgen_jax.models import attention, layers, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.parallel import replicas, sharding, xla_profiles
 from i2vgen_jax.plan import chips, compiled
 from launch import topology as topology_lib
 
@@ -56,17 +56,19 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
 
   apply = video_parts.split_videos(module.apply)
 
-  def backward(params, dy, x, *others):
+  def backward(batch, params):
+    dy, x, *others = batch
     return jax.vjp(lambda params, x: apply(params, x, *others), params, x)[1](dy)
 
-  arguments = (arguments[0], *arguments)  # The gradient looks like x.
-  lowered = jax.jit(mesh_lib.within(mesh, backward), out_shardings=(placed, rows)).lower(
+  backward = mesh_lib.within(mesh, replicas.mean_over_replicas(backward, has_rows=True))
+  batch = (arguments[0], *arguments)  # The gradient looks like x.
+  lowered = jax.jit(backward, out_shardings=(placed, rows)).lower(
+    components.with_shardings(batch, (rows,) * len(batch)),
     components.with_shardings(params, placed),
-    *components.with_shardings(arguments, (rows,) * len(arguments)),
   )
-  options = xla_profiles.options(profile, 'tpu')
+  options = xla_profiles.options(profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
-  model_flops = 3 * flops.count(module.apply, params, *arguments[1:])
+  model_flops = 3 * flops.count(module.apply, params, *arguments)
   device = chips.device(topology)
   return dict(
     block=name,

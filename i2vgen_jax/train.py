@@ -55,7 +55,9 @@ def train(config, workdir):
   compilation.use_cache(config, workdir)
   components = components_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
-  xla_options = xla_profiles.options(config.compilation.profile, jax.default_backend())
+  xla_options = xla_profiles.options(
+    config.compilation.profile, jax.default_backend(), mesh.shape['slice']
+  )
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
   buckets = streams.make_buckets(config, components)

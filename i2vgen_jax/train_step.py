@@ -14,7 +14,7 @@ import optax
 
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.models import video_parts
-from i2vgen_jax.parallel import sharding
+from i2vgen_jax.parallel import replicas, sharding
 
 NUM_DRAWS = 6  # Keys of a sample in a step: posterior, image, drops, timestep, noise, dropout.
 
@@ -137,6 +137,32 @@ def make_loss(unet, encoders, schedule, *, condition_dropout, **options):
   return batch_loss
 
 
+def make_mean_gradient(batch_loss, accumulation):
+  """(batch, params, frozen, seed, step) -> (loss, gradients), means over the rows of the batch.
+
+  Args:
+    batch_loss: from `make_loss`.
+    accumulation: number of micro-batches that are taken one after the other; divides the batch.
+  """
+  gradient = jax.value_and_grad(batch_loss)
+
+  @replicas.mean_over_replicas
+  def mean_gradient(batch, params, frozen, seed, step):
+    def of_part(part):
+      return gradient(params, frozen, part, seed, step)
+
+    def add_part(total, part):
+      return jax.tree.map(jnp.add, total, of_part(part)), None
+
+    if accumulation == 1:
+      return of_part(batch)
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add_part, zeros, split_batch(batch, accumulation))
+    return jax.tree.map(lambda x: x / accumulation, total)
+
+  return mean_gradient
+
+
 def make_train_step(
   batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup, offload_optimizer
 ):
@@ -146,26 +172,17 @@ def make_train_step(
     batch_loss: from `make_loss`.
     optimizer: from optimizer.make_optimizer.
     learning_rate: its schedule, for the metrics.
-    accumulation: number of micro-batches whose gradients are averaged; divides the batch.
+    accumulation: as of `make_mean_gradient`.
     ema_decay: weight of the past in the moving average of parameters.
     ema_warmup: if True, the decay starts low: min(ema_decay, (1 + step) / (10 + step)).
     offload_optimizer: if True, the optimizer's state comes from the memory of the host, where
       `state_shardings` puts it back.
   """
 
+  mean_gradient = make_mean_gradient(batch_loss, accumulation)
+
   def step(state, frozen, batch):
-    gradient = jax.value_and_grad(batch_loss)
-
-    def add_micro_batch(total, micro_batch):
-      result = gradient(state.params, frozen, micro_batch, state.seed, state.step)
-      return jax.tree.map(jnp.add, total, result), None
-
-    if accumulation == 1:
-      mean_loss, grads = gradient(state.params, frozen, batch, state.seed, state.step)
-    else:
-      zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-      total, _ = jax.lax.scan(add_micro_batch, zeros, split_batch(batch, accumulation))
-      mean_loss, grads = jax.tree.map(lambda x: x / accumulation, total)
+    mean_loss, grads = mean_gradient(batch, state.params, frozen, state.seed, state.step)
     opt_state = state.opt_state
     if offload_optimizer:
       opt_state = jax.device_put(opt_state, jax.memory.Space.Device)

@@ -70,6 +70,12 @@ def test_profiles_that_cannot_be_are_refused():
     xla_profiles.options('tpu', 'cpu')
 
 
+def test_kernels_are_gathered_whole_between_slices():
+  threshold = 'xla_jf_spmd_threshold_for_windowed_einsum_mib'
+  assert threshold in xla_profiles.options('none', 'tpu', slices=2)
+  assert xla_profiles.options('none', 'tpu') == xla_profiles.options('none', 'cpu', slices=2) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [n for n, (where, _) in xla_profiles.PROFILES.items() if where])
 def test_compilers_accept_every_flag(name):

@@ -62,6 +62,7 @@ def test_blocks_send_weights_and_their_gradients_only(name):
   'sizes',
   [
     dict(slice=2, data=1, fsdp=2, tensor=2),
+    dict(slice=2, data=2, fsdp=1, context=2, tensor=1),
     dict(data=2, fsdp=2, context=2, tensor=1),  # A video per two devices: its frames or pixels.
     dict(data=1, fsdp=2, context=2, tensor=2),  # Two videos for two devices.
   ],
@@ -89,8 +90,11 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     batch = mesh_lib.place_batch(
       {name: encoded[name] for name in ('latents', 'position')}, mesh
     ) | dict(conditioning=batch)
-    function = jax.value_and_grad(lambda p, batch: loss(p, batch, seed, 5))
-    return params, jax.device_get(jax.jit(mesh_lib.within(mesh, function))(placed, batch))
+    gradient = train_step.make_mean_gradient(
+      lambda params, frozen, batch, seed, step: loss(params, batch, seed, step), accumulation=1
+    )
+    made = jax.jit(mesh_lib.within(mesh, gradient))(batch, placed, {}, seed, 5)
+    return params, jax.device_get(made)
 
   params, (expected, gradients) = on(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
   _, (found, split) = on(sizes, jax.devices(), params)

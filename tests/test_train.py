@@ -17,7 +17,7 @@ SHARED = ROOT.parent / 'shared' / 'data'
 @pytest.mark.parametrize(
   ('mesh', 'accumulation'),
   [
-    (dict(data=2, fsdp=1, tensor=4), 4),
+    (dict(slice=2, data=1, fsdp=1, tensor=4), 4),
     # A video for every two devices.
     pytest.param(dict(data=2, fsdp=2, context=2, tensor=1), 2, marks=pytest.mark.slow),
   ],

@@ -37,13 +37,13 @@ def split_videos(function):
 
   @functools.wraps(function)
   def of_whole_batch(params, video_BFHWC, *others):
-    sizes = jax.sharding.get_abstract_mesh().shape
-    parts = sizes.get(AXIS, 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = mesh.shape.get(AXIS, 1)
     if parts == 1:
       return function(params, video_BFHWC, *others)
     batch_size, num_frames = video_BFHWC.shape[:2]
-    rows = (*BATCH_AXES, AXIS)
-    if batch_size % math.prod(sizes[axis] for axis in rows) == 0:
+    rows = tuple(axis for axis in (*BATCH_AXES, AXIS) if axis not in mesh.manual_axes)
+    if batch_size % math.prod(mesh.shape[axis] for axis in rows) == 0:
       place = lambda x: jax.lax.with_sharding_constraint(x, P(rows))  # noqa: E731
       return function(params, *jax.tree.map(place, (video_BFHWC, *others)))
     if num_frames % parts:

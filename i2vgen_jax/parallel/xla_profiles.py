@@ -6,9 +6,11 @@ TPU flag here, XLA of jaxlib 0.10.2 every GPU flag. None has been timed on a chi
 'none', and keep what measures better.
 """
 
+# Products are not cut into a loop of small ones around each transfer: our widths are too small.
+_WHOLE_PRODUCTS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1000000}
 # Weights are gathered and gradients scattered at every layer of a mesh with fsdp: both are to run
 # beside the products of the layers around them.
-_OVERLAP = {
+_OVERLAP = _WHOLE_PRODUCTS | {
   # Collectives become asynchronous, and the start of one may be fused with the products that it
   # runs beside.
   'xla_tpu_enable_async_collective_fusion': True,
@@ -20,8 +22,6 @@ _OVERLAP = {
   'xla_enable_async_all_gather': True,
   # Halos of convolutions, where the width of images is split.
   'xla_enable_async_collective_permute': True,
-  # Products are not cut into a loop of small ones around each transfer: our widths are too small.
-  'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1000000,
   # The scheduler tries again with less memory where its first schedule does not fit.
   'xla_latency_hiding_scheduler_rerun': 2,
 }
@@ -64,12 +64,14 @@ PROFILES = {  # Name -> (platform, flags).
 }
 
 
-def options(name, platform):
+def options(name, platform, slices=1):
   """Flags of a profile, for `compile(compiler_options=...)`.
 
   Args:
     name: in PROFILES.
     platform: of the devices: 'tpu', 'gpu', 'cpu'.
+    slices: of TPUs. With several the products of replicas.py stay whole in every profile: there
+      XLA would pass the kernels around device by device (3,430 transfers a step).
 
   Raises:
     ValueError: no such profile, or it is for other devices.
@@ -82,4 +84,4 @@ def options(name, platform):
       f'compilation.profile={name!r} is for {meant_for}, but the devices are {platform}: take '
       f"'none' or another of {', '.join(PROFILES)}."
     )
-  return dict(flags)
+  return flags | (_WHOLE_PRODUCTS if platform == 'tpu' and slices > 1 else {})

@@ -58,7 +58,7 @@ def compile_for(config, topology, bucket, hlo=''):
   components = components_lib.build(config, with_tokenizer=False)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
   lowered = compiled.lower_update(config, components, mesh, bucket)
-  options = xla_profiles.options(config.compilation.profile, 'tpu')
+  options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
   if hlo:
     pathlib.Path(hlo).write_text(executable.as_text())
