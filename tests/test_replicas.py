@@ -1,5 +1,7 @@
 """Means over replicas of several slices, and what JAX writes into partly manual programs."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,9 +62,10 @@ def test_partly_manual_programs_hold_no_constraints_that_say_nothing(monkeypatch
   """If this fails without ours, JAX has mended it and parallel/lowering.py can go."""
   sizes = dict(slice=2, data=2, fsdp=2, tensor=1)
   function = replicas.mean_over_replicas(of_rows, has_rows=True)
-  assert 'sharding_constraint' not in on(sizes, function).as_text()
+  says_nothing = r'sharding_constraint .*\[\{\?\}'
+  assert not re.search(says_nothing, on(sizes, function).as_text())
   monkeypatch.setattr(lowering, '_lower', lowering._original)
-  assert 'sharding_constraint' in on(sizes, function).as_text()
+  assert re.search(says_nothing, on(sizes, function).as_text())
 
 
 def test_constraints_of_explicit_axes_stay():
@@ -82,13 +85,15 @@ def test_a_block_takes_two_slices_no_longer_than_one(name):
   from benchmarks import blocks
   from launch import topology
 
-  secs = {}
+  secs, sums = {}, {}
   for chips in ('v5p-16', '2xv5p-8'):
     found = blocks.measure(
       name, topology.parse(chips), channels=320, size=(32, 56), frames=16, batch=1,
       remat='none', profile='none', fsdp=4,
     )  # fmt: skip
     secs[chips] = found['estimated_secs']['ops']
+    sums[chips] = found['secs_by_kind_of_op'].get('reduce', 0)
   assert secs['2xv5p-8'] < 1.05 * secs['v5p-16'], secs
   assert 'all-reduce over slice (DCN)' in found['collectives']
-  assert found['secs_by_kind_of_op'].get('reduce', 0) < 0.01 * secs['2xv5p-8']
+  # No sum stands alone that does not on one slice.
+  assert sums['2xv5p-8'] < sums['v5p-16'] + 0.01 * secs['v5p-16'], sums
