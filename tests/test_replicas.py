@@ -52,6 +52,14 @@ def test_each_entry_is_reduced_by_itself_behind_a_barrier():
   assert text.count('optimization_barrier') == text.count('"stablehlo.all_reduce"') == 3
 
 
+def test_rows_of_a_replica_are_held_over_fsdp():
+  text = on(
+    dict(slice=2, data=2, fsdp=2, tensor=1),
+    replicas.mean_over_replicas(of_rows, has_rows=True),
+  ).as_text()
+  assert 'sharding_constraint %arg2 <@mesh, [{"fsdp"}, {}]>' in text
+
+
 def test_one_slice_is_left_as_it_is():
   function = replicas.mean_over_replicas(of_rows, has_rows=True)
   sizes = dict(data=4, fsdp=2, tensor=1)
@@ -69,7 +77,7 @@ def test_partly_manual_programs_hold_no_constraints_that_say_nothing(monkeypatch
 
 
 def test_constraints_of_explicit_axes_stay():
-  mesh_lib.make_mesh(dict(data=8, fsdp=1, tensor=1))
+  lowering.leave_out_empty_constraints()
   mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,))
   with jax.set_mesh(mesh):
     rows = jax.reshard(ROWS, P('data'))

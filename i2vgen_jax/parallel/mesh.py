@@ -13,8 +13,6 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 
-from i2vgen_jax.parallel import lowering
-
 AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')
 P = jax.sharding.PartitionSpec
@@ -58,7 +56,6 @@ def make_mesh(axis_sizes, devices=None):
   Raises:
     ValueError: as `resolve`, or `slice` is not the number of slices that the devices lie in.
   """
-  lowering.leave_out_empty_constraints()
   devices = jax.devices() if devices is None else devices
   sizes = resolve(axis_sizes, len(devices))
   shape = tuple(sizes.values())

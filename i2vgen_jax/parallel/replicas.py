@@ -10,6 +10,8 @@ import functools
 
 import jax
 
+from i2vgen_jax.parallel import lowering
+
 P = jax.sharding.PartitionSpec
 # Of parallel/mesh.py: those over which parameters are whole. In one reduction over both, libtpu
 # adds up within a slice first, so that every device sends its own part to the other slices.
@@ -40,6 +42,7 @@ def mean_over_replicas(function, has_rows=False):
   def of_whole_batch(batch, *others):
     if jax.sharding.get_abstract_mesh().shape.get('slice', 1) == 1:
       return function(batch, *others)
+    lowering.leave_out_empty_constraints()
     return jax.shard_map(
       of_replica,
       in_specs=(P(REPLICAS), *[P()] * len(others)),
