@@ -46,6 +46,8 @@ def compare(command, sides, rounds, **environment):
       del workers[side]
     else:
       print(f'{side}: first two steps, compilation included, {float(ready[1]):.1f} s')
+  if sides[0] not in workers:
+    sys.exit(f'{sides[0]}, to which all are compared, does not run here (is there memory for it?).')
   seconds = {side: [] for side in workers}
   for _ in range(rounds):
     for side, worker in workers.items():

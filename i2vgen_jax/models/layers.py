@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from i2vgen_jax.models import axes, kernels, video_parts
+from i2vgen_jax.models import axes, convolution, video_parts
 
 BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
 FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
@@ -91,26 +91,13 @@ class Conv(nn.Module):
     kernel_HWIO = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     x_NHWC = x_HWC.reshape(-1, *x_HWC.shape[-3:]).astype(self.dtype)
-    padding = size // 2
-    y_NHWC = jax.lax.conv_general_dilated(
-      x_NHWC,
-      kernel_HWIO.astype(self.dtype),
-      window_strides=(self.stride, self.stride),
-      padding=[(padding, padding)] * 2,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    y_NHWC = convolution.convolve(x_NHWC, kernel_HWIO.astype(self.dtype), self.stride)
     y_NHWC = y_NHWC + _broadcast_last(bias_O.astype(self.dtype), 4)
     return y_NHWC.reshape(*x_HWC.shape[:-3], *y_NHWC.shape[1:])
 
 
 class FrameConv(nn.Module):
-  """Convolution over time alone, 3 frames wide and zero-padded.
-
-  On a TPU pixels are the batch, and videos a dim over which the window is 1 wide, since that is how
-  a video lies in memory: any other way is copied for, or pays three times for its shifts
-  (docs/performance.md). On CPU frames and pixels as an image are faster. The kernel is kept as a
-  3-D one, (3, 1, 1, I, O).
-  """
+  """Convolution over time alone, 3 frames wide, zero-padded; the kernel is a 3-D one, 3 x 1 x 1."""
 
   features: int
   zero: tuple[str, ...] = ()
@@ -126,26 +113,10 @@ class FrameConv(nn.Module):
     bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
-    convolve = pixels_as_batch if kernels.platform() == 'tpu' else frames_as_rows
     x_BFSC = axes.space_as_tokens(x_BFHWC).astype(self.dtype)
-    y_BFHWC = axes.tokens_as_space(convolve(x_BFSC, kernel_3IO), *x_BFHWC.shape[2:4])
+    y_BFSC = convolution.convolve_over_frames(x_BFSC, kernel_3IO)
+    y_BFHWC = axes.tokens_as_space(y_BFSC, *x_BFHWC.shape[2:4])
     return y_BFHWC + _broadcast_last(bias_O.astype(self.dtype), 5)
-
-
-def pixels_as_batch(x_BFSC, kernel_3IO):
-  """(B, F, S, I) -> (B, F, S, O): a convolution of S images of B rows and F columns, 1 x 3 wide."""
-  dims = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))
-  return jax.lax.conv_general_dilated(
-    x_BFSC, kernel_3IO[None], (1, 1), [(0, 0), (1, 1)], dimension_numbers=dims
-  )
-
-
-def frames_as_rows(x_BFSC, kernel_3IO):
-  """The same: a convolution of B images of F rows and S columns, 3 x 1 wide."""
-  dims = ('NHWC', 'HWIO', 'NHWC')
-  return jax.lax.conv_general_dilated(
-    x_BFSC, kernel_3IO[:, None], (1, 1), [(1, 1), (0, 0)], dimension_numbers=dims
-  )
 
 
 class GroupNorm(nn.Module):

@@ -1,0 +1,71 @@
+"""Convolutions of frames and over frames, zero-padded, in the form fastest on the devices at hand.
+
+  on TPU           XLA's; over frames, of pixels as the batch
+  on CPU, with     one product of all patches, side by side, with the kernel: XLA:CPU takes up to 60
+  few pixels       times as long where the image is smaller than the kernel (docs/performance.md)
+  all else         XLA's; over frames, of frames and pixels as an image
+
+The devices are those of the mesh in context (parallel/mesh.py: within); without one, a CPU.
+Dimension key: N images, H W height and width, B batch, F frames, S = H*W, K positions of the
+kernel, I O input and output channels.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from i2vgen_jax.models import kernels
+
+
+def convolve(x_NHWI, kernel_HWIO, stride=1):
+  """(N, H, W, I) -> (N, ceil(H/stride), ceil(W/stride), O); kernels are 1 or 3 high and wide."""
+  few = math.prod(x_NHWI.shape[:3]) <= stride**2 * kernel_HWIO.shape[-1]
+  form = of_patches if few and kernels.platform() == 'cpu' else of_images
+  return form(x_NHWI, kernel_HWIO, stride)
+
+
+def convolve_over_frames(x_BFSI, kernel_3IO):
+  """(B, F, S, I) -> (B, F, S, O)."""
+  if kernels.platform() == 'tpu':
+    return of_pixels(x_BFSI, kernel_3IO)
+  return convolve(x_BFSI, kernel_3IO[:, None])
+
+
+def of_images(x_NHWI, kernel_HWIO, stride=1):
+  """By XLA."""
+  return jax.lax.conv_general_dilated(
+    x_NHWI,
+    kernel_HWIO,
+    (stride, stride),
+    [(size // 2, size // 2) for size in kernel_HWIO.shape[:2]],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def of_patches(x_NHWI, kernel_HWIO, stride=1):
+  """By one matrix product. Patches are no larger than the kernel if pixels are at most O."""
+  (height, width), sizes = x_NHWI.shape[1:3], kernel_HWIO.shape[:2]
+  margins = [(size // 2, size // 2) for size in sizes]
+  x_NHWI = jnp.pad(x_NHWI, ((0, 0), *margins, (0, 0)))
+  patches_NHWKI = jnp.stack(
+    [
+      x_NHWI[:, top : top + height : stride, left : left + width : stride]
+      for top, left in itertools.product(*map(range, sizes))
+    ],
+    axis=-2,
+  )
+  return jnp.tensordot(patches_NHWKI, kernel_HWIO.reshape(-1, *kernel_HWIO.shape[2:]), 2)
+
+
+def of_pixels(x_BFSI, kernel_3IO):
+  """By XLA, of S images of B rows and F columns, with a kernel 1 high and 3 wide.
+
+  That is how a video lies in a TPU's memory: any other way is copied for, or pays three times for
+  its shifts (docs/performance.md).
+  """
+  dims = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))
+  return jax.lax.conv_general_dilated(
+    x_BFSI, kernel_3IO[None], (1, 1), [(0, 0), (1, 1)], dimension_numbers=dims
+  )
