@@ -29,7 +29,7 @@ from absl import flags
 from data_pipelines import demo_corpus
 from i2vgen_jax import cli
 from i2vgen_jax.models import vae
-from i2vgen_jax.pretrained import files, tensors, vae_names
+from i2vgen_jax.pretrained import tensors, vae_names
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
 MODEL = dict(
@@ -120,15 +120,6 @@ def windows(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return np.stack(
     [frame[y : y + size, x : x + size] for frame, y, x in zip(frames, *starts, strict=True)]
   )
-
-
-def first_params(model, path: str | None, seed: int):
-  """Of a vae.safetensors, or drawn from `seed`."""
-  init = functools.partial(model.init, jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
-  if path is None:
-    return jax.jit(init)()['params']
-  abstract = jax.eval_shape(init)['params']
-  return tensors.from_torch(files.open_checkpoint(path), abstract, vae_names.name_of)
 
 
 def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformation:
@@ -231,7 +222,7 @@ def main():
   print(f'{len(frames)} frames', flush=True)
   params = train(
     model,
-    first_params(model, flags.FLAGS.start, flags.FLAGS.seed),
+    jax.jit(model.init)(jax.random.key(flags.FLAGS.seed), jnp.zeros((1, 64, 64, 3)))['params'],
     frames,
     flags.FLAGS.num_steps,
     flags.FLAGS.batch_size,
@@ -261,7 +252,6 @@ def _resize(image: PIL.Image.Image, size: int) -> np.ndarray:
 
 if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
-  flags.DEFINE_string('start', None, 'vae.safetensors to go on from; default random weights')
   flags.DEFINE_integer('frame_size', FRAME_SIZE, 'side of a frame in pixels')
   flags.DEFINE_list('block_channels', None, 'channels of the levels, as 8,16,32,64; default MODEL')
   flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
