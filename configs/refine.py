@@ -5,9 +5,16 @@
       --workdir=gs://BUCKET/runs/refine --config.start=gs://BUCKET/runs/base \
       --config.unet.remat=products
 
-The base stage's config, but for what is below. `corpus` holds the ingested folder refine/: the
-high-quality part of the corpus; `context` devices share a video where a batch has fewer than
-devices. 274 TFLOP per 16-frame video and step. Not yet run on a pod.
+The base stage's config, but for what is below. `corpus` holds webvid/, ingested, and its
+high-quality part as an index, refine_index/. The columns are those of `curate` and `score`
+(data_pipelines/README.md), the thresholds a choice of ours, for the paper says none:
+
+  python -m data_pipelines index --corpus=CORPORA/webvid --output=CORPORA/refine_index \
+      --where="least(height, width) >= 720" --where="aesthetic >= 5" \
+      --where="motion between 0.005 and 0.3"
+
+`context` devices share a video where a batch has fewer than devices. 274 TFLOP per 16-frame video
+and step. Not yet run on a pod.
 """
 
 from configs import base, common
@@ -23,7 +30,8 @@ def get_config(arg=None):
   config.condition_dropout.image_embedding = 0.0
   config.loss.timestep_range = (0, 600)
   config.refine.update(levels=600, height=256, width=448)
-  config.data.directories = dict(refine=f'{arg.corpus}/refine')
+  config.data.directories = dict(webvid=f'{arg.corpus}/webvid')
+  config.data.index = f'{arg.corpus}/refine_index'
   size = dict(height=720, width=1280)
   config.data.buckets = dict(
     f16_at_8=common.bucket('video', 16, fps=8, batch_size=arg.batch, weight=1, **size),

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from configs import base, common, demo, meshes, refine, refine_demo, sr600
+from data_pipelines import index
 from i2vgen_jax import components, train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
@@ -53,10 +54,13 @@ def test_a_shrunk_run_of_the_config_takes_a_step(name, demo_corpus, tmp_path):
   for block in ('vae', 'text_encoder', 'image_encoder', 'tokenizer', 'train', 'mesh', 'sharding'):
     config[block] = small[block]
   config.data.directories = small.data.directories
+  if config.data.index:
+    config.data.index = str(tmp_path / 'index')
+    index.index(dict(small.data.directories), config.data.index)
   config.data.buckets = small.data.buckets
   config.sample.bucket = 'videos'
   config.optimizer.warmup_steps = 0
-  assert train.train(config, tmp_path) == 0
+  assert train.train(config, tmp_path / 'run') == 0
 
 
 def test_base_config_is_the_released_model():

@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from configs import refine
 from data_pipelines import __main__ as commands
 from data_pipelines import buckets, cells, corpus, demo_corpus, index, ingest, loader
 
@@ -81,6 +83,17 @@ def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_pa
       start, end = known['span_start'], known['span_end']
     assert found['first_time'][place] == pytest.approx(start)
     assert found['duration'][place] == pytest.approx(end - start)
+
+
+def test_the_refinements_recipe_is_one_that_index_takes(corpora, tmp_path):
+  """Its conditions, as configs/refine.py says them, on small clips of scores from 0 to 1."""
+  where = re.findall('--where="(.*?)"', refine.__doc__)
+  assert len(where) == 3
+  where = [condition.replace('720', '64').replace('>= 5', '>= 0.5') for condition in where]
+  videos = {'videos': corpora['videos']}
+  manifest = index.index(videos, str(tmp_path), where=where)
+  counts = [step['num_rows'] for step in manifest['funnel']]
+  assert counts[-1] > 0 and len(set(counts)) >= 4, counts
 
 
 def test_cells_are_quantiles_and_an_unknown_score_is_a_cell_of_its_own(corpora, tmp_path):
