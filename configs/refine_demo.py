@@ -20,5 +20,5 @@ def get_config(arg=None):
   config.loss.timestep_shift = 1.0
   config.refine.update(levels=600, height=64, width=64)
   config.data.buckets.videos.update(height=128, width=128, batch_size=4)
-  config.sample.update(stage.sample, num_steps=20, guidance_scale=3.0, bucket='videos')
+  config.sample.update(stage.sample, num_steps=20, guidance_scale=1.0, bucket='videos')
   return config
