@@ -225,8 +225,13 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, x, keys_B):
-    """x: (B, F, S, C) or (B, F, H, W, C); keys_B: (B,) jax.random keys, or None."""
+    """x: (B, F, S, C) or (B, F, H, W, C); keys_B: (B,) jax.random keys, or None.
+
+    Raises ValueError of a rate that leaves nothing.
+    """
     dropped = round(self.rate * 256)
+    if not 0 <= dropped < 256:
+      raise ValueError(f'dropout={self.rate}: give a rate from 0 to less than 1.')
     if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
@@ -243,7 +248,9 @@ class Dropout(nn.Module):
 
     def draw(key):
       words = jax.random.bits(jax.random.fold_in(key, module), shape[1:])
-      return jnp.concatenate([words >> shift & 255 for shift in (0, 8, 16, 24)], dim - 1)
+      # As bytes: where XLA lays activations with pixels in lanes, each of the four is copied.
+      bytes_of_words = [(words >> shift).astype(jnp.uint8) for shift in (0, 8, 16, 24)]
+      return jnp.concatenate(bytes_of_words, dim - 1)
 
     drawn = jax.lax.slice_in_dim(jax.vmap(draw)(keys_B), 0, length, axis=dim)
     keep = video_parts.own_part(drawn, self.split).reshape(x.shape) >= dropped
