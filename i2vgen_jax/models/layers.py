@@ -235,15 +235,15 @@ class Dropout(nn.Module):
     if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
-    # Drawn in the shape of x: a flat draw would have to be laid out anew on a TPU (half of a
-    # ResBlock's estimated cycles on v5p). The four bytes of a word lie a quarter of H apart; where
-    # pixels are split, of F, or of S if frames are few.
+    # Drawn in the shape of what uses it, or it would have to be laid out anew on a TPU: of layers
+    # over frames the pixels in one dim. The four bytes of a word lie a quarter of H apart; over
+    # frames, of F, or of the pixels if frames are few.
     shape = list(x.shape)
     shape[self.split] *= video_parts.num_parts()
-    dim = 2 if self.split == FRAMES else 1
-    if self.split == PIXELS and shape[1] < 4:
+    dim = 2
+    if self.split == PIXELS:
       shape[2:-1] = [math.prod(shape[2:-1])]
-      dim = 2
+      dim = 1 if shape[1] >= 4 else 2
     length, shape[dim] = shape[dim], -(-shape[dim] // 4)
 
     def draw(key):
