@@ -266,7 +266,8 @@ def test_position_marks_rise_to_one_after_the_image(num_frames, marks):
     (dict(conditioners=(dict(kind='fps'),)), r'at least one context token'),
     (dict(conditioners=(dict(kind='text'),) * 2), r'name a kind twice'),
     (dict(remat='all'), r"remat='all' is not known"),
-    (dict(dropout=1.0), r'dropout=1.0: give a rate from 0 to less than 1'),
+    (dict(dropout=0.999), r'dropout=0.999: give a rate from 0 to 0.996'),
+    (dict(dropout=-0.1), r'dropout=-0.1: give a rate'),
   ],
 )
 def test_sizes_that_do_not_fit_are_named(changes, message):

@@ -260,6 +260,8 @@ class UNet3D(nn.Module):
           raise ValueError(
             f'block_channels={self.block_channels}: {channels} must divide over {name}={divisor}.'
           )
+    if not 0 <= self.dropout <= 255 / 256:  # In steps of 1/256: layers.Dropout.
+      raise ValueError(f'dropout={self.dropout}: give a rate from 0 to {255 / 256:.3f}.')
     kinds = [config['kind'] for config in self.conditioners]
     classes = [conditioning.conditioner_class(kind) for kind in kinds]
     if len(set(kinds)) < len(kinds):
