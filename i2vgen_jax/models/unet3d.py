@@ -154,7 +154,7 @@ class UNet3D(nn.Module):
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
 
     Raises:
-      ValueError: a conditioner or size is inconsistent, or `conditioning` lacks a field.
+      ValueError: a conditioner, size or rate is inconsistent, or `conditioning` lacks a field.
     """
     self._check_sizes()
     x, embedding_BE, context_BLD = self._embed(
