@@ -22,7 +22,7 @@ EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
 )
 # In the messages of JAX when another process of the run has died.
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class BudgetError(RuntimeError):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from data_pipelines import transforms
+from data_pipelines.media import crops
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
 from i2vgen_jax.models import video_parts
@@ -170,8 +170,8 @@ def prepare_inputs(components, images, captions, *, height, width, fps, negative
   images = [image.convert('RGB') for image in images]
   size = components.encoders.image_encoder.image_size
   return {
-    'image': np.stack([transforms.center_crop_resize(image, height, width) for image in images]),
-    'clip_image': np.stack([transforms.clip_square(image, width, size) for image in images]),
+    'image': np.stack([crops.center_crop_resize(image, height, width) for image in images]),
+    'clip_image': np.stack([crops.clip_square(image, width, size) for image in images]),
     'token_ids': components.tokenize(captions),
     'negative_token_ids': components.tokenize([negative_prompt]),
     'fps': np.full((len(images),), fps, np.float32),

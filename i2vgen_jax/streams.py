@@ -5,8 +5,8 @@ import json
 
 from absl import logging
 
-from data_pipelines import buckets as buckets_lib
-from data_pipelines import loader
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import generation
 from i2vgen_jax.parallel import mesh as mesh_lib
 
@@ -33,7 +33,7 @@ def make_buckets(config, components):
 def make_stream(config, components, mesh):
   """The training batches of a config, this host's rows; raises ValueError for an unfit corpus."""
   host_index, host_count = mesh_lib.batch_reader(mesh)
-  return loader.from_config(
+  return stream_lib.from_config(
     json.loads(config.to_json()), components.tokenize, host_index=host_index, host_count=host_count
   )
 

@@ -12,7 +12,7 @@ from clu import parameter_overview
 from etils import epath
 from ml_collections import config_flags
 
-from data_pipelines import loader
+from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import (
   cache,
   checkpoint,
@@ -167,7 +167,7 @@ def train(config, workdir):
       timing.step(bucket)
       state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
       step_metrics['bucket'] = bucket.name
-  except loader.DataError as error:
+  except stream_lib.DataError as error:
     raise cli.BudgetError(str(error)) from error
   except Exception as error:
     cli.leave_pod(error)

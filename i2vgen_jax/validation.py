@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from data_pipelines import loader
+from data_pipelines.stream import stream
 from i2vgen_jax import generation, metrics, pod, train_step, video_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 
@@ -29,7 +29,7 @@ class Validation:
     self._components = components
     if not (self._train.eval_every or self._train.sample_every):
       return
-    batch = loader.held_out(
+    batch = stream.held_out(
       dict(config.data.directories),
       bucket,
       components.tokenize,

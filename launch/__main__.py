@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import buckets as buckets_lib
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import cli
 from i2vgen_jax.parallel import mesh as mesh_lib
 from launch import cloud_tpu, kubernetes, local, slurm, topology

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import peek
+from data_pipelines.stream import peek
 from i2vgen_jax import checkpoint, streams
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base, demo
-from data_pipelines import buckets
+from data_pipelines.corpus import buckets
 from i2vgen_jax import components, figures, flops
 from tests import tiny
 

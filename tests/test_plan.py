@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from configs import meshes
-from data_pipelines import buckets as buckets_lib
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import __main__ as command

@@ -6,7 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import __main__ as commands
-from data_pipelines import latents, loader
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import stream
 from i2vgen_jax import cache, precompute, streams, train_step
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -79,7 +80,7 @@ def test_windows_start_on_the_grid_and_stay_within_the_frames_that_are_kept(run,
     first = {found['key']: found for found in full.examples_at(step)}[example['key']]['times'][0]
     assert example['times'][0] <= first
     record = full._decoder._records.read(
-      str(latents.folder(whole, 'videos', 32, 32) / example['shard'].rpartition('/')[2]),
+      str(cache_lib.folder(whole, 'videos', 32, 32) / example['shard'].rpartition('/')[2]),
       example['record'],
     )
     every = np.frombuffer(record['latent_mean'], np.float32).reshape(-1, *mean.shape[1:])
@@ -101,7 +102,7 @@ def test_a_cache_of_another_vae_or_of_other_data_is_refused(run, tmp_path):
   config.image_encoder.model.projection_dim = 32
   with pytest.raises(ValueError, match='image_encoder: '):
     cache.check(config, frozen)
-  videos = loader.from_config
+  videos = stream.from_config
   for change, message in (
     (dict(directories=dict(videos=config.data.directories.videos)), 'is of the corpora'),
     (dict(cache=str(tmp_path)), 'holds no cache'),
@@ -123,7 +124,7 @@ def test_a_cache_of_another_vae_or_of_other_data_is_refused(run, tmp_path):
 
 def test_precomputing_again_does_nothing_and_other_options_are_refused(run):
   config, *_, output = run
-  before = latents.read_manifest(output)
+  before = cache_lib.read_manifest(output)
   assert precompute.precompute(config, output, fps=16.0, dtype='float32') == before
   with pytest.raises(ValueError, match='holds another cache: dtype: float32 there, float16 here'):
     precompute.precompute(config, output, fps=16.0)
@@ -131,7 +132,7 @@ def test_precomputing_again_does_nothing_and_other_options_are_refused(run):
 
 def test_tfds_reads_the_cache(run):
   *_, output = run
-  builder = tfds.builder_from_directory(latents.folder(output, 'videos', 32, 32))
+  builder = tfds.builder_from_directory(cache_lib.folder(output, 'videos', 32, 32))
   example = builder.as_data_source('train')[0]
   assert example['latent_mean'].shape == example['latent_logvar'].shape
   assert example['key'] and example['text'].shape == (16, 64)

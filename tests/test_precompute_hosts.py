@@ -11,7 +11,7 @@ import time
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import ingest
+from data_pipelines.ingest import command as ingest
 from launch import job, local, topology
 from tests import corpora, runs
 from tests.test_data_jobs import contents

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from data_pipelines import loader
+from data_pipelines.stream import stream
 from i2vgen_jax import components as components_lib
 from i2vgen_jax import generation, streams
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -49,9 +49,9 @@ def load(workdir, weights='ema', step=None, seed=0, **overrides):
 
 
 def held_out(run, count):
-  """The first held-out clips of a run at its size; see loader.held_out."""
+  """The first held-out clips of a run at its size; see stream.held_out."""
   encoder = run.components.encoders.image_encoder
-  return loader.held_out(
+  return stream.held_out(
     dict(run.config.data.directories), run.bucket, run.components.tokenize, encoder.image_size,
     count, sandbox=run.config.data.sandbox,
   )  # fmt: skip

@@ -12,7 +12,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import buckets as buckets_lib
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import cli, flops
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib

@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 from etils import epath
 
-from data_pipelines import corpus, schema
+from data_pipelines.corpus import reader, schema
 
 
 class Sidecars:
@@ -18,7 +18,7 @@ class Sidecars:
     columns: names, of all stages.
   """
 
-  def __init__(self, corpora: corpus.Corpora):
+  def __init__(self, corpora: reader.Corpora):
     import duckdb
 
     self._duckdb = duckdb
@@ -58,7 +58,7 @@ class Sidecars:
     return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows, what cells.Table holds of them, media codes, and the scores (NaN if unknown)."""
+    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown)."""
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from data_pipelines import examples
+from data_pipelines.stream import decoder as decoder_lib
 
 MAX_REPLACEMENTS = 8
 IMAGE_FPS = 1.0
@@ -18,17 +18,17 @@ class DataError(ValueError):
 
 def request(
   corpora, table, bucket, place, start_fraction, max_duration=math.inf
-) -> examples.Request:
+) -> decoder_lib.Request:
   """What to decode for a place in the table; start_fraction puts the window into the video, of
   which the first max_duration seconds count."""
   shard, record = corpora.locate(table.row(place))
   if bucket.media == 'image':
-    return examples.Request(shard, record, ())
+    return decoder_lib.Request(shard, record, ())
   duration = min(float(table.columns['duration'][place]), max_duration)
   slack = max(0.0, duration - bucket.span)
   start = float(table.columns['first_time'][place]) + start_fraction * slack
   times = tuple(start + i / bucket.fps for i in range(bucket.frames))
-  return examples.Request(shard, record, times)
+  return decoder_lib.Request(shard, record, times)
 
 
 def finish(batch, bucket, positions, token_ids) -> dict[str, np.ndarray]:

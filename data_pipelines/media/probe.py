@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data_pipelines import decode
-from data_pipelines import frames as frames_lib
+from data_pipelines.media import decode
+from data_pipelines.media import frames as frames_lib
 
 MIN_PREFIX_SECS = 1.0  # Less than that is not worth keeping of a damaged video.
 

@@ -18,8 +18,8 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
-from data_pipelines import remote_records, schema, storage
-from data_pipelines.frames import DecodeError
+from data_pipelines.corpus import remote_records, schema, storage
+from data_pipelines.media.frames import DecodeError
 
 TEXTS = ('key', 'caption', 'media')
 # What the stream asks of each row; `media` as its place in schema.MEDIA.

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from data_pipelines import cells, corpus, jobs, schema, sidecars, storage
+from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
 AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
@@ -34,7 +35,7 @@ def index(
   axes: Sequence[str] | None = None,
   quantiles: int = 4,
   edges: str = '',
-  balance: cells.Balance | None = None,
+  balance: table_lib.Balance | None = None,
   dry_run: bool = False,
 ) -> dict:
   """Indexes the training rows of corpora; does nothing if that is done already.
@@ -55,12 +56,12 @@ def index(
   Raises:
     ValueError: no corpus, a condition that cannot be, or no row left.
   """
-  corpora = corpus.Corpora(dict(directories), 'train')
-  balance = balance or cells.Balance()
+  corpora = reader.Corpora(dict(directories), 'train')
+  balance = balance or table_lib.Balance()
   identity = _identity(corpora, where, axes, quantiles, edges, balance)
   output = epath.Path(output)
   if (output / 'manifest.json').exists() and not dry_run:
-    found = cells.read_manifest(output)
+    found = table_lib.read_manifest(output)
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
       return found
@@ -75,7 +76,7 @@ def index(
   edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
   order, found_cells = _group(rows, axes, edge_values)
   manifest = dict(
-    version=cells.VERSION,
+    version=table_lib.VERSION,
     identity=identity,
     corpora={
       name: dict(fingerprint=fingerprint)
@@ -146,7 +147,7 @@ def _group(rows, axes, edges):
     levels = []
     for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
       cell_code, level = divmod(cell_code, size)
-      levels.append(f'{axis}={cells.UNKNOWN if level == size - 1 else level}')
+      levels.append(f'{axis}={table_lib.UNKNOWN if level == size - 1 else level}')
     places = order[start:stop]
     found.append(
       dict(
@@ -166,7 +167,7 @@ def _identity(corpora, where, axes, quantiles, edges, balance):
   files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
   options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
-  described = [cells.VERSION, corpora.fingerprints, files, options]
+  described = [table_lib.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
@@ -231,7 +232,7 @@ def add_command(commands) -> None:
 
 def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **options):
   directories = named(corpus)
-  balance = cells.Balance(alpha, max_epochs, num_draws, unknown_weight)
+  balance = table_lib.Balance(alpha, max_epochs, num_draws, unknown_weight)
   axes = None if axes is None else [axis for axis in axes.split(',') if axis]
   manifest = index(directories, output, axes=axes, balance=balance, **options)
   _report(manifest)
@@ -270,9 +271,9 @@ def shares(manifest: Mapping, media: str) -> list[tuple[dict, int, float]]:
   if not found:
     return []
   counts = np.array([cell['places'][1] - cell['places'][0] for cell in found])
-  is_unknown = np.array([cells.UNKNOWN in cell['name'] for cell in found])
-  balance = cells.Balance(**manifest['balance'])
-  drawn = cells.balanced_shares(
+  is_unknown = np.array([table_lib.UNKNOWN in cell['name'] for cell in found])
+  balance = table_lib.Balance(**manifest['balance'])
+  drawn = table_lib.balanced_shares(
     counts.astype(float), is_unknown, balance, counts.sum() / manifest['num_rows']
   )
   return list(zip(found, counts.tolist(), drawn.tolist(), strict=True))

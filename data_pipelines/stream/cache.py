@@ -17,9 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from data_pipelines import buckets as buckets_lib
-from data_pipelines import cells, corpus, decode, examples
-from data_pipelines.frames import DecodeError
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
+from data_pipelines.index import table as table_lib
+from data_pipelines.media import decode
+from data_pipelines.media.frames import DecodeError
+from data_pipelines.stream import decoder
 
 VERSION = 1
 ARRAYS = ('latent_mean', 'latent_logvar', 'image_embedding', 'text')
@@ -106,7 +109,7 @@ class DecodeRow:
       DecodeError: it cannot be decoded.
     """
     if self._records is None:  # Only there: open files are not to be pickled.
-      self._records = corpus.Records()
+      self._records = reader.Records()
     found = self._records.read(shard, record)
     num_frames = len(times) or 1
     frames_FHWC = np.empty((num_frames, height, width, 3), np.uint8)
@@ -114,14 +117,14 @@ class DecodeRow:
     if times:
       decode.decode_video_into(frames_FHWC, squares_FSSC, found['data'], times)
     else:
-      examples.fill_image(frames_FHWC[0], squares_FSSC[0], found['data'])
+      decoder.fill_image(frames_FHWC[0], squares_FSSC[0], found['data'])
     return dict(
       key=found['key'], caption=found['caption'], frames=frames_FHWC, squares=squares_FSSC
     )
 
 
 class Reader:
-  """As examples.Decoder, from a cache: fills moments and embeddings instead of pixels.
+  """As decoder.Decoder, from a cache: fills moments and embeddings instead of pixels.
 
   Args:
     directory: of the cache.
@@ -139,8 +142,8 @@ class Reader:
   def __init__(
     self,
     directory: str,
-    corpora: corpus.Corpora,
-    table: cells.Table,
+    corpora: reader.Corpora,
+    table: table_lib.Table,
     buckets: Sequence[buckets_lib.Bucket],
   ):
     manifest = read_manifest(directory)
@@ -163,7 +166,7 @@ class Reader:
     for name, path in corpora.directories.items():
       for size in sizes:
         self._folders[str(path), size] = folder(directory, name, *size)
-    self._records = corpus.Records(('key', 'caption'), ('first_time', *ARRAYS))
+    self._records = reader.Records(('key', 'caption'), ('first_time', *ARRAYS))
 
   @staticmethod
   def _check_source(directory, identity, corpora, table):
@@ -187,9 +190,9 @@ class Reader:
     return batch
 
   def fill(
-    self, batch: dict, requests: Mapping[int, examples.Request]
-  ) -> Iterator[tuple[int, examples.Decoded]]:
-    """As examples.Decoder.fill."""
+    self, batch: dict, requests: Mapping[int, decoder.Request]
+  ) -> Iterator[tuple[int, decoder.Decoded]]:
+    """As decoder.Decoder.fill."""
     for row, request in requests.items():
       shard = epath.Path(request.shard)
       path = self._folders[str(shard.parent), batch.size] / shard.name
@@ -199,9 +202,9 @@ class Reader:
         key = record['key']
         self._take(batch, row, record, request.times)
       except DecodeError as error:
-        yield row, examples.Decoded(key, error=str(error))
+        yield row, decoder.Decoded(key, error=str(error))
         continue
-      yield row, examples.Decoded(key, record['caption'])
+      yield row, decoder.Decoded(key, record['caption'])
 
   def _take(self, batch, row, record, times):
     arrays = {

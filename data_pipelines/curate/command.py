@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines import corpus, decide, decode, denylist, jobs, records, sandbox, schema, storage
+from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.curate import decide, denylist
+from data_pipelines.media import decode, sandbox
 
 VERSION = 1  # Of what is measured: another one is measured again.
 STAGE = 'curate'
@@ -55,7 +57,7 @@ def curate(
     ValueError: if the folder holds no corpus, a hook cannot be loaded, or a denylist is missing.
   """
   rules, hooks, output = rules or decide.Rules(), dict(hooks or {}), epath.Path(directory)
-  manifest = corpus.read_manifest(directory)
+  manifest = reader.read_manifest(directory)
   _check_hooks(hooks)
   shards = [
     (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
@@ -133,14 +135,14 @@ class MeasureShard:
 
 
 def _measure(data, known, hooks):
-  from data_pipelines import measure  # OpenCV and PySceneDetect: only where they are used.
+  from data_pipelines.curate import measure
 
   end = known['first_time'] + known['duration']
   return measure.measure(data, known['media'], known['fps'], hooks, end)
 
 
 def _check_hooks(hooks):
-  from data_pipelines import measure
+  from data_pipelines.curate import measure
 
   for name, path in hooks.items():
     if name not in ('text_area', 'watermark_score'):
@@ -234,7 +236,7 @@ def _run_command(directory, denylists, allow_no_denylist, hooks, dry_run, num_pr
   hooks = dict(hook.partition('=')[::2] for hook in hooks)
   rules = decide.Rules(**dict(rules, nsfw=tuple(rules['nsfw'].split(','))))
   if dry_run:
-    manifest = corpus.read_manifest(directory)
+    manifest = reader.read_manifest(directory)
     num_shards = sum(len(found['shards']) for found in manifest['splits'].values())
     num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines import schema
+from data_pipelines.corpus import schema
 from data_pipelines.sources import raw
 
 

@@ -14,7 +14,8 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines import decode, duplicates, motion, shots, subject
+from data_pipelines.curate import duplicates, motion, shots, subject
+from data_pipelines.media import decode
 
 WIDTH = 256
 MOTION_FPS = 8.0

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, decode, sandbox, shared_memory, transforms
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
+from data_pipelines.media import crops, decode, sandbox, shared_memory
 
 TIMEOUT_SECS = 60.0  # Of the processor, for one example; a minute of 4K video decodes in 20 s.
 # A JPEG that is so much larger than the target may be decoded at half its size. The pixels then
@@ -67,7 +68,7 @@ class Decoder:
 
   def __init__(self):
     self.quarantine: Collection[str] = ()
-    self._records = corpus.Records()
+    self._records = reader.Records()
     self._local = threading.local()
 
   def empty(self, bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
@@ -161,7 +162,7 @@ class SandboxedDecoder:
     self.num_lost += 1
     key = ''
     try:
-      record = corpus.Records().read(request.shard, request.record)
+      record = reader.Records().read(request.shard, request.record)
       key = record['key']
       self.quarantine.add(hashlib.sha256(record['data']).hexdigest())
     except decode.DecodeError:
@@ -175,10 +176,10 @@ def fill_image(pixels_HWC: np.ndarray, square_SSC: np.ndarray, data: bytes) -> N
   side = square_SSC.shape[0]
   smallest = (max(math.ceil(OVERSAMPLING * size), side) for size in (height, width))
   image = decode.decode_image(data, *smallest)
-  scaled = transforms.cover(image, height, width)
-  pixels_HWC[:] = transforms.center_crop(np.asarray(scaled), height, width)
+  scaled = crops.cover(image, height, width)
+  pixels_HWC[:] = crops.center_crop(np.asarray(scaled), height, width)
   is_enough = min(scaled.size) >= OVERSAMPLING * side
-  square_SSC[:] = transforms.central_square(scaled if is_enough else image, side)
+  square_SSC[:] = crops.central_square(scaled if is_enough else image, side)
 
 
 class _Fill:

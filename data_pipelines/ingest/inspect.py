@@ -5,7 +5,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from data_pipelines import decode, probe, sources
+from data_pipelines import sources
+from data_pipelines.media import decode, probe
 from data_pipelines.sources import laion, raw
 
 NUM_SHARDS_READ = 8  # Spread evenly: damage is often in one part of a corpus.

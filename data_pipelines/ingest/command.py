@@ -15,17 +15,10 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from data_pipelines import (
-  corpus,
-  decode,
-  jobs,
-  probe,
-  sandbox,
-  schema,
-  shard_writer,
-  sources,
-  storage,
-)
+from data_pipelines import sources
+from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.media import decode, probe, sandbox
 from data_pipelines.sources import raw
 
 HASH_RANGE = 2**32
@@ -56,7 +49,7 @@ def ingest(
   """
   plan = _Plan.of(path, output, layout, validation_fraction)
   if plan.is_done():
-    return corpus.read_manifest(output)
+    return reader.read_manifest(output)
   jobs.claim(plan.parts, plan.identity)
   work = IngestShard(plan.source, plan.threshold)
   results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
@@ -100,7 +93,7 @@ class _Plan:
   def is_done(self):
     if not (self.output / 'manifest.json').exists():
       return False
-    if corpus.read_manifest(self.output)['identity'] != self.identity:
+    if reader.read_manifest(self.output)['identity'] != self.identity:
       raise ValueError(
         f'{self.output} holds a corpus of other input or options. Give another --output, or '
         'delete it.'
@@ -129,7 +122,7 @@ class IngestShard:
 
   def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
     """Keys whose hash is below the threshold are held out, unless the shard has its split."""
-    writers: dict[str, shard_writer.ShardWriter] = {}
+    writers: dict[str, writer_lib.ShardWriter] = {}
     rejected = []
     smallest_hash = HASH_RANGE
     for example in self._source.read(shard):
@@ -145,7 +138,7 @@ class IngestShard:
       smallest_hash = min(smallest_hash, key_hash)
       split = shard.split or ('validation' if key_hash < self._threshold else 'train')
       if split not in writers:
-        writers[split] = shard_writer.ShardWriter(folder, split)
+        writers[split] = writer_lib.ShardWriter(folder, split)
       writers[split].write(example, row)
     return dict(
       splits={split: writer.close() for split, writer in writers.items()},
@@ -187,7 +180,7 @@ def _finish(plan, results):
     if result['rejected']:
       lines = ''.join(json.dumps(bad) + '\n' for bad in result['rejected'])
       storage.write_bytes(output / 'rejected' / f'{index:05d}.jsonl', lines.encode())
-  shard_writer.write_tfds_metadata(output, splits)
+  writer_lib.write_tfds_metadata(output, splits)
   checksums = [shard['sha256'] for split in splits.values() for shard in split['shards']]
   manifest = dict(
     version=schema.VERSION,

@@ -14,7 +14,8 @@ import time
 
 from etils import epath
 
-from data_pipelines import corpus, decode, jobs, probe, records, sandbox, schema, storage
+from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.media import decode, probe, sandbox
 
 
 @dataclasses.dataclass
@@ -46,7 +47,7 @@ def verify(
   if not 0 <= decode_fraction <= 1:
     raise ValueError(f'decode_fraction={decode_fraction} should be in [0, 1].')
   output = epath.Path(directory)
-  manifest = corpus.read_manifest(directory)
+  manifest = reader.read_manifest(directory)
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
   stages = [stage for stage in schema.STAGES if _stage_manifest(output, stage).exists()]
   parts = output / '_verified'
@@ -165,7 +166,7 @@ def add_command(commands) -> None:
 def _run_command(directory, dry_run, **options):
   start = time.monotonic()
   if dry_run:
-    splits = corpus.read_manifest(directory)['splits'].values()
+    splits = reader.read_manifest(directory)['splits'].values()
     print(
       f'{directory}: {sum(split["num_examples"] for split in splits):,} examples in '
       f'{sum(len(split["shards"]) for split in splits):,} shards to check; nothing was written'

@@ -19,8 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
-from data_pipelines import batches, cells, corpus, examples, latents, mixture, shuffle
-from data_pipelines import buckets as buckets_lib
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
+from data_pipelines.index import table as table_lib
+from data_pipelines.stream import batches, mixture, shuffle
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import decoder as decoder_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
@@ -49,7 +53,7 @@ class TrainStream:
     sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
       says.
     phases: buckets and sources that are drawn from a step on (mixture.read_phases).
-    cache: folder of a cache (latents.py), or ''. Then latent_mean, latent_logvar, image_embedding
+    cache: folder of a cache (cache.py), or ''. Then latent_mean, latent_logvar, image_embedding
       and text take the place of video and clip_image.
 
   Attributes:
@@ -77,14 +81,14 @@ class TrainStream:
     cache: str = '',
   ):
     _check_buckets(buckets, host_index, host_count)
-    corpora = corpus.Corpora(directories, 'train')
-    self._table = cells.read(index, corpora) if index else cells.whole(corpora)
+    corpora = reader.Corpora(directories, 'train')
+    self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
     if cache:
-      self._decoder = latents.Reader(cache, corpora, self._table, buckets)
+      self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets)
     else:
-      self._decoder = examples.make_decoder(sandbox)
+      self._decoder = decoder_lib.make_decoder(sandbox)
     weights = {bucket.name: bucket.weight for bucket in buckets}
     planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
     self._buckets = tuple(buckets)
@@ -243,10 +247,10 @@ def held_out(
     A batch as of TrainStream, with 'caption' and 'key' (lists of str) besides; of fewer than
     num_examples rows if the split has fewer, which is logged.
   """
-  corpora = corpus.Corpora(directories, split)
-  table = cells.whole(corpora)
+  corpora = reader.Corpora(directories, split)
+  table = table_lib.whole(corpora)
   [cell] = table.eligible(bucket)
-  decoder = examples.make_decoder(sandbox)
+  decoder = decoder_lib.make_decoder(sandbox)
   batch = decoder.empty(bucket, num_examples, clip_image_size)
   captions, keys = [], []
   for place in cell.places:

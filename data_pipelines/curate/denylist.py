@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines import storage
+from data_pipelines.corpus import storage
 from data_pipelines.sources import columns, raw
 
 KEYS = ('url', 'hash', 'sha256', 'md5')

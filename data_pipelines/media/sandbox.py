@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.frames import DecodeError
+from data_pipelines.media.frames import DecodeError
 
 # Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
 MIN_TIMEOUT_SECS = 30.0
@@ -138,7 +138,7 @@ class _Child:
 
   def __init__(self, function):
     ours, theirs = socket.socketpair()
-    code = f'from data_pipelines import sandbox; sandbox.serve({theirs.fileno()})'
+    code = f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # A session of its own: Ctrl-C is for the run, which then ends its children.
     self.process = subprocess.Popen(

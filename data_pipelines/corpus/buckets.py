@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines import schema
+from data_pipelines.corpus import schema
 
 SIZE_MULTIPLE = 8  # The VAE's downsampling.
 FPS_TOLERANCE = 0.01  # 23.976 counts as 24.

@@ -15,7 +15,7 @@ _MAGIC = 0x71930E704FDAE05E  # Of the postscript.
 
 
 class Reader:
-  """As array_record's ArrayRecordReader, as far as corpus.Records needs it.
+  """As array_record's ArrayRecordReader, as far as reader.Records needs it.
 
   Args:
     url: of the shard, in a file system that fsspec knows.

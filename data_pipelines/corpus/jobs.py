@@ -20,7 +20,7 @@ from typing import Any
 import tqdm
 from etils import epath
 
-from data_pipelines import storage
+from data_pipelines.corpus import storage
 
 Work = Callable[[Any, pathlib.Path], dict]
 MARKER = 'result.json'

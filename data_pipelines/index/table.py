@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, schema, storage
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader, schema, storage
 
 VERSION = 1
 UNKNOWN = 'unknown'
@@ -70,7 +70,7 @@ class Table:
   """Rows in the order of their cells.
 
   Attributes:
-    rows: numbers in corpus.Corpora, None if they are the places themselves.
+    rows: numbers in reader.Corpora, None if they are the places themselves.
     columns: COLUMNS by place; memory-mapped if they come from an index.
     fingerprint: changes with the corpora, their order, cells and shares.
   """
@@ -85,7 +85,7 @@ class Table:
     self._balance = balance
 
   def row(self, place: int) -> int:
-    """The row in corpus.Corpora at a place."""
+    """The row in reader.Corpora at a place."""
     return int(place if self.rows is None else self.rows[place])
 
   def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
@@ -194,7 +194,7 @@ def balanced_shares(counts, is_unknown, balance: Balance, share_of_draws: float 
     capped |= over
 
 
-def whole(corpora: corpus.Corpora) -> Table:
+def whole(corpora: reader.Corpora) -> Table:
   """Corpora without an index: one cell for each kind of media."""
   columns = corpora.columns
   order = None
@@ -232,7 +232,7 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
   return manifest
 
 
-def read(directory: str | pathlib.Path, corpora: corpus.Corpora) -> Table:
+def read(directory: str | pathlib.Path, corpora: reader.Corpora) -> Table:
   """The table of an index, memory-mapped.
 
   Raises:

@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import PIL.Image
 
-from data_pipelines import jobs, loader
+from data_pipelines.corpus import jobs
+from data_pipelines.stream import stream as stream_lib
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
 GAP = 4  # Pixels between its pictures.
@@ -36,7 +37,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
 
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
   config = json.loads(path.read_text())
-  stream = loader.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
+  stream = stream_lib.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
   found, bucket = stream.examples_at(step), stream.bucket_at(step)
   seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
   if dry_run:
@@ -56,7 +57,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   return seen
 
 
-def contact_sheet(batch: loader.Batch) -> PIL.Image.Image:
+def contact_sheet(batch: stream_lib.Batch) -> PIL.Image.Image:
   """One row per example: up to MAX_FRAMES frames, then the image for the CLIP tower."""
   videos_BFHWC, squares_BHWC = batch['video'], batch['clip_image']
   frames = videos_BFHWC.shape[1]

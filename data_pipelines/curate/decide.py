@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_pipelines import denylist
+from data_pipelines.curate import denylist
 
 # In the order of the funnel.
 RULES = (
@@ -134,7 +134,7 @@ _FACTS = np.dtype(
 
 def _compare(facts_N):
   """(group of copies, whether one of it is denied, whether a better one of it is there)."""
-  from data_pipelines import duplicates
+  from data_pipelines.curate import duplicates
 
   group_N = duplicates.groups(facts_N['digest'], facts_N['hashes'], facts_N['num_hashes'])
   denied_N = np.zeros(len(facts_N), bool)

@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 
-from data_pipelines import buckets as buckets_lib
-from data_pipelines import corpus, decode, jobs, loader
-from data_pipelines import frames as frames_lib
-from data_pipelines import index as index_lib
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import jobs, reader
+from data_pipelines.index import command as index_lib
+from data_pipelines.media import decode
+from data_pipelines.media import frames as frames_lib
+from data_pipelines.stream import stream as stream_lib
 
 HEADROOM = 1.3  # Over the mean: slow examples, and the run itself.
 
@@ -58,14 +60,14 @@ def measure(
 
 
 def _stream(directories, bucket, num_threads, index, clip_image_size=224):
-  return loader.TrainStream(
+  return stream_lib.TrainStream(
     directories, [bucket], _tokenize, clip_image_size, seed=0, num_threads=num_threads, index=index
   )
 
 
 def _decode_secs(stream, num_batches):
   """Processor seconds per example for decoding alone, of what can be decoded."""
-  records, total, count = corpus.Records(), 0.0, 0
+  records, total, count = reader.Records(), 0.0, 0
   for step in range(num_batches):
     for example in stream.examples_at(step):
       if not example['times']:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines import schema, storage
+from data_pipelines.corpus import schema, storage
 
 
 def read(path: epath.Path) -> Iterator[dict | Exception]:

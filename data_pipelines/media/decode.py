@@ -11,9 +11,9 @@ import PIL.Image
 import PIL.ImageOps
 import simplejpeg
 
-from data_pipelines import frames as frames_lib
-from data_pipelines import transforms
-from data_pipelines.frames import DecodeError
+from data_pipelines.media import crops
+from data_pipelines.media import frames as frames_lib
+from data_pipelines.media.frames import DecodeError
 
 # Without chroma at full width and rounding, swscale's RGB is 1.7 of 255 too dark (FFmpeg 8.1).
 _FLAGS = av.video.reformatter.Interpolation
@@ -73,12 +73,12 @@ def decode_video_into(
       continue
     size = display_size(frame, aspect)
     if index == 0:
-      scaled = transforms.scaled_size(*size, height, width)
+      scaled = crops.scaled_size(*size, height, width)
     if wants_square:
-      cover = transforms.square_cover(*size, side)
+      cover = crops.square_cover(*size, side)
       square = convert(frame, *cover, SQUARE_INTERPOLATION)
-      square_NSSC[index] = transforms.center_crop(square, side, side)
-    frames_FHWC[index] = transforms.center_crop(convert(frame, *scaled), height, width)
+      square_NSSC[index] = crops.center_crop(square, side, side)
+    frames_FHWC[index] = crops.center_crop(convert(frame, *scaled), height, width)
     previous = frame
 
 
