@@ -269,8 +269,8 @@ def test_streaming_needs_neither_tensorflow_nor_beam_nor_duckdb(demo):
     'import sys\n'
     'sys.modules |= dict.fromkeys(("tensorflow", "apache_beam", "duckdb"))\n'  # Not to be imported.
     'from data_pipelines.corpus import buckets\n'
-    'from data_pipelines.stream import stream as stream_lib\n'
-    f'stream = stream_lib.TrainStream({demo[1]!r}, [buckets.{VIDEO!r}], len, 16, 0, sandbox=False)\n'
+    'from data_pipelines.stream.stream import TrainStream\n'
+    f'stream = TrainStream({demo[1]!r}, [buckets.{VIDEO!r}], len, 16, 0, sandbox=False)\n'
     'print(stream.batch_at(0)["video"].shape)'
   )
   root = pathlib.Path(__file__).parent.parent
