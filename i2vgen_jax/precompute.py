@@ -26,8 +26,10 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import cache as cache_lib
-from i2vgen_jax import cache, cli, components, pod, streams
+from i2vgen_jax import cache, components
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.training import data
 
 CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # That are held at a time.
@@ -39,7 +41,7 @@ def main():
   """Entry point."""
   given = flags.FLAGS
   if given.distributed:
-    pod.join()
+    hosts.join()
   if given.dry_run:
     print(plan(given.config, given.output, given.fps, given.max_frames, given.dtype))
     return
@@ -83,14 +85,14 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   work = _ShardWork(_Encode(built, frozen, mesh), corpora, table, identity, shapes, num_threads)
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
-  pod.meet('all have looked for a cache')
-  if pod.is_lead():
+  hosts.meet('all have looked for a cache')
+  if hosts.is_lead():
     jobs.claim(parts, cache_lib.fingerprint(identity))
-  pod.meet('the folder of the parts is ready')
+  hosts.meet('the folder of the parts is ready')
   host = jax.process_index(), jax.process_count()
   results = jobs.run(work, items, parts, num_processes=1, host=host)
   work.close()
-  if pod.is_lead():
+  if hosts.is_lead():
     return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
   while not (output / 'manifest.json').exists():  # Who leaves before the others ends their run.
     time.sleep(1.0)
@@ -124,7 +126,7 @@ def _open(config, fps, max_frames, dtype):
   if dtype not in DTYPES:
     raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
   built = components.build(config)
-  buckets = streams.make_buckets(config, built)
+  buckets = data.make_buckets(config, built)
   fps = fps or max(bucket.fps for bucket in buckets)
   cache_lib.check_buckets(buckets, fps, max_frames)
   corpora = reader.Corpora(dict(config.data.directories), 'train')

@@ -8,9 +8,11 @@ import tensorflow_datasets as tfds
 from data_pipelines import __main__ as commands
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import stream
-from i2vgen_jax import cache, precompute, streams, train_step
+from i2vgen_jax import cache, precompute
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.training import data
+from i2vgen_jax.training import step as step_lib
 from tests import tiny
 
 
@@ -32,7 +34,7 @@ def run(demo_corpus, tmp_path_factory):
 def open_stream(config, built, mesh, directory):
   config = config.copy_and_resolve_references()
   config.data.update(cache=directory, sandbox=False)
-  return streams.make_stream(config, built, mesh)
+  return data.make_stream(config, built, mesh)
 
 
 def test_a_step_has_the_same_loss_from_the_cache(run):
@@ -56,7 +58,7 @@ def test_a_step_has_the_same_loss_from_the_cache(run):
     assert np.abs(encode(frozen, made[1], others, others)[0] - ours[0]).max() > 1e-3
   assert batches.keys() == {'images', 'videos'}
   options = dict(config.loss) | dict(condition_dropout=dict(config.condition_dropout))
-  loss = train_step.make_loss(built.unet, built.encoders, built.schedule, **options)
+  loss = step_lib.make_loss(built.unet, built.encoders, built.schedule, **options)
   params = components_lib.jit_once(built.unet.init)(key, *built.smallest_unet_zeros())['params']
   params = jax.tree.map(lambda leaf: leaf + 0.02, params)  # No layer is zero: all conditions count.
   expected, ours = (
@@ -119,7 +121,7 @@ def test_a_cache_of_another_vae_or_of_other_data_is_refused(run, tmp_path):
     other = config.copy_and_resolve_references()
     other.data.buckets.videos[name] = value
     with pytest.raises(ValueError, match=message):
-      streams.make_stream(other, built, mesh)
+      data.make_stream(other, built, mesh)
 
 
 def test_precomputing_again_does_nothing_and_other_options_are_refused(run):

@@ -10,8 +10,11 @@ from absl import logging
 from etils import epath
 
 from data_pipelines.stream import stream
-from i2vgen_jax import generation, metrics, pod, train_step, video_file
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import hosts
+from i2vgen_jax.sampling import generate, video_file
+from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import writer as writer_lib
 
 
 class Validation:
@@ -45,7 +48,7 @@ class Validation:
     self._eval_loss = jax.jit(
       mesh_lib.within(
         mesh,
-        train_step.make_eval_loss(
+        step_lib.make_eval_loss(
           components.unet,
           components.encoders,
           components.schedule,
@@ -55,12 +58,12 @@ class Validation:
       ),
       out_shardings=mesh_lib.replicated(mesh),
     )
-    self._generate = generation.make_generate(components, mesh, **generation.settings(config))
+    self._generate = generate.make_generate(components, mesh, **generate.settings(config))
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:
       height, width = config.refine.height, config.refine.width
-      self._shrink = jax.jit(lambda video: generation.resize(video, height, width))
+      self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative_ids = components.tokenize([config.negative_prompt])
 
   def loss(self, state, frozen):
@@ -79,7 +82,7 @@ class Validation:
     count = self._num_samples
     part, _ = self._rows(0, count, count)
     bucket = self._bucket
-    noise = generation.start_noise(
+    noise = generate.start_noise(
       self._components, seed, part['video'].shape[0], bucket.frames, bucket.height, bucket.width
     )
     inputs = {
@@ -103,7 +106,7 @@ class Validation:
       did = True
     if _due(step, self._train.sample_every, at_end):
       captions, videos_BFHWC = self.sample(state, frozen)
-      if pod.is_lead():
+      if hosts.is_lead():
         folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
         self._write_samples(step, captions, videos_BFHWC, writer, folder)
         logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
@@ -115,12 +118,12 @@ class Validation:
     sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-      metrics.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      writer_lib.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
       writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
       writer.text(step, f'samples/{i:02d}', caption)
-    sheet_HWC = metrics.contact_sheet(videos_BFHWC)
-    metrics.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    sheet_HWC = writer_lib.contact_sheet(videos_BFHWC)
+    writer_lib.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
   def _rows(self, start, stop, size):

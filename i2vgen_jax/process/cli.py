@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
-from i2vgen_jax import exit_codes
+from i2vgen_jax.process import exit_codes
 
 EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
   exit_codes.USAGE,

@@ -10,8 +10,9 @@ from absl import logging
 
 from data_pipelines.stream import stream
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import generation, streams
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.sampling import generate as generate_lib
+from i2vgen_jax.training import data
 
 BATCH = 16
 
@@ -42,9 +43,9 @@ def load(workdir, weights='ema', step=None, seed=0, **overrides):
     ValueError: no such run, or settings that cannot be.
   """
   config, built, mesh, params, frozen = components_lib.load_run(workdir, weights, step)
-  bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
-  settings = generation.settings(config, **overrides)
-  generate = generation.make_generate(built, mesh, seed=seed, **settings)
+  bucket = data.sample_bucket(config, data.make_buckets(config, built))
+  settings = generate_lib.settings(config, **overrides)
+  generate = generate_lib.make_generate(built, mesh, seed=seed, **settings)
   return Run(config, built, mesh, params, frozen, bucket, settings, generate)
 
 
@@ -59,7 +60,7 @@ def held_out(run, count):
 
 def resize(videos_BFHWC, height, width):
   """uint8 -> uint8 of another size, bilinear; BATCH at a time, for memory."""
-  function = jax.jit(lambda part: generation.resize(part, height, width))
+  function = jax.jit(lambda part: generate_lib.resize(part, height, width))
   parts = range(0, len(videos_BFHWC), BATCH)
   return np.concatenate([np.asarray(function(videos_BFHWC[i : i + BATCH])) for i in parts])
 
@@ -74,7 +75,7 @@ def sample(run, batch, seed, videos_BFHWC=None):
     videos_BFHWC: what a refinement refines, of any size.
   """
   total, bucket = len(batch['video']), run.bucket
-  noise = generation.start_noise(
+  noise = generate_lib.start_noise(
     run.components, seed, total, bucket.frames, bucket.height, bucket.width, int(run.refines)
   )
   made = []

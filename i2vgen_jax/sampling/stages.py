@@ -11,8 +11,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, generation, streams, video_file
+from i2vgen_jax import checkpoint
 from i2vgen_jax import components as components_lib
+from i2vgen_jax.sampling import generate as generate_lib
+from i2vgen_jax.sampling import video_file
+from i2vgen_jax.training import data
 
 SEPARATOR = '|||'  # VGen's lists: image|||caption.
 
@@ -39,7 +42,7 @@ class Stage:
 
   def run(self, image, caption, seed, video_FHWC=None):
     """uint8 (F, H, W, 3) of a PIL image and a caption; of a video too, where the stage refines."""
-    inputs = generation.prepare_inputs(
+    inputs = generate_lib.prepare_inputs(
       self.components,
       [image],
       [caption],
@@ -50,7 +53,7 @@ class Stage:
     )
     if self.refines:
       inputs['video'] = np.asarray(video_FHWC)[None]
-    noise_BFHWC = generation.start_noise(
+    noise_BFHWC = generate_lib.start_noise(
       self.components, seed, 1, self.frames, self.height, self.width, stage=int(self.refines)
     )
     _, video_BFHWC = self.generate(self.params, self.frozen, inputs, noise_BFHWC)
@@ -78,19 +81,19 @@ def load_stage(
   config, built, mesh, params, frozen = components_lib.load_run(
     workdir, weights, step, jax.local_devices()[:1]
   )
-  bucket = streams.sample_bucket(config, streams.make_buckets(config, built))
+  bucket = data.sample_bucket(config, data.make_buckets(config, built))
   given = dict(frames=frames, height=height, width=width, fps=fps)
   size = {name: getattr(bucket, name) if value is None else value for name, value in given.items()}
-  generation.check_size(built, size['frames'], size['height'], size['width'])
+  generate_lib.check_size(built, size['frames'], size['height'], size['width'])
   if size['fps'] <= 0:
     raise ValueError(f'fps={size["fps"]} must be above 0.')
-  settings = generation.settings(config, **dict(overrides))
+  settings = generate_lib.settings(config, **dict(overrides))
   return Stage(
     config=config,
     components=built,
     params=params,
     frozen=frozen,
-    generate=generation.make_generate(built, mesh, seed=seed, **settings),
+    generate=generate_lib.make_generate(built, mesh, seed=seed, **settings),
     negative_prompt=config.negative_prompt if negative_prompt is None else negative_prompt,
     **size,
   )
@@ -154,7 +157,7 @@ def make_list(stages, path, folder, seed, part=0, num_parts=1):
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
-      make_video(stages, generation.open_image(image_path), caption, seed, output)
+      make_video(stages, generate_lib.open_image(image_path), caption, seed, output)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')

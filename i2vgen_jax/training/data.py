@@ -7,8 +7,8 @@ from absl import logging
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import generation
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.sampling import generate
 
 
 def make_buckets(config, components):
@@ -26,7 +26,7 @@ def make_buckets(config, components):
     buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
   ]
   for bucket in buckets:
-    generation.check_size(components, bucket.frames, bucket.height, bucket.width)
+    generate.check_size(components, bucket.frames, bucket.height, bucket.width)
   return buckets
 
 
