@@ -15,7 +15,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax import components, flops
+from i2vgen_jax import flops
 from i2vgen_jax.models import attention, layers, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding, xla_profiles
@@ -63,8 +63,8 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
   backward = mesh_lib.within(mesh, replicas.mean_over_replicas(backward, has_rows=True))
   batch = (arguments[0], *arguments)  # The gradient looks like x.
   lowered = jax.jit(backward, out_shardings=(placed, rows)).lower(
-    components.with_shardings(batch, (rows,) * len(batch)),
-    components.with_shardings(params, placed),
+    sharding.with_shardings(batch, (rows,) * len(batch)),
+    sharding.with_shardings(params, placed),
   )
   options = xla_profiles.options(profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import common
-from i2vgen_jax import encoders
+from i2vgen_jax import session
 
 OVERLAP = 16
 
@@ -22,7 +22,7 @@ def peak_bytes(width, height, frames, chunk, tile):
   config = common.release()
   config.dtype = 'float32'
   config.vae.update(frames_per_chunk=chunk, tile=tile, tile_overlap=OVERLAP)
-  built = encoders.Encoders.from_config(config)
+  built = session.build(config, reads_captions=False).autoencoder
   key = jax.eval_shape(lambda: jax.random.key(0))
   frozen = {'vae': jax.eval_shape(built.vae.init, key, jnp.zeros((1, 16, 16, 3)))['params']}
   factor, channels = built.downsampling, built.vae.latent_channels

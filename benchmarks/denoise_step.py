@@ -34,16 +34,24 @@ def jax_step(width, size, frames):
   import jax
   import jax.numpy as jnp
 
-  from i2vgen_jax import components
+  from configs import common
+  from i2vgen_jax import conditions
   from i2vgen_jax.diffusion import guidance, sampler, schedule
   from i2vgen_jax.models import unet3d
+  from i2vgen_jax.parallel import xla_profiles
 
-  unet = unet3d.UNet3D(block_channels=(width, 2 * width, 4 * width, 4 * width), dropout=0.0)
+  unet = unet3d.UNet3D(
+    conditions.read(common.CONDITIONERS),
+    block_channels=(width, 2 * width, 4 * width, 4 * width),
+    dropout=0.0,
+  )
   given = inputs(size, frames)
   latents = given.pop('latents')
   both = given | dict(fps=np.full(2, 16.0, np.float32))
   sides = [{name: value[i : i + 1] for name, value in both.items()} for i in range(2)]
-  init = components.jit_once(lambda key: unet.init(key, latents, jnp.zeros(1), sides[0])['params'])
+  init = xla_profiles.jit_once(
+    lambda key: unet.init(key, latents, jnp.zeros(1), sides[0])['params']
+  )
   params = init(jax.random.key(0))
   noise_schedule = schedule.NoiseSchedule.create('cosine', 1000, True)
   table = {name: rows[:1] for name, rows in sampler.make_table(noise_schedule, 50).items()}

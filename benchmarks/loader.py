@@ -29,6 +29,7 @@ from data_pipelines.corpus import buckets
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import crops, decode
 from data_pipelines.media import frames as frames_lib
+from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
 
 
@@ -60,8 +61,7 @@ def main():
       name: stream_lib.TrainStream(
         f'{folder}/corpus',
         [bucket],
-        _tokenize,
-        options.clip_image_size,
+        fields.released(_tokenize, options.clip_image_size),
         seed=0,
         sandbox=name == 'stream',
       )

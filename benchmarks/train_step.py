@@ -24,10 +24,13 @@ def jax_step():
   import jax.numpy as jnp
   import optax
 
+  from configs import common
+  from i2vgen_jax import conditions
   from i2vgen_jax.models import unet3d
   from i2vgen_jax.parallel import mesh as mesh_lib
 
   unet = unet3d.UNet3D(
+    conditions.read(common.CONDITIONERS),
     block_channels=CHANNELS,
     attention_levels=(True,) * len(CHANNELS),
     layers_per_block=LAYERS,

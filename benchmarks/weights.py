@@ -21,7 +21,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from i2vgen_jax import components
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.demo import make_tokenizer
 from i2vgen_jax.pretrained import files, read, tensors
 
@@ -64,9 +65,9 @@ def make(folder, config_file):
   vocabulary = config.text_encoder.model.vocab_size
   write_tokenizer(folder / 'in' / 'tokenizer', vocabulary)
   config.tokenizer = str(folder / 'in' / 'tokenizer')
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  shapes = jax.eval_shape(built.encoders.init, key)
+  shapes = frozen_lib.abstract(built.networks)
   shapes['unet'] = jax.eval_shape(built.unet.init, key, *built.smallest_unet_zeros())['params']
   random = np.random.default_rng(0)
   for network, (name_of, _) in read.NETWORKS.items():

@@ -2,8 +2,9 @@
 
   python -m i2vgen_jax.ablate --workdir=DIR [--output=DIR/ablation] [--train]
 
-Of a base stage: as it is, without the global tokens of the image's latents, without its detail
-latents beside the noise, without CLIP's tokens. Without --train the run's own weights go on with
+Of a base stage: as it is, and without each of its conditioners that has a word for it: of the
+release the global tokens of the image's latents, its detail latents beside the noise, and CLIP's
+tokens. Without --train the run's own weights go on with
 one conditioner's parameters taken out, which tells how far this model relies on it; with --train
 each variant is trained by the run's config into OUTPUT, as the paper does, which tells what a model
 can do without it.
@@ -18,39 +19,32 @@ import ml_collections
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, train
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import checkpoint, lora, train
 from i2vgen_jax import evaluate as evaluate_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import generate, held_out
+from i2vgen_jax.sampling import generate, held_out, stages
 from i2vgen_jax.training import warm_start
-
-# Variant -> the conditioner that it lacks (models/conditioning.py).
-VARIANTS = {
-  'no global tokens': 'image_latent_tokens',
-  'no detail latents': 'image_latents',
-  'no CLIP': 'image_tokens',
-}
 
 
 def main():
   """Makes the variants, samples from all, and writes what they do."""
   given = flags.FLAGS
-  run = held_out.load(given.workdir, given.weights, seed=given.seed, num_steps=given.steps)
+  run = stages.load(given.workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
   if run.refines:
     raise ValueError(f'{given.workdir} is a refinement stage, which is conditioned on text alone.')
-  variants = variants_of(run.config)
+  variants = variants_of(run.session)
   output = epath.Path(given.output or epath.Path(given.workdir) / 'ablation')
-  batch = held_out.held_out(run, given.num_examples)
+  batch = held_out.clips(run.session, run.bucket, given.num_examples)
   videos = {'real': batch['video'], 'all conditions': held_out.sample(run, batch, given.seed)}
   for name, kind in variants.items():
     logging.info('%s: without %s', name, kind)
     if given.train:
-      workdir = output / kind
+      workdir = output / kind.rpartition('.')[2]
       if train.train(without(checkpoint.read_config(given.workdir), kind), workdir) != 0:
         raise ValueError(f'stopped while training {workdir}: the same command goes on.')
-      variant = held_out.load(workdir, given.weights, seed=given.seed, num_steps=given.steps)
+      variant = stages.load(workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
     else:
       variant = take_out(run, kind, given.seed, given.workdir)
     videos[name] = held_out.sample(variant, batch, given.seed)
@@ -72,13 +66,20 @@ def main():
   print(f'{settings["variants"]}: {output}/index.html')
 
 
-def variants_of(config):
-  """Those whose conditioner the model has; raises ValueError if there is none."""
-  kinds = [line['kind'] for line in config.unet.conditioners]
-  variants = {name: kind for name, kind in VARIANTS.items() if kind in kinds}
+def variants_of(session):
+  """{'no ...': kind} of the conditioners that ablations leave out; raises ValueError without any.
+
+  Those whose class has a word for it (Conditioner.ablated), as long as a context token is left.
+  """
+  lines = lora.bare(session.unet).conditioners
+  variants = {}
+  for line in lines:
+    others = [other.conditioner.route for other in lines if other is not line]
+    if line.conditioner.ablated and 'context' in others:
+      variants[f'no {line.conditioner.ablated}'] = line.kind
   if not variants:
     raise ValueError(
-      f'unet.conditioners are {kinds}: none of {list(VARIANTS.values())} can be left out.'
+      f'unet.conditioners are {[line.kind for line in lines]}: none of them can be left out.'
     )
   return variants
 
@@ -94,16 +95,14 @@ def without(config, kind):
 
 
 def take_out(run, kind, seed, source):
-  """The run with its own weights, but for those of one conditioner; `source` names it in logs."""
-  config = without(run.config, kind)
-  built = components_lib.build(config)
-  abstract = built.abstract_params(run.mesh, config.sharding.min_elements)
+  """The stage with its own weights, but for those of one conditioner; `source` names it in logs."""
+  session = session_lib.build(without(run.config, kind), source).on(run.session.mesh)
+  session = dataclasses.replace(session, frozen=run.session.frozen)
   return dataclasses.replace(
     run,
-    config=config,
-    components=built,
-    params=warm_start.restrict(run.params, abstract, source),
-    generate=generate.make_generate(built, run.mesh, seed=seed, **run.settings),
+    session=session,
+    params=warm_start.restrict(run.params, session.abstract_params(), source),
+    generate=generate.make_generate(session, seed=seed, **run.settings),
   )
 
 

@@ -1,39 +1,40 @@
 """Is a cache of latents and embeddings (precompute.py) of the networks that a run names?"""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from data_pipelines.stream import cache
-from i2vgen_jax import components
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import xla_profiles
 
 
-def check(config, frozen):
+def check(session: session_lib.Session) -> None:
   """Raises ValueError if data.cache was made by other networks than the run's frozen ones."""
-  identity = cache.read_manifest(config.data.cache)['identity']
-  wanted = json.loads(json.dumps(networks(config, frozen)))
-  if identity['networks'] != wanted:
+  folder = session.config.data.cache
+  made_by = cache.read_manifest(folder)['identity']['networks']
+  wanted = json.loads(json.dumps(networks(session)))
+  there = {name: made_by[name] for name in wanted if name in made_by}
+  if there != wanted:
     raise ValueError(
-      f'data.cache={config.data.cache} was made by other networks than this config names: '
-      f'{differences(identity["networks"], wanted)}. Give the weights that it was made with, or '
+      f'data.cache={folder} was made by other networks than this config names: '
+      f'{differences(there, wanted)}. Give the weights that it was made with, or '
       'precompute again.'
     )
 
 
-def networks(config, frozen):
+def networks(session: session_lib.Session) -> dict[str, Any]:
   """What identifies the encoders: block of the config -> sizes, and a digest of the weights."""
-  digests = digest(
-    {
-      # Of the VAE what encodes: its decoders are often exchanged.
-      'vae': {name: frozen['vae'][name] for name in ('encoder', 'quant_conv')},
-      'text_encoder': frozen['text_encoder'],
-      'image_encoder': frozen['image_encoder'],
-    }
-  )
-  blocks = json.loads(config.to_json())
-  return dict(dtype=config.dtype) | {
-    name: dict(weights=digests[name], model=blocks[name]['model']) for name in components.FROZEN
+  read = {'vae'} | {name for signal in session.signals.values() for name in signal.networks}
+  weights = {name: session.frozen[name] for name in session.networks if name in read}
+  # Hash the VAE's encoder only: another decoder must not invalidate the cache.
+  weights['vae'] = {name: weights['vae'][name] for name in ('encoder', 'quant_conv')}
+  digests = digest(weights)
+  blocks = json.loads(session.config.to_json())
+  return dict(dtype=session.config.dtype) | {
+    name: dict(weights=digests[name], model=blocks[name]['model']) for name in digests
   }
 
 
@@ -46,7 +47,7 @@ def digest(trees):
     # Integer sums do not depend on their order; the odd factor makes places differ.
     return jnp.sum(bits_N * (2 * place_N + 1) ^ (bits_N >> 16), dtype=jnp.uint32)
 
-  sums = jax.device_get(components.jit_once(lambda trees: jax.tree.map(of_leaf, trees))(trees))
+  sums = jax.device_get(xla_profiles.jit_once(lambda trees: jax.tree.map(of_leaf, trees))(trees))
   return {
     name: cache.fingerprint(
       {jax.tree_util.keystr(path): int(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -151,13 +151,26 @@ def save_tree(directory, tree):
     ocp.save(absolute(directory), tree)
 
 
-def load_tree(directory, abstract_tree):
-  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`; raises as
-  `Checkpoints.restore`."""
+def load_tree(directory, abstract_tree, partly=False):
+  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`.
+
+  Args:
+    directory: of the tree.
+    abstract_tree: ShapeDtypeStructs with shardings.
+    partly: leave out the branches that the abstract tree has not at its top.
+
+  Raises:
+    ValueError: as `Checkpoints.restore`.
+  """
   directory = absolute(directory)
-  check_tree(ocp.metadata(directory).metadata, abstract_tree, str(directory))
+  stored = ocp.metadata(directory).metadata
+  rest = [name for name in stored if name not in abstract_tree] if partly else []
+  found = {name: branch for name, branch in stored.items() if name not in rest}
+  check_tree(found, abstract_tree, str(directory))
+  skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[name]) for name in rest}
   with _sparing(abstract_tree):
-    return ocp.load(directory, abstract_tree)
+    loaded = ocp.load(directory, abstract_tree | skipped if rest else abstract_tree)
+  return {name: loaded[name] for name in abstract_tree} if rest else loaded
 
 
 def _sparing(tree):

@@ -28,7 +28,7 @@ def main():
   networks, hashes = load_networks(given)
   base, refinement = load_stages(given)
   last = refinement or base
-  batch = held_out.held_out(last, given.num_examples)
+  batch = held_out.clips(last.session, last.bucket, given.num_examples, [base.session])
   captions, real_BFHWC = batch['caption'], batch['video']
   # Before hours of sampling: networks that cannot take such clips end the command here.
   real = describe(networks, real_BFHWC, captions)
@@ -93,12 +93,12 @@ def load_stages(given):
   """(base, refinement or None); raises ValueError if one is in the other's place."""
   stages.check_stages(given.workdir, given.refine_workdir)
   shared = dict(weights=given.weights, seed=given.seed)
-  base = held_out.load(
+  base = stages.load(
     given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
   )
   if not given.refine_workdir:
     return base, None
-  refinement = held_out.load(
+  refinement = stages.load(
     given.refine_workdir,
     num_steps=given.refine_steps,
     guidance_scale=given.refine_guidance,
@@ -190,21 +190,16 @@ def compare(described, real, num_videos):
   return found
 
 
-def loss_by_noise_level(run, batch, bins):
+def loss_by_noise_level(run: stages.Stage, batch, bins):
   """[dict(start, stop, mean, low, high, num)] of held-out clips; noise is fixed by (seed, row)."""
   start, stop = run.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses(params, frozen, part, start, stop):
-    loss = step.make_eval_loss(
-      run.components.unet, run.components.encoders, run.components.schedule,
-      prediction_type=run.config.loss.prediction_type, timestep_range=(start, stop),
-    )  # fmt: skip
-    # As a run's own state has it.
-    seed = jax.random.key_data(jax.random.fold_in(jax.random.key(run.config.seed), 1))
-    return loss(params, frozen, part, seed)
+    loss = step.make_eval_loss(run.session, (start, stop))
+    return loss(params, frozen, part, step.data_seed(run.config.seed))
 
-  losses = jax.jit(mesh_lib.within(run.mesh, losses))
+  losses = jax.jit(mesh_lib.within(run.session.mesh, losses))
   rows = []
   names = [name for name in batch if name not in ('caption', 'key')]
   for low, high in zip(edges, edges[1:], strict=False):
@@ -212,8 +207,10 @@ def loss_by_noise_level(run, batch, bins):
     total = len(batch['video'])
     for first in range(0, total, held_out.BATCH):
       picks = np.minimum(np.arange(first, first + held_out.BATCH), total - 1)
-      part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.mesh)
-      found.append(np.asarray(losses(run.params, run.frozen, part, low, high))[: total - first])
+      part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
+      found.append(
+        np.asarray(losses(run.params, run.session.frozen, part, low, high))[: total - first]
+      )
     interval = measures.mean_with_interval(np.concatenate(found))
     rows.append(dict(start=int(low), stop=int(high), **interval))
   return rows

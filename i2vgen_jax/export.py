@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import safetensors.numpy
 from absl import flags
 
-from i2vgen_jax import components, encoders, lora
-from i2vgen_jax.pretrained import configs, read, tensors, unet_names
-from i2vgen_jax.process import cli, output_folder
+from i2vgen_jax import frozen, lora
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.conditions import signals
+from i2vgen_jax.pretrained import configs, read, tensors, tokenizers, unet_names
+from i2vgen_jax.process import cli, output_folder, paths
 
 # transformers and diffusers look for these.
 FILES = {
@@ -37,10 +39,11 @@ def main():
   """Loads the run's weights and writes them."""
   given = flags.FLAGS
   output_folder.check(given.output)  # Before minutes of loading.
-  config, built, mesh = components.open_run(given.workdir)
+  session = session_lib.open_run(given.workdir)
+  config = session.config
 
   def load_unet():
-    return components.load_unet(config, built, mesh, given.workdir, given.weights)
+    return session_lib.load_unet(session, given.workdir, given.weights)
 
   def read_unet():
     params, step = load_unet()
@@ -48,7 +51,7 @@ def main():
 
   @functools.cache
   def read_frozen():
-    return components.frozen_params(config, built, mesh, given.workdir)
+    return frozen.load(config, session.networks, session.mesh, given.workdir)
 
   def read_params(network):
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
@@ -85,7 +88,7 @@ def export_diffusers(output, config, read_params, dtype='float32'):
     'text_encoder/config.json': configs.text_config(config, token_ids, dtype),
     'image_encoder/config.json': configs.vision_config(config, dtype),
     'feature_extractor/preprocessor_config.json': configs.image_processor_config(
-      config, encoders.CLIP_MEAN, encoders.CLIP_STD
+      config, signals.CLIP_MEAN, signals.CLIP_STD
     ),
     'scheduler/scheduler_config.json': configs.scheduler_config(config),
     'model_index.json': configs.model_index(),
@@ -128,7 +131,7 @@ def export_vgen(output, config, unet_params, step, dtype='float32'):
   except ImportError as error:
     raise ValueError('--format=vgen writes a file of torch: pip install torch.') from error
   # numpy's bfloat16 is unknown to torch: it converts that itself.
-  slots = unet_names.vgen(lora.bare(components.build(config).unet)).slot_of
+  slots = unet_names.vgen(lora.bare(session_lib.build(config).unet)).slot_of
   named = tensors.to_torch(unet_params, unet_names.name_of, slots, jnp.dtype(dtype))
   state_dict = {
     name: torch.from_numpy(value.astype('float32', copy=False)).to(getattr(torch, dtype))
@@ -148,8 +151,8 @@ def _tokenizer(config):
 
   Written by hand: the files that transformers 5 saves are not those that version 4 reads.
   """
-  folder = components.find(config.tokenizer)
-  tokenizer = components.load_tokenizer(config.tokenizer, config.pad_token)
+  folder = paths.find(config.tokenizer)
+  tokenizer = tokenizers.load_clip(config.tokenizer, config.pad_token)
   roles = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
   special_tokens = {role: str(getattr(tokenizer, role)) for role in roles}
   settings = dict(

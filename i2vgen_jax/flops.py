@@ -26,15 +26,15 @@ def peak(device_kind):
   return PEAKS[max(names, key=len)] if names else None
 
 
-def train_step(components, bucket):
+def train_step(session, bucket):
   """FLOPs by which MFU is defined: three times the U-Net's forward pass, for a whole batch.
 
   The frozen encoders and what is computed twice to save memory do not count.
   """
-  inputs = components.unet_inputs(bucket.frames, bucket.height, bucket.width)
+  inputs = session.unet_inputs(bucket.frames, bucket.height, bucket.width)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  params = jax.eval_shape(components.unet.init, key, *inputs)
-  return 3 * bucket.batch_size * count(components.unet.apply, params, *inputs)
+  params = jax.eval_shape(session.unet.init, key, *inputs)
+  return 3 * bucket.batch_size * count(session.unet.apply, params, *inputs)
 
 
 def count(function, *arguments):

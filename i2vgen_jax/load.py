@@ -16,10 +16,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from i2vgen_jax import checkpoint, components
+from i2vgen_jax import checkpoint, frozen
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
-from i2vgen_jax.process import cli, output_folder
+from i2vgen_jax.process import cli, output_folder, paths
 
 PARTS = (*read.NETWORKS, 'tokenizer')
 
@@ -67,27 +69,27 @@ def load(config, sources, output):
         config[part].weights = path
   if 'unet' not in sources:
     raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')
-  built = components.build(config)
-  mesh = mesh_lib.make_mesh(config.mesh)
+  session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
   with output_folder.written_whole(output) as folder:
     checkpoint.write_config(folder, config)
-    components.keep_tokenizer(config, folder)
-    components.frozen_params(config, built, mesh, folder)
-    checkpoint.save_tree(folder / 'params', read_unet(config, built, mesh, sources['unet']))
+    for signal in session.signals.values():
+      signal.keep_files(folder)
+    frozen.load(config, session.networks, session.mesh, folder)
+    checkpoint.save_tree(folder / 'params', read_unet(session, sources['unet']))
 
 
-def read_unet(config, built, mesh, path):
+def read_unet(session: session_lib.Session, path: str):
   """The U-Net's parameters on the mesh; what the file's format lacks is drawn as for a new run."""
-  abstract = built.abstract_params(mesh, config.sharding.min_elements)
+  config, abstract = session.config, session.abstract_params()
 
   def initial():
-    init = components.jit_once(
-      lambda key: built.unet.init(key, *built.smallest_unet_zeros())['params'],
+    init = xla_profiles.jit_once(
+      lambda key: session.unet.init(key, *session.smallest_unet_zeros())['params'],
       out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
     return init(jax.random.key(config.seed))
 
-  return read.read_params('unet', components.find(path), config, built.unet, abstract, initial)
+  return read.read_params('unet', paths.find(path), config, session.unet, abstract, initial)
 
 
 if __name__ == '__main__':

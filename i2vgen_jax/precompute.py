@@ -10,7 +10,9 @@ shards; each encodes its own on its own devices, and `output` is a folder or buc
 """
 
 import collections
+import dataclasses
 import json
+import math
 import time
 
 import grain
@@ -26,10 +28,11 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import cache as cache_lib
-from i2vgen_jax import cache, components
+from data_pipelines.stream import fields as fields_lib
+from i2vgen_jax import cache, frozen
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import cli, hosts
-from i2vgen_jax.training import data
 
 CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # That are held at a time.
@@ -69,10 +72,11 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   Raises:
     ValueError: a config that cannot be, buckets that do not fit, or another cache in `output`.
   """
-  built, corpora, table, identity = _open(config, fps, max_frames, dtype)
+  session, corpora, table, identity = _open(config, fps, max_frames, dtype)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, jax.local_devices())
-  frozen = components.frozen_params(config, built, mesh)
-  identity['networks'] = cache.networks(config, frozen)
+  session = session.on(mesh)
+  session = dataclasses.replace(session, frozen=frozen.load(config, session.networks, mesh))
+  identity['networks'] = cache.networks(session)
   output = epath.Path(output)
   if (output / 'manifest.json').exists():
     found = cache_lib.read_manifest(output)
@@ -81,8 +85,8 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
         f'{output} holds another cache: {cache.differences(found["identity"], identity)}.'
       )
     return found
-  shapes = _shapes(built, identity['sizes'])
-  work = _ShardWork(_Encode(built, frozen, mesh), corpora, table, identity, shapes, num_threads)
+  shapes = _shapes(session, identity['sizes'])
+  work = _ShardWork(_Encode(session), corpora, table, identity, shapes, num_threads)
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
   hosts.meet('all have looked for a cache')
@@ -101,7 +105,7 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
 
 def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
   """What `precompute` would write, in a line; the weights are not looked at."""
-  built, corpora, table, identity = _open(config, fps, max_frames, dtype)
+  session, corpora, table, identity = _open(config, fps, max_frames, dtype)
   items = _items(corpora, identity['sizes'])
   num_done = sum(1 for _ in (epath.Path(output) / PARTS).glob(f'*/{jobs.MARKER}'))
   media = corpora.columns['media'][slice(None) if table.rows is None else table.rows]
@@ -110,10 +114,11 @@ def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
   frames = np.where(is_video, np.minimum(counts, max_frames), 1)
   num_bytes = 0
   for size in identity['sizes']:
-    [shapes] = _shapes(built, [size]).values()
+    kept = session.kept(size['height'], size['width'])
     is_taken = np.isin(media, [schema.MEDIA.index(name) for name in size['media']])
-    per_frame = sum(np.prod(shapes[name][1:]) for name in cache_lib.ARRAYS if name != 'text')
-    values = per_frame * frames[is_taken].sum() + np.prod(shapes['text']) * is_taken.sum()
+    per_frame = sum(math.prod(array.shape) for array in kept if array.frames)
+    per_record = sum(math.prod(array.shape) for array in kept if not array.frames)
+    values = per_frame * frames[is_taken].sum() + per_record * is_taken.sum()
     num_bytes += values * np.dtype(dtype).itemsize
   return (
     f'{output}: {len(media):,} examples in {len(items)} shards, {num_done} of them done; about '
@@ -122,11 +127,11 @@ def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
 
 
 def _open(config, fps, max_frames, dtype):
-  """(components, corpora, their table, what identifies a cache of them but for the networks)."""
+  """(session, corpora, their table, what identifies a cache of them but for the networks)."""
   if dtype not in DTYPES:
     raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
-  built = components.build(config)
-  buckets = data.make_buckets(config, built)
+  session = session_lib.build(config)
+  buckets = session.buckets()
   fps = fps or max(bucket.fps for bucket in buckets)
   cache_lib.check_buckets(buckets, fps, max_frames)
   corpora = reader.Corpora(dict(config.data.directories), 'train')
@@ -141,7 +146,7 @@ def _open(config, fps, max_frames, dtype):
     max_frames=max_frames,
     dtype=dtype,
   )
-  return built, corpora, table, identity
+  return session, corpora, table, identity
 
 
 def _items(corpora, sizes):
@@ -164,7 +169,7 @@ class _ShardWork:
     self._identity = identity
     self._shapes = shapes
     self._num_threads = num_threads
-    self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow())
+    self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow(encode.pixels))
     self._place_of_row = np.full(len(corpora), -1)
     places = np.arange(len(corpora) if table.rows is None else len(table.rows))
     self._place_of_row[slice(None) if table.rows is None else table.rows] = places
@@ -183,7 +188,7 @@ class _ShardWork:
     for group in _groups(rows, self._encode.frames_per_step):
       for record in self._encode(group):
         num_cached += len(record['latent_mean']) > 0
-        arrays = {key: record[key].astype(self._identity['dtype']) for key in cache_lib.ARRAYS}
+        arrays = {key: record[key].astype(self._identity['dtype']) for key in shapes}
         writer.write(record | arrays)
     counts = writer.close()
     return counts | dict(num_cached=num_cached)
@@ -192,13 +197,12 @@ class _ShardWork:
     self._decode.close()
 
   def _load(self, path, size):
-    height, width, side = size['height'], size['width'], self._encode.side
+    height, width = size['height'], size['width']
     first_row = self._corpora.first_row(path)
-    nothing = dict(
-      key='', caption='', first_time=0.0,
-      frames=np.empty((0, height, width, 3), np.uint8),
-      squares=np.empty((0, side, side, 3), np.uint8),
-    )  # fmt: skip
+    empty = cache_lib.frame_shapes(self._encode.pixels, height, width)
+    nothing = dict(key='', caption='', first_time=0.0) | {
+      name: np.empty((0, *shape), np.uint8) for name, shape in empty.items()
+    }
 
     def load(record):
       place = self._place_of_row[first_row + record]
@@ -211,7 +215,7 @@ class _ShardWork:
         rate = self._identity['fps'], self._identity['max_frames']
         times = cache_lib.frame_times(float(first), float(duration), *rate)
       try:
-        found = self._decode(path, record, times, height, width, side)
+        found = self._decode(path, record, times, height, width)
       except DecodeError as error:
         logging.warning('%s, record %d cannot be decoded: %s', path, record, error)
         return nothing
@@ -225,7 +229,7 @@ def _groups(rows, num_frames):
   group, count = [], 0
   for row in rows:
     group.append(row)
-    count += len(row['frames'])
+    count += len(row['video'])
     if count >= num_frames or len(group) >= MAX_ROWS:
       yield group
       group, count = [], 0
@@ -234,41 +238,65 @@ def _groups(rows, num_frames):
 
 
 class _Encode:
-  """Rows with `frames` and `squares` -> rows with cache.ARRAYS.
+  """Rows with the pixels of all their frames -> rows with the kept arrays.
 
   The networks always see as many frames and captions at once: another number would compile again.
+
+  Attributes:
+    pixels: the fields that are decoded.
+    frames_per_step: how many frames they see.
   """
 
-  def __init__(self, built, frozen, mesh):
-    encoders = built.encoders
-    self.side = encoders.image_encoder.image_size
-    self.frames_per_step = encoders.frames_per_chunk * mesh.size
-    self._tokenize, self._frozen, self._mesh = built.tokenize, frozen, mesh
+  def __init__(self, session: session_lib.Session):
+    self._session = session
+    self.pixels = fields_lib.pixel_fields(session.fields())
+    self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
+    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
+    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
+    self._of_captions = [field for signal in of_records for field in signal.fields()]
 
     def encode_frames(frozen, batch):
-      moments = encoders.moments(frozen, batch['frames'][:, None])
-      return *(moment[:, 0] for moment in moments), encoders.encode_image(frozen, batch['squares'])
+      mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
+      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
+      for signal in of_frames:
+        found |= signal.keep(frozen, batch)
+      return found
 
-    whole = mesh_lib.replicated(mesh)
+    def encode_records(frozen, batch):
+      found = {}
+      for signal in of_records:
+        found |= signal.keep(frozen, batch)
+      return found
+
+    whole = mesh_lib.replicated(session.mesh)
     self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
-    self._encode_text = jax.jit(encoders.encode_text, out_shardings=whole)
+    self._encode_records = jax.jit(encode_records, out_shardings=whole)
 
   def __call__(self, rows):
-    batch = {name: np.concatenate([row[name] for row in rows]) for name in ('frames', 'squares')}
-    images = _in_steps(self._frames, batch, self.frames_per_step)
-    ids = dict(ids=self._tokenize([row['caption'] for row in rows]))
-    [text_BLD] = _in_steps(self._texts, ids, CAPTIONS_PER_STEP)
-    stops = np.cumsum([len(row['frames']) for row in rows])
-    for row, stop, text in zip(rows, stops, text_BLD, strict=True):
-      part = slice(stop - len(row['frames']), stop)
-      arrays = dict(zip(cache_lib.ARRAYS, (*(image[part] for image in images), text), strict=True))
-      yield {name: row[name] for name in ('key', 'caption', 'first_time')} | arrays
+    counts = [len(row['video']) for row in rows]
+    frames = {
+      field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
+    }
+    frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
+    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
+    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
+    tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
+    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
+    stops = np.cumsum(counts)
+    for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
+      part = slice(stop - counts[i], stop)
+      yield (
+        {name: row[name] for name in ('key', 'caption', 'first_time')}
+        | {name: values[part] for name, values in of_frames.items()}
+        | {name: values[i] for name, values in of_records.items()}
+      )
 
   def _frames(self, batch):
-    return self._encode_frames(self._frozen, mesh_lib.place_batch(batch, self._mesh))
+    placed = mesh_lib.place_batch(batch, self._session.mesh)
+    return self._encode_frames(self._session.frozen, placed)
 
-  def _texts(self, batch):
-    return (self._encode_text(self._frozen, batch['ids']),)
+  def _records(self, batch):
+    return self._encode_records(self._session.frozen, batch)
 
 
 def _in_steps(function, batch, size):
@@ -283,7 +311,7 @@ def _in_steps(function, batch, size):
       for name, values in part.items()
     }
     results.append(jax.device_get(function(part)))
-  return [np.concatenate(arrays)[:total] for arrays in zip(*results, strict=True)]
+  return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}
 
 
 def _sizes(buckets):
@@ -296,20 +324,14 @@ def _sizes(buckets):
   ]
 
 
-def _shapes(built, sizes):
-  """{size: shapes of cache.ARRAYS}; None is the number of frames."""
-  encoders = built.encoders
-  found = {}
-  for size in sizes:
-    height, width = (size[side] // encoders.downsampling for side in ('height', 'width'))
-    moments = [None, height, width, encoders.vae.latent_channels]
-    found[f'{size["width"]}x{size["height"]}'] = dict(
-      latent_mean=moments,
-      latent_logvar=moments,
-      image_embedding=[None, encoders.image_encoder.projection_dim],
-      text=[encoders.text_encoder.max_length, encoders.text_encoder.hidden_size],
-    )
-  return found
+def _shapes(session, sizes):
+  """{size: {array: its shape in a record}}; None is the number of frames."""
+  return {
+    f'{size["width"]}x{size["height"]}': {
+      array.name: array.in_record() for array in session.kept(size['height'], size['width'])
+    }
+    for size in sizes
+  }
 
 
 def _publish(output, items, results, parts, manifest, dtype):

@@ -10,11 +10,13 @@ Size, frame rate and sampler settings default to the runs' configs. The image's 
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+import jax
 from absl import flags
 from etils import epath
 
+from data_pipelines.media import pictures
+from i2vgen_jax import conditions
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import generate
 from i2vgen_jax.sampling import stages as stages_lib
 
 
@@ -22,48 +24,56 @@ def main():
   """Checks what was asked for, loads the stages, and runs them."""
   given = flags.FLAGS
   check_flags(given)
+  more = condition_flags(given)
   stages_lib.check_stages(given.workdir, given.refine_workdir)
-  image = None if given.list else generate.open_image(given.image)
+  image = None if given.list else pictures.open_image(given.image)
   if given.list:
     stages_lib.read_list(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
-  shared = dict(weights=given.weights, seed=given.seed, frames=given.frames, fps=given.fps)
-  base = stages_lib.load_stage(
+  shared = dict(weights=given.weights, seed=given.seed, devices=jax.local_devices()[:1])
+  base = stages_lib.load(
     given.workdir,
     step=given.step,
-    height=given.height,
-    width=given.width,
+    size={name: given[name].value for name in ('frames', 'height', 'width', 'fps')},
     negative_prompt=given.negative_prompt,
-    overrides=dict(
-      num_steps=given.steps,
-      guidance_scale=given.guidance,
-      guidance_rescale=given.guidance_rescale,
-      eta=given.eta,
-      sampler=given.sampler,
-      spacing=given.spacing,
-    ),
+    num_steps=given.steps,
+    guidance_scale=given.guidance,
+    guidance_rescale=given.guidance_rescale,
+    eta=given.eta,
+    sampler=given.sampler,
+    spacing=given.spacing,
     **shared,
   )
   stages = [base]
   if given.refine_workdir:
-    refinement = stages_lib.load_stage(
+    clip = dict(frames=base.bucket.frames, fps=base.bucket.fps)
+    refinement = stages_lib.load(
       given.refine_workdir,
-      height=given.refine_height,
-      width=given.refine_width,
-      overrides=dict(
-        num_steps=given.refine_steps,
-        guidance_scale=given.refine_guidance,
-        sampler=given.refine_sampler,
-        levels=given.refine_levels,
-      ),
-      **shared | dict(frames=base.frames, fps=base.fps),
+      size=clip | dict(height=given.refine_height, width=given.refine_width),
+      num_steps=given.refine_steps,
+      guidance_scale=given.refine_guidance,
+      sampler=given.refine_sampler,
+      levels=given.refine_levels,
+      **shared,
     )
     stages.append(refinement)
   if given.list:
     part, num_parts = (int(number) for number in given.part.split('/'))
-    stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts)
+    stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
-    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output)
+    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
+
+
+def condition_flags(given):
+  """Name -> text of what is given to signals besides image and prompt, by flags of their own or by
+  --condition; raises ValueError for a --condition that is not NAME=VALUE."""
+  more = {name: given[name].value for name in conditions.flags() if given[name].value is not None}
+  for item in given.condition:
+    name, separator, value = item.partition('=')
+    if not separator or not name:
+      raise ValueError(f'--condition={item} must be NAME=VALUE.')
+    more[name] = value
+  return more
 
 
 def check_flags(given):
@@ -83,6 +93,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'Of the trained run.')
   flags.DEFINE_string('image', None, 'First frame: any picture file.')
   flags.DEFINE_string('prompt', None, 'What happens in the video.')
+  for name, text in conditions.flags().items():
+    flags.DEFINE_string(name, None, text)
+  flags.DEFINE_multi_string('condition', [], 'NAME=VALUE for a condition of your own; repeatable.')
   flags.DEFINE_string('list', None, 'Of image|||caption lines, in place of --image and --prompt.')
   flags.DEFINE_string('part', '0/1', 'I/N: of a list only every Nth line, from the Ith.')
   flags.DEFINE_string('negative_prompt', None, "What should not; default the run's.")

@@ -4,6 +4,7 @@ The whole run, top to bottom. Start it again with the same workdir and it goes o
 checkpoint.
 """
 
+import functools
 import math
 
 import jax
@@ -14,11 +15,11 @@ from ml_collections import config_flags
 
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import cache, checkpoint
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.process import cli, hosts
-from i2vgen_jax.training import compilation, data, goodput, optimizer, validation, warm_start
+from i2vgen_jax.training import compilation, data, goodput, profiler, validation, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
 
@@ -44,81 +45,67 @@ def train(config, workdir):
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
   compilation.use_cache(config, workdir)
-  components = components_lib.build(config, workdir)
+  if config.start:
+    warm_start.check(config)
+  session = session_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
+  session = session.on(mesh)
   xla_options = xla_profiles.options(
     config.compilation.profile, jax.default_backend(), mesh.shape['slice']
   )
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
-  buckets = data.make_buckets(config, components)
+  buckets = session.buckets()
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  stream = data.make_stream(config, components, mesh)
-  held_out = validation.Validation(config, components, mesh, data.sample_bucket(config, buckets))
+  stream = data.make_stream(session)
+  held_out = validation.Validation(session, session.sample_bucket())
 
   # 3 Optimizer and state, as shapes only.
-  update_rule, learning_rate = optimizer.from_config(
-    config, components.abstract_params(mesh, config.sharding.min_elements)
-  )
-  init = step_lib.make_init(
-    components.unet, update_rule, components.smallest_unet_inputs(), config.seed
-  )
-  abstract_state, shardings = step_lib.state_shardings(init, mesh, **config.sharding)
+  abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
   checkpoint.check_config(workdir, config)
   keep_last = config.checkpoint.keep_last
   hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   if lead:
     checkpoint.write_config(workdir, config)
-    components_lib.keep_tokenizer(config, workdir)
+    for signal in session.signals.values():
+      signal.keep_files(workdir)
 
-  timing = goodput.Figures(workdir, components, active=lead)
+  timing = goodput.Figures(workdir, session, active=lead)
 
   # 4 Start: resume here, or from other weights, or from scratch.
-  frozen = components_lib.load_frozen(config, components, mesh, workdir)
+  session = session.load_frozen(workdir)
+  frozen = session.frozen
   if config.data.cache:
-    cache.check(config, frozen)
+    cache.check(session)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   first_step = checkpoints.latest_step or 0
   if checkpoints.latest_step is None:
-    state = components_lib.jit_once(init, out_shardings=shardings)()
+    state = xla_profiles.jit_once(init, out_shardings=shardings)()
     if config.start:
-      placed = components_lib.with_shardings(abstract_state, shardings)
-      first = warm_start.load(config.start, placed.params, mesh, config.sharding.min_elements)
+      placed = sharding.with_shardings(abstract_state, shardings)
+      first = warm_start.load(config.start, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
     if lead:
       write_overview(workdir, state.params)
   else:
     state, position = checkpoints.restore(
-      first_step, components_lib.with_shardings(abstract_state, shardings)
+      first_step, sharding.with_shardings(abstract_state, shardings)
     )
     data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
-  # 5 The step: jitted, and compiled for the shape of every bucket.
-  batch_loss = step_lib.make_loss(
-    components.unet,
-    components.encoders,
-    components.schedule,
-    condition_dropout=dict(config.condition_dropout),
-    **config.loss,
-  )
-  jitted = jax.jit(
-    mesh_lib.within(
-      mesh,
-      step_lib.make_train_step(
-        batch_loss,
-        update_rule,
-        learning_rate,
-        **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
-        offload_optimizer=config.sharding.offload_optimizer,
-      ),
-    ),
-    donate_argnums=0,
-    out_shardings=(shardings, mesh_lib.replicated(mesh)),
-  )
-  step_function = compilation.Steps(jitted, mesh, xla_options)
+  # 5 The step: jitted, and compiled for every bucket.
+  @functools.cache
+  def make_step(rates):
+    return step_of_loss(step_lib.make_loss(session, dict(rates)))
+
+  def step_of_bucket(name):
+    rates = tuple(sorted(session.dropout_rates(name).items()))
+    return rates, make_step(rates)
+
+  steps = compilation.Steps(step_of_bucket, mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
-  profile = goodput.Profile(workdir, config.train.profile_at, config.train.profile_steps)
+  profile = profiler.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
   # 6 Loop: save, report and validate one state, then one more step.
@@ -131,7 +118,7 @@ def train(config, workdir):
   try:
     if last_step > first_step:
       with timing.spending('compile'):
-        step_function.compile({b.name: stream.shapes(b) for b in buckets}, state, frozen)
+        steps.compile({b.name: stream.shapes(b) for b in buckets}, state, frozen)
       progress.pause()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
@@ -156,7 +143,8 @@ def train(config, workdir):
       with timing.spending('input'):
         bucket, batch = next(batches)
       timing.step(bucket)
-      state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
+      batch = mesh_lib.place_batch(batch, mesh)
+      state, step_metrics = steps(bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
     raise cli.BudgetError(str(error)) from error

@@ -8,7 +8,8 @@ import PIL.Image
 import pytest
 
 from configs import refine_demo
-from i2vgen_jax import checkpoint, components, train
+from i2vgen_jax import checkpoint, train
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import generate
 from i2vgen_jax.sampling import stages as stages_lib
@@ -44,7 +45,7 @@ def runs(demo_corpus, finished_run, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stages(runs):
-  return [stages_lib.load_stage(workdir) for workdir in runs]
+  return [stages_lib.load(workdir) for workdir in runs]
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def read_frames(path):
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
-    components.load_unet(*components.open_run(workdir), workdir, weights)[0]
+    session_lib.load_unet(session_lib.open_run(workdir), workdir, weights)[0]
     for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
   )
   assert set(base) - set(refinement) == {
@@ -78,12 +79,12 @@ def test_a_refinement_may_have_an_autoencoder_of_its_own(finished_run, demo_corp
   config = tiny_refinement(demo_corpus, finished_run)
   config.vae.model.block_channels = (8, 16, 32, 64)
   with pytest.raises(ValueError, match='of another model.*\n.*vae.model.block_channels: '):
-    components.check_start(config)  # With the weights of the base's.
+    warm_start.check(config)  # With the weights of the base's.
   config.vae.weights = 'own/vae.safetensors'
-  components.check_start(config)
+  warm_start.check(config)
   config.unet.head_dim = 16
   with pytest.raises(ValueError, match='unet.head_dim: 8 -> 16'):
-    components.check_start(config)
+    warm_start.check(config)
 
 
 def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, picture, tmp_path):
@@ -155,7 +156,7 @@ def test_levels_beyond_those_trained_are_refused():
   config = ml_collections.ConfigDict(refine_demo.get_config())
   config.loss.timestep_range = (0, 500)
   with pytest.raises(ValueError, match='refine.levels=600 must lie within'):
-    components.build(config)
+    session_lib.build(config)
 
 
 @pytest.mark.parametrize('line', ['a.png', 'a.png|a cat', 'a.png|||', '|||a cat'])

@@ -31,12 +31,12 @@ def test_buckets_of_one_shape_share_a_program_and_no_step_compiles():
   whole = mesh_lib.replicated(MESH)
   state, frozen = jax.device_put((jnp.ones(()), jnp.ones(())), whole)
   jitted = jax.jit(step, out_shardings=(whole, whole))
-  steps = compilation.Steps(jitted, MESH, xla_profiles.options('none', 'cpu'))
+  steps = compilation.Steps(lambda bucket: ((), jitted), MESH, xla_profiles.options('none', 'cpu'))
   steps.compile(SHAPES, state, frozen)
   assert traced == [(8, 2), (8, 4)]
-  for width in (2, 4, 2):
+  for bucket, width in (('short', 2), ('long', 4), ('as_short', 2)):
     batch = mesh_lib.place_batch({'video': np.ones((8, width), np.float32)}, MESH)
-    state, total = steps(state, frozen, batch)
+    state, total = steps(bucket, state, frozen, batch)
     assert total == 8 * width
   assert state == 4 and len(traced) == 2
 

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from configs import common
-from i2vgen_jax import components
-from i2vgen_jax.models import conditioning, unet3d
+from data_pipelines.corpus import buckets
+from data_pipelines.stream import fields
+from i2vgen_jax import conditions, lora
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.models import unet3d
 from i2vgen_jax.training import step
 from tests import tiny
 
@@ -29,32 +33,28 @@ def without(kind):
 def build(kinds):
   config = tiny.get_config('no corpus')
   config.unet.conditioners = tuple(dict(kind=kind) for kind in kinds)
-  return config, components.build(config)
+  return config, session_lib.build(config)
 
 
 @functools.cache
 def training(kinds):
   """The gradient function of the training loss, and the shapes of its arguments."""
   config, built = build(kinds)
-  batch_loss = step.make_loss(
-    built.unet,
-    built.encoders,
-    built.schedule,
-    condition_dropout=config.condition_dropout,
-    **config.loss,
-  )
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  encoders, shape = built.encoders, jax.ShapeDtypeStruct
-  size = encoders.image_encoder.image_size
-  batch = dict(
-    video=shape((2, 4, 32, 32, 3), jnp.uint8),
-    clip_image=shape((2, size, size, 3), jnp.uint8),
-    token_ids=shape((2, encoders.text_encoder.max_length), jnp.int32),
-    fps=shape((2,), jnp.float32),
-    position=shape((2,), jnp.int32),
-  )
-  frozen = jax.eval_shape(encoders.init, key)
-  frozen['null_text'] = jax.eval_shape(encoders.encode_text, frozen, batch['token_ids'])
+  batch_loss = step.make_loss(built, built.dropout_rates())
+  key, shape = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct
+  bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=2)
+  batch = {
+    field.name: shape((2, *field.shape(bucket)), jnp.uint8)
+    for field in fields.pixel_fields(built.fields())
+  }
+  batch |= fields.add_rows({}, built.fields(), fields.Rows(bucket, [''] * 2, range(2)))
+  batch = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), batch)
+  batch['position'] = shape((2,), jnp.int32)
+  frozen = frozen_lib.abstract(built.networks)
+  frozen['null'] = {
+    name: jax.eval_shape(built.signals[name].encode, frozen, inputs)
+    for name, inputs in built.negative('').items()
+  }
   params = jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params']
   seed = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
   return jax.grad(batch_loss), (params, frozen, batch, seed, shape((), jnp.int32))
@@ -80,13 +80,11 @@ def test_without_its_line_a_conditions_parameters_and_field_are_not_needed(kind)
   assert set(whole) - set(gradients) == (set() if kind == 'text' else {kind})
 
   unet = build(without(kind))[1].unet
-  latents, timesteps, conditions = build(RELEASED)[1].smallest_unet_inputs()
-  fields = {field for other in without(kind) for field in conditioning.CONDITIONERS[other].fields}
-  conditions = {field: conditions[field] for field in fields}
+  latents, timesteps, given = build(RELEASED)[1].smallest_unet_inputs()
+  read = {cls.name for cls in conditions.signal_classes(lora.bare(unet).conditioners)}
+  given = {name: given[name] for name in read}
   variables = {'params': inputs[0]}
-  assert (
-    jax.eval_shape(unet.apply, variables, latents, timesteps, conditions).shape == latents.shape
-  )
+  assert jax.eval_shape(unet.apply, variables, latents, timesteps, given).shape == latents.shape
 
 
 @pytest.mark.parametrize('kinds', [('text',), PAPER], ids='+'.join)
@@ -98,7 +96,7 @@ def test_every_parameter_gets_a_gradient_from_the_training_loss(kinds):
 
 
 def make(kind, route_width):
-  cls = conditioning.CONDITIONERS[kind]
+  cls = conditions.conditioner(kind)
   return cls(route_width=route_width, embedding_width=16, dropout=0.0, dtype=jnp.float32)
 
 
@@ -106,21 +104,21 @@ def test_the_papers_details_are_the_images_latents_added_to_the_noise_of_frame_0
   """The U-Net then predicts what it predicts, without the line, for the sum."""
   sizes = dict(block_channels=(8,), attention_levels=(False,), layers_per_block=1, head_dim=4)
   sizes |= dict(norm_groups=4, temporal_in_heads=2, context_dim=6)
-  text = dict(kind='text')
-  with_line = unet3d.UNet3D(**sizes, conditioners=(text, dict(kind='first_frame_latents')))
-  without_line = unet3d.UNet3D(**sizes, conditioners=(text,))
+  lines = conditions.read([dict(kind='text'), dict(kind='first_frame_latents')])
+  with_line = unet3d.UNet3D(lines, **sizes)
+  without_line = unet3d.UNet3D(lines[:1], **sizes)
   rng = np.random.default_rng(0)
   noisy = rng.standard_normal((1, 3, 4, 4, 4)).astype(np.float32)
   image = rng.standard_normal((1, 4, 4, 4)).astype(np.float32)
-  conditions = dict(text=np.ones((1, 2, 6), np.float32), image_latents=image)
+  given = dict(text=np.ones((1, 2, 6), np.float32), image_latents=image)
   inputs = noisy, np.array([10])
-  variables = draw(jax.eval_shape(with_line.init, jax.random.key(0), *inputs, conditions))
+  variables = draw(jax.eval_shape(with_line.init, jax.random.key(0), *inputs, given))
   apply, expect = (
     jax.jit(unet.apply, compiler_options=FAST_COMPILE) for unet in (with_line, without_line)
   )
-  prediction = apply(variables, *inputs, conditions)
+  prediction = apply(variables, *inputs, given)
   noisy[:, 0] += image
-  expected = expect(variables, *inputs, conditions)
+  expected = expect(variables, *inputs, given)
   np.testing.assert_allclose(prediction, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -138,3 +136,18 @@ def test_the_papers_semantics_are_the_clip_vector_plus_a_global_vector_of_the_im
   moved = both.apply({'params': params}, vector - global_vector, image, 1, None)
   assert tokens.shape == (2, 4, 6)
   np.testing.assert_allclose(moved, tokens, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'lines, message',
+  [
+    ([dict(kind='txt')], r"kind='txt'; known: first_frame_latents, fps"),
+    ([dict(kind='fps')], r'at least one context token'),
+    ([dict(kind='text')] * 2, r'name a kind twice'),
+    ([dict(kind='text', width=3)], r"'text' has no field \['width'\]"),
+    ([dict(kind='nowhere.text')], r'nowhere'),
+  ],
+)
+def test_lines_that_are_invalid_are_named(lines, message):
+  with pytest.raises(ValueError, match=message):
+    conditions.read(lines)

@@ -10,7 +10,9 @@ import pytest
 
 from configs import base, common, demo, meshes, refine, refine_demo, sr600
 from data_pipelines.index import command as index
-from i2vgen_jax import components, train
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
+from i2vgen_jax import train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from tests import tiny
@@ -68,9 +70,9 @@ def test_base_config_is_the_released_model():
   config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
   config.text_encoder.model.vocab_size = 856
   config.text_encoder.model.max_length = 16
-  built = components.build(config)
+  built = session_lib.build(config)
   mesh = mesh_lib.make_mesh(dict(data=8, fsdp=1, tensor=1))
-  shapes = jax.tree.leaves(built.abstract_params(mesh, config.sharding.min_elements))
+  shapes = jax.tree.leaves(built.on(mesh).abstract_params())
   assert sum(leaf.size for leaf in shapes) == 1_420_469_224
 
 
@@ -80,10 +82,10 @@ def released():
   config = base.get_config()
   config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
   config.text_encoder.model.update(vocab_size=856, max_length=16)
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params']
-  return params, jax.eval_shape(built.encoders.init, key), config.sharding.min_elements
+  return params, frozen_lib.abstract(built.networks), config.sharding.min_elements
 
 
 @pytest.mark.parametrize('name', [name for name in meshes.MESHES if '-' in name])
@@ -105,7 +107,7 @@ def test_refine_config_is_the_base_model_without_its_image_and_fps():
   config = refine.get_config()
   config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
   config.text_encoder.model.update(vocab_size=856, max_length=16)
-  built = components.build(config)
+  built = session_lib.build(config)
   inputs = built.unet_inputs(frames=2, height=720, width=1280)  # 90 -> 45 -> 23 -> 12.
   key = jax.eval_shape(lambda: jax.random.key(0))
   output, variables = jax.eval_shape(built.unet.init_with_output, key, *inputs)

@@ -18,6 +18,7 @@ from data_pipelines.corpus import buckets, reader
 from data_pipelines.index import command as index
 from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
+from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
 
 VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
@@ -159,10 +160,10 @@ def test_a_cell_is_not_gone_through_more_often_than_allowed():
 
 
 def open_stream(corpora, path, bucket_list, **options):
+  given = fields.released(lambda captions: np.zeros((len(captions), 2), np.int32), 16)
   return stream_lib.TrainStream(
-    corpora, bucket_list, lambda captions: np.zeros((len(captions), 2), np.int32), 16, seed=0,
-    index=str(path), sandbox=False, **options,
-  )  # fmt: skip
+    corpora, bucket_list, given, seed=0, index=str(path), sandbox=False, **options
+  )
 
 
 def test_training_streams_from_an_index(corpora, tmp_path):
@@ -179,7 +180,9 @@ def test_training_streams_from_an_index(corpora, tmp_path):
     whole = stream.batch_at(step)['video']
     for h, part in enumerate(parts):
       np.testing.assert_array_equal(part.batch_at(step)['video'], whole[h::2])
-  everything = stream_lib.TrainStream(corpora, [VIDEO, IMAGE], len, 16, seed=0, sandbox=False)
+  everything = stream_lib.TrainStream(
+    corpora, [VIDEO, IMAGE], fields.released(len, 16), seed=0, sandbox=False
+  )
   assert everything.fingerprint != stream.fingerprint
 
 

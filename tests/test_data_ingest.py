@@ -15,6 +15,7 @@ from data_pipelines.corpus import buckets, reader
 from data_pipelines.ingest import command as ingest
 from data_pipelines.sources import folder as folder_source
 from data_pipelines.sources import raw
+from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
 from tests import corpora
 
@@ -227,11 +228,14 @@ def ingest_videos(tmp_path, count):
 
 def test_a_video_that_rots_is_replaced_counted_and_named_once(tmp_path, unpadded, caplog):
   directory = ingest_videos(tmp_path, 8)
-  sound = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
+  sound = stream_lib.TrainStream(directory, [BUCKET], fields.released(tokenize, 16), seed=0)
   expected = [sound.batch_at(step) for step in range(6)]
   rot(directory, ['003.mp4'])
   streams = [
-    stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, num_threads=n) for n in (1, 3)
+    stream_lib.TrainStream(
+      directory, [BUCKET], fields.released(tokenize, 16), seed=0, num_threads=n
+    )
+    for n in (1, 3)
   ]
   rotten_token = tokenize(['caption 3'])[0, 0]
   for step in range(6):
@@ -249,13 +253,15 @@ def test_a_video_that_rots_is_replaced_counted_and_named_once(tmp_path, unpadded
 def test_more_than_one_percent_of_rotten_videos_ends_the_run(tmp_path, unpadded):
   directory = ingest_videos(tmp_path, 12)
   rot(directory, ['003.mp4', '007.mp4'])
-  stream = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
+  stream = stream_lib.TrainStream(directory, [BUCKET], fields.released(tokenize, 16), seed=0)
   with pytest.raises(
     stream_lib.DataError, match=r'(003|007).mp4 .*, (003|007).mp4 .* ingest it again'
   ):
     for step in range(6):
       stream.batch_at(step)
-  tolerant = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, max_bad_fraction=0.2)
+  tolerant = stream_lib.TrainStream(
+    directory, [BUCKET], fields.released(tokenize, 16), seed=0, max_bad_fraction=0.2
+  )
   for step in range(6):
     tolerant.batch_at(step)
   assert tolerant.num_bad == 2
@@ -268,7 +274,9 @@ def test_commands_make_a_corpus_that_streams(tmp_path, capsys):
     arguments = [f'--input={tmp_path}/demo/{name}', f'--output={tmp_path}/{name}']
     commands.main(['ingest', *arguments, '--num_processes=1'])
   assert 'train: 8 videos and 0 images, validation: 4 videos' in capsys.readouterr().out
-  stream = stream_lib.TrainStream(f'{tmp_path}/webvid', [BUCKET], tokenize, 16, seed=0)
+  stream = stream_lib.TrainStream(
+    f'{tmp_path}/webvid', [BUCKET], fields.released(tokenize, 16), seed=0
+  )
   assert stream.batch_at(0)['video'].shape == (4, 8, 32, 32, 3)
   with pytest.raises(SystemExit, match='error: .*does not exist'):
     commands.main(['ingest', f'--input={tmp_path}/nothing', f'--output={tmp_path}/x'])

@@ -10,7 +10,7 @@ from data_pipelines import demo_corpus
 from data_pipelines.corpus import buckets, reader
 from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
-from data_pipelines.stream import mixture
+from data_pipelines.stream import fields, mixture
 from data_pipelines.stream import stream as stream_lib
 
 SHORT = buckets.Bucket('short', 2, 32, 32, fps=8, batch_size=4)
@@ -38,7 +38,7 @@ def open_stream(directories, **options):
   options = dict(buckets=[IMAGE, SHORT, LONG], phases=PHASES, sandbox=False) | options
   tokenize = lambda captions: np.zeros((len(captions), 1), np.int32)  # noqa: E731
   return stream_lib.TrainStream(
-    directories, tokenize=tokenize, clip_image_size=16, seed=1, **options
+    directories, fields=fields.released(tokenize, 16), seed=1, **options
   )
 
 

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import __main__ as commands
 from data_pipelines.stream import peek
 from i2vgen_jax import checkpoint
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.training import data
 from tests import tiny
@@ -27,16 +27,16 @@ def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   printed = capsys.readouterr().out
   lines = zip(dry.splitlines(), printed.splitlines(), strict=False)
   assert all(whole.startswith(told) for told, whole in list(lines)[:-1])
-  components = components_lib.build(config)
+  session = session_lib.build(config)
   mesh = mesh_lib.make_mesh(config.mesh)
-  stream = data.make_stream(config, components, mesh)
+  stream = data.make_stream(session.on(mesh))
   batch = stream.batch_at(3)
   stream.close()
   seen = json.loads((tmp_path / 'seen/step-00000003.json').read_text())
   assert seen['fingerprint'] == stream.fingerprint and stream.fingerprint in printed
   assert seen['bucket']['name'] == stream.bucket_at(3).name
   captions = [example['caption'] for example in seen['examples']]
-  np.testing.assert_array_equal(components.tokenize(captions), batch['token_ids'])
+  np.testing.assert_array_equal(session.signals['text'].tokenize(captions), batch['token_ids'])
   assert [example['key'] for example in seen['examples']] == [
     example['key'] for example in stream.examples_at(3)
   ]

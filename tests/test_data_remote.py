@@ -11,7 +11,7 @@ from data_pipelines import demo_corpus
 from data_pipelines.corpus import buckets, remote_records
 from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
-from data_pipelines.stream import stream
+from data_pipelines.stream import fields, stream
 from tests import corpora
 
 VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
@@ -57,7 +57,9 @@ def test_other_files_are_refused(tmp_path):
 
 def open_stream(directories, **options):
   tokenize = lambda captions: np.array([[len(caption)] for caption in captions])  # noqa: E731
-  return stream.TrainStream(directories, [VIDEO, IMAGE], tokenize, 16, seed=0, **options)
+  return stream.TrainStream(
+    directories, [VIDEO, IMAGE], fields.released(tokenize, 16), seed=0, **options
+  )
 
 
 def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
@@ -86,7 +88,11 @@ def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
         np.testing.assert_array_equal(remote.batch_at(step)[name], values)
     assert remote.num_bad == 0
   held = stream.held_out(
-    there['videos'], VIDEO, lambda captions: np.zeros(len(captions)), 16, 4, sandbox=False
+    there['videos'],
+    VIDEO,
+    fields.released(lambda captions: np.zeros(len(captions)), 16),
+    4,
+    sandbox=False,
   )
   assert len(held['key']) == 4
   example = remote.examples_at(0)[0]

@@ -17,6 +17,7 @@ from data_pipelines.corpus import buckets
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import decode, sandbox, shared_memory
 from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
 
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
@@ -24,6 +25,9 @@ VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
 
 def tokenize(captions):
   return np.array([[zlib.crc32(caption.encode()) % 1000] for caption in captions])
+
+
+FIELDS = fields.released(tokenize, 16)
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +44,7 @@ def open_stream(videos):
 
   def open_stream(**options):
     options = dict(max_bad_fraction=0.2) | options
-    streams.append(stream_lib.TrainStream(videos, [VIDEO], tokenize, 16, seed=0, **options))
+    streams.append(stream_lib.TrainStream(videos, [VIDEO], FIELDS, seed=0, **options))
     return streams[-1]
 
   yield open_stream
@@ -142,14 +146,14 @@ def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
 def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
   made = []
 
-  def make_decoder(sandbox):
-    made.append(decoder_lib.SandboxedDecoder())
+  def make_decoder(given, sandbox):
+    made.append(decoder_lib.SandboxedDecoder(fields.pixel_fields(given)))
     return made[-1]
 
-  [*_, expected] = stream_lib.held_out(videos, VIDEO, tokenize, 16, 4, sandbox=False)['key']
+  [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
   monkeypatch.setattr(decoder_lib, 'make_decoder', make_decoder)
   with Killer(lambda: [pid for decoder in made for pid in decoder.sandbox.pids()], 2):
-    batch = stream_lib.held_out(videos, VIDEO, tokenize, 16, num_examples=4)
+    batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
   assert made[0].num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected
   assert made[0].sandbox.pids() == []
@@ -161,7 +165,7 @@ def test_children_end_with_the_run(videos):
     'import sys, time, numpy as np\n'
     'from data_pipelines.stream import stream as stream_lib\n'
     'from tests import test_data_sandbox as t\n'
-    f'stream = stream_lib.TrainStream({videos!r}, [t.VIDEO], t.tokenize, 16, seed=0)\n'
+    f'stream = stream_lib.TrainStream({videos!r}, [t.VIDEO], t.FIELDS, seed=0)\n'
     'stream.batch_at(0)\n'
     'print(*stream._decoder.sandbox.pids(), flush=True)\n'
     'time.sleep(600)\n'

@@ -150,7 +150,8 @@ def test_dropped_conditions_become_null_at_their_own_rates():
   ones = {name: jnp.ones((4000, 2)) for name in ('text', 'image_embedding', 'fps')}
   null = {'text': jnp.full((1, 2), -1.0), 'image_embedding': jnp.zeros(())}
   rates = {'text': 0.3, 'image_embedding': 0.1, 'all': 0.05}
-  dropped = guidance.drop_conditions(keys, ones, null, rates)
+  slots = {'text': 2, 'image_embedding': None}
+  dropped = guidance.drop_conditions(keys, ones, null, rates, slots)
   text, image = dropped['text'][:, 0] == -1, dropped['image_embedding'][:, 0] == 0
   assert float(text.mean()) == pytest.approx(1 - 0.7 * 0.95, abs=0.03)
   assert float(image.mean()) == pytest.approx(1 - 0.9 * 0.95, abs=0.03)

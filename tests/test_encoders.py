@@ -1,28 +1,30 @@
-"""What the frozen networks make of a batch."""
+"""Videos to latents and back, and the picture as CLIP takes it."""
 
 import jax
 import numpy as np
 import pytest
 
-from i2vgen_jax import encoders
-from i2vgen_jax.models import clip, vae
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax.conditions import base, signals
+from i2vgen_jax.models import autoencoder, clip, vae
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 
 
 def make(frames_per_chunk):
-  return encoders.Encoders(
+  return autoencoder.Autoencoder(
     vae=vae.AutoencoderKL(block_channels=(8,), layers_per_block=1, norm_groups=4),
-    text_encoder=clip.CLIPText(20, 8, 16, num_layers=1, num_heads=2, max_length=8),
-    image_encoder=clip.CLIPVision(8, 16, 1, 2, patch_size=8, image_size=16, projection_dim=6),
     scaling_factor=0.5,
     frames_per_chunk=frames_per_chunk,
   )
 
 
+IMAGE_ENCODER = clip.CLIPVision(8, 16, 1, 2, patch_size=8, image_size=16, projection_dim=6)
+
+
 @pytest.fixture(scope='module')
 def frozen():
-  shapes = jax.eval_shape(make(1).init, jax.eval_shape(lambda: jax.random.key(0)))
+  shapes = frozen_lib.abstract({'vae': make(1).vae, 'image_encoder': IMAGE_ENCODER})
   rng = np.random.default_rng(0)
   return jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape).astype('f4'), shapes)
 
@@ -70,6 +72,7 @@ def test_the_clip_image_is_normalised_as_transformers_does(frozen):
   processor = transformers.CLIPImageProcessor(do_resize=False, do_center_crop=False)
   pixels = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), np.uint8)
   processed = processor(list(pixels), return_tensors='np').pixel_values.transpose(0, 2, 3, 1)
-  module = make(1)
-  expected = module.image_encoder.apply({'params': frozen['image_encoder']}, processed)
-  np.testing.assert_allclose(module.encode_image(frozen, pixels), expected, atol=1e-5)
+  parts = base.Parts(None, make(1), {'image_encoder': IMAGE_ENCODER})
+  ours = signals.ImageEmbedding(parts).encode(frozen, {'clip_image': pixels})
+  expected = IMAGE_ENCODER.apply({'params': frozen['image_encoder']}, processed)
+  np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -8,7 +8,10 @@ import PIL.Image
 import pytest
 
 from configs import common
-from i2vgen_jax import components, export
+from i2vgen_jax import export
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.conditions import base
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs
 from i2vgen_jax.sampling import generate as generate_lib
@@ -58,12 +61,12 @@ def random_params(abstract, seed):
 def exported(tmp_path_factory):
   """Our small model with random weights, and diffusers' pipeline read from its export."""
   config = small_config()
-  ours = components.build(config)
+  ours = session_lib.build(config)
   key = jax.random.key(0)
   unet_params = random_params(
     jax.eval_shape(ours.unet.init, key, *ours.unet_inputs(2, 32, 32))['params'], seed=1
   )
-  frozen_params = random_params(jax.eval_shape(ours.encoders.init, key), seed=2)
+  frozen_params = random_params(frozen_lib.abstract(ours.networks), seed=2)
   # diffusers draws from the posterior without a seed: at the lowest variance its draw is the mean.
   quant_conv = frozen_params['vae']['quant_conv']
   quant_conv['kernel'][..., 4:] = 0
@@ -75,7 +78,7 @@ def exported(tmp_path_factory):
   pipeline.set_progress_bar_config(disable=True)
   return types.SimpleNamespace(
     config=config,
-    components=ours,
+    session=ours,
     unet_params=unet_params,
     read_params=read_params,
     frozen_params=frozen_params,
@@ -113,14 +116,14 @@ def test_exported_unet_predicts_what_ours_does(exported):
   conditioning = dict(
     text=text_BLD, image_embedding=embedding_BV, image_latents=image_BHWC, fps=fps_B
   )
-  ours = jax.jit(exported.components.unet.apply)(
+  ours = jax.jit(exported.session.unet.apply)(
     {'params': exported.unet_params}, latents_BFHWC, timesteps_B, conditioning
   )
   assert relative_error(ours, np.moveaxis(theirs, 1, -1)) < RTOL
 
 
 def test_exported_vae_encodes_and_decodes_as_ours_does(exported):
-  encoders, theirs = exported.components.encoders, exported.pipeline.vae
+  codec, theirs = exported.session.autoencoder, exported.pipeline.vae
   variables = {'params': exported.frozen_params['vae']}
   rng = np.random.default_rng(0)
   images = rng.uniform(-1, 1, (2, 24, 32, 3)).astype(np.float32)
@@ -128,11 +131,11 @@ def test_exported_vae_encodes_and_decodes_as_ours_does(exported):
   with torch.no_grad():
     mean = theirs.encode(channels_first(images)).latent_dist.mean.numpy()
     decoded = theirs.decode(channels_first(latents)).sample.numpy()
-  ours, _ = encoders.vae.apply(variables, images, method='encode')
+  ours, _ = codec.vae.apply(variables, images, method='encode')
   assert relative_error(ours, np.moveaxis(mean, 1, -1)) < RTOL
-  ours = encoders.vae.apply(variables, latents, method='decode')
+  ours = codec.vae.apply(variables, latents, method='decode')
   assert relative_error(ours, np.moveaxis(decoded, 1, -1)) < RTOL
-  assert theirs.config.scaling_factor == encoders.scaling_factor
+  assert theirs.config.scaling_factor == codec.scaling_factor
 
 
 def test_exported_prompt_encoding_equals_ours(exported):
@@ -140,8 +143,8 @@ def test_exported_prompt_encoding_equals_ours(exported):
   captions = ['a red circle moves left', 'Zürich, 2024: more words than the tower has places for!']
   exported.pipeline._guidance_scale = 1  # No negative prompt.
   theirs, _ = exported.pipeline.encode_prompt(captions, 'cpu', 1, clip_skip=1)
-  encoders = exported.components.encoders
-  ours = encoders.encode_text(exported.frozen_params, exported.components.tokenize(captions))
+  signal = exported.session.signals['text']
+  ours = signal.encode(exported.frozen_params, {'token_ids': signal.tokenize(captions)})
   assert relative_error(ours, theirs.detach().numpy()) < RTOL
 
 
@@ -150,13 +153,15 @@ def test_exported_image_encoding_equals_ours(exported):
   exported.pipeline._guidance_scale = 1  # No embedding of zeros.
   with torch.no_grad():
     theirs = exported.pipeline._encode_image([PIL.Image.fromarray(x) for x in pixels], 'cpu', 1)
-  ours = exported.components.encoders.encode_image(exported.frozen_params, pixels)
+  ours = exported.session.signals['image_embedding'].encode(
+    exported.frozen_params, {'clip_image': pixels}
+  )
   assert relative_error(ours, theirs[:, 0].numpy()) < RTOL
 
 
 def test_exported_scheduler_has_our_noise_levels(exported):
   theirs = exported.pipeline.scheduler
-  ours = exported.components.schedule.alphas_cumprod_T
+  ours = exported.session.schedule.alphas_cumprod_T
   # diffusers multiplies a thousand float32 numbers.
   np.testing.assert_allclose(theirs.alphas_cumprod.numpy(), ours, rtol=0, atol=1e-6)
   assert theirs.config.prediction_type == 'v_prediction'
@@ -169,22 +174,14 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
   image = PIL.Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8))
   caption, negative_prompt = 'a red circle moves left', 'blurry, static'
   height, width, frames, fps = 32, 32, 4, 8
-  noise_BFHWC = generate_lib.start_noise(exported.components, 0, 1, frames, height, width)
-  inputs = generate_lib.prepare_inputs(
-    exported.components,
-    [image],
-    [caption],
-    height=height,
-    width=width,
-    fps=fps,
-    negative_prompt=negative_prompt,
+  noise_BFHWC = generate_lib.start_noise(exported.session, 0, 1, (frames, height, width))
+  request = base.Request([image], [caption], height, width, fps)
+  inputs = generate_lib.Inputs(
+    exported.session.of_request(request), exported.session.negative(negative_prompt)
   )
+  mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
   generate = generate_lib.make_generate(
-    exported.components,
-    mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
-    prediction_type='v',
-    num_steps=10,
-    guidance_scale=9.0,
+    exported.session.on(mesh), prediction_type='v', num_steps=10, guidance_scale=9.0
   )
   ours, _ = generate(exported.unet_params, exported.frozen_params, inputs, noise_BFHWC)
   theirs = exported.pipeline(

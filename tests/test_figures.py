@@ -10,7 +10,8 @@ import pytest
 
 from configs import base, demo
 from data_pipelines.corpus import buckets
-from i2vgen_jax import components, flops
+from i2vgen_jax import flops
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.training import goodput
 from tests import tiny
 
@@ -44,7 +45,7 @@ def test_the_released_unet_costs_what_torch_counts():
   config = base.get_config()
   config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
   config.text_encoder.model.update(vocab_size=856, max_length=77)
-  built = components.build(config)
+  built = session_lib.build(config)
   bucket = buckets.Bucket('a', 16, 256, 448, 8.0, batch_size=2)
   forward = 8.7440e12 - 0.1186e12 * 15 / 16
   assert flops.train_step(built, bucket) == pytest.approx(2 * 3 * forward, rel=0.001)
@@ -59,7 +60,7 @@ def test_peaks_are_found_by_the_kind_of_device(kind, peak):
 
 
 def test_time_is_accounted_to_what_it_went_into(tmp_path):
-  built = components.build(tiny.get_config('unused'))
+  built = session_lib.build(tiny.get_config('unused'))
   bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
   started = time.time()
   timing = goodput.Figures(tmp_path, built, active=True)

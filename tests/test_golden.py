@@ -14,6 +14,7 @@ import pytest
 
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors, unet_names
+from tests import tiny
 
 SPEC = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'spec'
 pytestmark = pytest.mark.skipif(not SPEC.exists(), reason='the recorded run is not here')
@@ -37,7 +38,7 @@ def draw(name, shape):
 @pytest.fixture(scope='module')
 def vgen():
   """(U-Net, its parameters out of VGen's names)."""
-  unet = unet3d.UNet3D(block_channels=(32, 64, 128, 128), head_dim=16)
+  unet = unet3d.UNet3D(tiny.RELEASED, block_channels=(32, 64, 128, 128), head_dim=16)
   inputs, _ = case('image')
   abstract = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)

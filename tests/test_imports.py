@@ -79,7 +79,8 @@ def test_training_needs_neither_torch_nor_tensorflow():
     'for name in ("torch", "tensorflow", "diffusers"): sys.modules[name] = None\n'
     'import i2vgen_jax.train, i2vgen_jax.sample, i2vgen_jax.export, i2vgen_jax.evaluate\n'
     'import i2vgen_jax.load\n'
-    'from i2vgen_jax import components; components.load_tokenizer("i2vgen_jax/demo/tokenizer", "!")'
+    'from i2vgen_jax.pretrained import tokenizers\n'
+    'tokenizers.load_clip("i2vgen_jax/demo/tokenizer", "!")'
   )
   done = subprocess.run(
     [sys.executable, '-c', code],

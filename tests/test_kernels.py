@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import components
+from data_pipelines.corpus import buckets
+from data_pipelines.stream import fields
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import kernels, pallas_attention, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
@@ -145,22 +148,23 @@ def test_each_device_attends_within_its_rows(over, batch_size, num_heads):
 def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
   """Traced only, for a mesh that says it is of TPUs."""
   config = tiny.get_config('unused')
-  built = components.build(config)
+  built = session_lib.build(config)
   sizes = mesh_lib.resolve({'data': 8, 'fsdp': 1, 'tensor': 1}, 8)
   mesh = chips.abstract_mesh(sizes, chips.DEVICES['v5p'])
   latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=8)
   params = jax.eval_shape(built.unet.init, jax.random.key(0), *built.smallest_unet_inputs())
-  frozen = jax.eval_shape(built.encoders.init, jax.random.key(0))
-  size = built.encoders.image_encoder.image_size
-  ids = jnp.zeros((8, built.encoders.text_encoder.max_length), jnp.int32)
-  video = jnp.zeros((8, 2, 32, 32, 3), jnp.uint8)
-  inputs = dict(
-    image=video[:, 0], clip_image=jnp.zeros((8, size, size, 3), jnp.uint8), token_ids=ids,
-    negative_token_ids=ids[:1], fps=jnp.ones(8),
-  )  # fmt: skip
+  frozen = frozen_lib.abstract(built.networks)
+  bucket = buckets.Bucket('a', 2, 32, 32, 8.0, batch_size=8)
+  batch = {
+    field.name: field.of_rows(fields.Rows(bucket, [''] * 8, range(8)))
+    if isinstance(field, fields.RowField)
+    else np.zeros((8, *field.shape(bucket)), np.uint8)
+    for field in built.fields()
+  }
+  inputs = generate_lib.Inputs(built.of_batch(batch), built.negative(''))
   seen = []
   monkeypatch.setattr(kernels, 'choose', lambda platform, *_: seen.append(platform) or 'xla')
-  generate = generate_lib.make_generate(built, mesh, **generate_lib.settings(config))
+  generate = generate_lib.make_generate(built.on(mesh), **generate_lib.settings(config))
   jax.eval_shape(generate, params['params'], frozen, inputs, latents)
   assert set(seen) == {'tpu'}
 

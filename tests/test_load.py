@@ -13,9 +13,12 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from i2vgen_jax import checkpoint, components, export, load, train
+from i2vgen_jax import checkpoint, export, load, train
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
+from i2vgen_jax.training import warm_start
 from tests import tiny
 from tests.test_export import random_params, small_config
 
@@ -27,12 +30,12 @@ def release(tmp_path_factory):
   """A small release: diffusers' folder, and the U-Net's tensors in both releases' names."""
   folder = tmp_path_factory.mktemp('release')
   config = small_config()
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.random.key(0)
   unet_params = random_params(
     jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params'], seed=1
   )
-  frozen_params = random_params(jax.eval_shape(built.encoders.init, key), seed=2)
+  frozen_params = random_params(frozen_lib.abstract(built.networks), seed=2)
   read_params = (frozen_params | {'unet': unet_params}).get
   export.export_diffusers(folder / 'pipeline', config, read_params)
   slot_of = unet_names.vgen(built.unet).slot_of
@@ -62,7 +65,7 @@ def as_torch(named):
 def loaded_unet(release, path):
   """The parameters that `load` makes of a U-Net's file."""
   mesh = mesh_lib.make_mesh(release.config.mesh)
-  return load.read_unet(release.config, components.build(release.config), mesh, path)
+  return load.read_unet(session_lib.build(release.config).on(mesh), path)
 
 
 def named_unet(release, path):
@@ -71,10 +74,11 @@ def named_unet(release, path):
 
 def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
-  config, built, mesh = components.open_run(tmp_path / 'loaded')
-  params, step = components.load_unet(config, built, mesh, tmp_path / 'loaded')
+  session = session_lib.open_run(tmp_path / 'loaded')
+  config = session.config
+  params, step = session_lib.load_unet(session, tmp_path / 'loaded')
   assert step == 0
-  frozen = components.frozen_params(config, built, mesh, tmp_path / 'loaded')
+  frozen = frozen_lib.load(config, session.networks, session.mesh, tmp_path / 'loaded')
   export.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
   written = sorted(path.relative_to(tmp_path / 'out') for path in (tmp_path / 'out').rglob('*.*'))
   assert written == sorted(
@@ -179,7 +183,7 @@ def test_a_new_unet_gives_frame_by_frame_what_stable_diffusion_does(release, tmp
   theirs = stable_diffusion()
   conditioners = tuple(dict(kind=kind) for kind in ('text', 'image_latents', 'fps'))
   config = small_config(conditioners=conditioners)
-  built = components.build(config)
+  built = session_lib.build(config)
   if names == 'diffusers':
     theirs.save_pretrained(tmp_path / 'unet')
     path = tmp_path / 'unet'
@@ -189,7 +193,7 @@ def test_a_new_unet_gives_frame_by_frame_what_stable_diffusion_does(release, tmp
     path = tmp_path / 'v2-1.ckpt'
     others = {'first_stage_model.encoder.conv_in.bias': torch.zeros(3), 'betas': torch.zeros(9)}
     torch.save({'state_dict': state | others, 'global_step': 1}, path)
-  params = load.read_unet(config, built, mesh_lib.make_mesh(config.mesh), path)
+  params = load.read_unet(built.on(mesh_lib.make_mesh(config.mesh)), path)
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
   latents_BFHWC, text_BLD = normal(2, 3, 8, 6, 4), normal(2, 5, 16)
@@ -209,9 +213,9 @@ def test_a_new_unet_gives_frame_by_frame_what_stable_diffusion_does(release, tmp
 
 def complaint(path, **sizes):
   config = small_config(**sizes)
-  built = components.build(config)
+  built = session_lib.build(config)
   with pytest.raises(ValueError) as error:
-    load.read_unet(config, built, mesh_lib.make_mesh(config.mesh), path)
+    load.read_unet(built.on(mesh_lib.make_mesh(config.mesh)), path)
   return str(error.value)
 
 
@@ -283,7 +287,7 @@ def test_a_missing_shard_is_named(release, tmp_path):
 def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpus, tmp_path):
   """Through the commands: load, train on from it, sample from both; then the folder may go."""
   config = tiny.get_config(demo_corpus, num_steps=2)
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.random.key(3)
   unet_params = random_params(
     jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params'], seed=1
@@ -300,11 +304,11 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   config.optimizer.peak_learning_rate = 0.0
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
-  config, built, mesh = components.open_run(tmp_path / 'run')
-  params, step = components.load_unet(config, built, mesh, tmp_path / 'run', 'raw')
+  session = session_lib.open_run(tmp_path / 'run')
+  params, step = session_lib.load_unet(session, tmp_path / 'run', 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
-  assert components.load_frozen(config, built, mesh, tmp_path / 'run')['null_text'].shape[1] == 16
+  assert session.load_frozen(tmp_path / 'run').frozen['null']['text'].shape[1] == 16
 
 
 def test_a_start_of_another_model_is_refused(release, tmp_path):
@@ -312,4 +316,4 @@ def test_a_start_of_another_model_is_refused(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
   config.start = str(tmp_path / 'loaded')
   with pytest.raises(ValueError, match='unet.head_dim: 8 -> 4'):
-    components.build(config)
+    warm_start.check(config)

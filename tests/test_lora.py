@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from i2vgen_jax import checkpoint, components, lora, train
+from i2vgen_jax import checkpoint, lora, train
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.training import optimizer
 from tests import tiny
@@ -19,7 +20,7 @@ def adapted(rank=3, **options):
   """(config, AdaptedUNet, abstract parameters) of the small model."""
   config = small_config()
   config.lora.update(rank=rank, alpha=5.0, **options)
-  built = components.build(config)
+  built = session_lib.build(config)
   inputs = built.unet_inputs(2, 32, 32)
   return config, built.unet, jax.eval_shape(built.unet.init, jax.random.key(0), *inputs)['params']
 
@@ -78,7 +79,7 @@ def test_only_adapters_are_trained_and_only_they_have_an_optimizer_state():
 def test_a_pattern_that_fits_nothing_is_named():
   config, unet, _ = adapted()
   config.lora.match = 'nothing'
-  built = components.build(config)
+  built = session_lib.build(config)
   with pytest.raises(ValueError, match="lora.match='nothing' fits no kernel"):
     jax.eval_shape(built.unet.init, jax.random.key(0), *built.unet_inputs(2, 32, 32))
 
@@ -155,8 +156,8 @@ def test_a_run_with_adapters_starts_from_another_and_leaves_its_weights(
   config.lora.rank = 2
   config.start = str(finished_run)
   assert train.train(config, tmp_path / 'run') == 0
-  params = components.load_run(tmp_path / 'run', 'raw')[3]
-  base = components.load_run(finished_run, 'ema')[3]
+  params = session_lib.load_run(tmp_path / 'run', 'raw')[1]
+  base = session_lib.load_run(finished_run, 'ema')[1]
   adapters = leaves(params.pop(lora.KEY))
   assert any(value.any() for path, value in adapters.items() if 'up' in path)
   for path, value in leaves(base).items():

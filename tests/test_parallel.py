@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import components
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import attention
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
@@ -71,7 +71,7 @@ def test_blocks_send_weights_and_their_gradients_only(name):
 def test_loss_and_gradients_are_those_of_one_device(sizes):
   """On meshes whose every axis splits something, with noise, timesteps and dropout drawn anew."""
   config = tiny.get_config('unused')
-  built = components.build(config)
+  built = session_lib.build(config)
   latents, _, conditioning = built.unet_inputs(2, 32, 32, batch_size=4)
   draw = np.random.default_rng(0).standard_normal
   encoded = jax.tree.map(
@@ -83,7 +83,7 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
 
   def on(sizes, devices, params=None):
     mesh = mesh_lib.make_mesh(sizes, devices)
-    abstract = built.abstract_params(mesh, 2)
+    abstract = built.on(mesh).abstract_params()
     if params is None:  # Not as they are made: where kernels are zero, others have no gradient.
       params = jax.tree.map(lambda leaf: 0.1 * draw(leaf.shape).astype(np.float32), abstract)
     placed = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))

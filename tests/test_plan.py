@@ -13,6 +13,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import __main__ as command
 from i2vgen_jax.plan import chips, compiled, estimate, hlo
+from i2vgen_jax.training import step
 from tests import tiny
 
 # As libtpu 0.0.52 writes it, with what is not read left out.
@@ -151,17 +152,17 @@ def plan_of(name, mesh, **unet):
 def test_bytes_of_the_state_are_those_of_a_state_that_is_made():
   config, _ = small(meshes.get('cpu-8'))
   sizes = mesh_lib.resolve(config.mesh, 8)
-  components = estimate.components_lib.build(config, with_tokenizer=False)
-  mesh = mesh_lib.make_mesh(config.mesh)
-  state, placed = estimate.abstract_state(config, components, mesh)
+  session = estimate.session_lib.build(config, reads_captions=False)
+  state, placed, *_ = step.from_config(session.on(mesh_lib.make_mesh(config.mesh)))
   zeros = jax.jit(
     lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), state.params),
     out_shardings=placed.params,
   )()
   held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(zeros))
   abstract = chips.abstract_mesh(sizes, chips.DEVICES['v5p'])
-  state, placed = estimate.abstract_state(config, components, abstract)
-  found = estimate.state_bytes(state, placed, config, components, abstract)
+  session = session.on(abstract)
+  state, placed, *_ = step.from_config(session)
+  found = estimate.state_bytes(state, placed, session)
   assert found['parameters'] == found['average (EMA)'] == held
   assert found['optimizer'] == pytest.approx(2 * held, rel=0.01)  # Adam's moments.
 

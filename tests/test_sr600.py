@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from configs import refine, sr600
-from i2vgen_jax import components
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import free_u, unet3d
 from i2vgen_jax.pretrained import configs, tensors, unet_names
-from tests import runs
+from tests import runs, tiny
 from tests.test_export import random_params, small_config
 from tests.test_golden import FAST_COMPILE, draw
 
@@ -40,7 +40,7 @@ def released_config():
 
 
 def test_names_and_shapes_at_released_size_are_those_of_vgens_class():
-  built = components.build(released_config())
+  built = session_lib.build(released_config())
   abstract = jax.eval_shape(
     built.unet.init, jax.eval_shape(lambda: jax.random.key(0)), *built.smallest_unet_inputs()
   )['params']
@@ -61,7 +61,7 @@ def recorded(name):
   for key in ('x', 'target', 'output'):
     arrays[key] = np.moveaxis(arrays[key], 1, -1)
   inputs = arrays['x'], arrays['t'].astype(np.int32), dict(text=arrays['y'])
-  unet = unet3d.UNet3D(**MODELS[name], **NARROW)
+  unet = unet3d.UNet3D(tiny.TEXT, **MODELS[name], **NARROW)
   abstract = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
   named = tensors.to_torch(
     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract),
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_vgen_loads_by_command_and_comes_out_bit_for_bit(tmp_pat
     config[name].weights = 'random'
   source = f'import json, ml_collections\n\ndef get_config():\n  return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n'  # noqa: E501
   (tmp_path / 'config.py').write_text(source)
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.random.key(0)
   abstract = jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params']
   slot_of = unet_names.vgen(built.unet).slot_of

@@ -6,7 +6,7 @@ import pytest
 from absl import logging as absl_logging
 
 from data_pipelines.corpus import buckets
-from data_pipelines.stream import stream
+from data_pipelines.stream import fields, stream
 from i2vgen_jax.training import data as data_lib
 from tests import tiny
 
@@ -14,7 +14,7 @@ from tests import tiny
 def open_stream(corpus, **options):
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
   options = dict(seed=0, sandbox=False) | options
-  return stream.TrainStream(str(corpus), [video], len, 16, **options)
+  return stream.TrainStream(str(corpus), [video], fields.released(len, 16), **options)
 
 
 def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
@@ -23,7 +23,7 @@ def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
   data_lib.check_data_position(position, open_stream(demo_corpus / 'videos'))
   both = {name: str(demo_corpus / name) for name in ('videos', 'images')}
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
-  changed = stream.TrainStream(both, [video], len, 16, seed=0, sandbox=False)
+  changed = stream.TrainStream(both, [video], fields.released(len, 16), seed=0, sandbox=False)
   with pytest.raises(ValueError, match=r'step 7 .*another --workdir, or .*accept_changed=True'):
     data_lib.check_data_position(position, changed)
   absl_logging.use_absl_handler()

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import decode
 from data_pipelines import demo_corpus
-from i2vgen_jax import components
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import tiling
 from i2vgen_jax.parallel import mesh as mesh_lib
 from tests import tiny
@@ -38,18 +38,18 @@ def test_a_tiled_decode_is_close_to_the_whole_and_asks_less_memory():
   tiling is exact."""
   config = tiny.get_config('unused')
   config.vae.update(frames_per_chunk=1, tile=16, tile_overlap=8)
-  tiled = components.build(config).encoders
+  tiled = session_lib.build(config).autoencoder
   config.vae.tile = 0
-  built = components.build(config)
+  built = session_lib.build(config)
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-  frozen = components.load_frozen(config, built, mesh)
+  frozen = built.on(mesh).load_frozen().frozen
   attributes = demo_corpus.attributes_of(3)
   frames, *_ = demo_corpus.render_video(np.random.default_rng(0), attributes, size=256)
   video = np.asarray(frames)[None, :1]
-  latents = jax.jit(built.encoders.encode_video)(frozen, video)
+  latents = jax.jit(built.autoencoder.encode_video)(frozen, video)
   whole, parts = (
-    jax.jit(encoders.decode_video).lower(frozen, latents).compile()
-    for encoders in (built.encoders, tiled)
+    jax.jit(codec.decode_video).lower(frozen, latents).compile()
+    for codec in (built.autoencoder, tiled)
   )
   error = np.asarray(whole(frozen, latents), np.float64) - parts(frozen, latents)
   assert (
@@ -63,7 +63,7 @@ def test_an_impossible_overlap_is_refused():
   config = tiny.get_config('unused')
   config.vae.update(tile=16, tile_overlap=9)
   with pytest.raises(ValueError, match='vae.tile_overlap=9'):
-    components.build(config)
+    session_lib.build(config)
 
 
 @pytest.mark.slow

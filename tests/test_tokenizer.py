@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from configs import common, demo
-from i2vgen_jax import components
 from i2vgen_jax.models import clip
+from i2vgen_jax.pretrained import tokenizers
 
 LENGTH = 16
 END = '<|endoftext|>'
@@ -13,13 +13,13 @@ END = '<|endoftext|>'
 
 @pytest.fixture(scope='module')
 def tokenizer():
-  return components.load_tokenizer(f'{demo.DEMO}/tokenizer', END)
+  return tokenizers.load_clip(f'{demo.DEMO}/tokenizer', END)
 
 
 @pytest.fixture(scope='module')
 def tokenize():
   text_encoder = clip.CLIPText(vocab_size=856, max_length=LENGTH)
-  return components.make_tokenize(f'{demo.DEMO}/tokenizer', END, text_encoder)
+  return tokenizers.clip(f'{demo.DEMO}/tokenizer', END, text_encoder)
 
 
 def test_a_caption_is_framed_by_start_and_end_and_then_padded(tokenize, tokenizer):
@@ -52,11 +52,9 @@ def test_text_is_cleaned_as_open_clip_does(tokenize, typed, plain):
 
 def test_padding_is_the_token_that_the_config_names(tokenize):
   text_encoder = clip.CLIPText(vocab_size=856, max_length=LENGTH)
-  released = components.make_tokenize(
-    f'{demo.DEMO}/tokenizer', common.release().pad_token, text_encoder
-  )
+  released = tokenizers.clip(f'{demo.DEMO}/tokenizer', common.release().pad_token, text_encoder)
   ids, with_end = released(['a red circle'])[0], tokenize(['a red circle'])[0]
   assert ids[5:].tolist() == [0] * (LENGTH - 5)  # As OpenCLIP pads.
   np.testing.assert_array_equal(ids[:5], with_end[:5])
   with pytest.raises(ValueError, match="pad_token='<pad>' is no token of tokenizer"):
-    components.load_tokenizer(f'{demo.DEMO}/tokenizer', '<pad>')
+    tokenizers.load_clip(f'{demo.DEMO}/tokenizer', '<pad>')

@@ -7,6 +7,7 @@ import pytest
 from i2vgen_jax.diffusion import loss, schedule
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors, unet_names
+from tests import tiny
 
 diffusers = pytest.importorskip('diffusers')
 torch = pytest.importorskip('torch')
@@ -105,7 +106,7 @@ def apply_torch(torch_unet, noisy_latents, timesteps, conditioning):
 def make_pair(sizes, video_shape, seed):
   rng = np.random.default_rng(seed)
   inputs = random_inputs(*video_shape, sizes['context_dim'], rng)
-  unet = unet3d.UNet3D(**sizes)
+  unet = unet3d.UNet3D(tiny.RELEASED, **sizes)
   params = random_params(unet, inputs, rng)
   torch_unet = make_torch_unet(sizes)
   named = tensors.to_torch(params, unet_names.name_of)

@@ -11,16 +11,17 @@ import torch
 from diffusers.loaders import single_file_utils
 
 from configs import common
-from i2vgen_jax import components
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import clip, unet3d, vae
 from i2vgen_jax.pretrained import clip_names, read, tensors, unet_names, vae_names
+from tests import tiny
 
 SD_UNET = dict(
   down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
   up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3,
   use_linear_projection=True,
 )
-TEXT = (dict(kind='text'),)
 SPEC = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'spec'
 
 
@@ -30,9 +31,9 @@ def released():
   config = common.release()
   config.tokenizer = 'i2vgen_jax/demo/tokenizer'
   config.text_encoder.model.vocab_size = 856  # The demo tokenizer's.
-  built = components.build(config)
+  built = session_lib.build(config)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  abstract = jax.eval_shape(built.encoders.init, key)
+  abstract = frozen_lib.abstract(built.networks)
   abstract['unet'] = jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params']
   return {network: shapes(tree) for network, tree in abstract.items()}
 
@@ -64,7 +65,7 @@ def assert_same(found, expected):
 @pytest.mark.skipif(not SPEC.exists(), reason='the list of the releases is not here')
 def test_all_1511_names_and_shapes_of_both_releases_are_ours(released):
   """Written down from running both implementations and diffusers' conversion script."""
-  slot_of = unet_names.vgen(unet3d.UNet3D()).slot_of
+  slot_of = unet_names.vgen(unet3d.UNet3D(tiny.RELEASED)).slot_of
   ours = set()
   for path, shape in released['unet'].items():
     name = unet_names.name_of(path)
@@ -90,7 +91,7 @@ def test_stable_diffusion_gives_the_682_tensors_of_the_release_and_the_time_embe
 def test_latent_diffusion_unet_is_what_diffusers_converts():
   """Names at released depth; diffusers' own converter is the judge."""
   unet = unet3d.UNet3D(
-    block_channels=(8, 16, 24, 32), head_dim=8, norm_groups=4, context_dim=6, conditioners=TEXT
+    block_channels=(8, 16, 24, 32), head_dim=8, norm_groups=4, context_dim=6, conditioners=tiny.TEXT
   )
   latents = np.zeros((1, 1, 8, 8, 4), np.float32)
   params = random_params(unet, latents, np.zeros(1, int), dict(text=np.zeros((1, 2, 6))))

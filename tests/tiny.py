@@ -1,6 +1,10 @@
 """configs/demo.py at its smallest: the same code, compiled in seconds."""
 
-from configs import demo
+from configs import common, demo
+from i2vgen_jax import conditions
+
+RELEASED = conditions.read(common.CONDITIONERS)  # Lines, for a U-Net that is made by itself.
+TEXT = conditions.read([dict(kind='text')])
 
 
 def get_config(corpus, num_steps=6, images=False):

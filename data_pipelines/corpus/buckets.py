@@ -5,6 +5,7 @@ program on many devices has one shape per step, so the mixture is over steps, by
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -60,6 +61,11 @@ class Bucket:
   def span(self) -> float:
     """Seconds from the first frame to the last one."""
     return (self.frames - 1) / self.fps
+
+
+def from_config(config: Mapping) -> list[Bucket]:
+  """Those of a run's config, in its order; raises ValueError for one that is invalid."""
+  return [Bucket(name=name, **fields) for name, fields in config['data']['buckets'].items()]
 
 
 def fills(bucket: Bucket, duration, fps):

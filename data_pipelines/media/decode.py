@@ -2,7 +2,10 @@
 is ever padded or left black.
 """
 
+import dataclasses
 import io
+import math
+from collections.abc import Sequence
 
 import av
 import numpy as np
@@ -30,22 +33,51 @@ UPRIGHT = {  # By the value of the EXIF tag Orientation; 1 is upright.
   8: _TURN.ROTATE_90,
 }
 SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
+# A JPEG that is so much larger than the target may be decoded at half its size. The pixels then
+# differ by 2 of 255 on average from the whole one's, by 3 if 1.05 were enough (two photographs).
+OVERSAMPLING = 1.4
 PIL_ERRORS = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """Frames of a clip as one array shows them, to be filled.
+
+  Attributes:
+    pixels_NHWC: uint8.
+    frames: N ascending numbers of the clip's frames.
+    is_square: the central square, as CLIP's towers take it; else the source is scaled to cover the
+      size and cut to its centre.
+  """
+
+  pixels_NHWC: np.ndarray
+  frames: Sequence[int]
+  is_square: bool = False
 
 
 def decode_video(
   data: bytes, times: np.ndarray, height: int, width: int, square_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """As decode_video_into: (frames uint8 (F, height, width, 3), square of the first)."""
+  """(frames uint8 (F, height, width, 3), square of the first); see decode_video_into.
+
+  Args:
+    data: an encoded video.
+    times: F ascending presentation times in seconds.
+    height: of the frames, pixels.
+    width: of the frames, pixels.
+    square_size: side of the square; 0 makes none.
+  """
   frames_FHWC = np.empty((len(times), height, width, 3), np.uint8)
   square_NSSC = np.empty((1, square_size, square_size, 3), np.uint8)
-  decode_video_into(frames_FHWC, square_NSSC, data, times)
+  views = [View(frames_FHWC, range(len(times)))]
+  if square_size:
+    views.append(View(square_NSSC, (0,), is_square=True))
+  decode_video_into(views, data, times)
   return frames_FHWC, square_NSSC[0]
 
 
 def decode_video_into(
-  frames_FHWC: np.ndarray,
-  square_NSSC: np.ndarray,
+  views: Sequence[View],
   data: bytes,
   times: np.ndarray,
   converter: 'Converter | None' = None,
@@ -53,33 +85,54 @@ def decode_video_into(
   """Decodes the frames nearest to given presentation times.
 
   Args:
-    frames_FHWC: uint8, filled; the video is scaled to cover its size and cut to the centre.
-    square_NSSC: uint8, filled with the central squares of the first N frames; may be empty.
+    views: filled.
     data: an encoded video.
-    times: F ascending presentation times in seconds, on the file's own clock.
+    times: ascending presentation times in seconds, on the file's own clock.
     converter: one that this thread used before; saves preparing the same scaling again.
   Raises:
     DecodeError: if the file is damaged or ends before the last time.
   """
-  height, width = frames_FHWC.shape[1:3]
   convert = converter or Converter()
-  previous, side = None, square_NSSC.shape[1]
+  rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
+  previous, scaled = None, {}
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
-    wants_square = square_NSSC.size and index < len(square_NSSC)
-    if frame is previous:
-      frames_FHWC[index] = frames_FHWC[index - 1]
-      if wants_square:
-        square_NSSC[index] = square_NSSC[index - 1]
-      continue
-    size = display_size(frame, aspect)
-    if index == 0:
-      scaled = crops.scaled_size(*size, height, width)
-    if wants_square:
-      cover = crops.square_cover(*size, side)
-      square = convert(frame, *cover, SQUARE_INTERPOLATION)
-      square_NSSC[index] = crops.center_crop(square, side, side)
-    frames_FHWC[index] = crops.center_crop(convert(frame, *scaled), height, width)
+    for number, view in enumerate(views):
+      row = rows[number].get(index)
+      if row is None:
+        continue
+      if frame is previous and index - 1 in rows[number]:
+        view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
+        continue
+      height, width = view.pixels_NHWC.shape[1:3]
+      size = display_size(frame, aspect)
+      if view.is_square:
+        pixels_HWC = convert(frame, *crops.square_cover(*size, height), SQUARE_INTERPOLATION)
+      else:
+        if number not in scaled:  # A clip is scaled as its first frame is.
+          scaled[number] = crops.scaled_size(*size, height, width)
+        pixels_HWC = convert(frame, *scaled[number])
+      view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
     previous = frame
+
+
+def decode_image_into(views: Sequence[View], data: bytes) -> None:
+  """Fills the one frame of each view from an encoded image; raises DecodeError."""
+  smallest = [
+    view.pixels_NHWC.shape[1:3]
+    if view.is_square
+    else [math.ceil(OVERSAMPLING * side) for side in view.pixels_NHWC.shape[1:3]]
+    for view in views
+  ]
+  image = decode_image(data, *np.max(smallest, axis=0).tolist())
+  scaled = image
+  for view in sorted(views, key=lambda view: view.is_square):  # Squares are cut of a smaller copy.
+    height, width = view.pixels_NHWC.shape[1:3]
+    if view.is_square:
+      is_enough = min(scaled.size) >= OVERSAMPLING * height
+      view.pixels_NHWC[0] = crops.central_square(scaled if is_enough else image, height)
+    else:
+      scaled = crops.cover(image, height, width)
+      view.pixels_NHWC[0] = crops.center_crop(np.asarray(scaled), height, width)
 
 
 def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Image.Image:

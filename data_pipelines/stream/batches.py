@@ -7,9 +7,9 @@ import threading
 import numpy as np
 
 from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import fields as fields_lib
 
 MAX_REPLACEMENTS = 8
-IMAGE_FPS = 1.0
 
 
 class DataError(ValueError):
@@ -31,39 +31,25 @@ def request(
   return decoder_lib.Request(shard, record, times)
 
 
-def finish(batch, bucket, positions, token_ids) -> dict[str, np.ndarray]:
-  """The decoded pixels of a batch and all that goes with them."""
-  fps = IMAGE_FPS if bucket.media == 'image' else bucket.fps
-  return dict(
-    batch,
-    fps=np.full(len(positions), fps, np.float32),
-    position=np.asarray(positions, np.int32),
-    token_ids=np.asarray(token_ids, np.int32),
-  )
-
-
 class Batches:
   """[(index in the bucket's endless stream, (number of the cell, place))] -> batch.
 
   What cannot be decoded is replaced by another row of its cell, which the index decides.
   """
 
-  def __init__(
-    self, decoder, corpora, table, bucket, bucket_cells, tokenize, clip_image_size, seed, health
-  ):
+  def __init__(self, decoder, corpora, table, bucket, bucket_cells, fields, seed, health):
     self._decoder = decoder
     self._corpora = corpora
     self._table = table
     self._bucket = bucket
     self._cells = bucket_cells
-    self._tokenize = tokenize
-    self._clip_image_size = clip_image_size
+    self._fields = fields
     self._seed = seed
     self._health = health
 
   def __call__(self, drawn) -> dict[str, np.ndarray]:
     """Raises DataError if too much of it cannot be decoded."""
-    batch = self._decoder.empty(self._bucket, len(drawn), self._clip_image_size)
+    batch = self._decoder.empty(self._bucket, len(drawn))
     captions = [''] * len(drawn)
     rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
     starts = [rng.random() for rng in rngs]
@@ -88,12 +74,14 @@ class Batches:
         f'decoded: {self._health.listing()}'
       )
     positions = [index % self._bucket.batch_size for index, _ in drawn]
-    return finish(batch, self._bucket, positions, self._tokenize(captions))
+    return fields_lib.add_rows(
+      batch, self._fields, fields_lib.Rows(self._bucket, captions, positions)
+    )
 
   def row(self):
     """A batch of one row, whose values mean nothing: the names, shapes and types of all."""
-    batch = self._decoder.empty(self._bucket, 1, self._clip_image_size)
-    return finish(batch, self._bucket, [0], self._tokenize(['']))
+    batch = self._decoder.empty(self._bucket, 1)
+    return fields_lib.add_rows(batch, self._fields, fields_lib.Rows(self._bucket, [''], [0]))
 
   def _request(self, place, start):
     duration = self._decoder.max_duration

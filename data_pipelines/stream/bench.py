@@ -10,6 +10,7 @@ from data_pipelines.corpus import jobs, reader
 from data_pipelines.index import command as index_lib
 from data_pipelines.media import decode
 from data_pipelines.media import frames as frames_lib
+from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
 
 HEADROOM = 1.3  # Over the mean: slow examples, and the run itself.
@@ -60,8 +61,9 @@ def measure(
 
 
 def _stream(directories, bucket, num_threads, index, clip_image_size=224):
+  fields = fields_lib.released(_tokenize, clip_image_size)
   return stream_lib.TrainStream(
-    directories, [bucket], _tokenize, clip_image_size, seed=0, num_threads=num_threads, index=index
+    directories, [bucket], fields, seed=0, num_threads=num_threads, index=index
   )
 
 

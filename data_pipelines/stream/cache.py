@@ -10,6 +10,7 @@ frames only, and but its first `max_frames`; size and centre crop are those of t
 stream does not vary anyway.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +24,40 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import decode
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import decoder
+from data_pipelines.stream import fields as fields_lib
 
 VERSION = 1
-ARRAYS = ('latent_mean', 'latent_logvar', 'image_embedding', 'text')
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """An array of a record of the cache.
+
+  Attributes:
+    name: of it, there and in a batch.
+    shape: of the array, of one frame if it has one for each.
+    frames: which of the drawn frames a batch gets: 'all', 'first' or 'last'; '' is an array that a
+      record has once.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  frames: str = ''
+
+  def in_record(self) -> list[int | None]:
+    """The shape in a record; None is the number of frames."""
+    return [*([None] if self.frames else []), *self.shape]
 
 
 def features(shapes: Mapping[str, Sequence[int | None]], dtype: str):
-  """The record as tfds features; shapes of ARRAYS, of which the first three are per frame."""
+  """The record as tfds features; shapes as of Kept.in_record."""
   import tensorflow_datasets as tfds
 
   tensors = {
     name: tfds.features.Tensor(
       shape=tuple(shapes[name]), dtype=np.dtype(dtype), encoding=tfds.features.Encoding.BYTES
     )
-    for name in ARRAYS
+    for name in shapes
   }
   start = tfds.features.Tensor(shape=(), dtype=np.float64, encoding=tfds.features.Encoding.BYTES)
   text = tfds.features.Text()
@@ -93,34 +114,50 @@ def fingerprint(identity: Mapping) -> str:
 
 
 class DecodeRow:
-  """What is encoded of one record; to be called in a child process."""
+  """What is encoded of one record; to be called in a child process.
 
-  def __init__(self):
+  Args:
+    fields: of pixels.
+  """
+
+  def __init__(self, fields: Sequence[fields_lib.PixelField]):
+    self._fields = tuple(fields)
     self._records = None
 
-  def __call__(self, shard, record, times, height, width, side):
-    """key, caption, frames uint8 (F, height, width, 3) and squares uint8 (F, side, side, 3).
+  def __call__(self, shard, record, times, height, width):
+    """key, caption, and of each field all frames: uint8 (F, height, width, 3).
 
     Args:
       shard, record: where it is.
       times: of the frames; [] for an image.
-      height, width, side: as training takes them.
+      height, width: of the bucket.
     Raises:
       DecodeError: it cannot be decoded.
     """
     if self._records is None:  # Only there: open files are not to be pickled.
       self._records = reader.Records()
     found = self._records.read(shard, record)
-    num_frames = len(times) or 1
-    frames_FHWC = np.empty((num_frames, height, width, 3), np.uint8)
-    squares_FSSC = np.empty((num_frames, side, side, 3), np.uint8)
+    pixels = {
+      name: np.empty((len(times) or 1, *shape), np.uint8)
+      for name, shape in frame_shapes(self._fields, height, width).items()
+    }
+    views = [
+      decode.View(pixels[field.name], range(len(times) or 1), field.is_square)
+      for field in self._fields
+    ]
     if times:
-      decode.decode_video_into(frames_FHWC, squares_FSSC, found['data'], times)
+      decode.decode_video_into(views, found['data'], times)
     else:
-      decoder.fill_image(frames_FHWC[0], squares_FSSC[0], found['data'])
-    return dict(
-      key=found['key'], caption=found['caption'], frames=frames_FHWC, squares=squares_FSSC
-    )
+      decode.decode_image_into(views, found['data'])
+    return dict(key=found['key'], caption=found['caption'], **pixels)
+
+
+def frame_shapes(
+  fields: Sequence[fields_lib.PixelField], height: int, width: int
+) -> dict[str, tuple[int, ...]]:
+  """(height, width, 3) by field, of one frame in a bucket of that size."""
+  bucket = buckets_lib.Bucket('', 1, height, width, fps=1.0, batch_size=1, media='image')
+  return {field.name: field.shape(bucket)[-3:] for field in fields}
 
 
 class Reader:
@@ -130,6 +167,7 @@ class Reader:
     directory: of the cache.
     corpora, table: that are streamed.
     buckets: that are drawn.
+    kept: the arrays to read.
 
   Attributes:
     max_duration: seconds of a video that the cache has.
@@ -145,6 +183,7 @@ class Reader:
     corpora: reader.Corpora,
     table: table_lib.Table,
     buckets: Sequence[buckets_lib.Bucket],
+    kept: Sequence[Kept],
   ):
     manifest = read_manifest(directory)
     identity = manifest['identity']
@@ -161,12 +200,23 @@ class Reader:
     check_buckets(buckets, self._fps, identity['max_frames'])
     self.max_duration = (identity['max_frames'] - 1) / self._fps
     self._dtype = np.dtype(identity['dtype'])
+    self._kept = {array.name: array for array in kept}
     self._shapes = {size: manifest['shapes'][f'{size[1]}x{size[0]}'] for size in sizes}
+    self._check_arrays(directory)
     self._folders = {}
     for name, path in corpora.directories.items():
       for size in sizes:
         self._folders[str(path), size] = folder(directory, name, *size)
-    self._records = reader.Records(('key', 'caption'), ('first_time', *ARRAYS))
+    self._records = reader.Records(('key', 'caption'), ('first_time', *self._kept))
+
+  def _check_arrays(self, directory):
+    for shapes in self._shapes.values():
+      missing = [name for name in self._kept if name not in shapes]
+      if missing:
+        raise ValueError(
+          f'the cache {directory} holds {list(shapes)} and not {missing}, which the conditions of '
+          'this config read: precompute again with this config.'
+        )
 
   @staticmethod
   def _check_source(directory, identity, corpora, table):
@@ -178,14 +228,13 @@ class Reader:
         'give the same data.directories and data.index, or precompute again.'
       )
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
-    """The arrays of a batch: moments (b, F, h, w, C), image_embedding (b, V) of the first frame,
-    text (b, L, D)."""
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
+    """The kept arrays of a batch: of all drawn frames (b, F, ...), or of one or none (b, ...)."""
     batch = _Batch((bucket.height, bucket.width))
-    for name in ARRAYS:
-      shape = self._shapes[batch.size][name]  # Of all but the text, the first is the frame.
-      inner = shape if name == 'text' else shape[1:]
-      frames = (bucket.frames,) if name.startswith('latent') else ()
+    for name, array in self._kept.items():
+      shape = self._shapes[batch.size][name]  # The cache's own: of these moments, of this size.
+      inner = shape[1:] if array.frames else shape
+      frames = (bucket.frames,) if array.frames == 'all' else ()
       batch[name] = np.empty((batch_size, *frames, *inner), self._dtype)
     return batch
 
@@ -211,9 +260,9 @@ class Reader:
       name: np.frombuffer(record[name], self._dtype).reshape(
         [-1 if size is None else size for size in self._shapes[batch.size][name]]
       )
-      for name in ARRAYS
+      for name in self._kept
     }
-    num_frames = len(arrays['latent_mean'])
+    num_frames = max(len(values) for name, values in arrays.items() if self._kept[name].frames)
     chosen = np.zeros(1, int)
     if times:
       [first_time] = np.frombuffer(record['first_time'], np.float64)
@@ -222,10 +271,9 @@ class Reader:
       chosen += min(max(first, 0), num_frames - 1 - chosen[-1])
     if not num_frames or chosen[0] < 0:
       raise DecodeError('cache', 'it could not be decoded when the cache was made.')
-    batch['latent_mean'][row] = arrays['latent_mean'][chosen]
-    batch['latent_logvar'][row] = arrays['latent_logvar'][chosen]
-    batch['image_embedding'][row] = arrays['image_embedding'][chosen[0]]
-    batch['text'][row] = arrays['text']
+    taken = {'all': chosen, 'first': chosen[0], 'last': chosen[-1], '': ...}
+    for name, values in arrays.items():
+      batch[name][row] = values[taken[self._kept[name].frames]]
 
   def cpu_secs(self) -> float:
     """Of other processes: none."""

@@ -5,18 +5,16 @@ import hashlib
 import logging
 import math
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
-from data_pipelines.media import crops, decode, sandbox, shared_memory
+from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.stream import fields as fields_lib
 
 TIMEOUT_SECS = 60.0  # Of the processor, for one example; a minute of 4K video decodes in 20 s.
-# A JPEG that is so much larger than the target may be decoded at half its size. The pixels then
-# differ by 2 of 255 on average from the whole one's, by 3 if 1.05 were enough (two photographs).
-OVERSAMPLING = 1.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +46,18 @@ class Decoded:
   error: str = ''
 
 
-def shapes(bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
+def shapes(
+  fields: Sequence[fields_lib.PixelField], bucket: buckets_lib.Bucket, batch_size: int
+) -> dict[str, tuple[int, ...]]:
   """Of the pixels of a batch, uint8."""
-  side = clip_image_size
-  return dict(
-    video=(batch_size, bucket.frames, bucket.height, bucket.width, 3),
-    clip_image=(batch_size, side, side, 3),
-  )
+  return {field.name: (batch_size, *field.shape(bucket)) for field in fields}
 
 
 class Decoder:
   """Decodes in this process, in any number of threads.
+
+  Args:
+    fields: what of an example is wanted.
 
   Attributes:
     quarantine: SHA-256 of files that are not decoded.
@@ -66,14 +65,15 @@ class Decoder:
 
   max_duration = math.inf  # Seconds of a video that there are.
 
-  def __init__(self):
+  def __init__(self, fields: Sequence[fields_lib.PixelField]):
+    self.fields = tuple(fields)
     self.quarantine: Collection[str] = ()
     self._records = reader.Records()
     self._local = threading.local()
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
     """The pixels of a batch, to be filled."""
-    found = shapes(bucket, batch_size, clip_image_size)
+    found = shapes(self.fields, bucket, batch_size)
     return {name: np.empty(shape, np.uint8) for name, shape in found.items()}
 
   def fill(self, batch: dict, requests: Mapping[int, Request]) -> Iterator[tuple[int, Decoded]]:
@@ -81,22 +81,30 @@ class Decoder:
     if not hasattr(self._local, 'converter'):
       self._local.converter = decode.Converter()
     for row, request in requests.items():
-      yield row, self._fill(batch['video'][row], batch['clip_image'][row], request)
+      yield row, self._fill({name: values[row] for name, values in batch.items()}, request)
 
-  def _fill(self, video, clip_image, request):
+  def _fill(self, pixels, request):
     key = ''
     try:
       record = self._records.read(request.shard, request.record)
       key = record['key']
       self._check(record['data'])
       if request.times:
-        converter = self._local.converter
-        decode.decode_video_into(video, clip_image[None], record['data'], request.times, converter)
+        views = self._views(pixels, len(request.times))
+        decode.decode_video_into(views, record['data'], request.times, self._local.converter)
       else:
-        fill_image(video[0], clip_image, record['data'])
+        decode.decode_image_into(self._views(pixels, 1), record['data'])
     except decode.DecodeError as error:
       return Decoded(key, error=str(error))
     return Decoded(key, record['caption'])
+
+  def _views(self, pixels, num_frames):
+    views = []
+    for field in self.fields:
+      values = pixels[field.name]
+      frames_NHWC = values.reshape(-1, *values.shape[-3:])
+      views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
+    return views
 
   def _check(self, data):
     # Hashing costs 1 % of decoding: only once there is something to look for.
@@ -119,6 +127,10 @@ class SandboxedDecoder:
 
   Requests and captions go through a pipe, pixels straight into the batch.
 
+  Args:
+    fields: what of an example is wanted.
+    timeout_secs: of the processor, for one example.
+
   Attributes:
     sandbox: the children.
     num_lost: examples at which a child crashed or hung, and the next one too.
@@ -127,17 +139,18 @@ class SandboxedDecoder:
 
   max_duration = math.inf
 
-  def __init__(self, timeout_secs: float = TIMEOUT_SECS):
-    self.sandbox = sandbox.Sandbox(_Fill(), timeout_secs)
+  def __init__(self, fields: Sequence[fields_lib.PixelField], timeout_secs: float = TIMEOUT_SECS):
+    self.fields = tuple(fields)
+    self.sandbox = sandbox.Sandbox(_Fill(self.fields), timeout_secs)
     self.num_lost = 0
     self.quarantine: set[str] = set()
     self._memory = shared_memory.Memory()
     self.open, self.close = self.sandbox.open, self.sandbox.close
     self.cpu_secs = self.sandbox.cpu_secs
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int, clip_image_size: int) -> dict:
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
     """As Decoder.empty, in memory that the children see."""
-    return self._memory.batch(shapes(bucket, batch_size, clip_image_size))
+    return self._memory.batch(shapes(self.fields, bucket, batch_size))
 
   def fill(self, batch: dict, requests: Mapping[int, Request]) -> Iterator[tuple[int, Decoded]]:
     """As Decoder.fill."""
@@ -170,27 +183,15 @@ class SandboxedDecoder:
     return Decoded(key, error=reason)
 
 
-def fill_image(pixels_HWC: np.ndarray, square_SSC: np.ndarray, data: bytes) -> None:
-  """Fills both from an encoded image; raises decode.DecodeError."""
-  height, width = pixels_HWC.shape[:2]
-  side = square_SSC.shape[0]
-  smallest = (max(math.ceil(OVERSAMPLING * size), side) for size in (height, width))
-  image = decode.decode_image(data, *smallest)
-  scaled = crops.cover(image, height, width)
-  pixels_HWC[:] = crops.center_crop(np.asarray(scaled), height, width)
-  is_enough = min(scaled.size) >= OVERSAMPLING * side
-  square_SSC[:] = crops.central_square(scaled if is_enough else image, side)
-
-
 class _Fill:
   """In the child: (where the batch is, requests, quarantine) -> [(row, Decoded)]."""
 
-  def __init__(self):
-    self._decoder = None
+  def __init__(self, fields):
+    self._fields, self._decoder = fields, None
 
   def __call__(self, path, layout, requests, quarantine):
     if self._decoder is None:  # Only there: what it opens is not to be pickled.
-      self._decoder, self._memory = Decoder(), shared_memory.Opened()
+      self._decoder, self._memory = Decoder(self._fields), shared_memory.Opened()
     batch = self._memory.batch(path, layout)
     self._decoder.quarantine = quarantine
     results = []
@@ -200,6 +201,7 @@ class _Fill:
     return results
 
 
-def make_decoder(sandbox: bool) -> Decoder | SandboxedDecoder:
-  """In child processes, or in the threads themselves."""
-  return SandboxedDecoder() if sandbox else Decoder()
+def make_decoder(fields: Sequence[fields_lib.Field], sandbox: bool) -> Decoder | SandboxedDecoder:
+  """Of the fields that are pixels: in child processes, or in the threads themselves."""
+  pixels = fields_lib.pixel_fields(fields)
+  return SandboxedDecoder(pixels) if sandbox else Decoder(pixels)

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 
 from data_pipelines.corpus import jobs
+from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
@@ -37,7 +38,9 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
 
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
   config = json.loads(path.read_text())
-  stream = stream_lib.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
+  side = config['image_encoder']['model']['image_size']
+  fields = fields_lib.released(keep_captions, side)
+  stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='')
   found, bucket = stream.examples_at(step), stream.bucket_at(step)
   seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
   if dry_run:

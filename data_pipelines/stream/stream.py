@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -25,25 +25,22 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.stream import batches, mixture, shuffle
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import fields as fields_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
 DataError = batches.DataError
-Tokenize = Callable[[list[str]], np.ndarray]
 
 
 class TrainStream:
   """Global batches of a run, as one host sees them: rows host_index::host_count of each.
 
-  A batch is video uint8 (b, F, H, W, 3); clip_image uint8 (b, S, S, 3), the square of the first
-  frame that the CLIP tower takes; token_ids int32 (b, L); fps float32 (b,), of the sampling;
-  position int32 (b,), the rows of the global batch.
+  A batch holds the arrays of `fields`, and position int32 (b,), the rows of the global batch.
 
   Args:
     directories: ingested corpora.
     buckets: shapes of the steps.
-    tokenize: captions -> token ids.
-    clip_image_size: S.
+    fields: what a batch holds, such as fields.Video() and fields.Fps().
     seed: of the order, the windows in the videos, and what replaces a bad example.
     host_index, host_count: whose rows.
     num_threads: batches that are made at a time; each has its decoding process.
@@ -53,8 +50,10 @@ class TrainStream:
     sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
       says.
     phases: buckets and sources that are drawn from a step on (mixture.read_phases).
-    cache: folder of a cache (cache.py), or ''. Then latent_mean, latent_logvar, image_embedding
-      and text take the place of video and clip_image.
+    cache: folder of a cache (cache.py), or ''. Then the arrays of `kept` take the place of the
+      fields that are pixels.
+    kept: which arrays of the cache a batch holds.
+    salt: more that the fingerprint tells, for JSON.
 
   Attributes:
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
@@ -67,8 +66,7 @@ class TrainStream:
     self,
     directories: str | Mapping[str, str],
     buckets: Sequence[buckets_lib.Bucket],
-    tokenize: Tokenize,
-    clip_image_size: int,
+    fields: Sequence[fields_lib.Field],
     seed: int,
     host_index: int = 0,
     host_count: int = 1,
@@ -79,6 +77,8 @@ class TrainStream:
     sources: Mapping[str, float] | None = None,
     phases: Sequence[Mapping] = (),
     cache: str = '',
+    kept: Sequence[cache_lib.Kept] = (),
+    salt: Sequence = (),
   ):
     _check_buckets(buckets, host_index, host_count)
     corpora = reader.Corpora(directories, 'train')
@@ -86,9 +86,10 @@ class TrainStream:
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
     if cache:
-      self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets)
+      self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets, kept)
     else:
-      self._decoder = decoder_lib.make_decoder(sandbox)
+      self._decoder = decoder_lib.make_decoder(fields, sandbox)
+    fields = (fields_lib.Position(), *fields)
     weights = {bucket.name: bucket.weight for bucket in buckets}
     planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
     self._buckets = tuple(buckets)
@@ -101,9 +102,8 @@ class TrainStream:
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       bucket_cells, cell_mixture = self._cells(number, planned)
       make = batches.Batches(
-        self._decoder, corpora, self._table, bucket, bucket_cells, tokenize, clip_image_size,
-        bucket_seed, self._health,
-      )  # fmt: skip
+        self._decoder, corpora, self._table, bucket, bucket_cells, fields, bucket_seed, self._health
+      )
       draw = _Draw(bucket_cells, cell_mixture, bucket_seed)
       drawn = grain.MapDataset.range(2**62).map(draw)
       local = drawn[host_index::host_count]
@@ -112,7 +112,7 @@ class TrainStream:
       self._of_bucket.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
     self._steps = grain.MapDataset.range(2**62).map(self._make)
     described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
-    described += [clip_image_size, [dataclasses.astuple(phase) for phase in planned]]
+    described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
     if cache:
       described.append(self._decoder.fingerprint)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
@@ -197,17 +197,26 @@ class TrainStream:
     return BatchIterator(self, self._steps[first_step:].to_iter_dataset(options), first_step)
 
 
-def from_config(config: Mapping, tokenize: Tokenize, **options) -> TrainStream:
-  """The stream of a run's config, a plain dict as in its config.json; with the rows of all hosts
-  unless the options, those of TrainStream, say otherwise.
+def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options) -> TrainStream:
+  """The stream of a run's config; with the rows of all hosts unless the options say otherwise.
+
+  Args:
+    config: a plain dict as in a run's config.json.
+    fields: what a batch holds.
+    options: those of TrainStream.
   """
   data = config['data']
   names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache')
   options = {name: data[name] for name in names if name in data} | options
-  buckets = [buckets_lib.Bucket(name=name, **bucket) for name, bucket in data['buckets'].items()]
-  clip_image_size = config['image_encoder']['model']['image_size']
+  # Not a matter of the order, but checkpoints of all runs so far have it in their fingerprint.
+  salt = [config['image_encoder']['model']['image_size']]
   return TrainStream(
-    data['directories'], buckets, tokenize, clip_image_size, config['seed'], **options
+    data['directories'],
+    buckets_lib.from_config(config),
+    fields,
+    config['seed'],
+    salt=salt,
+    **options,
   )
 
 
@@ -233,8 +242,7 @@ class BatchIterator(Iterator):
 def held_out(
   directories: str | Mapping[str, str],
   bucket: buckets_lib.Bucket,
-  tokenize: Tokenize,
-  clip_image_size: int,
+  fields: Sequence[fields_lib.Field],
   num_examples: int,
   split: str = 'validation',
   sandbox: bool = True,
@@ -250,8 +258,8 @@ def held_out(
   corpora = reader.Corpora(directories, split)
   table = table_lib.whole(corpora)
   [cell] = table.eligible(bucket)
-  decoder = decoder_lib.make_decoder(sandbox)
-  batch = decoder.empty(bucket, num_examples, clip_image_size)
+  decoder = decoder_lib.make_decoder(fields, sandbox)
+  batch = decoder.empty(bucket, num_examples)
   captions, keys = [], []
   for place in cell.places:
     request = batches.request(corpora, table, bucket, place, 0.0)
@@ -270,7 +278,8 @@ def held_out(
   if len(keys) < num_examples:
     logging.warning('%s has %d examples for %d asked.', split, len(keys), num_examples)
   batch = {name: values[: len(keys)] for name, values in batch.items()}
-  batch = batches.finish(batch, bucket, range(len(keys)), tokenize(captions))
+  rows = fields_lib.Rows(bucket, captions, range(len(keys)))
+  batch = fields_lib.add_rows(batch, (fields_lib.Position(), *fields), rows)
   return dict(batch, caption=captions, key=keys)
 
 

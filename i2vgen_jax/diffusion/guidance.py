@@ -3,11 +3,22 @@
 Ho & Salimans 2022 (arXiv:2207.12598). `conditioning` is a dict of arrays with a leading batch dim.
 """
 
+import zlib
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
+DROP_SLOTS = 4  # Draws of the first release's three conditions that can be dropped, and of 'all'.
 
-def drop_conditions(keys_B, conditioning, null_conditioning, rates):
+
+def drop_conditions(
+  keys_B: jax.Array,
+  conditioning: Mapping[str, jax.Array],
+  null_conditioning: Mapping[str, jax.Array],
+  rates: Mapping[str, float],
+  slots: Mapping[str, int | None],
+) -> dict[str, jax.Array]:
   """Replaces whole conditions by their null value, each sample and condition on its own draw.
 
   Args:
@@ -15,17 +26,24 @@ def drop_conditions(keys_B, conditioning, null_conditioning, rates):
     conditioning: name -> (B, ...).
     null_conditioning: name -> array broadcastable to (B, ...); the names that can be dropped.
     rates: name -> probability in [0, 1]; 'all' drops every droppable condition together.
+    slots: name -> its place among DROP_SLOTS; None draws by the name, whatever else is drawn.
 
   Returns:
     `conditioning` with the same names and shapes.
   """
-  names = sorted(null_conditioning)
-  draws_BK = jax.vmap(lambda key: jax.random.uniform(key, (len(names) + 1,)))(keys_B)
+  draws_BK = jax.vmap(lambda key: jax.random.uniform(key, (DROP_SLOTS,)))(keys_B)
   drop_all_B = draws_BK[:, -1] < rates['all']
   dropped = dict(conditioning)
-  for i, name in enumerate(names):
+  for name in sorted(null_conditioning):
     value = conditioning[name]
-    drop_B = (draws_BK[:, i] < rates[name]) | drop_all_B
+    if slots[name] is None:
+      number = zlib.crc32(name.encode())
+      draw_B = jax.vmap(lambda key, n=number: jax.random.uniform(jax.random.fold_in(key, n)))(
+        keys_B
+      )
+    else:
+      draw_B = draws_BK[:, slots[name]]
+    drop_B = (draw_B < rates[name]) | drop_all_B
     drop = drop_B.reshape((-1,) + (1,) * (value.ndim - 1))
     dropped[name] = jnp.where(drop, null_conditioning[name].astype(value.dtype), value)
   return dropped

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import attention, conditioning, free_u, layers, pallas_attention, video_parts
+from i2vgen_jax.models import attention, free_u, layers, pallas_attention, video_parts
 
 
 class Level(nn.Module):
@@ -102,6 +102,7 @@ class UNet3D(nn.Module):
   """Predicts (noise, velocity or sample) from noisy latents, timestep and conditioning.
 
   Attributes:
+    conditioners: lines of conditions.read, whose modules are made here; tokens in this order.
     out_channels: channels of the prediction.
     block_channels: channels of each level, from full resolution down; each halves the one before.
     attention_levels: whether each level has transformers; the mid block always has.
@@ -111,7 +112,6 @@ class UNet3D(nn.Module):
     norm_groups: groups of every group norm.
     dropout: rate in ResBlock and TemporalConv; half of it in the image latents' adapter.
     context_dim: width of context tokens.
-    conditioners: dict(kind=..., ...) each, see models/conditioning.py; tokens in this order.
     row_margin: rows of zeros above and below a level before it is halved, off again after it is
       doubled: 1 in VGen's refinement, 0 in its base model.
     free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
@@ -121,6 +121,7 @@ class UNet3D(nn.Module):
     dtype: of matrix products and activations.
   """
 
+  conditioners: tuple[Any, ...]
   out_channels: int = 4
   block_channels: tuple[int, ...] = (320, 640, 1280, 1280)
   attention_levels: tuple[bool, ...] = (True, True, True, False)
@@ -130,13 +131,6 @@ class UNet3D(nn.Module):
   norm_groups: int = 32
   dropout: float = 0.1
   context_dim: int = 1024
-  conditioners: tuple[dict[str, Any], ...] = (
-    dict(kind='text'),
-    dict(kind='image_latent_tokens'),
-    dict(kind='image_tokens'),
-    dict(kind='image_latents'),
-    dict(kind='fps'),
-  )
   row_margin: int = 0
   free_u: tuple[tuple[float, float], ...] = ()
   remat: Literal['none', 'block', 'products', 'offload'] = 'none'
@@ -149,12 +143,11 @@ class UNet3D(nn.Module):
     Args:
       noisy_latents_BFHWC: any F >= 1, H and W.
       timesteps_B: int or float, 0..T-1.
-      conditioning: the field of every conditioner: text (B, L, D), image_embedding (B, V),
-        image_latents (B, H, W, C), fps (B,).
+      conditioning: what the conditioners' signals encode, (B, ...) by name.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
 
     Raises:
-      ValueError: a conditioner, size or rate is inconsistent, or `conditioning` lacks a field.
+      ValueError: a conditioner, size or rate is inconsistent, or `conditioning` lacks a signal.
     """
     self._check_sizes()
     x, embedding_BE, context_BLD = self._embed(
@@ -209,25 +202,22 @@ class UNet3D(nn.Module):
       noise=[noisy_latents_BFHWC],
       embedding=[TimeEmbedding(embedding_width, name='time_embedding')(timesteps_B)],
     )
-    for config in self.conditioners:
-      config = dict(config)
-      kind = config.pop('kind')
-      cls = conditioning.conditioner_class(kind)
-      for field in cls.fields:
-        if field not in conditions:
-          raise ValueError(
-            f'Conditioner {kind!r} needs conditioning[{field!r}]; given: {sorted(conditions)}.'
-          )
-      conditioner = cls(
-        **config,
-        route_width=widths[cls.route],
+    for line in self.conditioners:
+      names = [signal.name for signal in line.conditioner.signals]
+      missing = [name for name in names if name not in conditions]
+      if missing:
+        raise ValueError(
+          f'Conditioner {line.kind!r} needs conditioning {missing}; given: {sorted(conditions)}.'
+        )
+      route = line.conditioner.route
+      conditioner = line.make(
+        route_width=widths[route],
         embedding_width=embedding_width,
         dropout=self.dropout / 2,
         dtype=self.dtype,
-        name=kind,
       )
-      output = conditioner(*(conditions[f] for f in cls.fields), num_frames, dropout_keys_B)
-      routes[cls.route].append(output)
+      output = conditioner(*(conditions[name] for name in names), num_frames, dropout_keys_B)
+      routes[route].append(output)
 
     channels = [sum(routes['noise']), *routes['concat']]
     x_BFHWC = jnp.concatenate([x.astype(self.dtype) for x in channels], -1)
@@ -262,12 +252,6 @@ class UNet3D(nn.Module):
           )
     if not 0 <= self.dropout <= 255 / 256:  # In steps of 1/256: layers.Dropout.
       raise ValueError(f'dropout={self.dropout}: give a rate from 0 to {255 / 256:.3f}.')
-    kinds = [config['kind'] for config in self.conditioners]
-    classes = [conditioning.conditioner_class(kind) for kind in kinds]
-    if len(set(kinds)) < len(kinds):
-      raise ValueError(f'conditioners name a kind twice: {kinds}.')
-    if not any(cls.route == 'context' for cls in classes):
-      raise ValueError(f'conditioners={kinds}: cross-attention needs at least one context token.')
 
 
 class TimeEmbedding(nn.Module):

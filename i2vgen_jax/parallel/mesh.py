@@ -129,14 +129,13 @@ def place_batch(batch, mesh):
   """Puts this host's rows of a batch on its devices; the result is the global batch.
 
   Args:
-    batch: dict of numpy arrays, leading dim = global batch / count of `batch_reader`.
+    batch: tree of numpy arrays, leading dim = global batch / count of `batch_reader`.
     mesh: from `make_mesh`.
   """
   sharding = batch_sharding(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
-    for name, value in batch.items()
-  }
+  return jax.tree.map(
+    lambda value: jax.make_array_from_process_local_data(sharding, np.asarray(value)), batch
+  )
 
 
 def check_batch_sizes(buckets, mesh, accumulation):

@@ -77,3 +77,12 @@ def shard_tree(abstract_tree, mesh, min_elements, rules=RULES):
     ),
     abstract_tree,
   )
+
+
+def with_shardings(abstract_tree, shardings):
+  """ShapeDtypeStructs that say where they lie."""
+  return jax.tree.map(
+    lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+    abstract_tree,
+    shardings,
+  )

@@ -6,6 +6,8 @@ TPU flag here, XLA of jaxlib 0.10.2 every GPU flag. None has been timed on a chi
 'none', and keep what measures better.
 """
 
+import jax
+
 # Products are not cut into a loop of small ones around each transfer: our widths are too small.
 _WHOLE_PRODUCTS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1000000}
 # Weights are gathered and gradients scattered at every layer of a mesh with fsdp: both are to run
@@ -85,3 +87,9 @@ def options(name, platform, slices=1):
       f"'none' or another of {', '.join(PROFILES)}."
     )
   return flags | (_WHOLE_PRODUCTS if platform == 'tpu' and slices > 1 else {})
+
+
+def jit_once(function, **arguments):
+  """jax.jit for what runs once: on CPU, optimising takes longer than it saves."""
+  options = {'cpu': {'xla_backend_optimization_level': 0}}.get(jax.default_backend())
+  return jax.jit(function, compiler_options=options, **arguments)

@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import components as components_lib
 from i2vgen_jax import flops
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
@@ -28,9 +28,7 @@ def main():
   config, topology = values.config, topology_lib.parse(values.topology)
   if not 0 < values.mfu <= 1:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
-  buckets = [
-    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
-  ]
+  buckets = buckets_lib.from_config(config)
   plan = estimate.make(
     config, topology, buckets, mfu=values.mfu, clip_cpu_secs=values.clip_cpu_secs
   )
@@ -56,14 +54,14 @@ def compile_for(config, topology, bucket, hlo=''):
   """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
   device = chips.device(topology)
   mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
-  components = components_lib.build(config, with_tokenizer=False)
+  session = session_lib.build(config, reads_captions=False).on(mesh)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
-  lowered = compiled.lower_update(config, components, mesh, bucket)
+  lowered = compiled.lower_update(session, bucket)
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
   if hlo:
     pathlib.Path(hlo).write_text(executable.as_text())
-  model_flops = flops.train_step(components, bucket)
+  model_flops = flops.train_step(session, bucket)
   return dict(
     bucket=bucket.name,
     compile_cpu_secs=secs,

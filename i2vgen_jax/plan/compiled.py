@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2vgen_jax import components as components_lib
+from data_pipelines.corpus import buckets as buckets_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
-from i2vgen_jax.training import optimizer
 from i2vgen_jax.training import step as step_lib
 
 # Collectives that move every byte through a link about twice: reduce and gather.
@@ -48,37 +49,21 @@ def devices(topology):
   return described.devices
 
 
-def lower_update(config, components, mesh, bucket):
+def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket):
   """The lowered train step for one bucket, of a batch that is encoded."""
-  min_elements = config.sharding.min_elements
-  rule, learning_rate = optimizer.from_config(
-    config, components.abstract_params(mesh, min_elements)
+  abstract, shardings, _, step_of_loss = step_lib.from_config(session)
+  encoded_loss = step_lib.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
+  jitted = step_of_loss(
+    lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step)
   )
-  init = step_lib.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  abstract, shardings = step_lib.state_shardings(init, mesh, **config.sharding)
-  encoded_loss = step_lib.make_encoded_loss(components.unet, components.schedule, **config.loss)
-  step = step_lib.make_train_step(
-    lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step),
-    rule,
-    learning_rate,
-    **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
-    offload_optimizer=config.sharding.offload_optimizer,
-  )
-  latents, _, conditioning = components.unet_inputs(
+  latents, _, conditioning = session.unet_inputs(
     bucket.frames, bucket.height, bucket.width, bucket.batch_size
   )
   position = jax.ShapeDtypeStruct((bucket.batch_size,), jnp.int32)
   encoded = dict(latents=latents, conditioning=conditioning, position=position)
-  placed = jax.tree.map(lambda _: mesh_lib.batch_sharding(mesh), encoded)
-  jitted = jax.jit(
-    mesh_lib.within(mesh, step),
-    donate_argnums=0,
-    out_shardings=(shardings, mesh_lib.replicated(mesh)),
-  )
+  placed = jax.tree.map(lambda _: mesh_lib.batch_sharding(session.mesh), encoded)
   return jitted.lower(
-    components_lib.with_shardings(abstract, shardings),
-    None,
-    components_lib.with_shardings(encoded, placed),
+    sharding.with_shardings(abstract, shardings), None, sharding.with_shardings(encoded, placed)
   )
 
 

@@ -11,13 +11,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax import components as components_lib
 from i2vgen_jax import flops, lora
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import attention, layers
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import chips
-from i2vgen_jax.training import optimizer, step
+from i2vgen_jax.training import step
 
 GIB = 2**30
 
@@ -59,22 +60,22 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   sizes = mesh_lib.resolve(config.mesh, topology.devices)
   mesh = chips.abstract_mesh(sizes, device)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  components = components_lib.build(config, with_tokenizer=False)
-  state, placed = abstract_state(config, components, mesh)
-  fixed = state_bytes(state, placed, config, components, mesh)
+  session = session_lib.build(config, reads_captions=False).on(mesh)
+  state, placed, _, _ = step.from_config(session)
+  fixed = state_bytes(state, placed, session)
 
   # What `context` splits, be it batch or video, is less for each device.
   shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
   largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
   samples = largest.batch_size / shards
-  kept = activation_bytes(components, largest, device) / sizes['tensor']
+  kept = activation_bytes(session, largest, device) / sizes['tensor']
   num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   by_kind = fixed | {
     # XLA gathers a tensor when it is needed, and keeps it if there is room.
     'weights gathered in bfloat16 (at most)': 2 * num_parameters,
     f'activations, {samples:g} x {largest.name} (estimate)': samples * kept,
   }
-  rows = bucket_rows(components, buckets)
+  rows = bucket_rows(session, buckets)
   step_flops = sum(row['share'] * row['step_tflops'] * 1e12 for row in rows)
   secs = step_flops / (topology.devices * device.peak * mfu)
   per_sec = sum(row['share'] * row['batch_size'] for row in rows) / secs
@@ -98,19 +99,17 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   return plan
 
 
-def abstract_state(config, components, mesh):
-  """(TrainState of shapes, its shardings)."""
-  min_elements = config.sharding.min_elements
-  rule, _ = optimizer.from_config(config, components.abstract_params(mesh, min_elements))
-  init = step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  return step.state_shardings(init, mesh, **config.sharding)
+def state_bytes(state, placed, session: session_lib.Session) -> dict[str, int]:
+  """Exact bytes of one device by kind; the gradients lie as the parameters do.
 
-
-def state_bytes(state, placed, config, components, mesh):
-  """Exact bytes of one device by kind; the gradients lie as the parameters do."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  frozen = jax.eval_shape(components.encoders.init, key)
-  frozen_placed = sharding.shard_tree(frozen, mesh, config.sharding.min_elements)
+  Args:
+    state: TrainState of shapes.
+    placed: its shardings.
+    session: of the run.
+  """
+  config = session.config
+  frozen = frozen_lib.abstract(session.networks)
+  frozen_placed = sharding.shard_tree(frozen, session.mesh, config.sharding.min_elements)
   params = device_bytes(state.params, placed.params)
   return {
     'parameters': params,
@@ -134,13 +133,13 @@ def _bytes(dtype, shape):
   return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
 
 
-def activation_bytes(components, bucket, device):
+def activation_bytes(session, bucket, device):
   """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
   recomputed, those of the costliest one besides."""
-  unet = components.unet
-  inputs = functools.partial(components.unet_inputs, bucket.frames, bucket.height, bucket.width)
+  unet = session.unet
+  inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
   params = jax.eval_shape(
-    unet.init, jax.eval_shape(lambda: jax.random.key(0)), *components.smallest_unet_inputs()
+    unet.init, jax.eval_shape(lambda: jax.random.key(0)), *session.smallest_unet_inputs()
   )
   mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
   one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
@@ -192,7 +191,7 @@ def _keys(num):
   return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num))
 
 
-def bucket_rows(components, buckets):
+def bucket_rows(session, buckets):
   """Name, batch, share of steps and TFLOP per step (three forward passes) of each bucket."""
   total = sum(bucket.weight for bucket in buckets)
   by_shape = {}
@@ -200,7 +199,7 @@ def bucket_rows(components, buckets):
   for bucket in buckets:
     shape = (bucket.frames, bucket.height, bucket.width)
     if shape not in by_shape:
-      by_shape[shape] = flops.train_step(components, bucket) / bucket.batch_size
+      by_shape[shape] = flops.train_step(session, bucket) / bucket.batch_size
     rows.append(
       dict(
         name=bucket.name,

@@ -87,7 +87,7 @@ DIFFUSERS = tensors.Format('I2VGen-XL of diffusers')
 def vgen(unet):
   """VGen's state_dict: of UNetSD_I2VGen, 1,509 tensors for the 1,511 of diffusers; of a model of
   text alone UNetSD_SR600, 1,480 tensors of the same names."""
-  has_image = any(line['kind'] == 'image_latents' for line in unet.conditioners)
+  has_image = any(line.kind == 'image_latents' for line in unet.conditioners)
 
   def slot_of(name):
     vgen_name = _ldm_name(name, unet, _LDM | _VGEN, has_temporal=True)

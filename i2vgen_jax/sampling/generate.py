@@ -8,17 +8,31 @@ them.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import PIL.Image
 
-from data_pipelines.media import crops
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
 from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
+
+
+class Inputs(NamedTuple):
+  """What `generate` takes.
+
+  Attributes:
+    signals: inputs by signal, of session.of_batch or session.of_request.
+    negative: of session.negative.
+    video: what a refinement stage refines: uint8, of as many frames and any size.
+  """
+
+  signals: Mapping[str, Mapping[str, jax.Array]]
+  negative: Mapping[str, Mapping[str, jax.Array]]
+  video: jax.Array | None = None
 
 
 def settings(config, **overrides):
@@ -32,7 +46,8 @@ def settings(config, **overrides):
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
   for elsewhere in ('bucket', 'seed'):
     chosen.pop(elsewhere)
-  if not bool(config.refine.levels) <= chosen['levels'] <= config.loss.timestep_range[1]:
+  lowest = 1 if config.refine.levels else 0
+  if not lowest <= chosen['levels'] <= config.loss.timestep_range[1]:
     raise ValueError(
       f'levels={chosen["levels"]} must be at least 1, of a refinement stage, and lie within the '
       f'noise levels that were trained: {tuple(config.loss.timestep_range)}.'
@@ -41,8 +56,7 @@ def settings(config, **overrides):
 
 
 def make_generate(
-  components,
-  mesh,
+  session: session_lib.Session,
   *,
   prediction_type,
   num_steps,
@@ -60,8 +74,7 @@ def make_generate(
   """(params, frozen, inputs, noise_BFHWC) -> (latents_BFHWC float32, video_BFHWC uint8), jitted.
 
   Args:
-    components: of the run.
-    mesh: of the devices that sample; kernels are chosen for them.
+    session: of the run, on the mesh that samples; kernels are chosen for it.
     prediction_type: what the U-Net was trained to predict.
     num_steps: of the sampler; 50 in the release.
     guidance_scale: 9 in the release.
@@ -71,19 +84,18 @@ def make_generate(
     schedule: kind of noise schedule to sample on; '' is the one trained on.
     eta: 0 for deterministic DDIM.
     set_alpha_to_one: see samplers.make_table.
-    levels: of a refinement stage: noise levels that are laid on inputs['video'] and taken off
+    levels: of a refinement stage: noise levels that are laid on inputs.video and taken off
       again (SDEdit, Meng et al. 2022, arXiv:2108.01073); 0 starts from noise alone.
     inversion_steps: reach that noise level by as many steps of DDIM backwards, under the negative
       prompt, in place of adding noise; 0 adds noise.
     seed: of the noise that `eta` or the sampler adds.
 
-  `inputs` is a dict as `prepare_inputs` makes; for a refinement stage with a uint8 'video' of as
-  many frames and any size. The image's latents are the posterior's mean.
+  `inputs` are Inputs. The image's latents are the posterior's mean.
 
   Raises:
     ValueError: settings that are unknown or do not fit the schedule.
   """
-  encoders, trained = components.encoders, components.schedule
+  codec, trained = session.autoencoder, session.schedule
   sampled = trained.like(schedule) if schedule else trained
   table = samplers.make_table(
     sampled, num_steps, kind=sampler, spacing=spacing, levels=levels or None, eta=eta,
@@ -94,8 +106,8 @@ def make_generate(
 
   def start_of(denoise, frozen, video_BFHWC, noise_BFHWC):
     """z at the table's first timestep, of a video brought to the size of `noise_BFHWC`."""
-    latents_BFHWC = encoders.encode_video(
-      frozen, resize(video_BFHWC, *(encoders.downsampling * s for s in noise_BFHWC.shape[2:4]))
+    latents_BFHWC = codec.encode_video(
+      frozen, resize(video_BFHWC, *(codec.downsampling * s for s in noise_BFHWC.shape[2:4]))
     )
     if inversion_steps:
       return samplers.sample(denoise, latents_BFHWC, inversion, prediction_type=prediction_type)
@@ -103,24 +115,17 @@ def make_generate(
     return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, sampled)
 
   def generate(params, frozen, inputs, noise_BFHWC):
-    conditioning = encoders.conditioning(
-      frozen, inputs['token_ids'], inputs['image'], inputs['clip_image'], inputs['fps']
-    )
-    unconditional = conditioning | {
-      'text': jnp.broadcast_to(
-        encoders.encode_text(frozen, inputs['negative_token_ids']), conditioning['text'].shape
-      ),
-      'image_embedding': jnp.zeros_like(conditioning['image_embedding']),
-    }
+    conditioning = session.condition(frozen, inputs.signals)
+    unconditional = session.unconditional(frozen, inputs.negative, conditioning)
 
     def denoise(noisy_BFHWC, timesteps_B, conditioning):
-      apply = video_parts.split_videos(components.unet.apply)
+      apply = video_parts.split_videos(session.unet.apply)
       return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
 
     start_BFHWC = noise_BFHWC
     if levels:
       without = functools.partial(denoise, conditioning=unconditional)
-      start_BFHWC = start_of(without, frozen, inputs['video'], noise_BFHWC)
+      start_BFHWC = start_of(without, frozen, inputs.video, noise_BFHWC)
     latents_BFHWC = samplers.sample(
       guidance.guided(denoise, conditioning, unconditional, guidance_scale, guidance_rescale),
       start_BFHWC,
@@ -128,9 +133,9 @@ def make_generate(
       prediction_type=prediction_type,
       keys_B=row_keys(seed, noise_BFHWC.shape[0]),
     )
-    return latents_BFHWC, encoders.decode_video(frozen, latents_BFHWC)
+    return latents_BFHWC, codec.decode_video(frozen, latents_BFHWC)
 
-  return jax.jit(mesh_lib.within(mesh, generate))
+  return jax.jit(mesh_lib.within(session.mesh, generate))
 
 
 def resize(video_BFHWC, height, width):
@@ -145,58 +150,25 @@ def row_keys(seed, num):
   return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(jnp.arange(num))
 
 
-def start_noise(components, seed, batch_size, frames, height, width, stage=0):
-  """float32 (B, F, H/f, W/f, C) standard normal noise; row b depends on (seed, b, stage) alone."""
-  shape = components.unet_inputs(frames, height, width)[0].shape[1:]
+def start_noise(
+  session: session_lib.Session,
+  seed: int,
+  batch_size: int,
+  size: tuple[int, int, int],
+  stage: int = 0,
+) -> jax.Array:
+  """float32 (B, F, H/f, W/f, C) standard normal noise; row b depends on (seed, b, stage) alone.
+
+  Args:
+    session: of the run.
+    seed: of the noise.
+    batch_size: B.
+    size: (frames, height, width) of the videos, pixels.
+    stage: 0 for a base stage; each has noise of its own.
+  """
+  shape = session.unet_inputs(*size)[0].shape[1:]
   keys_B = row_keys(seed, batch_size)
   if stage:
     # Beyond all timesteps, which are folded into the same keys.
     keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1_000_000 + stage))(keys_B)
   return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-
-
-def prepare_inputs(components, images, captions, *, height, width, fps, negative_prompt):
-  """What `generate` takes, from pictures and captions.
-
-  Args:
-    components: of the run.
-    images: PIL images of any size; centre-cropped and resized.
-    captions: one for each.
-    height: of the video, pixels.
-    width: of the video, pixels.
-    fps: the frame rate to condition on.
-    negative_prompt: what to move away from.
-  """
-  images = [image.convert('RGB') for image in images]
-  size = components.encoders.image_encoder.image_size
-  return {
-    'image': np.stack([crops.center_crop_resize(image, height, width) for image in images]),
-    'clip_image': np.stack([crops.clip_square(image, width, size) for image in images]),
-    'token_ids': components.tokenize(captions),
-    'negative_token_ids': components.tokenize([negative_prompt]),
-    'fps': np.full((len(images),), fps, np.float32),
-  }
-
-
-def check_size(components, frames, height, width):
-  """Raises ValueError for a video that the model cannot make."""
-  factor = components.encoders.downsampling
-  if frames < 1:
-    raise ValueError(f'frames={frames} must be at least 1.')
-  if height < factor or width < factor or height % factor or width % factor:
-    raise ValueError(f'size {width}x{height} must be multiples of {factor} pixels, the VAE factor.')
-
-
-def open_image(path):
-  """A PIL image.
-
-  Raises:
-    ValueError: no such file, or not a picture.
-  """
-  try:
-    image = PIL.Image.open(path)
-    image.load()
-  # Pillow's plugins raise what they like at broken files.
-  except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-    raise ValueError(f'image {path} cannot be read: {error}.') from error
-  return image

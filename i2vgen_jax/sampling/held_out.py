@@ -1,97 +1,83 @@
-"""Videos of trained stages for held-out clips, in batches of one shape over all devices."""
+"""Held-out clips, and what trained stages make of them, in batches of one shape on all devices."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
+from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import stream
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import generate as generate_lib
-from i2vgen_jax.training import data
+from i2vgen_jax.sampling import generate, stages
 
 BATCH = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A trained stage with its weights, and how it samples."""
+def clips(
+  session: session_lib.Session,
+  bucket: buckets_lib.Bucket,
+  num_examples: int,
+  others: Sequence[session_lib.Session] = (),
+) -> dict[str, Any]:
+  """The first held-out clips that fill a bucket; see stream.held_out.
 
-  config: Any
-  components: components_lib.Components
-  mesh: jax.sharding.Mesh
-  params: Any
-  frozen: Any
-  bucket: Any
-  settings: dict
-  generate: Callable
-
-  @property
-  def refines(self):
-    """Whether it starts from a video."""
-    return bool(self.settings['levels'])
-
-
-def load(workdir, weights='ema', step=None, seed=0, **overrides):
-  """A run to sample from; overrides of config.sample that are None are the run's own.
-
-  Raises:
-    ValueError: no such run, or settings that cannot be.
+  Args:
+    session: of the run, whose corpora they are of.
+    bucket: whose shape they have.
+    num_examples: how many are wanted.
+    others: runs that shall be given the same clips.
   """
-  config, built, mesh, params, frozen = components_lib.load_run(workdir, weights, step)
-  bucket = data.sample_bucket(config, data.make_buckets(config, built))
-  settings = generate_lib.settings(config, **overrides)
-  generate = generate_lib.make_generate(built, mesh, seed=seed, **settings)
-  return Run(config, built, mesh, params, frozen, bucket, settings, generate)
-
-
-def held_out(run, count):
-  """The first held-out clips of a run at its size; see stream.held_out."""
-  encoder = run.components.encoders.image_encoder
+  data = session.config.data
+  fields = {field.name: field for other in (session, *others) for field in other.fields()}
   return stream.held_out(
-    dict(run.config.data.directories), run.bucket, run.components.tokenize, encoder.image_size,
-    count, sandbox=run.config.data.sandbox,
-  )  # fmt: skip
+    dict(data.directories), bucket, tuple(fields.values()), num_examples, sandbox=data.sandbox
+  )
 
 
-def resize(videos_BFHWC, height, width):
-  """uint8 -> uint8 of another size, bilinear; BATCH at a time, for memory."""
-  function = jax.jit(lambda part: generate_lib.resize(part, height, width))
+def resize(videos_BFHWC: np.ndarray, height: int, width: int) -> np.ndarray:
+  """uint8 -> uint8 of another size, bilinear; BATCH at a time, for memory.
+
+  Args:
+    videos_BFHWC: of any size.
+    height: pixels.
+    width: pixels.
+  """
+  function = jax.jit(lambda part: generate.resize(part, height, width))
   parts = range(0, len(videos_BFHWC), BATCH)
   return np.concatenate([np.asarray(function(videos_BFHWC[i : i + BATCH])) for i in parts])
 
 
-def sample(run, batch, seed, videos_BFHWC=None):
-  """uint8 (N, F, H, W, 3): a video for every clip of a batch as `held_out` makes.
+def sample(
+  stage: stages.Stage,
+  batch: Mapping[str, Any],
+  seed: int,
+  videos_BFHWC: np.ndarray | None = None,
+) -> np.ndarray:
+  """uint8 (N, F, H, W, 3): a video for every clip of a batch as `clips` makes.
 
   Args:
-    run: of a base stage, which goes on from the clips' first frames; or a refinement.
-    batch: clips at the run's size with their captions.
+    stage: a base stage, which goes on from the clips' first frames; or a refinement.
+    batch: clips at the stage's size with their captions.
     seed: of the start noise, which depends on (seed, row) alone.
     videos_BFHWC: what a refinement refines, of any size.
   """
-  total, bucket = len(batch['video']), run.bucket
-  noise = generate_lib.start_noise(
-    run.components, seed, total, bucket.frames, bucket.height, bucket.width, int(run.refines)
-  )
+  total, mesh = len(batch['video']), stage.session.mesh
+  noise = np.asarray(stage.noise(seed, total))
+  signals = jax.tree.map(np.asarray, stage.session.of_batch(batch))
   made = []
-  parts = mesh_lib.batch_shards(run.mesh)
+  parts = mesh_lib.batch_shards(mesh)
   size = -(-min(BATCH, total) // parts) * parts
   for start in range(0, total, size):
     # The last batch is filled with its last row: one shape, one compilation.
     rows = np.minimum(np.arange(start, start + size), total - 1)
-    part = {name: batch[name][rows] for name in ('clip_image', 'token_ids', 'fps')}
-    part |= dict(image=batch['video'][rows, 0], noise=np.asarray(noise)[rows])
-    if run.refines:
-      part['video'] = videos_BFHWC[rows]
-    inputs = mesh_lib.place_batch(part, run.mesh)
-    noise_BFHWC = inputs.pop('noise')
-    inputs['negative_token_ids'] = run.components.tokenize([run.config.negative_prompt])
-    _, videos = run.generate(run.params, run.frozen, inputs, noise_BFHWC)
+    part = dict(signals=signals, noise=noise)
+    if stage.refines:
+      part['video'] = videos_BFHWC
+    placed = mesh_lib.place_batch(jax.tree.map(lambda values, r=rows: values[r], part), mesh)
+    videos = stage(placed['signals'], placed['noise'], placed.get('video'))
     made.append(np.asarray(jax.device_get(videos))[: total - start])
     logging.info('%d of %d videos', min(start + size, total), total)
   return np.concatenate(made)

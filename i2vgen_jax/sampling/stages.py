@@ -3,67 +3,115 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import PIL.Image
 from absl import logging
 from etils import epath
 
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.media import pictures
 from i2vgen_jax import checkpoint
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.conditions import base
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
-from i2vgen_jax.training import data
 
 SEPARATOR = '|||'  # VGen's lists: image|||caption.
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A trained run and the videos that it makes: base stages of noise, refinements of videos."""
+  """A trained run and the videos that it makes: a base stage of noise, a refinement of videos.
 
-  config: Any
-  components: components_lib.Components
+  Attributes:
+    session: of the run, with its frozen weights.
+    params: of the U-Net.
+    bucket: whose shape and rate the videos have.
+    settings: of the sampler, see generate.settings.
+    generate: of generate.make_generate.
+    negative_prompt: what to move away from.
+  """
+
+  session: session_lib.Session
   params: Any
-  frozen: Any
+  bucket: buckets_lib.Bucket
+  settings: dict
   generate: Callable
-  frames: int
-  height: int
-  width: int
-  fps: float
   negative_prompt: str
 
   @property
-  def refines(self):
+  def config(self):
+    """Of the run."""
+    return self.session.config
+
+  @property
+  def refines(self) -> bool:
     """Whether it starts from a video."""
-    return bool(self.config.refine.levels)
+    return bool(self.settings['levels'])
 
-  def run(self, image, caption, seed, video_FHWC=None):
-    """uint8 (F, H, W, 3) of a PIL image and a caption; of a video too, where the stage refines."""
-    inputs = generate_lib.prepare_inputs(
-      self.components,
-      [image],
-      [caption],
-      height=self.height,
-      width=self.width,
-      fps=self.fps,
-      negative_prompt=self.negative_prompt,
+  def __call__(
+    self,
+    signals: Mapping[str, Mapping],
+    noise_BFHWC: np.ndarray,
+    video_BFHWC: np.ndarray | None = None,
+  ) -> jax.Array:
+    """uint8 videos (B, F, H, W, 3).
+
+    Args:
+      signals: inputs by signal, see session.of_batch and session.of_request.
+      noise_BFHWC: to start from, of generate.start_noise.
+      video_BFHWC: uint8, what a refinement stage refines, of any size.
+    """
+    negative = self.session.negative(self.negative_prompt)
+    inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
+    return self.generate(self.params, self.session.frozen, inputs, noise_BFHWC)[1]
+
+  def noise(self, seed: int, num_videos: int) -> jax.Array:
+    """The noise to start from; see generate.start_noise."""
+    size = self.bucket.frames, self.bucket.height, self.bucket.width
+    return generate_lib.start_noise(self.session, seed, num_videos, size, int(self.refines))
+
+  def run(
+    self,
+    image: PIL.Image.Image,
+    caption: str,
+    seed: int,
+    video_FHWC: np.ndarray | None = None,
+    more: Mapping[str, str] | None = None,
+  ) -> np.ndarray:
+    """uint8 (F, H, W, 3) of a picture and a caption.
+
+    Args:
+      image: the first frame.
+      caption: what happens.
+      seed: of the noise.
+      video_FHWC: what a refinement stage refines.
+      more: values of the signals' own flags.
+    """
+    bucket = self.bucket
+    request = base.Request(
+      [image.convert('RGB')], [caption], bucket.height, bucket.width, bucket.fps, more or {}
     )
-    if self.refines:
-      inputs['video'] = np.asarray(video_FHWC)[None]
-    noise_BFHWC = generate_lib.start_noise(
-      self.components, seed, 1, self.frames, self.height, self.width, stage=int(self.refines)
-    )
-    _, video_BFHWC = self.generate(self.params, self.frozen, inputs, noise_BFHWC)
-    return np.asarray(video_BFHWC[0])
+    video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
+    signals = self.session.of_request(request)
+    return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
 
 
-def load_stage(
-  workdir, *, weights='ema', step=None, seed=0, frames=None, height=None, width=None, fps=None,
-  negative_prompt=None, overrides=(),
-):  # fmt: skip
+def load(
+  workdir: str,
+  *,
+  weights: str = 'ema',
+  step: int | None = None,
+  seed: int = 0,
+  size: Mapping[str, float | None] | None = None,
+  negative_prompt: str | None = None,
+  devices: list | None = None,
+  **overrides,
+) -> Stage:
   """A stage of a run's weights; what is None is the run's own.
 
   Args:
@@ -71,31 +119,28 @@ def load_stage(
     weights: 'ema' or 'raw'.
     step: checkpoint; default the newest.
     seed: of the noise that a sampler adds.
-    frames, height, width, fps: of the videos; default the run's sampling bucket.
+    size: frames, height, width, fps of the videos; default those of the run's sampling bucket.
     negative_prompt: what to move away from.
-    overrides: field of config.sample -> value or None.
+    devices: that sample; default all.
+    overrides: fields of config.sample, and of config.refine's levels.
 
   Raises:
-    ValueError: no such run, or settings that cannot be.
+    ValueError: no such run, or settings that are invalid.
   """
-  config, built, mesh, params, frozen = components_lib.load_run(
-    workdir, weights, step, jax.local_devices()[:1]
-  )
-  bucket = data.sample_bucket(config, data.make_buckets(config, built))
-  given = dict(frames=frames, height=height, width=width, fps=fps)
-  size = {name: getattr(bucket, name) if value is None else value for name, value in given.items()}
-  generate_lib.check_size(built, size['frames'], size['height'], size['width'])
-  if size['fps'] <= 0:
-    raise ValueError(f'fps={size["fps"]} must be above 0.')
-  settings = generate_lib.settings(config, **dict(overrides))
+  session, params = session_lib.load_run(workdir, weights, step, devices)
+  bucket = session.sample_bucket()
+  given = {name: value for name, value in (size or {}).items() if value is not None}
+  if given.get('fps', 1) <= 0:
+    raise ValueError(f'fps={given["fps"]} must be above 0.')
+  session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
+  settings = generate_lib.settings(session.config, **overrides)
   return Stage(
-    config=config,
-    components=built,
+    session=session,
     params=params,
-    frozen=frozen,
-    generate=generate_lib.make_generate(built, mesh, seed=seed, **settings),
-    negative_prompt=config.negative_prompt if negative_prompt is None else negative_prompt,
-    **size,
+    bucket=dataclasses.replace(bucket, **given),
+    settings=settings,
+    generate=generate_lib.make_generate(session, seed=seed, **settings),
+    negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
   )
 
 
@@ -123,17 +168,27 @@ def make_folder(path):
     raise ValueError(f'folder {path} cannot be made: {error}. Check --output.') from error
 
 
-def make_video(stages, image, caption, seed, path):
-  """Runs the stages one after the other and writes the last one's mp4."""
+def make_video(stages, image, caption, seed, path, more=None):
+  """Runs the stages one after the other and writes the last one's mp4.
+
+  Args:
+    stages: to run.
+    image: a PIL image, the first frame.
+    caption: what happens.
+    seed: of the noise.
+    path: of the mp4.
+    more: values of the signals' own flags.
+  """
   video_FHWC = None
   for stage in stages:
-    video_FHWC = stage.run(image, caption, seed, video_FHWC)
-    logging.info('%d frames of %dx%d', stage.frames, stage.width, stage.height)
-  video_file.write_mp4(path, video_FHWC, stages[-1].fps)
-  logging.info('%d frames at %g fps in %s', len(video_FHWC), stages[-1].fps, path)
+    video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
+    logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))
+  fps = stages[-1].bucket.fps
+  video_file.write_mp4(path, video_FHWC, fps)
+  logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
 
 
-def make_list(stages, path, folder, seed, part=0, num_parts=1):
+def make_list(stages, path, folder, seed, part=0, num_parts=1, more=None):
   """A video for every line of a list, named by its number and its image; what is there is skipped.
 
   Args:
@@ -143,6 +198,7 @@ def make_list(stages, path, folder, seed, part=0, num_parts=1):
     seed: of every video: a line's is the one that it would have alone.
     part: which of the lines: those whose number is `part` modulo `num_parts`.
     num_parts: among how many such commands the lines are split.
+    more: values of the signals' own flags, the same for all lines.
 
   Raises:
     ValueError: at the end, naming all lines that failed and why; or an unreadable list.
@@ -157,7 +213,7 @@ def make_list(stages, path, folder, seed, part=0, num_parts=1):
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
-      make_video(stages, generate_lib.open_image(image_path), caption, seed, output)
+      make_video(stages, pictures.open_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')

@@ -6,6 +6,7 @@ restart most of it.
 """
 
 import time
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -29,41 +30,40 @@ def use_cache(config, workdir):
 
 
 class Steps:
-  """The train step, compiled once for each shape of batch.
+  """The train step, compiled for each bucket; those that differ in nothing share a program.
 
   Args:
-    step_function: jitted (state, frozen, batch) -> (state, metrics).
+    make_step: name of a bucket -> (what its step depends on besides the shapes, hashable; the
+      jitted (state, frozen, batch) -> (state, metrics)).
     mesh: of the run.
     options: XLA's flags, of xla_profiles.py.
   """
 
-  def __init__(self, step_function, mesh, options):
-    self._step_function, self._mesh, self._options = step_function, mesh, options
+  def __init__(self, make_step: Callable, mesh: jax.sharding.Mesh, options: dict):
+    self._make_step, self._mesh, self._options = make_step, mesh, options
     self._compiled = {}
 
   def compile(self, shapes_of_buckets, state, frozen):
-    """Compiles for every bucket; those of one shape share a program.
+    """Compiles for every bucket.
 
     Args:
       shapes_of_buckets: dict of names to what TrainStream.shapes says of each.
       state, frozen: as they will be given.
     """
-    by_shape, rows = {}, mesh_lib.batch_sharding(self._mesh)
+    programs, rows = {}, mesh_lib.batch_sharding(self._mesh)
     for bucket, shapes in shapes_of_buckets.items():
       batch = {name: jax.ShapeDtypeStruct(*shape, sharding=rows) for name, shape in shapes.items()}
-      by_shape.setdefault(_key(batch), (batch, []))[1].append(bucket)
-    for number, (key, (batch, names)) in enumerate(by_shape.items(), start=1):
+      depends, step = self._make_step(bucket)
+      key = depends, tuple(sorted((name, *map(str, shape)) for name, shape in shapes.items()))
+      programs.setdefault(key, (step, batch, []))[2].append(bucket)
+    for number, (step, batch, names) in enumerate(programs.values(), start=1):
       buckets = ', '.join(names)
-      logging.info('compiling %d of %d: bucket %s ...', number, len(by_shape), buckets)
+      logging.info('compiling %d of %d: bucket %s ...', number, len(programs), buckets)
       started = time.monotonic()
-      lowered = self._step_function.lower(state, frozen, batch)
-      self._compiled[key] = lowered.compile(compiler_options=self._options)
+      compiled = step.lower(state, frozen, batch).compile(compiler_options=self._options)
+      self._compiled |= dict.fromkeys(names, compiled)
       logging.info('compiled in %.0f s', time.monotonic() - started)
 
-  def __call__(self, state, frozen, batch):
-    """One step of a batch of one of the compiled shapes."""
-    return self._compiled[_key(batch)](state, frozen, batch)
-
-
-def _key(batch):
-  return tuple(sorted((name, leaf.shape, str(leaf.dtype)) for name, leaf in batch.items()))
+  def __call__(self, bucket, state, frozen, batch):
+    """One step of a batch of the bucket of that name."""
+    return self._compiled[bucket](state, frozen, batch)

@@ -1,53 +1,24 @@
-"""A run's batches: from the data block of its config to buckets, a stream, and a position to
-resume."""
+"""A run's batches: a stream, and a position in it to resume from."""
 
 import json
 
 from absl import logging
 
-from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import stream as stream_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import generate
 
 
-def make_buckets(config, components):
-  """The shapes of batches that a config draws from.
-
-  Raises:
-    ValueError: no corpus, no buckets, or a size that the model cannot take.
-  """
-  if not config.data.directories or not config.data.buckets:
-    raise ValueError(
-      'The config names no corpus: give data.directories (name -> ingested folder, see '
-      '`python -m data_pipelines ingest --help`) and data.buckets.'
-    )
-  buckets = [
-    buckets_lib.Bucket(name=name, **bucket) for name, bucket in config.data.buckets.items()
-  ]
-  for bucket in buckets:
-    generate.check_size(components, bucket.frames, bucket.height, bucket.width)
-  return buckets
-
-
-def make_stream(config, components, mesh):
-  """The training batches of a config, this host's rows; raises ValueError for an unfit corpus."""
-  host_index, host_count = mesh_lib.batch_reader(mesh)
+def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
+  """The training batches of a session, this host's rows; raises ValueError for an unfit corpus."""
+  host_index, host_count = mesh_lib.batch_reader(session.mesh)
   return stream_lib.from_config(
-    json.loads(config.to_json()), components.tokenize, host_index=host_index, host_count=host_count
+    json.loads(session.config.to_json()),
+    session.fields(),
+    kept=session.kept(),
+    host_index=host_index,
+    host_count=host_count,
   )
-
-
-def sample_bucket(config, buckets):
-  """The bucket that is held out and sampled: sample.bucket, or the first with most frames."""
-  by_name = {bucket.name: bucket for bucket in buckets}
-  if not config.sample.bucket:
-    return max(buckets, key=lambda bucket: bucket.frames)
-  if config.sample.bucket not in by_name:
-    raise ValueError(
-      f'sample.bucket={config.sample.bucket!r} is unknown; known: {", ".join(by_name)}.'
-    )
-  return by_name[config.sample.bucket]
 
 
 def data_position(step, stream):

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: figures per report, a ledger of events, and profiles.
+"""Where the time of a run goes: figures per report, and a ledger of events.
 
 Goodput is the share of wall time, since the process started, that went into training steps: not
 into starting, compiling, waiting for input or for a save, or validating.
@@ -10,7 +10,6 @@ import time
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -24,13 +23,13 @@ class Figures:
 
   Args:
     workdir: of the run.
-    components: of the run, whose U-Net is counted once per bucket.
+    session: of the run, whose U-Net is counted once per bucket.
     active: whether this process writes.
   """
 
-  def __init__(self, workdir, components, active):
+  def __init__(self, workdir, session, active):
     self._path = epath.Path(workdir) / 'goodput.jsonl'
-    self._components, self._active = components, active
+    self._session, self._active = session, active
     self._flops_of = {}
     self._born = self._reported = time.time()
     self._lost = 0.0  # Since the start, all but steps.
@@ -66,7 +65,7 @@ class Figures:
     """Counts one step of a bucket."""
     if bucket.name not in self._flops_of:
       with self.spending('compile'):
-        self._flops_of[bucket.name] = flops.train_step(self._components, bucket)
+        self._flops_of[bucket.name] = flops.train_step(self._session, bucket)
     self._steps += 1
     self._samples += bucket.batch_size
     self._flops += self._flops_of[bucket.name]
@@ -106,40 +105,3 @@ def _of_all_hosts(value):
   if jax.process_count() == 1:
     return np.array([value])
   return multihost_utils.process_allgather(np.float32(value)).reshape(-1)
-
-
-class Profile:
-  """Writes what the devices do in a window of steps, for xprof or TensorBoard's profile plugin.
-
-  Args:
-    workdir: of the run; the profile goes to workdir/profile.
-    start: step; 0 is never. A run that resumes after it does not profile.
-    num_steps: length of the window.
-  """
-
-  def __init__(self, workdir, start, num_steps):
-    self._folder = str(epath.Path(workdir) / 'profile')
-    self._start, self._stop = start, start + num_steps
-    self._running = False
-
-  def start_at(self, step):
-    """Starts if the window begins with this step; called right before it."""
-    if self._start and step == self._start:
-      options = jax.profiler.ProfileOptions()
-      options.python_tracer_level = 0  # Every Python call: gigabytes, where something is traced.
-      jax.profiler.start_trace(self._folder, profiler_options=options)
-      self._running = True
-
-  def stop_at(self, step, result):
-    """Stops, when `result` is there, if the window ends before this step; called before validation,
-    which is not what is asked for."""
-    if step >= self._stop:
-      self.close(result)
-
-  def close(self, result=None):
-    """Stops, if it is running."""
-    if self._running:
-      jax.block_until_ready(result)
-      self._running = False
-      jax.profiler.stop_trace()
-      logging.info('Profile written to %s', self._folder)

@@ -5,18 +5,31 @@ is keyed by (seed, step, its row in the global batch): the same on any mesh, num
 micro-batches.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.models import video_parts
+from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
+from i2vgen_jax.training import optimizer
 
-NUM_DRAWS = 6  # Keys of a sample in a step: posterior, image, drops, timestep, noise, dropout.
+
+class Draws(NamedTuple):
+  """Keys of a batch in a step, one per sample each."""
+
+  posterior: jax.Array  # Of the clip's latents.
+  image: jax.Array  # Of the signals' own draws, such as the first frame's latents.
+  drop: jax.Array  # Which signals are dropped.
+  time: jax.Array
+  noise: jax.Array
+  dropout: jax.Array  # Within the U-Net.
 
 
 @flax.struct.dataclass
@@ -41,18 +54,22 @@ def make_init(unet, optimizer, example, seed):
   """
 
   def init():
-    key = jax.random.key(seed)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
-    params = unet.init(jax.random.fold_in(key, 0), *zeros)['params']
+    params = unet.init(jax.random.fold_in(jax.random.key(seed), 0), *zeros)['params']
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       ema_params=jax.tree.map(jnp.copy, params),
       opt_state=optimizer.init(params),
-      seed=jax.random.key_data(jax.random.fold_in(key, 1)),
+      seed=data_seed(seed),
     )
 
   return init
+
+
+def data_seed(seed):
+  """uint32 key data of a run's draws, from config.seed."""
+  return jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def start_from(state, params):
@@ -70,14 +87,26 @@ def sample_keys(seed, step, position_B, num):
   return [keys_BK[:, k] for k in range(num)]
 
 
-def make_encode(encoders, condition_dropout):
-  """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position."""
+def draws_of(seed, step, position_B):
+  """The Draws of a step for rows of the global batch."""
+  return Draws(*sample_keys(seed, step, position_B, len(Draws._fields)))
+
+
+def make_encode(session: session_lib.Session, rates: Mapping[str, float]):
+  """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position.
+
+  Args:
+    session: of the run.
+    rates: how often signals are dropped, of session.dropout_rates.
+  """
+
+  slots = {name: signal.drop_slot for name, signal in session.signals.items()}
 
   def encode(frozen, batch, seed, step):
-    posterior_B, image_B, drop_B, *_ = sample_keys(seed, step, batch['position'], NUM_DRAWS)
-    latents_BFHWC, conditioning = encoders.encode_batch(frozen, batch, posterior_B, image_B)
+    draws = draws_of(seed, step, batch['position'])
+    latents_BFHWC, conditioning = session.encode(frozen, batch, draws.posterior, draws.image)
     conditioning = guidance.drop_conditions(
-      drop_B, conditioning, encoders.null_conditions(frozen), condition_dropout
+      draws.drop, conditioning, session.null(frozen), rates, slots
     )
     return {
       'latents': latents_BFHWC,
@@ -103,15 +132,15 @@ def make_encoded_loss(
   apply = video_parts.split_videos(unet.apply)
 
   def encoded_loss(params, encoded, seed, step):
-    *_, time_B, noise_B, dropout_B = sample_keys(seed, step, encoded['position'], NUM_DRAWS)
+    draws = draws_of(seed, step, encoded['position'])
     latents_BFHWC, conditioning = jax.lax.stop_gradient(
       (encoded['latents'], encoded['conditioning'])
     )
-    timesteps_B = loss.draw_timesteps(time_B, timestep_range, timestep_shift)
-    noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, offset_noise)
+    timesteps_B = loss.draw_timesteps(draws.time, timestep_range, timestep_shift)
+    noise_BFHWC = loss.draw_noise(draws.noise, latents_BFHWC, offset_noise)
 
     def denoise(noisy_BFHWC, timesteps_B):
-      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, dropout_B)
+      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, draws.dropout)
 
     loss_B = loss.denoising_loss(
       denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
@@ -123,13 +152,15 @@ def make_encoded_loss(
   return encoded_loss
 
 
-def make_loss(unet, encoders, schedule, *, condition_dropout, **options):
+def make_loss(session: session_lib.Session, rates: Mapping[str, float]):
   """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample.
 
-  `options` are those of `make_encoded_loss`.
+  Args:
+    session: of the run.
+    rates: how often signals are dropped, of session.dropout_rates.
   """
-  encode = make_encode(encoders, condition_dropout)
-  encoded_loss = make_encoded_loss(unet, schedule, **options)
+  encode = make_encode(session, rates)
+  encoded_loss = make_encoded_loss(session.unet, session.schedule, **session.config.loss)
 
   def batch_loss(params, frozen, batch, seed, step):
     return encoded_loss(params, encode(frozen, batch, seed, step), seed, step)
@@ -218,22 +249,24 @@ def split_batch(batch, accumulation):
   return jax.tree.map(split, batch)
 
 
-def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range):
+def make_eval_loss(session: session_lib.Session, timestep_range: tuple):
   """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
 
   Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
   rows covers all noise levels of the range, unweighted. Posterior means, no dropout: the number is
   the same at every call.
+
+  Args:
+    session: of the run.
+    timestep_range: (start, stop) of the noise levels.
   """
 
-  apply = video_parts.split_videos(unet.apply)
+  apply = video_parts.split_videos(session.unet.apply)
 
   def eval_loss(params, frozen, batch, seed):
     (noise_B,) = sample_keys(seed, 0, batch['position'], 1)
-    latents_BFHWC = encoders.encode_video(frozen, batch['video'])
-    conditioning = encoders.conditioning(
-      frozen, batch['token_ids'], batch['video'][:, 0], batch['clip_image'], batch['fps']
-    )
+    latents_BFHWC = session.autoencoder.encode_video(frozen, batch['video'])
+    conditioning = session.condition(frozen, session.of_batch(batch))
     # Golden-ratio steps fill [0, 1) evenly for any number of rows.
     fraction_B = jnp.mod((batch['position'] + 0.5) * 0.6180339887, 1.0)
     start, stop = timestep_range
@@ -244,10 +277,41 @@ def make_eval_loss(unet, encoders, schedule, *, prediction_type, timestep_range)
       return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
 
     return loss.denoising_loss(
-      denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
+      denoise,
+      latents_BFHWC,
+      noise_BFHWC,
+      timesteps_B,
+      session.schedule,
+      session.config.loss.prediction_type,
     )
 
   return eval_loss
+
+
+def from_config(session: session_lib.Session):
+  """(abstract state, shardings, init, batch_loss -> train step) of a run; see the functions below
+  and above."""
+  config = session.config
+  rule, learning_rate = optimizer.from_config(config, session.abstract_params())
+  init = make_init(session.unet, rule, session.smallest_unet_inputs(), config.seed)
+  abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
+
+  def of_loss(batch_loss):
+    """The train step, jitted, with the state donated."""
+    function = make_train_step(
+      batch_loss,
+      rule,
+      learning_rate,
+      **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+      offload_optimizer=config.sharding.offload_optimizer,
+    )
+    return jax.jit(
+      mesh_lib.within(session.mesh, function),
+      donate_argnums=0,
+      out_shardings=(shardings, mesh_lib.replicated(session.mesh)),
+    )
+
+  return abstract, shardings, init, of_loss
 
 
 def state_shardings(init, mesh, *, min_elements, offload_optimizer):

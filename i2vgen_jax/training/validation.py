@@ -9,62 +9,46 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from data_pipelines.stream import stream
+from data_pipelines.corpus import buckets as buckets_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import hosts
-from i2vgen_jax.sampling import generate, video_file
+from i2vgen_jax.sampling import generate, held_out, pictures, video_file
 from i2vgen_jax.training import step as step_lib
-from i2vgen_jax.training import writer as writer_lib
 
 
 class Validation:
   """Runs every `train.eval_every` and `train.sample_every` steps; 0 is never.
 
   Args:
-    config: of the run.
-    components: of the run.
-    mesh: of the run.
+    session: of the run.
     bucket: whose size the held-out videos have.
   """
 
-  def __init__(self, config, components, mesh, bucket):
-    self._train, self._mesh, self._bucket = config.train, mesh, bucket
-    self._components = components
+  def __init__(self, session: session_lib.Session, bucket: buckets_lib.Bucket):
+    config = session.config
+    self._session, self._bucket = session, bucket
+    self._train, self._mesh = config.train, session.mesh
     if not (self._train.eval_every or self._train.sample_every):
       return
-    batch = stream.held_out(
-      dict(config.data.directories),
-      bucket,
-      components.tokenize,
-      components.encoders.image_encoder.image_size,
-      max(self._train.num_eval_examples, self._train.num_sample_videos),
-      sandbox=config.data.sandbox,
-    )
+    most = max(self._train.num_eval_examples, self._train.num_sample_videos)
+    batch = held_out.clips(session, bucket, most)
     self._captions = batch.pop('caption')
     batch.pop('key')
     self._num_eval = min(self._train.num_eval_examples, len(self._captions))
     self._num_samples = min(self._train.num_sample_videos, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
-      mesh_lib.within(
-        mesh,
-        step_lib.make_eval_loss(
-          components.unet,
-          components.encoders,
-          components.schedule,
-          prediction_type=config.loss.prediction_type,
-          timestep_range=config.loss.timestep_range,
-        ),
-      ),
-      out_shardings=mesh_lib.replicated(mesh),
+      mesh_lib.within(self._mesh, step_lib.make_eval_loss(session, config.loss.timestep_range)),
+      out_shardings=mesh_lib.replicated(self._mesh),
     )
-    self._generate = generate.make_generate(components, mesh, **generate.settings(config))
+    self._generate = generate.make_generate(session, **generate.settings(config))
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:
       height, width = config.refine.height, config.refine.width
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
-    self._negative_ids = components.tokenize([config.negative_prompt])
+    self._negative = session.negative(config.negative_prompt)
 
   def loss(self, state, frozen):
     """Mean loss of the held-out videos, float."""
@@ -82,18 +66,10 @@ class Validation:
     count = self._num_samples
     part, _ = self._rows(0, count, count)
     bucket = self._bucket
-    noise = generate.start_noise(
-      self._components, seed, part['video'].shape[0], bucket.frames, bucket.height, bucket.width
-    )
-    inputs = {
-      'image': part['video'][:, 0],
-      'clip_image': part['clip_image'],
-      'token_ids': part['token_ids'],
-      'negative_token_ids': self._negative_ids,
-      'fps': part['fps'],
-    }
-    if self._shrink:
-      inputs['video'] = self._shrink(part['video'])
+    size = bucket.frames, bucket.height, bucket.width
+    noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
+    video = self._shrink(part['video']) if self._shrink else None
+    inputs = generate.Inputs(self._session.of_batch(part), self._negative, video)
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
     return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
@@ -118,12 +94,12 @@ class Validation:
     sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-      writer_lib.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      pictures.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
       writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
       writer.text(step, f'samples/{i:02d}', caption)
-    sheet_HWC = writer_lib.contact_sheet(videos_BFHWC)
-    writer_lib.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    sheet_HWC = pictures.contact_sheet(videos_BFHWC)
+    pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
   def _rows(self, start, stop, size):

@@ -4,24 +4,55 @@ A refinement stage starts from its base stage: what the base has and the refinem
 conditioners, is dropped by name; of the first convolution the channels of the noisy latents stay.
 """
 
+import json
+import re
+
 import jax
 from absl import logging
 
 from i2vgen_jax import checkpoint, lora
-from i2vgen_jax import components as components_lib
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import sharding
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
+# What a config may change of the model that it starts from.
+CHANGEABLE = re.compile(
+  r'unet\.(dropout|remat|row_margin|free_u)|\w+\.(weights|frames_per_chunk|tile|tile_overlap)'
+)
 
 
-def load(workdir, abstract_params, mesh, min_elements):
+def check(config):
+  """Raises ValueError if the model of the run or folder `config.start` is not the config's; the
+  config may leave conditioners out, and have an autoencoder of its own, with weights."""
+  blocks = ('unet', *(name for name in frozen_lib.MODULES if name in config))
+  started = checkpoint.read_config(config.start)
+  ours, theirs = (
+    checkpoint.flatten_config({block: tree[block] for block in blocks if block in tree})
+    for tree in (json.loads(config.to_json()), json.loads(started.to_json()))
+  )
+  kept = ours['unet.conditioners']
+  theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
+  own_vae = config.vae.weights not in ('', started.vae.weights)
+  differences = [
+    f'{name}: {theirs.get(name, "(absent)")} -> {ours.get(name, "(absent)")}'
+    for name in sorted(set(ours) | set(theirs))
+    if ours.get(name) != theirs.get(name)
+    and not (CHANGEABLE.fullmatch(name) or own_vae and name.startswith('vae.'))
+  ]
+  if differences:
+    raise ValueError(
+      f'start={config.start} is of another model than this config:\n  ' + '\n  '.join(differences)
+    )
+
+
+def load(workdir, abstract_params, mesh):
   """The averaged weights of the newest checkpoint, as parameters of another model.
 
   Args:
     workdir: of the run to start from, or a folder of `load`.
     abstract_params: ShapeDtypeStructs with shardings, of the new run.
     mesh: of the new run.
-    min_elements: config.sharding.min_elements.
 
   Raises:
     ValueError: no such run, or its model has not all that the new one needs.
@@ -29,8 +60,8 @@ def load(workdir, abstract_params, mesh, min_elements):
   config = checkpoint.read_config(workdir)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
-  started = components_lib.build(config, workdir)
-  params, _ = checkpoint.load_params(workdir, started.abstract_params(mesh, min_elements))
+  started = session_lib.build(config, workdir, reads_captions=False).on(mesh)
+  params, _ = session_lib.load_unet(started, workdir)
   if lora.is_used(config):
     params = jax.jit(lora.merge)(params, config.lora.alpha)
   # New adapters start as they are made.

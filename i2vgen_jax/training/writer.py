@@ -1,7 +1,6 @@
 """What people look at: metrics.jsonl, TensorBoard, a progress bar on terminals and plain lines
 elsewhere."""
 
-import io
 import json
 import sys
 import time
@@ -11,8 +10,9 @@ import tensorboardX
 import tqdm
 from absl import logging
 from etils import epath
-from PIL import Image
 from tensorboardX.proto import summary_pb2
+
+from i2vgen_jax.sampling import pictures
 
 
 class Writer:
@@ -61,7 +61,10 @@ class Writer:
     # any GIF.
     _, height, width, channels = video_FHWC.shape
     image = summary_pb2.Summary.Image(
-      height=height, width=width, colorspace=channels, encoded_image_string=gif(video_FHWC, fps)
+      height=height,
+      width=width,
+      colorspace=channels,
+      encoded_image_string=pictures.gif(video_FHWC, fps),
     )
     summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=name, image=image)])
     self._events.file_writer.add_summary(summary, step)
@@ -74,33 +77,6 @@ class Writer:
 
 def _number(value):
   return value if isinstance(value, str | int) else float(value)
-
-
-def gif(video_FHWC, fps):
-  """Bytes of an endless GIF of uint8 frames."""
-  frames = [Image.fromarray(frame) for frame in np.asarray(video_FHWC)]
-  buffer = io.BytesIO()
-  frames[0].save(
-    buffer, 'GIF', save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0
-  )
-  return buffer.getvalue()
-
-
-def contact_sheet(videos_BFHWC, columns=None):
-  """One row per video, its frames side by side with a pixel of white between; uint8 (H, W, 3)."""
-  rows = []
-  for video_FHWC in np.asarray(videos_BFHWC):
-    frames = video_FHWC if columns is None else video_FHWC[:columns]
-    rows.append(
-      np.concatenate([np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in frames], 1)
-    )
-  return np.concatenate(rows, 0)
-
-
-def write_png(path, image_HWC):
-  """Writes a uint8 image."""
-  with epath.Path(path).open('wb') as file:
-    Image.fromarray(np.asarray(image_HWC)).save(file, 'PNG')
 
 
 class Progress:

@@ -1,0 +1,189 @@
+"""Two nouns. A signal is something that is read, encoded by a frozen network, cached, dropped and
+guided: a caption, a picture's latents. A conditioner is the trainable module that turns signals
+into one route of the U-Net.
+
+A conditioner's file defines its class, and a signal if it reads one that is not in signals.py; a
+line of `unet.conditioners` uses it. Stream, cache, training, sampling, evaluation and ablation go
+through that list and know no condition by name.
+"""
+
+import abc
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from data_pipelines.stream import cache, fields
+from i2vgen_jax.models import autoencoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a signal is made of.
+
+  Attributes:
+    config: of the run.
+    autoencoder: of the run.
+    networks: the frozen networks by their block of the config; Flax modules.
+    workdir: of the run, whose own copy of a tokenizer comes first; or None.
+    reads_captions: False for what is only planned: then there is no tokenizer.
+  """
+
+  config: Any
+  autoencoder: autoencoder.Autoencoder
+  networks: Mapping[str, nn.Module]
+  workdir: str | None = None
+  reads_captions: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What a user gives to sample from, one entry for each video.
+
+  Attributes:
+    images: RGB pictures of any size.
+    captions: what happens.
+    height, width: of the videos, pixels.
+    fps: of the videos.
+    more: values of the signals' own flags (Signal.flags) by name, as text.
+  """
+
+  images: Sequence[PIL.Image.Image]
+  captions: Sequence[str]
+  height: int
+  width: int
+  fps: float
+  more: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Signal(abc.ABC):
+  """Something that a model is conditioned on, before anything trainable.
+
+  `inputs` below is a dict of arrays with a leading batch dim: what `encode` takes, of a batch of
+  the stream (`of_batch`) or of a user's request (`of_request`).
+
+  Attributes:
+    name: of its entry in `conditioning` and in config.condition_dropout.
+    networks: blocks of the config whose frozen parameters it reads.
+    flags: name -> help of flags that `sample` gets for it; `Request.more` holds their values.
+    dropout: how often training drops it, if config.condition_dropout does not say.
+    drop_slot: its place in the draws of condition dropout that the first release had; None draws
+      by its name, so that a new signal changes no other's draws.
+  """
+
+  name: ClassVar[str]
+  networks: ClassVar[tuple[str, ...]] = ()
+  flags: ClassVar[Mapping[str, str]] = {}
+  dropout: ClassVar[float] = 0.0
+  drop_slot: ClassVar[int | None] = None
+
+  def __init__(self, parts: Parts):
+    self.parts = parts
+
+  @abc.abstractmethod
+  def fields(self) -> tuple[fields.Field, ...]:
+    """What it reads of a batch."""
+
+  @abc.abstractmethod
+  def shape(self, height: int, width: int) -> tuple[int, ...]:
+    """Of a row of what `encode` returns, for a video of this size in pixels."""
+
+  @abc.abstractmethod
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """float32 (B, ...) for the conditioners.
+
+    Args:
+      frozen: parameters by network.
+      inputs: of `of_batch` or `of_request`.
+      keys_B: one key per sample, in training; None wants the same value at every call.
+    """
+
+  @abc.abstractmethod
+  def of_request(self, request: Request) -> dict[str, np.ndarray]:
+    """`inputs` of what a user gives; raises ValueError if something is missing."""
+
+  def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
+    """`inputs` of a batch of the stream."""
+    return {field.name: batch[field.name] for field in self.fields()}
+
+  # Dropped and guided.
+
+  def null(self, frozen: Any) -> jax.Array | None:
+    """What takes its place when it is dropped, broadcastable to (B, ...); None is never dropped.
+
+    frozen['null'][name] is the encoding of `negative` of the run's own negative prompt, if it has
+    one.
+    """
+    return jnp.zeros(())
+
+  def negative(self, prompt: str) -> dict[str, np.ndarray]:
+    """`inputs`, of one row, of what guidance moves away from; {} needs none."""
+    return {}
+
+  def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
+    """The other side of guidance, shaped as `value`; by default guidance does not act on it.
+
+    Args:
+      frozen: parameters by network.
+      negative: of `negative`.
+      value: what `encode` gave.
+    """
+    return value
+
+  # Cached.
+
+  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
+    """Arrays that a cache keeps of it; () is made of the batch, or of the latents, at each step."""
+    return ()
+
+  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
+    """The kept arrays, by name: of a batch whose videos are single frames, or of captions.
+
+    Args:
+      frozen: parameters by network.
+      batch: of the fields.
+    """
+    return {}
+
+  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """As `encode`, of a batch with kept arrays, and with `latent_mean` and `latent_logvar`."""
+    return self.encode({}, self.of_batch(batch), keys_B)
+
+  def keep_files(self, workdir: str) -> None:  # noqa: B027  # Most read nothing else.
+    """Copies what it reads from elsewhere, such as a tokenizer, into the workdir."""
+
+
+class Conditioner(nn.Module):
+  """Turns `signals`, in their order, into one `route`; a subclass sets both.
+
+  The routes: 'context' (tokens for cross-attention, concatenated in the config's order), 'concat'
+  (channels beside the noisy latents), 'noise' (added to the noisy latents), 'embedding' (added to
+  the timestep embedding). Its own fields are set by its line of the config.
+
+  Attributes:
+    ablated: what a table calls it when a model goes without; '' leaves it out of ablations.
+    route_width: channels the route takes: D of the context, C of the latents or E.
+    embedding_width: E.
+    dropout: rate within the conditioner.
+  """
+
+  signals: ClassVar[tuple[type[Signal], ...]]
+  route: ClassVar[Literal['context', 'concat', 'noise', 'embedding']]
+  ablated: ClassVar[str] = ''
+
+  route_width: int
+  embedding_width: int
+  dropout: float
+  dtype: jnp.dtype
+
+
+def keys_of(name: str, keys_B: jax.Array) -> jax.Array:
+  """Keys that are `name`'s alone."""
+  number = zlib.crc32(name.encode())
+  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)

@@ -1,0 +1,79 @@
+"""The last frame beside the first: from a first and a last picture to the video between them.
+
+Its latents enter as those of the first do (image_latents.py): as channels beside the noise, here
+the last frame of a sequence whose other frames mark positions. In training it is the clip's own.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.media import pictures
+from i2vgen_jax.conditions import base, image_latents, signals
+from i2vgen_jax.models import attention, layers, video_parts
+
+
+class LastFrameLatents(signals.ImageLatents):
+  """The last frame by the VAE: scaled latents, (B, H, W, C), a draw of their own."""
+
+  name = 'last_frame_latents'
+  flags = {'last_image': 'Last frame: any picture file; for models that are conditioned on it.'}
+  dropout = 0.1  # So that a model can do without.
+  drop_slot = None
+  frame = slice(-1, None)
+  field = 'last_image'
+
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, H, W, C); as ImageLatents.encode, by keys that are not the first frame's."""
+    return super().encode(frozen, inputs, self._own(keys_B))
+
+  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, H, W, C); as ImageLatents.from_cache, by keys that are not the first frame's."""
+    return super().from_cache(batch, self._own(keys_B))
+
+  def of_request(self, request: base.Request) -> dict[str, np.ndarray]:
+    """The picture of --last_image for every video; raises ValueError without one."""
+    path = request.more.get('last_image')
+    if not path:
+      raise ValueError('this model goes from a first to a last frame: give --last_image=FILE.')
+    image = pictures.open_image(path).convert('RGB')
+    images = [image] * len(request.captions)
+    return super().of_request(dataclasses.replace(request, images=images))
+
+  def _own(self, keys_B):
+    return None if keys_B is None else base.keys_of(self.name, keys_B)
+
+
+class LastFrame(base.Conditioner):
+  """Last frame's latents, (B, H, W, C), as the last of a sequence whose others mark positions."""
+
+  signals = (LastFrameLatents,)
+  route = 'concat'
+  ablated = 'last frame'
+
+  @nn.compact
+  def __call__(
+    self, latents_BHWC: jax.Array, num_frames: int, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
+    """(B, H, W, C) -> (B, F, H, W, C).
+
+    Args:
+      latents_BHWC: of the last frame.
+      num_frames: F.
+      dropout_keys_B: a key per sample, or None for no dropout.
+    """
+    channels = latents_BHWC.shape[-1]
+    # From the last frame backwards what image_latents.py makes from the first one forwards.
+    sequence = jnp.flip(image_latents.mark_positions(latents_BHWC, num_frames), axis=1)
+    h = video_parts.own_part(sequence, 1)
+    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
+    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_2')(h))
+    h = layers.Conv(self.route_width, dtype=self.dtype, name='proj_in_4')(h)
+    return attention.FrameAdapter(self.dropout, self.dtype, name='temporal_encoder')(
+      h, dropout_keys_B
+    )

@@ -1,0 +1,221 @@
+"""The four signals of the release, from which all its conditioners are fed.
+
+Paper Sec. 3.1: the caption by CLIP's text tower, the first frame by CLIP's vision tower (semantics)
+and by the VAE (details), and the frame rate.
+
+Dimension key: B batch, F frames, H W height and width, L tokens, D context width, V width of the
+CLIP image vector.
+"""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.media import crops
+from data_pipelines.stream import cache, fields
+from i2vgen_jax.conditions.base import Parts, Request, Signal
+from i2vgen_jax.pretrained import tokenizers
+
+# OpenAI CLIP's image statistics, RGB.
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+class Tokens(Signal):
+  """A caption by a text tower: (B, L, D). Dropped, and guided away from, it is the negative prompt.
+
+  Attributes:
+    field: of the batch, with the token ids.
+  """
+
+  field: ClassVar[str]
+  dropout = 0.1  # Of VGen's text-to-video stage.
+
+  def __init__(self, parts: Parts):
+    super().__init__(parts)
+    [self._network] = self.networks
+    self.module = parts.networks[self._network]
+    self.tokenize = self.make_tokenize() if parts.reads_captions else None
+
+  @abc.abstractmethod
+  def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
+    """captions -> int32 (B, L); raises ValueError without a tokenizer that fits the tower."""
+
+  def fields(self) -> tuple[fields.Field, ...]:
+    """The token ids."""
+    return (fields.TokenIds(self.tokenize, self.field),)
+
+  def shape(self, height: int, width: int) -> tuple[int, ...]:
+    """(L, D)."""
+    return self.module.max_length, self.module.hidden_size
+
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, L, D) of (B, L); as Signal.encode."""
+    return self.module.apply({'params': frozen[self._network]}, inputs[self.field])
+
+  def of_request(self, request: Request) -> dict[str, np.ndarray]:
+    """The captions' ids."""
+    return {self.field: self.tokenize(list(request.captions))}
+
+  def null(self, frozen: Any) -> jax.Array:
+    """The negative prompt's encoding."""
+    return frozen['null'][self.name]
+
+  def negative(self, prompt: str) -> dict[str, np.ndarray]:
+    """The negative prompt's ids."""
+    return {self.field: self.tokenize([prompt])}
+
+  def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
+    """The negative prompt's encoding for each row; as Signal.unconditional."""
+    return jnp.broadcast_to(self.encode(frozen, negative), value.shape)
+
+  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
+    """The encoding, once for a record."""
+    return (cache.Kept(self.name, self.shape(height, width)),)
+
+  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
+    """(B, L, D)."""
+    return {self.name: self.encode(frozen, batch)}
+
+  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, L, D)."""
+    return batch[self.name].astype(jnp.float32)
+
+
+class Caption(Tokens):
+  """By CLIP: the penultimate layer after the final norm, as the release conditions on."""
+
+  name = 'text'
+  networks = ('text_encoder',)
+  field = 'token_ids'
+  drop_slot = 2
+
+  def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
+    """By config.tokenizer, or the run's own copy of it."""
+    config = self.parts.config
+    folder = tokenizers.folder(config, self.parts.workdir)
+    return tokenizers.clip(folder, config.pad_token, self.module)
+
+  def keep_files(self, workdir: str) -> None:
+    """Copies the tokenizer."""
+    tokenizers.keep(tokenizers.folder(self.parts.config, workdir), workdir)
+
+
+class ImageEmbedding(Signal):
+  """The first frame by CLIP: (B, V), pooled and projected, not normalised."""
+
+  name = 'image_embedding'
+  networks = ('image_encoder',)
+  dropout = 0.1
+  drop_slot = 0
+
+  @property
+  def _module(self):
+    return self.parts.networks['image_encoder']
+
+  def fields(self) -> tuple[fields.Field, ...]:
+    """The tower's square."""
+    return (fields.ClipImage(self._module.image_size),)
+
+  def shape(self, height: int, width: int) -> tuple[int, ...]:
+    """(V,)."""
+    return (self._module.projection_dim,)
+
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, V) of uint8 squares; as Signal.encode."""
+    pixels_BHWC = (inputs['clip_image'].astype(jnp.float32) / 255 - CLIP_MEAN) / CLIP_STD
+    return self._module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
+
+  def of_request(self, request: Request) -> dict[str, np.ndarray]:
+    """The pictures' squares, as VGen cuts them."""
+    size = self._module.image_size
+    squares = [crops.clip_square(image, request.width, size) for image in request.images]
+    return {'clip_image': np.stack(squares)}
+
+  def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
+    """Zeros, as in the release; as Signal.unconditional."""
+    return jnp.zeros_like(value)
+
+  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
+    """That of each frame, any of which may become the first."""
+    return (cache.Kept(self.name, self.shape(height, width), frames='first'),)
+
+  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
+    """(B, V)."""
+    return {self.name: self.encode(frozen, batch)}
+
+  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, V)."""
+    return batch[self.name].astype(jnp.float32)
+
+
+class ImageLatents(Signal):
+  """The first frame by the VAE: scaled latents, (B, H, W, C), a draw of their own, as released."""
+
+  name = 'image_latents'
+  networks = ('vae',)
+  drop_slot = 1
+  frame = slice(0, 1)  # Of the clip.
+  field = 'image'
+
+  def fields(self) -> tuple[fields.Field, ...]:
+    """The clip."""
+    return (fields.Video(),)
+
+  def shape(self, height: int, width: int) -> tuple[int, ...]:
+    """(H, W, C)."""
+    autoencoder = self.parts.autoencoder
+    factor = autoencoder.downsampling
+    return height // factor, width // factor, autoencoder.vae.latent_channels
+
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, H, W, C) of uint8 pixels at the video's size; as Signal.encode."""
+    image_BFHWC = inputs[self.field][:, None]
+    return self.parts.autoencoder.encode_video(frozen, image_BFHWC, keys_B)[:, 0]
+
+  def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
+    """The frame, uint8 (B, H, W, 3)."""
+    return {self.field: batch['video'][:, self.frame][:, 0]}
+
+  def of_request(self, request: Request) -> dict[str, np.ndarray]:
+    """The pictures, scaled to cover the video's size and cut to their centres."""
+    size = request.height, request.width
+    images = [crops.center_crop_resize(image, *size) for image in request.images]
+    return {self.field: np.stack(images)}
+
+  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B, H, W, C), drawn from the frame's moments."""
+    moments = [
+      batch[name][:, self.frame].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')
+    ]
+    return self.parts.autoencoder.draw_latents(*moments, keys_B)[:, 0]
+
+
+class FrameRate(Signal):
+  """Frames per second, (B,); never dropped, and the same on both sides of guidance."""
+
+  name = 'fps'
+
+  def fields(self) -> tuple[fields.Field, ...]:
+    """The number itself."""
+    return (fields.Fps(),)
+
+  def shape(self, height: int, width: int) -> tuple[int, ...]:
+    """()."""
+    return ()
+
+  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
+    """(B,) float32; as Signal.encode."""
+    return inputs['fps'].astype(jnp.float32)
+
+  def of_request(self, request: Request) -> dict[str, np.ndarray]:
+    """The request's rate for each video."""
+    return {'fps': np.full((len(request.captions),), request.fps, np.float32)}
+
+  def null(self, frozen: Any) -> None:
+    """It is never dropped."""
+    return

@@ -1,0 +1,128 @@
+"""The frozen networks of a config: their modules, and where their parameters come from."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+
+from i2vgen_jax import checkpoint
+from i2vgen_jax.models import clip, vae
+from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.pretrained import read
+from i2vgen_jax.process import hosts, paths
+
+# By their block of a config, which holds `weights` and `model`.
+MODULES = {
+  'vae': vae.AutoencoderKL,
+  'text_encoder': clip.CLIPText,
+  'image_encoder': clip.CLIPVision,
+}
+# Networks of weights='random' are drawn from this key: the same in every run.
+RANDOM_SEED = 0
+_FIRST = tuple(MODULES)  # Each has its part of the key; a later one draws by its name.
+
+
+def modules(config: Any) -> dict[str, nn.Module]:
+  """The networks that the config has a block of."""
+  dtype = jnp.dtype(config.dtype)
+  return {
+    name: cls(**config[name].model, dtype=dtype) for name, cls in MODULES.items() if name in config
+  }
+
+
+def wanted(config: Any, read_by_signals: set[str]) -> tuple[str, ...]:
+  """Those that a run holds: what its signals read, its VAE, and what the config gives weights of,
+  so that an export is whole."""
+  return tuple(
+    name
+    for name in MODULES
+    if name in config and (name == 'vae' or name in read_by_signals or config[name].weights)
+  )
+
+
+def init(networks: Mapping[str, nn.Module], key: jax.Array) -> dict[str, Any]:
+  """Random parameters of the networks by name; jit- and eval_shape-able."""
+  keys = dict(zip(_FIRST, jax.random.split(key, len(_FIRST)), strict=True))
+  return {
+    name: module.init(
+      keys[name] if name in keys else jax.random.fold_in(key, zlib.crc32(name.encode())),
+      _example(module),
+    )['params']
+    for name, module in networks.items()
+  }
+
+
+def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+  """ShapeDtypeStructs of the networks' parameters."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.eval_shape(lambda key: init(networks, key), key)
+
+
+def _example(module):
+  """The smallest input of a network."""
+  if isinstance(module, vae.AutoencoderKL):
+    pixels = 2 ** len(module.block_channels)
+    return jnp.zeros((1, pixels, pixels, 3))
+  if hasattr(module, 'image_size'):
+    return jnp.zeros((1, module.image_size, module.image_size, 3))
+  return jnp.zeros((1, module.max_length), jnp.int32)
+
+
+def load(
+  config: Any,
+  networks: Mapping[str, nn.Module],
+  mesh: jax.sharding.Mesh,
+  workdir: str | None = None,
+) -> dict[str, Any]:
+  """Parameters by network, on the mesh.
+
+  A run's own copy in workdir/frozen comes first, so that a resumed or sampled run uses the weights
+  it was trained with; then a network's `weights`: a file or folder of a known format
+  (pretrained/), or 'random'; then the copy of the run that it starts from.
+
+  Args:
+    config: of the run.
+    networks: modules by name.
+    mesh: of the run.
+    workdir: of the run, which gets a copy; None keeps none.
+
+  Raises:
+    ValueError: no weights given, or a file that is not this network's.
+  """
+  shapes = abstract(networks)
+  shardings = sharding.shard_tree(shapes, mesh, config.sharding.min_elements)
+  placed = sharding.with_shardings(shapes, shardings)
+  copy = epath.Path(workdir) / 'frozen' if workdir else None
+  written = copy is not None and copy.exists()
+  hosts.meet('all have looked for frozen weights, none has written them')
+  if written:
+    return checkpoint.load_tree(copy, placed, partly=True)
+  frozen = {}
+  random = started = None
+  for name, module in networks.items():
+    weights = config[name].weights
+    if weights == 'random':
+      if random is None:
+        draw = xla_profiles.jit_once(lambda key: init(networks, key), out_shardings=shardings)
+        random = draw(jax.random.key(RANDOM_SEED))
+      frozen[name] = random[name]
+    elif weights:
+      frozen[name] = read.read_params(name, paths.find(weights), config, module, placed[name])
+    elif config.start:
+      if started is None:
+        started = checkpoint.load_tree(epath.Path(config.start) / 'frozen', placed, partly=True)
+      frozen[name] = started[name]
+    else:
+      raise ValueError(
+        f'{name}.weights is not set: give --config.{name}.weights=FILE_OR_FOLDER, or '
+        "'random', or start from a folder that has them: --config.start=DIR."
+      )
+    logging.info('%s weights: %s', name, weights or config.start)
+  if copy is not None:
+    checkpoint.save_tree(copy, frozen)
+  return frozen

@@ -1,0 +1,13 @@
+"""Paths of a config."""
+
+import pathlib
+
+from etils import epath
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def find(path: str) -> epath.Path:
+  """As given, or from beside the packages when it is relative and does not exist."""
+  given = epath.Path(path)
+  return given if given.is_absolute() or given.exists() else epath.Path(ROOT / path)

@@ -1,0 +1,337 @@
+"""A config opened: the modules that it names, the mesh, and the frozen weights.
+
+Everything that can be wrong in a config is found by `build`, before anything compiles.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import fields as fields_lib
+from i2vgen_jax import checkpoint, conditions, lora
+from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax.conditions import base, dropout
+from i2vgen_jax.diffusion import loss, parameterization, schedule
+from i2vgen_jax.models import autoencoder, unet3d
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.pretrained import tokenizers
+
+Array = jax.Array | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """What train, sample, evaluate, plan and export work with.
+
+  Attributes:
+    config: of the run.
+    unet: to be trained.
+    autoencoder: between pixels and latents.
+    networks: the frozen networks by their block of the config.
+    signals: what the U-Net is conditioned on, encoded by the networks; by name.
+    schedule: of the noise.
+    mesh: of the devices, once there are some.
+    frozen: parameters of the networks, and under 'null' what a dropped signal becomes; once loaded.
+  """
+
+  config: Any
+  unet: unet3d.UNet3D | lora.AdaptedUNet
+  autoencoder: autoencoder.Autoencoder
+  networks: Mapping[str, Any]
+  signals: Mapping[str, base.Signal]
+  schedule: schedule.NoiseSchedule
+  mesh: jax.sharding.Mesh | None = None
+  frozen: Mapping[str, Any] | None = None
+
+  def on(self, mesh: jax.sharding.Mesh) -> 'Session':
+    """The session on a mesh."""
+    return dataclasses.replace(self, mesh=mesh)
+
+  def load_frozen(self, workdir: str | None = None) -> 'Session':
+    """The session with its frozen weights, as frozen_lib.load finds them; raises as that does."""
+    loaded = frozen_lib.load(self.config, self.networks, self.mesh, workdir)
+    null = {}
+    for name, negative in self.negative(self.config.negative_prompt).items():
+      encode = xla_profiles.jit_once(
+        self.signals[name].encode, out_shardings=mesh_lib.replicated(self.mesh)
+      )
+      null[name] = encode(loaded, negative)
+    return dataclasses.replace(self, frozen=loaded | {'null': null})
+
+  # Shapes.
+
+  def unet_inputs(self, frames: int, height: int, width: int, batch_size: int = 1) -> tuple:
+    """ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning).
+
+    Args:
+      frames: of the video.
+      height: pixels.
+      width: pixels.
+      batch_size: videos.
+    """
+    factor = self.autoencoder.downsampling
+    latents = (height // factor, width // factor, self.autoencoder.vae.latent_channels)
+    shape = lambda *dims: jax.ShapeDtypeStruct((batch_size, *dims), jnp.float32)  # noqa: E731
+    conditioning = {
+      name: shape(*signal.shape(height, width)) for name, signal in self.signals.items()
+    }
+    timesteps_B = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return shape(frames, *latents), timesteps_B, conditioning
+
+  def smallest_unet_inputs(self) -> tuple:
+    """ShapeDtypeStructs that suffice to initialise the U-Net: parameters do not depend on the
+    video's size."""
+    side = 8 * self.autoencoder.downsampling
+    return self.unet_inputs(frames=2, height=side, width=side)
+
+  def smallest_unet_zeros(self) -> tuple:
+    """Arrays of `smallest_unet_inputs`."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.smallest_unet_inputs())
+
+  def abstract_params(self) -> Any:
+    """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError for a model
+    that is invalid."""
+    inputs = self.smallest_unet_inputs()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    abstract = jax.eval_shape(self.unet.init, key, *inputs)['params']
+    shardings = sharding.shard_tree(abstract, self.mesh, self.config.sharding.min_elements)
+    return sharding.with_shardings(abstract, shardings)
+
+  # What a batch holds.
+
+  def buckets(self) -> list[buckets_lib.Bucket]:
+    """The shapes of batches.
+
+    Raises:
+      ValueError: no corpus, no buckets, or a size that the model cannot take.
+    """
+    if not self.config.data.directories or not self.config.data.buckets:
+      raise ValueError(
+        'The config names no corpus: give data.directories (name -> ingested folder, see '
+        '`python -m data_pipelines ingest --help`) and data.buckets.'
+      )
+    found = buckets_lib.from_config(self.config)
+    for bucket in found:
+      self.check_size(bucket.frames, bucket.height, bucket.width)
+    return found
+
+  def sample_bucket(self) -> buckets_lib.Bucket:
+    """The bucket that is held out and sampled: sample.bucket, or the first with most frames."""
+    by_name = {bucket.name: bucket for bucket in self.buckets()}
+    wanted = self.config.sample.bucket
+    if not wanted:
+      return max(by_name.values(), key=lambda bucket: bucket.frames)
+    if wanted not in by_name:
+      raise ValueError(f'sample.bucket={wanted!r} is unknown; known: {", ".join(by_name)}.')
+    return by_name[wanted]
+
+  def check_size(self, frames: int, height: int, width: int) -> None:
+    """Raises ValueError for a video that the model cannot make, its size in pixels."""
+    factor = self.autoencoder.downsampling
+    if frames < 1:
+      raise ValueError(f'frames={frames} must be at least 1.')
+    if height < factor or width < factor or height % factor or width % factor:
+      raise ValueError(
+        f'size {width}x{height} must be multiples of {factor} pixels, the VAE factor.'
+      )
+
+  def fields(self) -> tuple[fields_lib.Field, ...]:
+    """What the stream makes: the clip, and all that the signals read."""
+    found = {'video': fields_lib.Video()}
+    for signal in self.signals.values():
+      for field in signal.fields():
+        if found.setdefault(field.name, field) != field:
+          raise ValueError(f'two signals read different arrays as {field.name!r}.')
+    return tuple(found.values())
+
+  def kept(self, height: int = 0, width: int = 0) -> tuple[cache_lib.Kept, ...]:
+    """What a cache holds in place of pixels: moments of the latents, and what the signals keep.
+
+    The bucket's size, in pixels, matters for their shapes alone.
+    """
+    latents = self.unet_inputs(1, height, width)[0].shape[2:]
+    found = [cache_lib.Kept(name, latents, 'all') for name in ('latent_mean', 'latent_logvar')]
+    for signal in self.signals.values():
+      found += signal.kept(height, width)
+    return tuple(found)
+
+  # From a batch or a request to what the U-Net is given.
+
+  def encode(
+    self, frozen: Any, batch: Mapping[str, Array], posterior_B: Array, image_B: Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(latents_BFHWC, conditioning) of a training batch, of pixels or from a cache.
+
+    Args:
+      frozen: as the attribute.
+      batch: of the stream.
+      posterior_B: keys of the draws of the clips' latents.
+      image_B: keys of the signals' own draws.
+    """
+    if 'video' in batch:
+      latents_BFHWC = self.autoencoder.encode_video(frozen, batch['video'], posterior_B)
+      return latents_BFHWC, self.condition(frozen, self.of_batch(batch), image_B)
+    moments = [batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')]
+    return self.autoencoder.draw_latents(*moments, posterior_B), {
+      name: signal.from_cache(batch, image_B) for name, signal in self.signals.items()
+    }
+
+  def condition(
+    self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: Array | None = None
+  ) -> dict[str, jax.Array]:
+    """`conditioning` of the signals' inputs by name; see Signal.encode."""
+    return {
+      name: signal.encode(frozen, inputs[name], keys_B) for name, signal in self.signals.items()
+    }
+
+  def unconditional(
+    self, frozen: Any, negative: Mapping[str, Mapping], conditioning: Mapping[str, jax.Array]
+  ) -> dict[str, jax.Array]:
+    """`conditioning` of what guidance moves away from.
+
+    Args:
+      frozen: as the attribute.
+      negative: of the method of that name.
+      conditioning: what guidance moves towards.
+    """
+    return {
+      name: signal.unconditional(frozen, negative.get(name, {}), conditioning[name])
+      for name, signal in self.signals.items()
+    }
+
+  def null(self, frozen: Any) -> dict[str, jax.Array]:
+    """What each signal that can be dropped becomes."""
+    found = {name: signal.null(frozen) for name, signal in self.signals.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+  def of_batch(self, batch: Mapping[str, Array]) -> dict[str, dict]:
+    """Inputs by signal, of a batch with pixels."""
+    return {name: signal.of_batch(batch) for name, signal in self.signals.items()}
+
+  def of_request(self, request: base.Request) -> dict[str, dict]:
+    """Inputs by signal, of what a user gives; raises ValueError if something is missing."""
+    return {name: signal.of_request(request) for name, signal in self.signals.items()}
+
+  def negative(self, prompt: str) -> dict[str, dict]:
+    """Inputs by signal, of what guidance moves away from; of the signals that have any."""
+    found = {name: signal.negative(prompt) for name, signal in self.signals.items()}
+    return {name: inputs for name, inputs in found.items() if inputs}
+
+  def dropout_rates(self, bucket: str = '') -> dict[str, float]:
+    """How often training drops each signal, in a bucket; see conditions.dropout.rates."""
+    return dropout.rates(self.config, self.signals, bucket)
+
+
+def build(config: Any, workdir: str | None = None, reads_captions: bool = True) -> Session:
+  """A session of a config, on no devices yet.
+
+  Args:
+    config: of the run.
+    workdir: whose own tokenizer comes before the config's.
+    reads_captions: False for what is only planned: no tokenizer is needed then.
+
+  Raises:
+    ValueError: whatever is invalid in the config.
+  """
+  noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
+  _check(config, noise_schedule)
+  lines = conditions.read(config.unet.conditioners)
+  networks = frozen_lib.modules(config)
+  vae = config.vae
+  codec = autoencoder.Autoencoder(
+    networks['vae'], vae.scaling_factor, vae.frames_per_chunk, vae.tile, vae.tile_overlap
+  )
+  parts = base.Parts(config, codec, networks, workdir, reads_captions)
+  signals = {cls.name: cls(parts) for cls in conditions.signal_classes(lines)}
+  dropout.check(config, signals)
+  read_by_signals = {network for signal in signals.values() for network in signal.networks}
+  unet = _unet(config, lines)
+  if codec.vae.latent_channels != unet.out_channels:
+    raise ValueError(
+      f'unet.out_channels={unet.out_channels} must equal vae.model.latent_channels='
+      f'{codec.vae.latent_channels}: the U-Net predicts latents.'
+    )
+  return Session(
+    config=config,
+    unet=lora.adapt(unet, config),
+    autoencoder=codec,
+    networks={name: networks[name] for name in frozen_lib.wanted(config, read_by_signals)},
+    signals=signals,
+    schedule=noise_schedule,
+  )
+
+
+def _unet(config, lines):
+  model = dict(config.unet, conditioners=lines)
+  for name in ('block_channels', 'attention_levels'):
+    model[name] = tuple(model[name])
+  if 'free_u' in model:  # Runs from before there was one have none.
+    model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
+  return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
+
+
+def _check(config, noise_schedule):
+  """Raises ValueError for an objective or a refinement that is invalid."""
+  parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
+  loss.check_options(config.loss.timestep_range, config.loss.min_snr_gamma, noise_schedule)
+  if config.refine.levels and not (config.refine.height > 0 and config.refine.width > 0):
+    raise ValueError(
+      f'refine.height={config.refine.height}, refine.width={config.refine.width}: give the size of '
+      'the videos that are refined.'
+    )
+  if config.refine.levels > config.loss.timestep_range[1]:
+    raise ValueError(
+      f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '
+      f'loss.timestep_range={tuple(config.loss.timestep_range)}.'
+    )
+
+
+def open_run(workdir: str, devices: list | None = None) -> Session:
+  """The session of a trained run or of a folder of `load`, without weights.
+
+  Args:
+    workdir: of the run.
+    devices: default all; the batch is split over them, weights are whole on each.
+
+  Raises:
+    ValueError: no run.
+  """
+  config = checkpoint.read_config(workdir)
+  with config.unlocked():
+    config.start = ''  # The run has all of its own.
+    config.tokenizer = tokenizers.folder(config, workdir)
+  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
+  return build(config, workdir).on(mesh)
+
+
+def load_unet(
+  session: Session, workdir: str, weights: str = 'ema', step: int | None = None
+) -> tuple[Any, int]:
+  """(parameters of the U-Net, their step) of an opened run; see checkpoint.load_params."""
+  return checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+
+
+def load_run(
+  workdir: str, weights: str = 'ema', step: int | None = None, devices: list | None = None
+) -> tuple[Session, Any]:
+  """(session with frozen weights, parameters of the U-Net), ready to sample from.
+
+  Args:
+    workdir: of a run, or a folder of `load`.
+    weights: 'ema' or 'raw'.
+    step: default the newest checkpoint.
+    devices: as of open_run.
+
+  Raises:
+    ValueError: no run, no checkpoint, or another model.
+  """
+  session = open_run(workdir, devices)
+  params, _ = load_unet(session, workdir, weights, step)
+  return session.load_frozen(workdir), params
