@@ -1,6 +1,7 @@
 """Names of the tensors of T5's encoder: transformers', in files of the encoder or of all of T5."""
 
 import re
+from typing import Any
 
 from i2vgen_jax.pretrained import tensors
 
@@ -44,6 +45,15 @@ def formats(encoder) -> tuple[tensors.Format, ...]:
       ignored={r'encoder\.embed_tokens\.weight$': 'shared.weight once more'} | _IGNORED,
     ),
     tensors.Format('T5 of transformers, its embedding within the encoder', _within, _IGNORED),
+  )
+
+
+def unseen_fields(encoder) -> dict[str, Any]:
+  """Fields of transformers' config.json that no tensor's shape shows, as an encoder has them."""
+  return dict(
+    feed_forward_proj=encoder.activation,
+    layer_norm_epsilon=encoder.epsilon,
+    relative_attention_max_distance=encoder.max_distance,
   )
 
 
