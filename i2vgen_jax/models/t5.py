@@ -8,11 +8,11 @@ not.
 
 pretrained/t5_names.py has the names that transformers' T5EncoderModel gives to the parameters.
 
-Precision: products of matrices take `dtype` and give float32, and the residual stream, norms and
-the softmax are float32. Trained residual streams reach thousands, and the layers' own results more
-than float16 can hold, which is why transformers keeps `wo` in float32 and clamps. bfloat16 has the
-range of float32, so nothing is clamped here, but only 8 bits: a layer's small addition to a stream
-of thousands would be rounded away.
+Precision: products of matrices take `dtype` and give float32; the residual stream, norms, gates and
+the softmax are float32. Trained streams reach thousands, and what layers add more than float16
+holds: for float16 transformers keeps `wo` in float32 and clamps. bfloat16 has float32's range, so
+that nothing needs a clamp, but steps of 16 in the thousands: a stream in it loses what tells tokens
+apart (tests/test_t5.py).
 
 Initial weights are T5's own (Mesh TensorFlow's).
 

@@ -37,7 +37,7 @@ def name_of(path: str) -> str:
   return '.'.join(['encoder.block', number, _BLOCK[part], *matrix, leaf])
 
 
-def formats(encoder) -> tuple[tensors.Format, ...]:
+def formats(encoder: Any) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.t5.T5Encoder`."""
   return (
     tensors.Format(
@@ -48,7 +48,7 @@ def formats(encoder) -> tuple[tensors.Format, ...]:
   )
 
 
-def unseen_fields(encoder) -> dict[str, Any]:
+def unseen_fields(encoder: Any) -> dict[str, Any]:
   """Fields of transformers' config.json that no tensor's shape shows, as an encoder has them."""
   return dict(
     feed_forward_proj=encoder.activation,

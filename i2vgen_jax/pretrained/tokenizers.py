@@ -34,9 +34,7 @@ def copy_files(
       (target / name).write_bytes((source / name).read_bytes())
 
 
-def load_t5(
-  folder: str | os.PathLike[str],
-) -> transformers.T5TokenizerFast | transformers.T5Tokenizer:
+def load_t5(folder: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBase:
   """transformers' T5 tokenizer of a folder, local or a bucket.
 
   It reads `tokenizer.json` if there is one and `spiece.model` otherwise. Both give equal ids.
