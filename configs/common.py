@@ -94,6 +94,21 @@ def release():
       activation='gelu',
     ),
   )
+  # T5 v1.1 XXL, for a model with the line dict(kind='t5_text').
+  config.t5 = dict(
+    weights='',
+    tokenizer='',
+    model=dict(
+      vocab_size=32128,
+      hidden_size=4096,
+      intermediate_size=10240,
+      head_dim=64,
+      num_layers=24,
+      num_heads=64,
+      max_length=128,
+      activation='gated-gelu',
+    ),
+  )
   # Adapters on these kernels in place of training all: rank 0 is none.
   config.lora = dict(rank=0, alpha=8.0, match=r'attn\d/to_(q|k|v|out_0)/kernel$')
   config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
@@ -105,7 +120,15 @@ def release():
     min_snr_gamma=0.0,  # 5 in Hang et al. 2023 (arXiv:2303.09556); 0 weighs all levels alike.
   )
   # The release drops nothing (p_zero 0.0); its text-to-video stage drops captions at 0.1.
-  config.condition_dropout = dict(text=0.1, image_embedding=0.1, image_latents=0.0, all=0.0)
+  config.condition_dropout = dict(
+    text=0.1,
+    image_embedding=0.1,
+    image_latents=0.0,
+    t5_text=0.1,
+    last_frame_latents=0.1,
+    all=0.0,
+    buckets=dict(),  # Other rates for some: dict(images=dict(image_latents=1.0)).
+  )
   config.data = dict(
     directories=dict(),
     buckets=dict(),

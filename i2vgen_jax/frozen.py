@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 
 from i2vgen_jax import checkpoint
-from i2vgen_jax.models import clip, vae
+from i2vgen_jax.models import clip, t5, vae
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import hosts, paths
@@ -21,10 +21,15 @@ MODULES = {
   'vae': vae.AutoencoderKL,
   'text_encoder': clip.CLIPText,
   'image_encoder': clip.CLIPVision,
+  't5': t5.T5Encoder,
 }
 # Networks of weights='random' are drawn from this key: the same in every run.
 RANDOM_SEED = 0
-_FIRST = tuple(MODULES)  # Each has its part of the key; a later one draws by its name.
+_FIRST = (
+  'vae',
+  'text_encoder',
+  'image_encoder',
+)  # Each has its part of the key; a later one draws by its name.
 
 
 def modules(config: Any) -> dict[str, nn.Module]:

@@ -306,7 +306,7 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
   config = checkpoint.read_config(workdir)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
-    config.tokenizer = tokenizers.folder(config, workdir)
+    config.tokenizer = tokenizers.folder('tokenizer', config.tokenizer, workdir=workdir)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
   return build(config, workdir).on(mesh)
 

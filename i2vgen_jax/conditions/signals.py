@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from data_pipelines.media import crops
 from data_pipelines.stream import cache, fields
 from i2vgen_jax.conditions.base import Parts, Request, Signal
 from i2vgen_jax.pretrained import tokenizers
+from i2vgen_jax.process import paths
 
 # OpenAI CLIP's image statistics, RGB.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
@@ -96,13 +98,17 @@ class Caption(Tokens):
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
     """By config.tokenizer, or the run's own copy of it."""
+    return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
+
+  def _folder(self):
     config = self.parts.config
-    folder = tokenizers.folder(config, self.parts.workdir)
-    return tokenizers.clip(folder, config.pad_token, self.module)
+    return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
 
   def keep_files(self, workdir: str) -> None:
     """Copies the tokenizer."""
-    tokenizers.keep(tokenizers.folder(self.parts.config, workdir), workdir)
+    tokenizers.copy_files(
+      tokenizers.CLIP_FILES, paths.find(self._folder()), epath.Path(workdir) / 'tokenizer'
+    )
 
 
 class ImageEmbedding(Signal):

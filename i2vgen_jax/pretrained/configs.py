@@ -8,6 +8,8 @@ import json
 
 from absl import logging
 
+from i2vgen_jax.pretrained import t5_names
+
 # The newest version that has the pipeline and runs it.
 DIFFUSERS_VERSION = '0.35.2'
 
@@ -246,13 +248,14 @@ def _as_lists(value):
   return json.loads(json.dumps(value, default=dict))
 
 
-def check_source(network, folder, config):
+def check_source(network, folder, config, module):
   """Compares a folder's config.json, if it has one, with ours in what no tensor's shape shows.
 
   Args:
-    network: 'unet', 'vae', 'text_encoder' or 'image_encoder'.
+    network: 'unet', 'vae', 'text_encoder', 'image_encoder' or 't5'.
     folder: of diffusers or transformers.
     config: ours.
+    module: the Flax module; asked instead of the config for what T5 is.
 
   Raises:
     ValueError: a field differs; all are named.
@@ -263,7 +266,10 @@ def check_source(network, folder, config):
   theirs = json.loads(path.read_text())
   nested = {'text_encoder': 'text_config', 'image_encoder': 'vision_config'}.get(network)
   theirs = theirs.get(nested) or theirs  # Both towers in one folder have a config in a config.
-  ours = _unseen_fields(network, theirs, config)
+  if network == 't5':
+    ours = t5_names.unseen_fields(module)
+  else:
+    ours = _unseen_fields(network, theirs, config)
   differences = [
     f'{name}: {theirs[name]}, the config makes {value}'
     for name, value in ours.items()

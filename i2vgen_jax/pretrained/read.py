@@ -4,7 +4,15 @@ import pathlib
 
 from absl import logging
 
-from i2vgen_jax.pretrained import clip_names, configs, files, tensors, unet_names, vae_names
+from i2vgen_jax.pretrained import (
+  clip_names,
+  configs,
+  files,
+  t5_names,
+  tensors,
+  unet_names,
+  vae_names,
+)
 
 # Network -> (parameter path to tensor name, module to Formats).
 NETWORKS = {
@@ -12,6 +20,7 @@ NETWORKS = {
   'vae': (vae_names.name_of, vae_names.formats),
   'text_encoder': (clip_names.text_name_of, clip_names.text_formats),
   'image_encoder': (clip_names.vision_name_of, clip_names.vision_formats),
+  't5': (t5_names.name_of, t5_names.formats),
 }
 
 
@@ -30,7 +39,7 @@ def read_params(network, path, config, module, abstract_params, initial=None):
     ValueError: unreadable, or not this model's: every tensor that does not fit is named.
   """
   path = pathlib.Path(path)
-  configs.check_source(network, path if path.is_dir() else path.parent, config)
+  configs.check_source(network, path if path.is_dir() else path.parent, config, module)
   stored = files.open_checkpoint(path)
   name_of, formats = NETWORKS[network]
   try:

@@ -1,4 +1,4 @@
-"""Captions to token ids, by the tokenizer of a folder; never from the network."""
+"""Captions to token ids, by the tokenizer's own files in a folder; never from the network."""
 
 import os
 import pathlib
@@ -13,24 +13,46 @@ from i2vgen_jax.models import clip as clip_model
 from i2vgen_jax.process import paths
 
 CLIP_FILES = ('vocab.json', 'merges.txt', 'tokenizer_config.json', 'special_tokens_map.json')
+# `tokenizer.json` is of the tokenizers library, `spiece.model` of sentencepiece: one is needed.
+T5_FILES = (
+  'tokenizer.json',
+  'spiece.model',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+)
 
 
-def folder(config, workdir: str | None = None) -> str:
-  """Where a run's tokenizer lies: its own copy, else the config's, else that of its start."""
-  if workdir and (epath.Path(workdir) / 'tokenizer').exists():
-    return os.fspath(epath.Path(workdir) / 'tokenizer')
-  if config.start and not config.tokenizer:
-    return os.fspath(epath.Path(config.start) / 'tokenizer')
-  return config.tokenizer
+def copy_files(
+  names: Sequence[str], source: str | os.PathLike[str], target: str | os.PathLike[str]
+) -> None:
+  """Copies those of the named files that `source` has and `target`, a folder, lacks.
+
+  Args:
+    names: of files.
+    source, target: local folders or buckets.
+  """
+  source, target = epath.Path(source), epath.Path(target)
+  target.mkdir(parents=True, exist_ok=True)
+  for name in names:
+    if (source / name).exists() and not (target / name).exists():
+      (target / name).write_bytes((source / name).read_bytes())
 
 
-def keep(source: str, workdir: str) -> None:
-  """Copies a tokenizer's files into the workdir, so that the run needs no other folder."""
-  found, copy = paths.find(source), epath.Path(workdir) / 'tokenizer'
-  copy.mkdir(parents=True, exist_ok=True)
-  for name in CLIP_FILES:
-    if (found / name).exists() and not (copy / name).exists():
-      (copy / name).write_text((found / name).read_text())
+def folder(name: str, given: str, start: str = '', workdir: str | None = None) -> str:
+  """Where a run's tokenizer lies: its own copy, else the config's, else that of its start.
+
+  Args:
+    name: of the copy's folder in a workdir.
+    given: by the config; '' takes the start's.
+    start: workdir of the run that it starts from, or ''.
+    workdir: of the run, or None.
+  """
+  if workdir and (epath.Path(workdir) / name).exists():
+    return os.fspath(epath.Path(workdir) / name)
+  if start and not given:
+    return os.fspath(epath.Path(start) / name)
+  return given
 
 
 def load_clip(path: str, pad_token: str) -> transformers.CLIPTokenizer:
@@ -47,9 +69,7 @@ def load_clip(path: str, pad_token: str) -> transformers.CLIPTokenizer:
       'tokenizer/ folder of a CLIP or I2VGen-XL checkpoint.'
     )
   with tempfile.TemporaryDirectory() as local:  # transformers reads no buckets.
-    for name in CLIP_FILES:
-      if (source / name).exists():
-        (pathlib.Path(local) / name).write_text((source / name).read_text(), encoding='utf-8')
+    copy_files(CLIP_FILES, source, local)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
   if pad_token not in tokenizer.get_vocab():
     raise ValueError(f'pad_token={pad_token!r} is no token of tokenizer {path!r}.')
@@ -77,8 +97,65 @@ def clip(
       f'{text_encoder.vocab_size}: they do not belong together.'
     )
   length = min(tokenizer.model_max_length, text_encoder.max_length)
+  return _padded(tokenizer, length)
 
-  def tokenize(captions):
+
+def load_t5(path: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBase:
+  """transformers' T5 tokenizer of a folder, local or a bucket.
+
+  It reads `tokenizer.json` if there is one and `spiece.model` otherwise. Both give equal ids.
+
+  Raises:
+    ValueError: the folder has neither.
+  """
+  source = paths.find(os.fspath(path))
+  with tempfile.TemporaryDirectory() as local:  # transformers reads no buckets.
+    copy_files(T5_FILES, source, local)
+    if (pathlib.Path(local) / 'tokenizer.json').exists():
+      # A folder may say add_prefix_space=True, by which transformers converts `spiece.model` anew.
+      return transformers.T5TokenizerFast.from_pretrained(
+        local, local_files_only=True, add_prefix_space=None
+      )
+    if (pathlib.Path(local) / 'spiece.model').exists():
+      # legacy: sentencepiece's own ids. Else transformers edits its model first, by protobuf.
+      return transformers.T5Tokenizer.from_pretrained(local, local_files_only=True, legacy=True)
+  raise ValueError(
+    f'T5 tokenizer {os.fspath(path)!r} is no folder with tokenizer.json or spiece.model: give '
+    "the tokenizer's folder of a T5 checkpoint."
+  )
+
+
+def t5(
+  path: str | os.PathLike[str], vocab_size: int, max_length: int, pad_id: int
+) -> Callable[[Sequence[str]], np.ndarray]:
+  """captions -> int32 (B, max_length), each ended by </s>, cut before it or padded after it.
+
+  Args:
+    path: see `load_t5`.
+    vocab_size: rows of the encoder's embedding; the tokenizer may know fewer tokens.
+    max_length: in tokens, </s> included.
+    pad_id: the id that the encoder masks.
+
+  Raises:
+    ValueError: no tokenizer there, an id that the encoder has no row for, or another padding.
+  """
+  tokenizer = load_t5(path)
+  num_ids = max(tokenizer.get_vocab().values()) + 1
+  if num_ids > vocab_size:
+    raise ValueError(
+      f'T5 tokenizer {os.fspath(path)!r} has {num_ids} ids but the encoder only vocab_size='
+      f'{vocab_size} rows: they do not belong together. Give the tokenizer of its own checkpoint.'
+    )
+  if tokenizer.pad_token_id != pad_id:
+    raise ValueError(
+      f'T5 tokenizer {os.fspath(path)!r} pads with id {tokenizer.pad_token_id}, the encoder '
+      f'masks id {pad_id}: it is no tokenizer of T5. Give that of a T5 checkpoint.'
+    )
+  return _padded(tokenizer, max_length)
+
+
+def _padded(tokenizer, length):
+  def tokenize(captions: Sequence[str]) -> np.ndarray:
     ids = tokenizer(list(captions), padding='max_length', truncation=True, max_length=length)
     return np.asarray(ids['input_ids'], np.int32)
 
