@@ -25,7 +25,8 @@ MODULES = {
 }
 # Networks of weights='random' are drawn from this key: the same in every run.
 RANDOM_SEED = 0
-_FIRST = (
+# Each has its part of the key; a later one draws by its name.
+_FIRST = ("vae", "text_encoder", "image_encoder")
   'vae',
   'text_encoder',
   'image_encoder',
