@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, lora, train
+from i2vgen_jax import checkpoint, conditions, lora, train
 from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
@@ -41,7 +41,7 @@ def main():
   for name, kind in variants.items():
     logging.info('%s: without %s', name, kind)
     if given.train:
-      workdir = output / kind.rpartition('.')[2]
+      workdir = output / conditions.name_of(kind)
       if train.train(without(checkpoint.read_config(given.workdir), kind), workdir) != 0:
         raise ValueError(f'stopped while training {workdir}: the same command goes on.')
       variant = stages.load(workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)

@@ -25,12 +25,8 @@ MODULES = {
 }
 # Networks of weights='random' are drawn from this key: the same in every run.
 RANDOM_SEED = 0
-# Each has its part of the key; a later one draws by its name.
-_FIRST = ("vae", "text_encoder", "image_encoder")
-  'vae',
-  'text_encoder',
-  'image_encoder',
-)  # Each has its part of the key; a later one draws by its name.
+# These have a part of the key each; a later network draws by its name.
+_FIRST = ('vae', 'text_encoder', 'image_encoder')
 
 
 def modules(config: Any) -> dict[str, nn.Module]:

@@ -145,7 +145,7 @@ def test_the_papers_semantics_are_the_clip_vector_plus_a_global_vector_of_the_im
     ([dict(kind='fps')], r'at least one context token'),
     ([dict(kind='text')] * 2, r'name a kind twice'),
     ([dict(kind='text', width=3)], r"'text' has no field \['width'\]"),
-    ([dict(kind='nowhere.text')], r'nowhere'),
+    ([dict(kind='nowhere:Text')], r'nowhere'),
   ],
 )
 def test_lines_that_are_invalid_are_named(lines, message):

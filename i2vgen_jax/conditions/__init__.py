@@ -1,17 +1,18 @@
 """What a model is conditioned on: the lines of `unet.conditioners` as classes.
 
-The kind of a line is the name of a file in this folder, or the dotted name of a module anywhere
-that can be imported, and the file's class of that name in CamelCase: 'image_tokens' is ImageTokens
-of image_tokens.py, 'my_lab.depth_map' DepthMap of my_lab/depth_map.py.
+The kind of a line is the name of a file in this folder, whose class is named alike, in CamelCase:
+'image_tokens' is ImageTokens of image_tokens.py. A class from anywhere else that can be imported is
+named by its module and itself: 'my_lab.conditions:DepthMap'.
 """
 
 import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from i2vgen_jax.conditions import base, signals
+from i2vgen_jax.conditions import base
 
 _OTHER_FILES = ('base', 'dropout', 'signals')
 
@@ -33,7 +34,7 @@ class Line:
   @property
   def name(self) -> str:
     """Of its parameters."""
-    return self.kind.rpartition('.')[2]
+    return name_of(self.kind)
 
   def make(self, **fields: Any) -> base.Conditioner:
     """The module, of the fields that all conditioners have and those of the line."""
@@ -53,18 +54,24 @@ def conditioner(kind: str) -> type[base.Conditioner]:
   Raises:
     ValueError: there is no such file, or no such class in it.
   """
-  module, _, name = kind.rpartition('.')
-  if not module and kind not in kinds():
-    raise ValueError(f'Unknown conditioner kind={kind!r}; known: {", ".join(kinds())}.')
+  module, _, name = kind.rpartition(':')
+  if not module:
+    if kind not in kinds():
+      raise ValueError(f'Unknown conditioner kind={kind!r}; known: {", ".join(kinds())}.')
+    module = f'{__name__}.{kind}'
+    name = ''.join(word.capitalize() for word in kind.split('_'))
   try:
-    file = importlib.import_module(f'{module or __name__}.{name}')
-    found = getattr(file, ''.join(word.capitalize() for word in name.split('_')))
+    return getattr(importlib.import_module(module), name)
   except (ImportError, AttributeError) as error:
     raise ValueError(
-      f'conditioner kind={kind!r}: {error}. A kind is a file of i2vgen_jax/conditions/ or a module '
-      'that can be imported, with a class of the same name in CamelCase.'
+      f'conditioner kind={kind!r}: {error}. A kind is a file of i2vgen_jax/conditions/, or '
+      "'module:Class' of a class that can be imported."
     ) from error
-  return found
+
+
+def name_of(kind: str) -> str:
+  """The name of a kind's parameters: 'image_tokens', and 'depth_map' of 'my_lab:DepthMap'."""
+  return re.sub(r'(?<!^)(?=[A-Z])', '_', kind.rpartition(':')[2]).lower()
 
 
 def read(lines: Iterable[Mapping[str, Any]]) -> tuple[Line, ...]:
@@ -108,6 +115,3 @@ def flags() -> dict[str, str]:
   """Name -> help of the flags that the signals of this folder's conditioners have."""
   classes = signal_classes([Line(kind, conditioner(kind)) for kind in kinds()])
   return {name: text for cls in classes for name, text in cls.flags.items()}
-
-
-__all__ = ['Line', 'base', 'conditioner', 'flags', 'kinds', 'read', 'signal_classes', 'signals']
