@@ -54,7 +54,7 @@ def files(folder: pathlib.Path, *names: str) -> dict[str, Arrays]:
       arrays |= {prefix + inner: value for inner, value in read(file).items()}
     if not arrays:
       raise ValueError(f'{path} holds no files.')
-    found[path.stem] = arrays
+    found[name] = arrays
   return found
 
 

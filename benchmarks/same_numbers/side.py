@@ -95,31 +95,44 @@ class Side:
       free.put(core)
 
   def _run(self, name):
-    case, folder = cases.CASES[name], self._place.folder / name
-    marker, key = self._results / name / DONE, self._key(name)
-    if marker.exists() and json.loads(marker.read_text())['key'] == key:
+    started = time.monotonic()
+    folder, results = self._place.folder / name, self._results / name
+    ran, key = folder / DONE, self._key(name)
+    if not (ran.exists() and ran.read_text() == key):
+      shutil.rmtree(results, ignore_errors=True)
+      error = self._run_commands(name, folder)
+      if error:
+        return error
+      ran.write_text(key)
+    sources = pathlib.Path(collect.__file__).read_bytes()
+    read_by = hashlib.sha256(key.encode() + sources).hexdigest()
+    marker = results / DONE
+    if marker.exists() and json.loads(marker.read_text())['key'] == read_by:
       print(f'{self.name}: {name} is there', flush=True)
       return ''
-    for old in (folder, marker.parent):
-      shutil.rmtree(old, ignore_errors=True)
+    try:
+      with _READING:
+        found = cases.CASES[name].read(folder)
+    except (OSError, ValueError, KeyError) as error:
+      return f'what it left cannot be read: {error!r}'
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(parents=True)
+    for comparison, arrays in found.items():
+      np.savez(results / f'{comparison}.npz', **arrays)
+    marker.write_text(json.dumps(dict(key=read_by, comparisons=list(found))))
+    print(f'{self.name}: {name} ran, {time.monotonic() - started:.0f} s', flush=True)
+    return ''
+
+  def _run_commands(self, name, folder):
+    """'' or what went wrong."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    started = time.monotonic()
     for number, command in enumerate(self._commands(name)):
       log = folder / f'{number}.log'
-      outcome = self._execute(command, log, case.devices)
+      outcome = self._execute(command, log, cases.CASES[name].devices)
       if outcome:
         lines = log.read_text(errors='replace').splitlines()[-LOG_LINES:]
         return '\n  '.join([f'{outcome} of python {" ".join(command)}', *lines])
-    try:
-      with _READING:
-        found = case.read(folder)
-    except (OSError, ValueError, KeyError) as error:
-      return f'what it left cannot be read: {error!r}'
-    marker.parent.mkdir(parents=True)
-    for comparison, arrays in found.items():
-      np.savez(marker.parent / f'{comparison}.npz', **arrays)
-    marker.write_text(json.dumps(dict(key=key, comparisons=list(found))))
-    print(f'{self.name}: {name} ran, {time.monotonic() - started:.0f} s', flush=True)
     return ''
 
   def _commands(self, name):
@@ -152,10 +165,10 @@ class Side:
     return f'exit code {done.returncode}' if done.returncode else ''
 
   def _key(self, name):
-    """Digest of all that makes a case's arrays, but for the tree."""
+    """Digest of all that makes what a case leaves, but for the tree."""
     case = cases.CASES[name]
-    commands = [list(command) for command in case.commands(self._place, self._place.folder / name)]
-    sources = [pathlib.Path(collect.__file__).read_text(), cases.DRIVER.read_text()]
+    commands = list(map(list, case.commands(self._place, self._place.folder / name)))
+    driver = cases.DRIVER.read_text() if str(cases.DRIVER) in sum(commands, []) else ''
     needs = [] if name == cases.CORPUS else [cases.CORPUS, *case.needs]
-    described = json.dumps([commands, case.devices, sources, [self._key(need) for need in needs]])
+    described = json.dumps([commands, case.devices, driver, [self._key(need) for need in needs]])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
