@@ -8,10 +8,12 @@ import pathlib
 import signal
 import sys
 import traceback
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
+from ml_collections.config_flags import config_flags
 
 from i2vgen_jax import exit_codes
 
@@ -22,7 +24,11 @@ EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
 )
 # In the messages of JAX when another process of the run has died.
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
+# The folder of the four packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
+# --config is a flag of the command that calls define_config, and stands in its --help.
+flags.disclaim_key_flags()
 
 
 class BudgetError(RuntimeError):
@@ -46,10 +52,10 @@ def parse_flags(argv):
     fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
 
 
-def is_ours(file):
-  """Whether a source file belongs to this repository."""
+def is_ours(file: str | os.PathLike[str]) -> bool:
+  """Whether a source file belongs to one of our packages."""
   path = pathlib.Path(file).resolve()
-  return _ROOT in path.parents and '.venv' not in path.parts
+  return any(_ROOT / package in path.parents for package in _PACKAGES)
 
 
 def raised_by_us(error):
@@ -118,6 +124,37 @@ def run(main, num_arguments=0):
       fail(message, code)
 
   app.run(guarded, flags_parser=parse_flags)
+
+
+def find_config(path: str) -> str:
+  """Where a config file lies, from any folder: the path itself, else that of an installed config.
+
+  `configs/base.py` names the repository's config when the current folder has no such file.
+
+  Args:
+    path: of a Python file, without the `:arg` that may follow it on the command line.
+  Returns:
+    A path; the given one when there is no such file at all.
+  """
+  installed = _ROOT / path
+  is_config = _ROOT / 'configs' in installed.parents and installed.exists()
+  return str(installed) if is_config and not os.path.exists(path) else path
+
+
+class _ConfigFile(config_flags.ConfigFileFlagParser):
+  """A path, and for its get_config an argument: PATH[:ARG]."""
+
+  def parse(self, path: str) -> Any:
+    file, colon, argument = path.partition(':')
+    return super().parse(f'{find_config(file)}{colon}{argument}')
+
+
+def define_config() -> None:
+  """Defines --config of every command; `--config.a.b=value` overrides a field."""
+  config_flags.DEFINE_config_file(
+    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
+  )
+  flags.FLAGS['config'].parser = _ConfigFile(name='config', lock_config=True)
 
 
 def require(*names):

@@ -14,7 +14,6 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from i2vgen_jax import checkpoint, cli, components, output_folder
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -90,9 +89,7 @@ def read_unet(config, built, mesh, path):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  cli.define_config()
   flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
   flags.DEFINE_string('pipeline', None, 'diffusers folder with all parts.')
   for name in read.NETWORKS:

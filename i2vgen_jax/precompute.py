@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from absl import flags, logging
 from etils import epath
-from ml_collections import config_flags
 
 from data_pipelines import cells, corpus, jobs, latents, schema, shard_writer, storage
 from data_pipelines import sandbox as sandbox_lib
@@ -328,9 +327,7 @@ def _publish(output, items, results, parts, manifest, dtype):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  cli.define_config()
   flags.DEFINE_string('output', None, 'Folder of the cache.')
   flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
   flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')

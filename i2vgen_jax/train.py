@@ -10,7 +10,6 @@ import jax
 from absl import flags, logging
 from clu import parameter_overview
 from etils import epath
-from ml_collections import config_flags
 
 from data_pipelines import loader
 from i2vgen_jax import (
@@ -208,9 +207,7 @@ def write_overview(workdir, params):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  cli.define_config()
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
   flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
   cli.require('config', 'workdir')

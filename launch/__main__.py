@@ -12,7 +12,6 @@ import tempfile
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipelines import buckets as buckets_lib
 from i2vgen_jax import cli
@@ -97,7 +96,7 @@ def execute(plan, output):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'configs/<name>.py[:arg]', lock_config=True)
+  cli.define_config()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
   flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256, gpu-8, 2xcpu-4.')
   flags.DEFINE_bool('go', False, 'Do it, instead of showing it.')
