@@ -15,9 +15,10 @@ import pathlib
 import jax
 from absl import flags
 
-from i2vgen_jax import checkpoint, cli, components, output_folder
+from i2vgen_jax import checkpoint, components
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import read
+from i2vgen_jax.process import cli, config_flag, output_folder
 
 PARTS = (*read.NETWORKS, 'tokenizer')
 
@@ -89,7 +90,7 @@ def read_unet(config, built, mesh, path):
 
 
 if __name__ == '__main__':
-  cli.define_config()
+  config_flag.define()
   flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
   flags.DEFINE_string('pipeline', None, 'diffusers folder with all parts.')
   for name in read.NETWORKS:

@@ -13,10 +13,11 @@ import tempfile
 import jax
 from absl import flags
 
-from data_pipelines import buckets as buckets_lib
-from i2vgen_jax import cli
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from launch import cloud_tpu, kubernetes, local, slurm, topology
+from i2vgen_jax.parallel import topology
+from i2vgen_jax.process import cli, config_flag
+from launch import cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
 TARGETS = {
@@ -96,7 +97,7 @@ def execute(plan, output):
 
 
 if __name__ == '__main__':
-  cli.define_config()
+  config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
   flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256, gpu-8, 2xcpu-4.')
   flags.DEFINE_bool('go', False, 'Do it, instead of showing it.')

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging import requirements, utils
 
-from i2vgen_jax import cli
+from i2vgen_jax.process import config_flag
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -56,8 +56,9 @@ USE = """
 import os, pathlib, sys
 from absl import flags
 from data_pipelines.report import command
-from i2vgen_jax import cli, components
-cli.define_config()
+from i2vgen_jax import components
+from i2vgen_jax.process import cli, config_flag
+config_flag.define()
 sys.argv = ['', '--config=configs/demo.py:steps=40', '--config.train.log_every=7']
 flags.FLAGS(sys.argv)
 config = flags.FLAGS.config
@@ -89,17 +90,17 @@ def test_the_installed_packages_find_configs_and_demo_files_from_any_folder(whee
 
 def test_a_config_path_as_given_wins_over_the_installed_one(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert cli.find_config('configs/base.py') == str(ROOT / 'configs' / 'base.py')
+  assert config_flag.find('configs/base.py') == str(ROOT / 'configs' / 'base.py')
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs' / 'base.py').touch()
-  assert cli.find_config('configs/base.py') == 'configs/base.py'
-  assert cli.find_config('configs/demo.py') == str(ROOT / 'configs' / 'demo.py')
+  assert config_flag.find('configs/base.py') == 'configs/base.py'
+  assert config_flag.find('configs/demo.py') == str(ROOT / 'configs' / 'demo.py')
 
 
 @pytest.mark.parametrize('path', ['configs/nope.py', 'base.py', 'launch/job.py', '/nope/base.py'])
 def test_only_configs_are_looked_for_elsewhere(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert cli.find_config(path) == path
+  assert config_flag.find(path) == path
 
 
 def parse(lines):

@@ -11,13 +11,14 @@ import sys
 
 from absl import flags
 
-from data_pipelines import buckets as buckets_lib
-from i2vgen_jax import cli, flops
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import components as components_lib
+from i2vgen_jax import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, compiled, estimate
-from launch import topology as topology_lib
+from i2vgen_jax.process import cli, config_flag
 
 
 def main():
@@ -96,7 +97,7 @@ def table(plan, topology, mfu):
 
 
 if __name__ == '__main__':
-  cli.define_config()
+  config_flag.define()
   flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256.')
   flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the run is taken to reach.')
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
