@@ -14,14 +14,13 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from i2vgen_jax import checkpoint, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
-from i2vgen_jax.process import cli, output_folder, paths
+from i2vgen_jax.process import cli, config_flag, output_folder, paths
 
 PARTS = (*read.NETWORKS, 'tokenizer')
 
@@ -93,9 +92,7 @@ def read_unet(session: session_lib.Session, path: str):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  config_flag.define()
   flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
   flags.DEFINE_string('pipeline', None, 'diffusers folder with all parts.')
   for name in read.NETWORKS:

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from absl import flags, logging
 from etils import epath
-from ml_collections import config_flags
 
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
@@ -32,7 +31,7 @@ from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import cli, config_flag, hosts
 
 CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # That are held at a time.
@@ -357,9 +356,7 @@ def _publish(output, items, results, parts, manifest, dtype):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  config_flag.define()
   flags.DEFINE_string('output', None, 'Folder of the cache.')
   flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
   flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')

@@ -11,14 +11,13 @@ import jax
 from absl import flags, logging
 from clu import parameter_overview
 from etils import epath
-from ml_collections import config_flags
 
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import cli, config_flag, hosts
 from i2vgen_jax.training import compilation, data, goodput, profiler, validation, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -187,9 +186,7 @@ def write_overview(workdir, params):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
   flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
   cli.require('config', 'workdir')

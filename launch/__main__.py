@@ -12,12 +12,11 @@ import tempfile
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, config_flag
 from launch import cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
@@ -98,7 +97,7 @@ def execute(plan, output):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'configs/<name>.py[:arg]', lock_config=True)
+  config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
   flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256, gpu-8, 2xcpu-4.')
   flags.DEFINE_bool('go', False, 'Do it, instead of showing it.')

@@ -10,7 +10,6 @@ import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import flops
@@ -19,7 +18,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, compiled, estimate
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, config_flag
 
 
 def main():
@@ -96,9 +95,7 @@ def table(plan, topology, mfu):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config', None, 'configs/<name>.py[:arg]; override with --config.a.b=value.', lock_config=True
-  )
+  config_flag.define()
   flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256.')
   flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the run is taken to reach.')
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')

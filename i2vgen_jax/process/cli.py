@@ -22,7 +22,9 @@ EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
 )
 # In the messages of JAX when another process of the run has died.
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
+# The folder of our packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
+_PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
 
 
 class BudgetError(RuntimeError):
@@ -46,10 +48,10 @@ def parse_flags(argv):
     fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
 
 
-def is_ours(file):
-  """Whether a source file belongs to this repository."""
+def is_ours(file: str | os.PathLike[str]) -> bool:
+  """Whether a source file belongs to one of our packages."""
   path = pathlib.Path(file).resolve()
-  return _ROOT in path.parents and '.venv' not in path.parts
+  return any(_ROOT / package in path.parents for package in _PACKAGES)
 
 
 def raised_by_us(error):
