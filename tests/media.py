@@ -16,8 +16,6 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from data_pipelines import transforms
-
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -143,11 +141,20 @@ def write(folder: pathlib.Path):
 
 
 def frame_numbers(clip: Clip, frames_FHWC: np.ndarray) -> np.ndarray:
-  """Which of the clip's frames decoded ones show: the number of the most similar rendered frame."""
-  height, width = frames_FHWC.shape[1:3]
-  differences = []
-  for rendered in render(clip):
-    expected = transforms.center_crop_resize(PIL.Image.fromarray(rendered), height, width)
-    error = frames_FHWC.astype(np.float32) - np.asarray(expected, np.float32)
-    differences.append(np.abs(error).mean(axis=(1, 2, 3)))
+  """Which of the clip's frames these are: the number of the most similar rendered one, for each.
+
+  Args:
+    clip: one of CLIPS.
+    frames_FHWC: uint8, decoded, of the clip's own size.
+  Returns:
+    int64 (F,).
+  """
+  decoded = np.stack([_quarter(frame) for frame in frames_FHWC])
+  differences = [
+    np.abs(decoded - _quarter(rendered)).mean(axis=(1, 2, 3)) for rendered in render(clip)
+  ]
   return np.argmin(differences, axis=0)
+
+
+def _quarter(frame_HWC):
+  return np.asarray(PIL.Image.fromarray(frame_HWC).reduce(4), np.float32)

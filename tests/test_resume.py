@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from i2vgen_jax import checkpoint, cli, train
+from i2vgen_jax import checkpoint, train
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.process import cli
 from tests import runs, tiny
 
 
