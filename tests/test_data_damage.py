@@ -63,6 +63,7 @@ def curated(folder, output):
   for path in pathlib.Path(output).glob('sidecar/train-*.parquet'):
     added = parquet.read_table(path.parent / 'curate' / path.name).to_pylist()
     rows += [a | b for a, b in zip(parquet.read_table(path).to_pylist(), added, strict=True)]
+  assert rows, f'{output} has no sidecars'
   return {row['key']: row for row in rows}
 
 

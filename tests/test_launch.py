@@ -82,7 +82,9 @@ def test_rendered_scripts_pass_shellcheck(name, tmp_path):
 
 
 def test_scripts_and_dockerfile_of_this_repository_pass_their_linters():
-  for script in (ROOT / 'launch').glob('*.sh'):
+  scripts = list((ROOT / 'launch').glob('*.sh'))
+  assert {'env.sh', 'test.sh'} <= {script.name for script in scripts}
+  for script in scripts:
     done = shellcheck(script)
     assert done.returncode == 0, done.stdout
   assert hadolint((ROOT / 'launch' / 'Dockerfile').read_text()).returncode == 0
