@@ -47,6 +47,14 @@ def demo_corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def media_folder(tmp_path_factory):
+  """A folder with videos/ and images/ as tests/media.py writes them."""
+  from tests import media
+
+  return made_once(tmp_path_factory, 'media', media.write)
+
+
+@pytest.fixture(scope='session')
 def finished_run(demo_corpus, tmp_path_factory):
   """The workdir of six steps of the tiny config in one go, on one device."""
   from tests import runs

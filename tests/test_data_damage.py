@@ -63,6 +63,7 @@ def curated(folder, output):
   for path in pathlib.Path(output).glob('sidecar/train-*.parquet'):
     added = parquet.read_table(path.parent / 'curate' / path.name).to_pylist()
     rows += [a | b for a, b in zip(parquet.read_table(path).to_pylist(), added, strict=True)]
+  assert rows, f'{output} has no sidecars'
   return {row['key']: row for row in rows}
 
 
@@ -122,6 +123,18 @@ def check_stream(directory, rows, sound):
   assert set(drawn['second']) == set(rows) and set(drawn['all']) == {'sound.mp4'}
   for key, last in drawn['second'].items():
     assert rows[key]['duration'] - 0.5 < max(last) <= rows[key]['duration'] + 1e-3
+
+
+@pytest.mark.parametrize('is_cut', [True, False], ids=['cut', 'flipped'])
+def test_of_an_avi_damaged_half_way_the_sound_half_is_kept(is_cut, media_folder):
+  sound = (media_folder / 'videos' / 'guitar_g03.avi').read_bytes()
+  half = len(sound) // 2
+  damaged = sound[:half] + (b'' if is_cut else bytes(byte ^ 0xA5 for byte in sound[half:]))
+  row = probe.probe(damaged, 'video')
+  assert row['is_truncated'] and 110 < row['num_frames'] < 140  # Of 250.
+  times = row['first_time'] + np.arange(row['num_frames']) / row['fps']
+  found, whole = (decode.decode_video(data, times, 60, 80)[0] for data in (damaged, sound))
+  np.testing.assert_array_equal(found, whole)
 
 
 def test_variable_rate_is_flagged_and_a_little_jitter_is_not(tmp_path, pictures):

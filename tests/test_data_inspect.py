@@ -2,7 +2,6 @@
 
 import io
 import json
-import pathlib
 
 import PIL.Image
 import pyarrow as pa
@@ -15,7 +14,6 @@ from data_pipelines.ingest import inspect
 from data_pipelines.sources import raw
 from tests import corpora
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 LAION_ROW = dict(
   SAMPLE_ID=1.0, URL='https://example.com/a.jpg', TEXT='a frog', HEIGHT=300.0, WIDTH=400.0,
   LICENSE='?', NSFW='UNLIKELY', similarity=0.31,
@@ -125,8 +123,8 @@ def test_damaged_files_are_counted_by_reason(tmp_path):
   assert finding.rejected == {'open': 3, 'decode': 1, 'no_video': 1, 'single_frame': 1}
 
 
-def test_real_lists_are_read_whole(capsys):
-  commands.main(['inspect', str(SHARED / 'videos')])
+def test_lists_in_vgens_form_are_read_whole(media_folder, capsys):
+  commands.main(['inspect', str(media_folder / 'videos')])
   text = capsys.readouterr().out
   assert 'vgen_list' in text and 'accepted video 5' in text
   assert '596x336, 165 frames, 10.25 s, 16 fps' in text

@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def contents(folder):
   """Bytes by name, of all files below a folder."""
   files = [file for file in pathlib.Path(folder).rglob('*') if file.is_file()]
+  assert files, f'{folder} is empty'
   return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 

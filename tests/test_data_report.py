@@ -75,6 +75,7 @@ def rows_of(directory):
   for path in sorted(pathlib.Path(directory).glob('sidecar/train-*.parquet')):
     added = parquet.read_table(path.parent / 'curate' / path.name).to_pylist()
     rows += [a | b for a, b in zip(parquet.read_table(path).to_pylist(), added, strict=True)]
+  assert rows, f'{directory} has no sidecars'
   return rows
 
 

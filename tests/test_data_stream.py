@@ -18,8 +18,8 @@ from data_pipelines.corpus import buckets, reader
 from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import fields, shuffle
 from data_pipelines.stream import stream as stream_lib
+from tests import media
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4, weight=3.0)
 IMAGE = buckets.Bucket('image', 1, 32, 32, fps=1, batch_size=8, weight=1.0, media='image')
 
@@ -255,11 +255,11 @@ def test_stream_arguments_that_do_not_fit_are_named(demo):
     open_stream(demo, buckets=[VIDEO, VIDEO])
 
 
-def test_real_videos_and_images_stream(tmp_path):
+def test_videos_of_two_codecs_and_photographs_stream(media_folder, tmp_path):
   directories = {}
   for name in ('videos', 'images'):
     directories[name] = str(tmp_path / name)
-    manifest = ingest.ingest(str(SHARED / name), directories[name], num_processes=1)
+    manifest = ingest.ingest(str(media_folder / name), directories[name], num_processes=1)
     assert manifest['num_rejected'] == 0
     assert sum(split['num_examples'] for split in manifest['splits'].values()) >= 4
   video = buckets.Bucket('video', 16, 64, 112, fps=8, batch_size=4)
@@ -271,8 +271,7 @@ def test_real_videos_and_images_stream(tmp_path):
     batch = stream.batch_at(step)
     assert batch['video'].reshape(*batch['video'].shape[:2], -1).std(axis=-1).min() > 5
   held = stream_lib.held_out(directories['videos'], video, fields.released(tokenize, 32), 4)
-  listed = dict(line.split('|||') for line in (SHARED / 'videos/list.txt').read_text().splitlines())
-  assert [listed[key] for key in held['key']] == held['caption']
+  assert [media.CLIPS[key].caption for key in held['key']] == held['caption']
 
 
 def test_streaming_needs_neither_tensorflow_nor_beam_nor_duckdb(demo):

@@ -1,10 +1,8 @@
 """Our U-Net with VGen's weights gives what VGen's own code gave: outputs, loss and gradients.
 
-The recorded run and the recipe of its weights are described beside it, in golden/README.md.
+The recorded run and the recipe of its weights are described in golden/README.md.
 """
 
-import csv
-import pathlib
 import zlib
 
 import jax
@@ -15,16 +13,13 @@ import pytest
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors, unet_names
 from tests import tiny
-
-SPEC = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'spec'
-pytestmark = pytest.mark.skipif(not SPEC.exists(), reason='the recorded run is not here')
+from tests.golden import recorded
 
 
 def vgen_weights(params, unet):
   """VGen's state_dict by the recipe: each tensor follows from its name and shape."""
   abstract = tensors.to_torch(params, unet_names.name_of, unet_names.vgen(unet).slot_of)
-  with open(SPEC / 'vgen_to_diffusers_keys.tsv') as file:
-    names = {row[0] for row in list(csv.reader(file, delimiter='\t'))[1:]}
+  names = [row['vgen_key'] for row in recorded.released_tensors()]
   return {name: draw(name, abstract[name].shape) for name in names}
 
 
@@ -52,7 +47,7 @@ def vgen():
 
 def case(name):
   """((latents, timesteps, conditioning), recorded arrays), in our layout."""
-  arrays = np.load(SPEC / 'golden' / 'vgen_small.npz')
+  arrays = np.load(recorded.FOLDER / 'vgen_small.npz')
   arrays = {key.split('/')[1]: arrays[key] for key in arrays if key.startswith(f'{name}/')}
   for key in ('x', 'target', 'output', 'image_latents'):
     arrays[key] = np.moveaxis(arrays[key], 1, -1)
@@ -69,35 +64,35 @@ FAST_COMPILE = {'xla_backend_optimization_level': 0}
 CASES = pytest.mark.parametrize('name', ['video', 'image'])
 
 
-def assert_recorded(output, recorded):
-  worst = np.abs(output - recorded['output']).max()
-  assert worst <= 2e-5 * np.abs(recorded['output']).max()
+def assert_recorded(output, arrays):
+  worst = np.abs(output - arrays['output']).max()
+  assert worst <= 2e-5 * np.abs(arrays['output']).max()
 
 
 @CASES
 def test_output_is_that_recorded_of_vgen(vgen, name):
   unet, params = vgen
-  inputs, recorded = case(name)
+  inputs, arrays = case(name)
   apply = jax.jit(unet.apply, compiler_options=FAST_COMPILE)
-  assert_recorded(apply({'params': params}, *inputs), recorded)
+  assert_recorded(apply({'params': params}, *inputs), arrays)
 
 
 @pytest.mark.slow
 @CASES
 def test_loss_and_gradients_are_those_recorded_of_vgen(vgen, name):
   unet, params = vgen
-  inputs, recorded = case(name)
+  inputs, arrays = case(name)
 
   def loss(params):
     output = unet.apply({'params': params}, *inputs)
-    return jnp.mean(jnp.square(output - recorded['target'])), output
+    return jnp.mean(jnp.square(output - arrays['target'])), output
 
   gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST_COMPILE)
   (value, output), gradients = gradient(params)
-  assert_recorded(output, recorded)
-  np.testing.assert_allclose(value, recorded['loss'], rtol=1e-5)
+  assert_recorded(output, arrays)
+  np.testing.assert_allclose(value, arrays['loss'], rtol=1e-5)
   norms = gradient_norms(gradients, unet)
-  for key, expected in zip(recorded['grad_keys'], recorded['grad_norms'], strict=True):
+  for key, expected in zip(arrays['grad_keys'], arrays['grad_norms'], strict=True):
     # 1e-7: keys of a softmax over one frame have no gradient but rounding.
     np.testing.assert_allclose(norms[str(key)], expected, rtol=1e-4, atol=1e-7, err_msg=key)
 

@@ -46,6 +46,11 @@ def files():
     yield from sorted((ROOT / folder).rglob('*.py'))
 
 
+@pytest.mark.parametrize('folder', FORBIDDEN)
+def test_every_rule_has_files_to_hold_for(folder):
+  assert any(ROOT / folder in path.parents for path in files())
+
+
 @pytest.mark.parametrize('path', list(files()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path):
   relative = str(path.relative_to(ROOT))

@@ -1,27 +1,20 @@
 """Launching without a cloud: what is rendered is valid, means what the exit codes say, and mistakes
 are named before anyone pays for them."""
 
-import copy
-import json
 import math
 import os
 import pathlib
 import subprocess
 
-import jsonschema
 import pytest
 
 from configs import demo, meshes
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.process import exit_codes
 from launch import __main__ as launch_main
 from launch import cloud_tpu, job, kubernetes, local, slurm
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-SCHEMA = json.loads(
-  (ROOT.parent / 'shared' / 'spec' / 'launch' / 'jobset_v1alpha2.schema.json').read_text()
-)
 
 
 def make_job(name='v5p-128', **fields):
@@ -62,38 +55,6 @@ def test_unknown_topologies_are_refused(name):
     topology.parse(name)
 
 
-@pytest.mark.parametrize('name', ['v5e-16', '2xv5p-128', '4xv6e-256', 'tpu7x-8'])
-@pytest.mark.parametrize('fields', [{}, dict(provision='spot', secret='keys', queue='team')])
-def test_jobset_is_valid_and_has_a_pod_per_host(name, fields):
-  made = make_job(name, **fields)
-  manifest = kubernetes.jobset(made)
-  jsonschema.validate(manifest, SCHEMA)
-  (slices,) = manifest['spec']['replicatedJobs']
-  spec = slices['template']['spec']
-  assert slices['replicas'] * spec['completions'] == made.topology.hosts
-  assert spec['template']['spec']['terminationGracePeriodSeconds'] == 180
-
-
-def jobset_action(manifest, code):
-  """What a JobSet controller does with a pod's exit code."""
-  spec = manifest['spec']
-  pod_rules = spec['replicatedJobs'][0]['template']['spec']['podFailurePolicy']['rules']
-  for index, rule in enumerate(pod_rules):
-    if code in rule.get('onExitCodes', {}).get('values', ()):
-      for action in spec['failurePolicy']['rules']:
-        if action['onJobFailureMessagePatterns'][0].endswith(f'index {index}'):
-          return action['action']
-  return 'RestartJobSet'
-
-
-def test_jobset_restarts_exactly_what_the_exit_codes_say():
-  manifest = kubernetes.jobset(make_job())
-  for code in range(1, 256):
-    assert (jobset_action(manifest, code) != 'FailJobSet') == exit_codes.restarts(code), code
-  ignored = 'RestartJobSetAndIgnoreMaxRestarts'
-  assert jobset_action(manifest, exit_codes.PREEMPTED) == ignored
-
-
 def shellcheck(path):
   """SC1091: what it sources is elsewhere. SC2016, an info: a quoted $ in a flag is meant."""
   return subprocess.run(
@@ -121,54 +82,12 @@ def test_rendered_scripts_pass_shellcheck(name, tmp_path):
 
 
 def test_scripts_and_dockerfile_of_this_repository_pass_their_linters():
-  for script in (ROOT / 'launch').glob('*.sh'):
+  scripts = list((ROOT / 'launch').glob('*.sh'))
+  assert {'env.sh', 'test.sh'} <= {script.name for script in scripts}
+  for script in scripts:
     done = shellcheck(script)
     assert done.returncode == 0, done.stdout
   assert hadolint((ROOT / 'launch' / 'Dockerfile').read_text()).returncode == 0
-
-
-def _rename(path, new):
-  def change(manifest):
-    *outer, old = path
-    for key in outer:
-      manifest = manifest[key]
-    manifest[new] = manifest.pop(old)
-
-  return change
-
-
-def _put(path, value):
-  def change(manifest):
-    *outer, last = path
-    for key in outer:
-      manifest = manifest[key]
-    manifest[last] = value
-
-  return change
-
-
-_JOBS = ('spec', 'replicatedJobs', 0)
-_POD = (*_JOBS, 'template', 'spec', 'template', 'spec')
-
-
-@pytest.mark.parametrize(
-  'typo',
-  [
-    _rename(('spec', 'replicatedJobs'), 'replicatedJob'),
-    _rename((*_POD, 'terminationGracePeriodSeconds'), 'terminationGracePeriod'),
-    _rename((*_POD, 'nodeSelector'), 'nodeselector'),
-    _rename((*_JOBS, 'template', 'spec', 'podFailurePolicy'), 'podFailurePolicies'),
-    _put((*_JOBS, 'template', 'spec', 'parallelism'), '16'),
-    _put(('spec', 'failurePolicy', 'rules', 0, 'action'), 'FailJobset'),
-    _put((*_POD, 'containers', 0, 'args'), 'python -m i2vgen_jax.train'),
-    _rename(('spec', 'failurePolicy', 'rules', 0, 'name'), 'nmae'),
-  ],
-)
-def test_typos_in_the_manifest_are_caught(typo):
-  manifest = copy.deepcopy(kubernetes.jobset(make_job()))
-  typo(manifest)
-  with pytest.raises(jsonschema.ValidationError):
-    jsonschema.validate(manifest, SCHEMA)
 
 
 @pytest.mark.parametrize(

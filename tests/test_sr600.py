@@ -4,7 +4,6 @@ golden/sr600.npz was recorded of VGen's class by golden/make_sr600.py.
 """
 
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,11 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import free_u, unet3d
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from tests import runs, tiny
+from tests.golden import recorded as golden
 from tests.test_export import random_params, small_config
 from tests.test_golden import FAST_COMPILE, draw
 
-RECORDED = np.load(pathlib.Path(__file__).parent / 'golden' / 'sr600.npz')
+RECORDED = np.load(golden.FOLDER / 'sr600.npz')
 NARROW = dict(head_dim=16, **configs.SR600)
 MODELS = {
   'small': dict(block_channels=(32, 64), attention_levels=(True, False), layers_per_block=1),

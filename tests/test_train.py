@@ -2,16 +2,12 @@
 compiles."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
 from i2vgen_jax import checkpoint, train
 from tests import runs, tiny
-
-ROOT = pathlib.Path(__file__).parent.parent
-SHARED = ROOT.parent / 'shared' / 'data'
 
 
 @pytest.mark.parametrize(
@@ -69,10 +65,10 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   assert b'loss' in events and b'GIF89a' in events
 
 
-def test_twenty_steps_on_real_videos(tmp_path):
+def test_twenty_steps_on_videos_of_two_codecs_and_three_sizes(media_folder, tmp_path):
   from data_pipelines.ingest import command as ingest
 
-  ingest.ingest(str(SHARED / 'videos'), str(tmp_path / 'corpus' / 'videos'), num_processes=1)
+  ingest.ingest(str(media_folder / 'videos'), str(tmp_path / 'corpus' / 'videos'), num_processes=1)
   config = tiny.get_config(tmp_path / 'corpus', num_steps=20)
   config.train.log_every = 20
   config.checkpoint.every = 20

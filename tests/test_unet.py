@@ -1,8 +1,6 @@
 """Properties of the video U-Net that hold for any weights, or at initialisation."""
 
-import csv
 import functools
-import pathlib
 import re
 
 import flax.linen as nn
@@ -15,6 +13,7 @@ from i2vgen_jax.conditions import image_latent_tokens, image_latents
 from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.pretrained import tensors, unet_names
 from tests import tiny
+from tests.golden import recorded
 
 TINY = dict(
   block_channels=(16, 24),
@@ -28,7 +27,6 @@ TINY = dict(
 )
 # Tiny programs: LLVM's optimisation would take longer than it saves.
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
-TSV = pathlib.Path(__file__).parents[2] / 'shared' / 'spec' / 'vgen_to_diffusers_keys.tsv'
 
 
 def make_unet(without=None, **changes):
@@ -116,10 +114,8 @@ def test_released_sizes_have_the_released_tensors():
   assert sum(np.prod(shape) for shape in shapes.values()) == 1_420_469_224
 
 
-@pytest.mark.skipif(not TSV.exists(), reason=f'no list of the released tensors at {TSV}')
 def test_released_sizes_are_those_of_the_list_of_released_tensors():
-  with TSV.open() as file:
-    rows = list(csv.DictReader(file, delimiter='\t'))
+  rows = recorded.released_tensors()
   expected = {row['diffusers_key']: row['diffusers_shape'] for row in rows}
   assert {name: str(tuple(shape)) for name, shape in released_shapes().items()} == expected
 

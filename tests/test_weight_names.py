@@ -1,8 +1,5 @@
 """The tables of tensor names and shapes against the formats' own sources, at released size."""
 
-import csv
-import pathlib
-
 import diffusers
 import jax
 import numpy as np
@@ -16,13 +13,13 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import clip, unet3d, vae
 from i2vgen_jax.pretrained import clip_names, read, tensors, unet_names, vae_names
 from tests import tiny
+from tests.golden import recorded
 
 SD_UNET = dict(
   down_block_types=('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',),
   up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3,
   use_linear_projection=True,
 )
-SPEC = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'spec'
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +59,6 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-@pytest.mark.skipif(not SPEC.exists(), reason='the list of the releases is not here')
 def test_all_1511_names_and_shapes_of_both_releases_are_ours(released):
   """Written down from running both implementations and diffusers' conversion script."""
   slot_of = unet_names.vgen(unet3d.UNet3D(tiny.RELEASED)).slot_of
@@ -71,8 +67,8 @@ def test_all_1511_names_and_shapes_of_both_releases_are_ours(released):
     name = unet_names.name_of(path)
     slot = slot_of(name)
     ours.add((slot.name, str(slot.shape(shape)), name, str(shape)))
-  with open(SPEC / 'vgen_to_diffusers_keys.tsv') as file:
-    rows = {tuple(row[:4]) for row in list(csv.reader(file, delimiter='\t'))[1:]}
+  columns = ('vgen_key', 'vgen_shape', 'diffusers_key', 'diffusers_shape')
+  rows = {tuple(row[name] for name in columns) for row in recorded.released_tensors()}
   assert len(rows) == 1511
   assert ours == rows
   assert sum(int(np.prod(shape)) for shape in released['unet'].values()) == 1_420_469_224
