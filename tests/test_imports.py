@@ -20,7 +20,6 @@ FORBIDDEN = {
     'i2vgen_jax': {'pretrained'}, 'data_pipelines': set(), 'configs': set(), 'flax': set(),
   },
   'data_pipelines': {'i2vgen_jax': set(), 'configs': set(), 'jax': set(), 'flax': set()},
-  'data_pipelines/score': {'i2vgen_jax': {'models', 'pretrained'}, 'configs': set()},
   'configs': {'i2vgen_jax': set(), 'data_pipelines': set(), 'jax': set()},
 }  # fmt: skip
 NOWHERE = {'torch', 'diffusers', 'tensorflow', 'tests', 'pickle'}
