@@ -20,7 +20,7 @@ import safetensors.numpy
 from absl import flags
 
 from i2vgen_jax import components, encoders, lora
-from i2vgen_jax.pretrained import configs, read, tensors, unet_names
+from i2vgen_jax.pretrained import configs, peft, read, tensors, unet_names
 from i2vgen_jax.process import cli, output_folder
 
 # transformers and diffusers look for these.
@@ -54,7 +54,7 @@ def main():
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
 
   if given.format == 'peft':
-    lora.export_peft(given.output, config, load_unet()[0])
+    peft.export_peft(given.output, config, load_unet()[0].get(lora.KEY, {}))
     print(f'Wrote {given.output}: pipeline.unet.load_attn_procs({given.output!r})')
   elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)
