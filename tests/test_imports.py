@@ -87,8 +87,6 @@ TORCH = (
 # These import what a user names as 'module:function'.
 BY_NAME = ('data_pipelines/curate/measure.py', 'i2vgen_jax/evaluation/frechet.py')
 IMPORTERS = ('import_module', '__import__', 'run_module', 'run_path')
-
-
 UNSEEN = '?'  # A name that is made at run time.
 
 
