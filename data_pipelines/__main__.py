@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-import runpy
+import shlex
 import sys
 import time
 
@@ -13,8 +13,9 @@ from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import inspect, verify
 from data_pipelines.report import command as report
-from data_pipelines.score import command as score
 from data_pipelines.stream import bench, peek
+
+MOVED = ('score', 'precompute')  # They need JAX.
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +28,6 @@ def main(arguments: list[str] | None = None) -> None:
     inspect.add_command,
     ingest.add_command,
     curate.add_command,
-    score.add_command,
     verify.add_command,
     index.add_command,
     report.add_command,
@@ -35,15 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     bench.add_command,
   ):
     command(commands)
-  text = (
-    "Encode a config's corpora once, for data.cache of its runs: python -m i2vgen_jax.precompute."
-  )
-  commands.add_parser('precompute', help=text)
+  for name in MOVED:
+    commands.add_parser(name, help=f'python -m i2vgen_jax.{name}')
   given = sys.argv[1:] if arguments is None else arguments
-  if given[:1] == ['precompute']:  # Its flags are those of a run's config.
-    sys.argv = ['python -m data_pipelines precompute', *given[1:]]
-    runpy.run_module('i2vgen_jax.precompute', run_name='__main__')
-    return
+  if given and given[0] in MOVED:
+    print(f'error: run python -m i2vgen_jax.{shlex.join(given)}', file=sys.stderr)
+    sys.exit(2)
   options = vars(parser.parse_args(given))
   run = options.pop('run')
   try:

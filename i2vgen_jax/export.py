@@ -22,7 +22,7 @@ from absl import flags
 from i2vgen_jax import frozen, lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import signals
-from i2vgen_jax.pretrained import configs, read, tensors, tokenizers, unet_names
+from i2vgen_jax.pretrained import configs, peft, read, tensors, tokenizers, unet_names
 from i2vgen_jax.process import cli, output_folder, paths
 
 # transformers and diffusers look for these.
@@ -57,7 +57,7 @@ def main():
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
 
   if given.format == 'peft':
-    lora.export_peft(given.output, config, load_unet()[0])
+    peft.export_peft(given.output, config, load_unet()[0].get(lora.KEY, {}))
     print(f'Wrote {given.output}: pipeline.unet.load_attn_procs({given.output!r})')
   elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)

@@ -9,7 +9,6 @@ Dimension key: I inputs (after the window's dims, of a convolution), R rank, O o
 """
 
 import dataclasses
-import json
 import math
 import re
 from typing import Any
@@ -17,11 +16,6 @@ from typing import Any
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
-
-from i2vgen_jax.pretrained import tensors, unet_names
-from i2vgen_jax.process import output_folder
 
 KEY = 'lora'  # Of the adapters, beside the U-Net's own blocks.
 
@@ -95,52 +89,6 @@ def merge(params, alpha):
       kernel_IO = flat[f'{layer}/kernel']
       flat[f'{layer}/kernel'] = kernel_IO + alpha / down_IR.shape[-1] * delta_IO
   return _unflatten(flat)
-
-
-def export_peft(output, config, params):
-  """Writes the adapters for diffusers' I2VGenXLUNet, or nothing: as PEFT reads them,
-  `PeftModel.from_pretrained(pipeline.unet, output)`, and as diffusers does,
-  `pipeline.unet.load_attn_procs(output)`.
-
-  Raises:
-    ValueError: `output` exists, or the run has no adapters.
-  """
-  if not is_used(config):
-    raise ValueError('--format=peft writes LoRA adapters, and this run has none: lora.rank is 0.')
-  named, for_diffusers, modules = {}, {}, []
-  adapters = _flatten(params[KEY])
-  for path, down_IR in adapters.items():
-    layer, _, part = path.rpartition('/')
-    if part == 'down':
-      module = unet_names.name_of(f'{layer}/kernel').removesuffix('.weight')
-      modules.append(module)
-      up_RO = np.asarray(adapters[f'{layer}/up'])
-      window = (1,) * (down_IR.ndim - 2)
-      for side, kernel in (('A', down_IR), ('B', up_RO.reshape(*window, *up_RO.shape))):
-        value = tensors.to_torch({'kernel': kernel}, tensors.torch_name, dtype=np.float32)['weight']
-        named[f'base_model.model.{module}.lora_{side}.weight'] = value
-        # It is told no alpha.
-        scale = config.lora.alpha / config.lora.rank if side == 'B' else 1.0
-        for_diffusers[f'unet.{module}.lora_{side}.weight'] = np.float32(scale) * value
-  settings = dict(
-    peft_type='LORA',
-    r=config.lora.rank,
-    lora_alpha=config.lora.alpha,
-    target_modules=modules,
-    lora_dropout=0.0,
-    bias='none',
-    fan_in_fan_out=False,
-    inference_mode=True,
-    task_type=None,
-    base_model_name_or_path=None,
-  )
-  with output_folder.written_whole(output) as folder:
-    files = {'adapter_model': named, 'pytorch_lora_weights': for_diffusers}
-    for name, content in files.items():
-      path = folder / f'{name}.safetensors'
-      safetensors.numpy.save_file(content, path, metadata={'format': 'pt'})
-      path.chmod(0o644)  # safetensors lets only the owner read.
-    (folder / 'adapter_config.json').write_text(json.dumps(settings, indent=2) + '\n')
 
 
 def _flatten(tree):

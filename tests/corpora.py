@@ -59,13 +59,13 @@ def write_tar(path, groups):
       tar.addfile(member, io.BytesIO(data))
 
 
-def kill_and_run_again(arguments, parts):
+def kill_and_run_again(arguments, parts, module='data_pipelines'):
   """Kills a command after its first finished part, then runs it to its end.
 
   Asserts that it was killed half-way, and that the parts that were finished are not written again.
   """
   root = pathlib.Path(__file__).parents[1]
-  command = [sys.executable, '-m', 'data_pipelines', *arguments]
+  command = [sys.executable, '-m', module, *arguments]
   with subprocess.Popen(command, cwd=root, start_new_session=True) as process:
     deadline = time.monotonic() + 300
     while not (parts / '00000/result.json').exists():

@@ -23,8 +23,10 @@ from data_pipelines.curate import decide
 from data_pipelines.index import command as index_lib
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import decode
-from data_pipelines.score import clip_scorer, heads, saliency
-from tests import corpora
+from data_pipelines.score import heads, saliency
+from i2vgen_jax import score
+from i2vgen_jax.evaluation import clip_scorer
+from tests import corpora, runs
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -166,9 +168,9 @@ def test_a_corpus_is_scored_and_resumed(tmp_path, clip_folder, monkeypatch):
   ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
   aesthetic = write_head(tmp_path / 'aesthetic', [DIM, 6, 1])
   write_head(tmp_path / 'nsfw', [DIM, 2], {'output': 'softmax'})
-  command = ['score', f'--corpus={directory}', f'--clip={folder}', '--batch_size=4']
-  command += [f'--aesthetic={tmp_path}/aesthetic', f'--nsfw={tmp_path}/nsfw']
-  commands.main(command)
+  options = dict(clip=str(folder), batch_size=4)
+  options |= dict(aesthetic=f'{tmp_path}/aesthetic', nsfw=f'{tmp_path}/nsfw')
+  score.score(str(directory), **options)
   rows = rows_of(directory)
   found = records.read(epath.Path(next(directory.glob('corpus-train*'))))
   for record in (record for record in found if record['media'] == 'video'):
@@ -184,7 +186,7 @@ def test_a_corpus_is_scored_and_resumed(tmp_path, clip_folder, monkeypatch):
     assert 0 < row['nsfw_score'] < 1
   assert set(rows) == {*names, '5.png'} and len({r['aesthetic'] for r in rows.values()}) == 6
   monkeypatch.setattr(clip_scorer.ClipScorer, 'images', None)  # Nothing is embedded again.
-  commands.main(command)
+  score.score(str(directory), **options)
   assert rows_of(directory) == rows
   manifest = json.loads((directory / 'sidecar/score/manifest.json').read_text())
   assert manifest['num_scored'] == 6 and set(manifest['weights']) == {'clip', 'aesthetic', 'nsfw'}
@@ -197,7 +199,7 @@ def test_what_cannot_be_decoded_has_no_score(tmp_path, clip_folder):
   file = next(directory.glob('corpus-train*'))
   data = (source / '001.mp4').read_bytes()
   file.write_bytes(file.read_bytes().replace(data, bytes(len(data))))
-  commands.main(['score', f'--corpus={directory}', f'--clip={clip_folder[0]}', '--batch_size=4'])
+  score.score(str(directory), str(clip_folder[0]), batch_size=4)
   found = {key: row['clip_similarity'] is not None for key, row in rows_of(directory).items()}
   assert found == {'000.mp4': True, '001.mp4': False, '002.mp4': True}
 
@@ -247,7 +249,7 @@ def test_a_network_finds_the_subject_in_the_whole_frame_and_the_estimate_stays(t
   ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
   curate.curate(str(directory), decide.Rules(min_short_side=16), num_processes=1)
   index_lib.index({'out': str(directory)}, str(tmp_path / 'before'))
-  commands.main(['score', f'--corpus={directory}', f'--saliency={network}'])
+  score.score(str(directory), saliency=str(network))
   rows = rows_of(directory)
   digest = hashlib.sha256(network.read_bytes()).hexdigest()
   for key, area in areas.items():
@@ -284,8 +286,8 @@ def test_saliency_networks_that_are_none_are_named(tmp_path):
     saliency.Saliency(str(tmp_path / 'none.onnx'))
   with pytest.raises(ValueError, match='is no ONNX model'):
     saliency.Saliency(str(tmp_path / 'text.onnx'))
-  with pytest.raises(SystemExit, match='give --clip .* or --saliency'):
-    commands.main(['score', f'--corpus={tmp_path}'])
+  with pytest.raises(ValueError, match='give --clip .* or --saliency'):
+    score.score(str(tmp_path))
 
 
 def test_a_map_that_is_no_probability_is_refused(tmp_path):
@@ -305,11 +307,33 @@ def test_a_killed_score_goes_on_with_the_same_bytes_and_redoes_no_finished_shard
   directory, whole = tmp_path / 'out', tmp_path / 'whole'
   ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
   shutil.copytree(directory, whole)
-  flags = ['score', f'--clip={clip_folder[0]}', '--batch_size=16']
-  commands.main([*flags, f'--corpus={whole}'])
-  corpora.kill_and_run_again([*flags, f'--corpus={directory}'], directory / '_scored')
+  score.score(str(whole), str(clip_folder[0]), batch_size=16)
+  command = [f'--corpus={directory}', f'--clip={clip_folder[0]}', '--batch_size=16']
+  corpora.kill_and_run_again(command, directory / '_scored', 'i2vgen_jax.score')
   again, once = (
     {path.name: path.read_bytes() for path in (folder / 'sidecar/score').iterdir()}
     for folder in (directory, whole)
   )
   assert again == once and any(name.endswith('.parquet') for name in once)
+
+
+def test_the_command_counts_examples_and_names_mistakes_in_one_line(tmp_path):
+  source = corpora.write_folder(tmp_path / 'in', 2)
+  ingest.ingest(str(source), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
+  done = runs.module('i2vgen_jax.score', f'--corpus={tmp_path / "out"}', '--dry_run')
+  assert done.returncode == 0 and '2 examples to score' in done.stdout
+  for flag, message in (
+    ('--clip=/nowhere', '/nowhere has no config.json'),
+    ('--aesthetic=a', 'nothing to score with: give --clip'),
+  ):
+    done = runs.module('i2vgen_jax.score', f'--corpus={tmp_path / "out"}', flag)
+    assert done.returncode == 2 and message in done.stderr and 'Traceback' not in done.stderr
+  assert not (tmp_path / 'out/sidecar/score').exists()
+
+
+@pytest.mark.parametrize('name', ['score', 'precompute'])
+def test_the_old_names_print_the_new_ones(name, capsys):
+  with pytest.raises(SystemExit) as ended:
+    commands.main([name, '--output=a b'])
+  assert ended.value.code == 2
+  assert f"python -m i2vgen_jax.{name} '--output=a b'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from i2vgen_jax import checkpoint, lora, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
+from i2vgen_jax.pretrained import peft as peft_lib
 from i2vgen_jax.training import optimizer
 from tests import tiny
 from tests.test_export import random_params, small_config
@@ -89,7 +90,7 @@ def exported(folder):
   torch = pytest.importorskip('torch')
   config, _, abstract = adapted(match=TEMPORAL)
   params = random_params(abstract, seed=1)
-  lora.export_peft(folder, config, params)
+  peft_lib.export_peft(folder, config, params[lora.KEY])
 
   def named(tree):
     found = tensors.to_torch(tree, unet_names.name_of)
@@ -144,7 +145,7 @@ def test_diffusers_loads_the_adapters_and_computes_with_them_as_with_merged_weig
 
 def test_export_of_no_adapters_is_refused(tmp_path):
   with pytest.raises(ValueError, match='this run has none: lora.rank is 0'):
-    lora.export_peft(tmp_path / 'adapter', small_config(), {})
+    peft_lib.export_peft(tmp_path / 'adapter', small_config(), {})
   assert not list(tmp_path.iterdir())
 
 

@@ -1,1 +1,1 @@
-"""Scores that need a network: CLIP on the accelerator, with weights that the user supplies."""
+"""Scores by networks, with weights that the user supplies; CLIP itself comes from i2vgen_jax."""

@@ -10,7 +10,7 @@ import pathlib
 import cv2
 import numpy as np
 
-from data_pipelines.score import clip_scorer
+from i2vgen_jax.evaluation import clip_scorer
 
 
 def load(folder):

@@ -126,7 +126,7 @@ def to_torch(
     ValueError: two parameters get one place, or values are not finite in `dtype`.
   """
   parts = collections.defaultdict(dict)
-  for path, value in _flatten(params).items():
+  for path, value in flatten(params).items():
     slot = slot_of(name_of(path))
     i, num_parts = slot.part
     if i in parts[slot.name]:
@@ -171,7 +171,7 @@ def from_formats(
     ValueError: no format fits at all, or a tensor is missing, unexpected or of another shape; all
       of them are named.
   """
-  wanted = _flatten(abstract_params)
+  wanted = flatten(abstract_params)
   names = {path: name_of(path) for path in wanted}
   found = choose_format(formats, list(names.values()), tensors)
   slots = {path: found.slot_of(name) for path, name in names.items()}
@@ -190,7 +190,7 @@ def from_formats(
   if any(slot is None for slot in slots.values()):
     if initial is None:
       raise ValueError(f'{found.name} has no tensor for every parameter of this model.')
-    flat = _flatten(initial())
+    flat = flatten(initial())
   for path, abstract in wanted.items():
     slot = slots[path]
     if slot is not None:
@@ -283,7 +283,8 @@ def _listed(names: list[str]) -> str:
   return ''.join(f'\n  {line}' for line in lines)
 
 
-def _flatten(params: Params) -> dict[str, Any]:
+def flatten(params: Params) -> dict[str, Any]:
+  """Paths joined by '/' to arrays, in the order of the names."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(params)
   return {'/'.join(key.key for key in path): leaf for path, leaf in leaves}
 

@@ -28,10 +28,12 @@ class ClipScorer:
   Attributes:
     image_size: side of the pictures.
     dim: length of the vectors.
+    weights: the file that they came from.
   """
 
   def __init__(self, folder: str):
     path = epath.Path(folder)
+    self.weights = path / 'model.safetensors'
     for name in ('config.json', 'model.safetensors', 'vocab.json', 'merges.txt'):
       if not (path / name).exists():
         raise ValueError(
@@ -56,7 +58,7 @@ class ClipScorer:
       max_length=self._length,
       **_sizes(config.text_config),
     )
-    self._load(files.open_checkpoint(path / 'model.safetensors'))
+    self._load(files.open_checkpoint(self.weights))
     self._embed_images = jax.jit(self._images)
     self._embed_texts = jax.jit(self._texts)
 

@@ -1,14 +1,16 @@
-"""Score: aesthetic, caption similarity and NSFW by CLIP, the subject by a saliency network.
+"""Scores shards: aesthetic, caption similarity and NSFW by CLIP, the subject by a saliency network.
 
 Grain decodes three frames of each video (at 10, 50 and 90 % of its single shot, if curate was run)
 in threads while the accelerator embeds the batch before. Shards are resumed as by jobs.py; to use
-several hosts, give each its own corpora.
+several hosts, give each its own corpora. CLIP needs JAX and comes as an argument: the command is
+`python -m i2vgen_jax.score`.
 """
 
 import hashlib
 import json
 import pathlib
-import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -18,16 +20,38 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, schema, storage
-from data_pipelines.media import decode
+from data_pipelines.media import crops, decode
+from data_pipelines.score import heads as heads_lib
+from data_pipelines.score import saliency as saliency_lib
 
 VERSION = 2  # Of what is scored: another one is scored again.
 STAGE = 'score'
 POSITIONS = (0.1, 0.5, 0.9)
 
 
+class Scorer(Protocol):
+  """CLIP, as `i2vgen_jax.evaluation.clip_scorer` has it.
+
+  Attributes:
+    image_size: side of the pictures.
+    dim: length of the vectors.
+    weights: the file that they came from.
+  """
+
+  image_size: int
+  dim: int
+  weights: epath.Path
+
+  def images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Unit vectors, float32 (B, dim), of uint8 RGB pictures of image_size."""
+
+  def texts(self, captions: Sequence[str]) -> np.ndarray:
+    """Unit vectors, float32 (B, dim)."""
+
+
 def score(
   directory: str,
-  clip: str = '',
+  scorer: Scorer | None = None,
   aesthetic: str = '',
   nsfw: str = '',
   saliency: str = '',
@@ -37,8 +61,10 @@ def score(
   """Writes sidecar/score/ of the corpus in `directory`.
 
   Args:
-    clip: folder of a CLIPModel of transformers (clip_scorer.py).
-    aesthetic, nsfw: files of heads (heads.py) on CLIP's vectors.
+    directory: of the corpus, as ingest wrote it.
+    scorer: CLIP; None scores by the saliency network alone.
+    aesthetic: file of a head (heads.py) on CLIP's vectors.
+    nsfw: likewise.
     saliency: file of a saliency network (saliency.py). A column without its network is null.
     batch_size: examples per step, of three pictures each.
     num_threads: that decode.
@@ -47,23 +73,20 @@ def score(
   Raises:
     ValueError: if the folder holds no corpus, or weights are missing or do not fit.
   """
-  from data_pipelines.score import saliency as saliency_lib
-
-  if not clip and (aesthetic or nsfw or not saliency):
+  if scorer is None and (aesthetic or nsfw or not saliency):
     raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
   output = epath.Path(directory)
   manifest = reader.read_manifest(directory)
-  scorer, found = _clip_and_heads(clip, aesthetic, nsfw) if clip else (None, {})
+  heads = _heads(scorer, aesthetic, nsfw)
   network = saliency_lib.Saliency(saliency) if saliency else None
-  files = dict(aesthetic=aesthetic, nsfw=nsfw, saliency=saliency)
-  files['clip'] = clip and str(epath.Path(clip) / 'model.safetensors')
+  files = dict(aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer and scorer.weights)
   files = {name: storage.sha256(epath.Path(file)) for name, file in files.items() if file}
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
   identity = json.dumps([VERSION, manifest['fingerprint'], files, _spans_digest(output, shards)])
   parts = output / '_scored'
   jobs.claim(parts, identity)
   method = files.get('saliency', '')[:12]
-  work = _ScoreShard(output, scorer, found, network, method, batch_size, num_threads)
+  work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
@@ -82,12 +105,9 @@ def score(
   return summary
 
 
-def _clip_and_heads(clip, aesthetic, nsfw):
-  from data_pipelines.score import clip_scorer, heads  # JAX: only here.
-
-  scorer = clip_scorer.ClipScorer(clip)
+def _heads(scorer, aesthetic, nsfw):
   named = dict(aesthetic=aesthetic, nsfw_score=nsfw)
-  return scorer, {name: heads.Head(path, scorer.dim) for name, path in named.items() if path}
+  return {name: heads_lib.Head(path, scorer.dim) for name, path in named.items() if path}
 
 
 def _spans_digest(output, shards):
@@ -214,41 +234,8 @@ def _span(row):
 
 
 def _square(image, size):
-  from data_pipelines.media import crops
-
   return np.asarray(crops.center_crop_resize(image, size, size))
 
 
 def _squeezed(image, size):
   return np.asarray(image.resize((size, size), PIL.Image.Resampling.BILINEAR))
-
-
-def add_command(commands) -> None:
-  """Adds `score` to the command line."""
-  text = 'Score a corpus by networks: aesthetic, caption similarity, NSFW, the subject.'
-  parser = commands.add_parser('score', help=text, description=text)
-  parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
-  parser.add_argument('--clip', default='', help='folder of a CLIPModel of transformers')
-  parser.add_argument('--aesthetic', default='', help='safetensors file of the head')
-  parser.add_argument('--nsfw', default='', help='safetensors file of the head')
-  parser.add_argument(
-    '--saliency', default='', help='ONNX file, such as U2-Net; whole frames to maps'
-  )
-  parser.add_argument('--batch_size', type=int, default=32, help='%(default)s')
-  parser.add_argument('--num_threads', type=int, default=4, help='that decode')
-  jobs.add_dry_run(parser)
-  parser.set_defaults(run=_run_command)
-
-
-def _run_command(directory, dry_run, **options):
-  start = time.monotonic()
-  if dry_run:
-    manifest = reader.read_manifest(directory)
-    num = sum(split['num_examples'] for split in manifest['splits'].values())
-    print(f'{directory}: {num:,} examples to score; nothing was written')
-    return
-  summary = score(directory, **options)
-  print(
-    f'{directory}: {summary["num_scored"]:,} of {summary["num_examples"]:,} scored, '
-    f'{time.monotonic() - start:.1f} s'
-  )

@@ -1,0 +1,75 @@
+"""Scores a corpus by networks: aesthetic, caption similarity, NSFW, the share of the subject.
+
+  python -m i2vgen_jax.score --corpus=CORPORA/videos --clip=CLIP --aesthetic=head.safetensors
+
+CLIP runs here, on this host's devices; data_pipelines/score/shards.py decodes, writes the columns
+and resumes what was killed. Which files of weights fit: data_pipelines/README.md.
+"""
+
+import time
+from typing import Any
+
+from absl import flags
+
+from data_pipelines.corpus import reader
+from data_pipelines.score import shards
+from i2vgen_jax.evaluation import clip_scorer
+from i2vgen_jax.process import cli
+
+
+def main() -> None:
+  """Entry point."""
+  given = flags.FLAGS
+  start = time.monotonic()
+  if given.dry_run:
+    splits = reader.read_manifest(given.corpus)['splits'].values()
+    num = sum(split['num_examples'] for split in splits)
+    print(f'{given.corpus}: {num:,} examples to score; nothing was written')
+    return
+  summary = score(
+    given.corpus,
+    given.clip,
+    aesthetic=given.aesthetic,
+    nsfw=given.nsfw,
+    saliency=given.saliency,
+    batch_size=given.batch_size,
+    num_threads=given.num_threads,
+  )
+  print(
+    f'{given.corpus}: {summary["num_scored"]:,} of {summary["num_examples"]:,} scored, '
+    f'{time.monotonic() - start:.1f} s'
+  )
+
+
+def score(corpus: str, clip: str = '', **options: Any) -> dict[str, Any]:
+  """Writes sidecar/score/ of a corpus.
+
+  Args:
+    corpus: its folder, as ingest wrote it.
+    clip: folder of a CLIPModel of transformers (clip_scorer.py); '' goes without.
+    **options: of `shards.score`: the other networks' files, batch_size, num_threads.
+
+  Returns:
+    The stage's manifest.
+
+  Raises:
+    ValueError: the folder holds no corpus, or weights are missing or do not fit.
+  """
+  scorer = None
+  if clip:
+    reader.read_manifest(corpus)  # Raises before CLIP is loaded.
+    scorer = clip_scorer.ClipScorer(clip)
+  return shards.score(corpus, scorer, **options)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('corpus', None, 'Folder that ingest wrote.')
+  flags.DEFINE_string('clip', '', 'Folder of a CLIPModel of transformers.')
+  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the head.')
+  flags.DEFINE_string('nsfw', '', 'Safetensors file of the head.')
+  flags.DEFINE_string('saliency', '', 'ONNX file, such as U2-Net: whole frames to maps.')
+  flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
+  flags.DEFINE_integer('num_threads', 4, 'Threads that decode.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
+  cli.require('corpus')
+  cli.run(main)
