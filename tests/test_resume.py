@@ -8,21 +8,22 @@ import time
 import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax import checkpoint, cli, train
 from i2vgen_jax.parallel import sharding
-from tests import runs, tiny
+from tests import averages, runs, tiny
 
 
 def final_state(workdir):
   """Every array of the newest checkpoint, on the host."""
-  directory = pathlib.Path(workdir) / 'checkpoints'
-  step = checkpoint.latest_step(directory)
-  state = ocp.load_checkpointables(directory / str(step))['state']
-  return step, {
-    sharding.path_name(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+  step = checkpoint.latest_step(pathlib.Path(workdir) / 'checkpoints')
+  return step, arrays(runs.state(workdir, step))
+
+
+def arrays(tree):
+  """Path -> array."""
+  return {
+    sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
 
 
@@ -69,6 +70,21 @@ def test_resuming_on_another_mesh_changes_losses_by_rounding_only(
   np.testing.assert_allclose(
     [found[step] for step in range(1, 7)], [expected[step] for step in range(1, 7)], rtol=1e-5
   )
+
+
+def test_a_run_averages_the_parameters_of_all_its_steps(finished_run, demo_corpus):
+  """Of what it saved after each step; the resumed run above has the same bits."""
+  config = tiny.get_config(demo_corpus).train
+  saved = [runs.state(finished_run, step) for step in range(1, 7)]
+  averaged = arrays(saved[-1]['ema_params'])
+  first = arrays(saved[0]['ema_params'])
+  later = [arrays(state['params']) for state in saved[1:]]
+  for name, average in averaged.items():
+    history = [first[name], *(params[name] for params in later)]
+    expected = averages.closed_form(history, config.ema_decay, config.ema_warmup, first_step=1)
+    np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+  moved = [np.abs(later[-1][name] - average).max() > 1e-5 for name, average in averaged.items()]
+  assert np.mean(moved) > 0.5  # Else an average of any kind would do.
 
 
 @pytest.mark.slow
