@@ -3,11 +3,14 @@
 Exit codes: see exit_codes.py.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags, logging
@@ -126,18 +129,41 @@ def require(*names):
     flags.mark_flag_as_required(name)
 
 
+@contextlib.contextmanager
+def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+  """Handles these signals so, and puts back at the end what was there before.
+
+  Only the main thread of a process may handle signals: in another one they stay as they are.
+  """
+  before = {}
+  try:
+    if threading.current_thread() is threading.main_thread():
+      for number in numbers:
+        before[number] = signal.signal(number, handler)
+    yield
+  finally:
+    for number, earlier in before.items():
+      # None: C code had set it, and Python cannot put it back.
+      signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
 class StopRequest:
   """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on
-  all hosts.
+  all hosts. `close` it when nobody asks any longer: the signals then do what they did before.
 
   A second SIGINT aborts at once.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._asked = False
-    if not jax.distributed.is_initialized():
-      signal.signal(signal.SIGTERM, self._ask)
-    signal.signal(signal.SIGINT, self._ask)
+    self._signals = contextlib.ExitStack()
+    # In a run of several processes JAX listens for SIGTERM itself.
+    numbers = [signal.SIGINT] + [signal.SIGTERM] * (not jax.distributed.is_initialized())
+    self._signals.enter_context(signals_to(self._ask, *numbers))
+
+  def close(self) -> None:
+    """Gives the signals back."""
+    self._signals.close()
 
   def _ask(self, number, frame):
     self._asked = True

@@ -4,6 +4,7 @@ The whole run, top to bottom. Start it again with the same workdir and it goes o
 checkpoint.
 """
 
+import contextlib
 import math
 
 import jax
@@ -133,10 +134,10 @@ def train(config, workdir):
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
   last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
-  stop = cli.StopRequest()
   batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
   step_metrics = None
   timing.begin_loop()
+  stop = cli.StopRequest()
   try:
     if last_step > first_step:
       with timing.spending('compile'):
@@ -173,12 +174,13 @@ def train(config, workdir):
     cli.leave_pod(error)
     raise
   finally:
-    batches.close()
-    with timing.spending('checkpoint'):
-      checkpoints.close()
-    profile.close()
-    writer.close()
-    progress.close()
+    with contextlib.closing(stop):  # Last, and also if a save fails: until then a signal waits.
+      batches.close()
+      with timing.spending('checkpoint'):
+        checkpoints.close()
+      profile.close()
+      writer.close()
+      progress.close()
   timing.event('job_end_time')
   pod.meet('end of the run')
   if step < last_step:

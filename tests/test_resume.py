@@ -110,12 +110,28 @@ def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus
 def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
   before = final_state(finished_run)
+  handlers = signal_handlers()
   for stop_at in (0, 3):
     config.train.stop_at = stop_at
     assert train.train(config, finished_run) == 0
+  assert signal_handlers() == handlers
   after = final_state(finished_run)
   assert before[0] == after[0] == 6
   np.testing.assert_array_equal(before[1]['seed'], after[1]['seed'])
+
+
+def signal_handlers():
+  return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_run_that_fails_gives_the_signals_back(demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus)
+  with config.ignore_type():
+    config.loss.timestep_shift = 'three'  # Met when the step is traced, in the loop.
+  handlers = signal_handlers()
+  with pytest.raises(TypeError):
+    train.train(config, tmp_path)
+  assert signal_handlers() == handlers
 
 
 def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
