@@ -19,8 +19,8 @@ from i2vgen_jax import components, flops
 from i2vgen_jax.models import attention, layers, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding, xla_profiles
+from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, compiled
-from launch import topology as topology_lib
 
 NORM_GROUPS, HEAD_DIM, DROPOUT, CONTEXT, MIN_ELEMENTS = 32, 64, 0.1, (145, 1024), 65_536
 

@@ -20,7 +20,9 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines import corpus, curate, ingest
+from data_pipelines.corpus import reader
+from data_pipelines.curate import command as curate
+from data_pipelines.ingest import command as ingest
 
 HEIGHT, WIDTH, FPS = 360, 640, 30
 BAR = 15.0
@@ -68,7 +70,7 @@ def measure(videos, output):
   ingested = cpu_seconds()
   curate.curate(output, num_processes=1)
   curated = cpu_seconds()
-  duration = float(corpus.Corpora(output, 'train').columns['duration'].sum())
+  duration = float(reader.Corpora(output, 'train').columns['duration'].sum())
   seconds = {
     'decoding alone': start - before,
     'ingest': ingested - start,

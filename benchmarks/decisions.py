@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from data_pipelines import decide, schema
+from data_pipelines.corpus import schema
+from data_pipelines.curate import decide
 
 SHARD = 4096
 

@@ -24,8 +24,12 @@ import numpy as np
 import PIL.Image
 import webdataset
 
-from data_pipelines import buckets, decode, demo_corpus, ingest, loader, transforms
-from data_pipelines import frames as frames_lib
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets
+from data_pipelines.ingest import command as ingest
+from data_pipelines.media import crops, decode
+from data_pipelines.media import frames as frames_lib
+from data_pipelines.stream import stream as stream_lib
 
 
 def main():
@@ -53,7 +57,7 @@ def main():
       shape |= dict(frames=1, fps=1, media='image')
     bucket = buckets.Bucket('bench', batch_size=8, **shape)
     streams = {
-      name: loader.TrainStream(
+      name: stream_lib.TrainStream(
         f'{folder}/corpus',
         [bucket],
         _tokenize,
@@ -129,8 +133,8 @@ def _bare_decode(data, times, height, width, clip_image_size):
   if not len(times):
     image = PIL.Image.open(io.BytesIO(data)).convert('RGB')
     if clip_image_size:
-      transforms.clip_square(image, width, clip_image_size)
-    return [np.asarray(transforms.center_crop_resize(image, height, width))]
+      crops.clip_square(image, width, clip_image_size)
+    return [np.asarray(crops.center_crop_resize(image, height, width))]
   reformatter = av.video.reformatter.VideoReformatter()
   frames = []
   with av.open(io.BytesIO(data)) as container:
@@ -141,8 +145,8 @@ def _bare_decode(data, times, height, width, clip_image_size):
     for frame in container.decode(stream):
       while len(frames) < len(times) and frame.time >= times[len(frames)] - 1e-3:
         if clip_image_size and not frames:
-          transforms.clip_square(frame.to_image(), width, clip_image_size)
-        scaled = transforms.scaled_size(frame.height, frame.width, height, width)
+          crops.clip_square(frame.to_image(), width, clip_image_size)
+        scaled = crops.scaled_size(frame.height, frame.width, height, width)
         rgb = reformatter.reformat(
           frame, scaled[1], scaled[0], 'rgb24', interpolation=decode.INTERPOLATION, threads=1
         )
@@ -164,7 +168,7 @@ def _read_tar(path, bucket):
   for sample in webdataset.WebDataset(path, shardshuffle=False):
     times = json.loads(sample['json'])
     video = _bare_decode(sample['media'], times, bucket.height, bucket.width, None)
-    frames.append([transforms.center_crop(frame, bucket.height, bucket.width) for frame in video])
+    frames.append([crops.center_crop(frame, bucket.height, bucket.width) for frame in video])
     if len(frames) == bucket.batch_size:
       np.stack([np.stack(video) for video in frames])
       frames = []

@@ -1,9 +1,10 @@
 """Machines by name: how many ways to split the batch (slice x data x fsdp), the parameters (fsdp),
 single videos where the batch leaves less than one for a device (context), and the matmuls (tensor).
 
-The names are those of launch/topology.py; NxNAME is N slices of it, or N hosts of GPUs, with the
-batch split between them. fsdp stays at 64 or below, for 320 channels are 64 x 5, and at 16 where
-memory allows: small shards are costly (docs/performance.md). -1 takes whatever devices are left.
+The names are those of i2vgen_jax/parallel/topology.py; NxNAME is N slices of it, or N hosts of
+GPUs, with the batch split between them. fsdp stays at 64 or below, for 320 channels are 64 x 5, and
+at 16 where memory allows: small shards are costly (docs/performance.md). -1 takes whatever devices
+are left.
 """
 
 import re

@@ -6,9 +6,15 @@ import runpy
 import sys
 import time
 
-from data_pipelines import bench, curate, demo_corpus, index, ingest, inspection, jobs, peek, verify
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import jobs
+from data_pipelines.curate import command as curate
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.ingest import inspect, verify
 from data_pipelines.report import command as report
 from data_pipelines.score import command as score
+from data_pipelines.stream import bench, peek
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
   commands = parser.add_subparsers(required=True, metavar='command')
   for command in (
     _add_demo,
-    inspection.add_command,
+    inspect.add_command,
     ingest.add_command,
     curate.add_command,
     score.add_command,

@@ -18,10 +18,13 @@ import ml_collections
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, cli, generation, start, train
+from i2vgen_jax import checkpoint, train
 from i2vgen_jax import components as components_lib
 from i2vgen_jax import evaluate as evaluate_lib
-from i2vgen_jax.evaluation import report, sampling
+from i2vgen_jax.evaluation import report
+from i2vgen_jax.process import cli
+from i2vgen_jax.sampling import generate, held_out
+from i2vgen_jax.training import warm_start
 
 # Variant -> the conditioner that it lacks (models/conditioning.py).
 VARIANTS = {
@@ -34,23 +37,23 @@ VARIANTS = {
 def main():
   """Makes the variants, samples from all, and writes what they do."""
   given = flags.FLAGS
-  run = sampling.load(given.workdir, given.weights, seed=given.seed, num_steps=given.steps)
+  run = held_out.load(given.workdir, given.weights, seed=given.seed, num_steps=given.steps)
   if run.refines:
     raise ValueError(f'{given.workdir} is a refinement stage, which is conditioned on text alone.')
   variants = variants_of(run.config)
   output = epath.Path(given.output or epath.Path(given.workdir) / 'ablation')
-  batch = sampling.held_out(run, given.num_examples)
-  videos = {'real': batch['video'], 'all conditions': sampling.sample(run, batch, given.seed)}
+  batch = held_out.held_out(run, given.num_examples)
+  videos = {'real': batch['video'], 'all conditions': held_out.sample(run, batch, given.seed)}
   for name, kind in variants.items():
     logging.info('%s: without %s', name, kind)
     if given.train:
       workdir = output / kind
       if train.train(without(checkpoint.read_config(given.workdir), kind), workdir) != 0:
         raise ValueError(f'stopped while training {workdir}: the same command goes on.')
-      variant = sampling.load(workdir, given.weights, seed=given.seed, num_steps=given.steps)
+      variant = held_out.load(workdir, given.weights, seed=given.seed, num_steps=given.steps)
     else:
       variant = take_out(run, kind, given.seed, given.workdir)
-    videos[name] = sampling.sample(variant, batch, given.seed)
+    videos[name] = held_out.sample(variant, batch, given.seed)
 
   found = evaluate_lib.measure_sets(videos, batch['video'], batch['caption'], run.bucket.fps)
   settings = dict(
@@ -99,8 +102,8 @@ def take_out(run, kind, seed, source):
     run,
     config=config,
     components=built,
-    params=start.restrict(run.params, abstract, source),
-    generate=generation.make_generate(built, run.mesh, seed=seed, **run.settings),
+    params=warm_start.restrict(run.params, abstract, source),
+    generate=generate.make_generate(built, run.mesh, seed=seed, **run.settings),
   )
 
 

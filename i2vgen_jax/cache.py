@@ -5,13 +5,13 @@ import json
 import jax
 import jax.numpy as jnp
 
-from data_pipelines import latents
+from data_pipelines.stream import cache
 from i2vgen_jax import components
 
 
 def check(config, frozen):
   """Raises ValueError if data.cache was made by other networks than the run's frozen ones."""
-  identity = latents.read_manifest(config.data.cache)['identity']
+  identity = cache.read_manifest(config.data.cache)['identity']
   wanted = json.loads(json.dumps(networks(config, frozen)))
   if identity['networks'] != wanted:
     raise ValueError(
@@ -48,7 +48,7 @@ def digest(trees):
 
   sums = jax.device_get(components.jit_once(lambda trees: jax.tree.map(of_leaf, trees))(trees))
   return {
-    name: latents.fingerprint(
+    name: cache.fingerprint(
       {jax.tree_util.keystr(path): int(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
     )
     for name, tree in sums.items()

@@ -19,13 +19,14 @@ import transformers
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, lora, pod
+from i2vgen_jax import checkpoint, lora
 from i2vgen_jax.diffusion import loss, parameterization, schedule
 from i2vgen_jax.encoders import Encoders
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import read
+from i2vgen_jax.process import hosts
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 FROZEN = ('vae', 'text_encoder', 'image_encoder')
@@ -262,7 +263,7 @@ def frozen_params(config, components, mesh, workdir=None):
   placed = with_shardings(abstract, shardings)
   copy = epath.Path(workdir) / 'frozen' if workdir else None
   written = copy is not None and copy.exists()
-  pod.meet('all have looked for frozen weights, none has written them')
+  hosts.meet('all have looked for frozen weights, none has written them')
   if written:
     return checkpoint.load_tree(copy, placed)
   frozen = {}

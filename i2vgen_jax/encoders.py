@@ -161,11 +161,11 @@ class Encoders:
 
   def encode_batch(self, frozen, batch, keys_B, image_keys_B):
     """(latents_BFHWC, conditioning) of a training batch: of pixels, or of what precompute.py made
-    of them (data_pipelines/latents.py).
+    of them (data_pipelines/stream/cache.py).
 
     Args:
       frozen: parameters.
-      batch: see data_pipelines.loader.TrainStream.
+      batch: see data_pipelines.stream.stream.TrainStream.
       keys_B, image_keys_B: draw the video's latents, and those of its first frame as a condition.
     """
     if 'video' in batch:

@@ -15,17 +15,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import cascade, cli, train_step
-from i2vgen_jax.evaluation import (
-  clip_scores,
-  frechet,
-  measures,
-  report,
-  sampling,
-  shapes,
-  spectrum,
-)
+from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import cli
+from i2vgen_jax.sampling import held_out, stages
+from i2vgen_jax.training import step
 
 
 def main():
@@ -34,7 +28,7 @@ def main():
   networks, hashes = load_networks(given)
   base, refinement = load_stages(given)
   last = refinement or base
-  batch = sampling.held_out(last, given.num_examples)
+  batch = held_out.held_out(last, given.num_examples)
   captions, real_BFHWC = batch['caption'], batch['video']
   # Before hours of sampling: networks that cannot take such clips end the command here.
   real = describe(networks, real_BFHWC, captions)
@@ -97,14 +91,14 @@ def load_networks(given):
 
 def load_stages(given):
   """(base, refinement or None); raises ValueError if one is in the other's place."""
-  cascade.check_stages(given.workdir, given.refine_workdir)
+  stages.check_stages(given.workdir, given.refine_workdir)
   shared = dict(weights=given.weights, seed=given.seed)
-  base = sampling.load(
+  base = held_out.load(
     given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
   )
   if not given.refine_workdir:
     return base, None
-  refinement = sampling.load(
+  refinement = held_out.load(
     given.refine_workdir,
     num_steps=given.refine_steps,
     guidance_scale=given.refine_guidance,
@@ -119,17 +113,17 @@ def make_videos(base, refinement, batch, seed):
   """{set: uint8 (N, F, H, W, 3)}, all of the size of the last stage's clips."""
   real_BFHWC = batch['video']
   if refinement is None:
-    return {'real': real_BFHWC, 'sampled': sampling.sample(base, batch, seed)}
+    return {'real': real_BFHWC, 'sampled': held_out.sample(base, batch, seed)}
   small, large = base.bucket, refinement.bucket
-  shrunk_BFHWC = sampling.resize(real_BFHWC, small.height, small.width)
-  sampled_BFHWC = sampling.sample(base, batch | {'video': shrunk_BFHWC}, seed)
-  enlarge = lambda videos: sampling.resize(videos, large.height, large.width)  # noqa: E731
+  shrunk_BFHWC = held_out.resize(real_BFHWC, small.height, small.width)
+  sampled_BFHWC = held_out.sample(base, batch | {'video': shrunk_BFHWC}, seed)
+  enlarge = lambda videos: held_out.resize(videos, large.height, large.width)  # noqa: E731
   return {
     'real': real_BFHWC,
     'upscaled': enlarge(sampled_BFHWC),
-    'refined': sampling.sample(refinement, batch, seed, sampled_BFHWC),
+    'refined': held_out.sample(refinement, batch, seed, sampled_BFHWC),
     'shrunk': enlarge(shrunk_BFHWC),
-    'restored': sampling.sample(refinement, batch, seed, shrunk_BFHWC),
+    'restored': held_out.sample(refinement, batch, seed, shrunk_BFHWC),
   }
 
 
@@ -202,7 +196,7 @@ def loss_by_noise_level(run, batch, bins):
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses(params, frozen, part, start, stop):
-    loss = train_step.make_eval_loss(
+    loss = step.make_eval_loss(
       run.components.unet, run.components.encoders, run.components.schedule,
       prediction_type=run.config.loss.prediction_type, timestep_range=(start, stop),
     )  # fmt: skip
@@ -216,8 +210,8 @@ def loss_by_noise_level(run, batch, bins):
   for low, high in zip(edges, edges[1:], strict=False):
     found = []
     total = len(batch['video'])
-    for first in range(0, total, sampling.BATCH):
-      picks = np.minimum(np.arange(first, first + sampling.BATCH), total - 1)
+    for first in range(0, total, held_out.BATCH):
+      picks = np.minimum(np.arange(first, first + held_out.BATCH), total - 1)
       part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.mesh)
       found.append(np.asarray(losses(run.params, run.frozen, part, low, high))[: total - first])
     interval = measures.mean_with_interval(np.concatenate(found))

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import safetensors.numpy
 from absl import flags
 
-from i2vgen_jax import cli, components, encoders, lora, output_folder
+from i2vgen_jax import components, encoders, lora
 from i2vgen_jax.pretrained import configs, read, tensors, unet_names
+from i2vgen_jax.process import cli, output_folder
 
 # transformers and diffusers look for these.
 FILES = {

@@ -16,9 +16,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from i2vgen_jax import checkpoint, cli, components, output_folder
+from i2vgen_jax import checkpoint, components
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import read
+from i2vgen_jax.process import cli, output_folder
 
 PARTS = (*read.NETWORKS, 'tokenizer')
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from i2vgen_jax import output_folder
 from i2vgen_jax.pretrained import tensors, unet_names
+from i2vgen_jax.process import output_folder
 
 KEY = 'lora'  # Of the adapters, beside the U-Net's own blocks.
 

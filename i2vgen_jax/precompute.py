@@ -20,11 +20,16 @@ from absl import flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from data_pipelines import cells, corpus, jobs, latents, schema, shard_writer, storage
-from data_pipelines import sandbox as sandbox_lib
-from data_pipelines.frames import DecodeError
-from i2vgen_jax import cache, cli, components, pod, streams
+from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.index import table as table_lib
+from data_pipelines.media import sandbox as sandbox_lib
+from data_pipelines.media.frames import DecodeError
+from data_pipelines.stream import cache as cache_lib
+from i2vgen_jax import cache, components
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.training import data
 
 CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # That are held at a time.
@@ -36,7 +41,7 @@ def main():
   """Entry point."""
   given = flags.FLAGS
   if given.distributed:
-    pod.join()
+    hosts.join()
   if given.dry_run:
     print(plan(given.config, given.output, given.fps, given.max_frames, given.dtype))
     return
@@ -70,7 +75,7 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   identity['networks'] = cache.networks(config, frozen)
   output = epath.Path(output)
   if (output / 'manifest.json').exists():
-    found = latents.read_manifest(output)
+    found = cache_lib.read_manifest(output)
     if found['identity'] != identity:
       raise ValueError(
         f'{output} holds another cache: {cache.differences(found["identity"], identity)}.'
@@ -80,18 +85,18 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   work = _ShardWork(_Encode(built, frozen, mesh), corpora, table, identity, shapes, num_threads)
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
-  pod.meet('all have looked for a cache')
-  if pod.is_lead():
-    jobs.claim(parts, latents.fingerprint(identity))
-  pod.meet('the folder of the parts is ready')
+  hosts.meet('all have looked for a cache')
+  if hosts.is_lead():
+    jobs.claim(parts, cache_lib.fingerprint(identity))
+  hosts.meet('the folder of the parts is ready')
   host = jax.process_index(), jax.process_count()
   results = jobs.run(work, items, parts, num_processes=1, host=host)
   work.close()
-  if pod.is_lead():
+  if hosts.is_lead():
     return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
   while not (output / 'manifest.json').exists():  # Who leaves before the others ends their run.
     time.sleep(1.0)
-  return latents.read_manifest(output)
+  return cache_lib.read_manifest(output)
 
 
 def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
@@ -107,7 +112,7 @@ def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
   for size in identity['sizes']:
     [shapes] = _shapes(built, [size]).values()
     is_taken = np.isin(media, [schema.MEDIA.index(name) for name in size['media']])
-    per_frame = sum(np.prod(shapes[name][1:]) for name in latents.ARRAYS if name != 'text')
+    per_frame = sum(np.prod(shapes[name][1:]) for name in cache_lib.ARRAYS if name != 'text')
     values = per_frame * frames[is_taken].sum() + np.prod(shapes['text']) * is_taken.sum()
     num_bytes += values * np.dtype(dtype).itemsize
   return (
@@ -121,11 +126,13 @@ def _open(config, fps, max_frames, dtype):
   if dtype not in DTYPES:
     raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
   built = components.build(config)
-  buckets = streams.make_buckets(config, built)
+  buckets = data.make_buckets(config, built)
   fps = fps or max(bucket.fps for bucket in buckets)
-  latents.check_buckets(buckets, fps, max_frames)
-  corpora = corpus.Corpora(dict(config.data.directories), 'train')
-  table = cells.read(config.data.index, corpora) if config.data.index else cells.whole(corpora)
+  cache_lib.check_buckets(buckets, fps, max_frames)
+  corpora = reader.Corpora(dict(config.data.directories), 'train')
+  table = (
+    table_lib.read(config.data.index, corpora) if config.data.index else table_lib.whole(corpora)
+  )
   identity = dict(
     corpora=dict(zip(corpora.names, corpora.fingerprints, strict=True)),
     table=table.fingerprint,
@@ -142,7 +149,7 @@ def _items(corpora, sizes):
   return [
     (name, shard, size)
     for name, directory in corpora.directories.items()
-    for shard in corpus.read_manifest(directory)['splits']['train']['shards']
+    for shard in reader.read_manifest(directory)['splits']['train']['shards']
     for size in sizes
   ]
 
@@ -157,7 +164,7 @@ class _ShardWork:
     self._identity = identity
     self._shapes = shapes
     self._num_threads = num_threads
-    self._decode = sandbox_lib.Sandbox(latents.DecodeRow())
+    self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow())
     self._place_of_row = np.full(len(corpora), -1)
     places = np.arange(len(corpora) if table.rows is None else len(table.rows))
     self._place_of_row[slice(None) if table.rows is None else table.rows] = places
@@ -169,14 +176,14 @@ class _ShardWork:
     options = grain.ReadOptions(self._num_threads, 2 * self._num_threads)
     rows = grain.MapDataset.range(shard['num_examples']).map(load).to_iter_dataset(options)
     shapes = self._shapes[f'{size["width"]}x{size["height"]}']
-    writer = shard_writer.RecordWriter(
-      folder / 'records', latents.features(shapes, self._identity['dtype'])
+    writer = writer_lib.RecordWriter(
+      folder / 'records', cache_lib.features(shapes, self._identity['dtype'])
     )
     num_cached = 0
     for group in _groups(rows, self._encode.frames_per_step):
       for record in self._encode(group):
         num_cached += len(record['latent_mean']) > 0
-        arrays = {key: record[key].astype(self._identity['dtype']) for key in latents.ARRAYS}
+        arrays = {key: record[key].astype(self._identity['dtype']) for key in cache_lib.ARRAYS}
         writer.write(record | arrays)
     counts = writer.close()
     return counts | dict(num_cached=num_cached)
@@ -202,7 +209,7 @@ class _ShardWork:
       if media == 'video':
         first, duration = (self._table.columns[name][place] for name in ('first_time', 'duration'))
         rate = self._identity['fps'], self._identity['max_frames']
-        times = latents.frame_times(float(first), float(duration), *rate)
+        times = cache_lib.frame_times(float(first), float(duration), *rate)
       try:
         found = self._decode(path, record, times, height, width, side)
       except DecodeError as error:
@@ -227,7 +234,7 @@ def _groups(rows, num_frames):
 
 
 class _Encode:
-  """Rows with `frames` and `squares` -> rows with latents.ARRAYS.
+  """Rows with `frames` and `squares` -> rows with cache.ARRAYS.
 
   The networks always see as many frames and captions at once: another number would compile again.
   """
@@ -254,7 +261,7 @@ class _Encode:
     stops = np.cumsum([len(row['frames']) for row in rows])
     for row, stop, text in zip(rows, stops, text_BLD, strict=True):
       part = slice(stop - len(row['frames']), stop)
-      arrays = dict(zip(latents.ARRAYS, (*(image[part] for image in images), text), strict=True))
+      arrays = dict(zip(cache_lib.ARRAYS, (*(image[part] for image in images), text), strict=True))
       yield {name: row[name] for name in ('key', 'caption', 'first_time')} | arrays
 
   def _frames(self, batch):
@@ -290,7 +297,7 @@ def _sizes(buckets):
 
 
 def _shapes(built, sizes):
-  """{size: shapes of latents.ARRAYS}; None is the number of frames."""
+  """{size: shapes of cache.ARRAYS}; None is the number of frames."""
   encoders = built.encoders
   found = {}
   for size in sizes:
@@ -309,16 +316,16 @@ def _publish(output, items, results, parts, manifest, dtype):
   """Moves the shards to their places, writes the metadata of tfds and the manifest."""
   found = collections.defaultdict(list)
   for index, ((name, shard, size), result) in enumerate(zip(items, results, strict=True)):
-    target = latents.folder(output, name, size['height'], size['width'])
+    target = cache_lib.folder(output, name, size['height'], size['width'])
     source = jobs.part(parts, index) / 'records'
     if source.exists():  # Else it was moved before a kill.
       storage.move(source, target / shard['records'])
     found[target, f'{size["width"]}x{size["height"]}'].append(result)
   for (target, size), shards in found.items():
-    features = latents.features(manifest['shapes'][size], dtype)
-    shard_writer.write_tfds_metadata(target, {'train': dict(shards=shards)}, features)
+    features = cache_lib.features(manifest['shapes'][size], dtype)
+    writer_lib.write_tfds_metadata(target, {'train': dict(shards=shards)}, features)
   manifest |= dict(
-    version=latents.VERSION,
+    version=cache_lib.VERSION,
     num_examples=sum(result['num_cached'] for result in results),
     num_bytes=sum(result['num_bytes'] for result in results),
   )

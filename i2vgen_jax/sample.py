@@ -13,20 +13,22 @@ any size: it is centre-cropped and resized. The same seed gives the same video.
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import cascade, cli, generation
+from i2vgen_jax.process import cli
+from i2vgen_jax.sampling import generate
+from i2vgen_jax.sampling import stages as stages_lib
 
 
 def main():
   """Checks what was asked for, loads the stages, and runs them."""
   given = flags.FLAGS
   check_flags(given)
-  cascade.check_stages(given.workdir, given.refine_workdir)
-  image = None if given.list else generation.open_image(given.image)
+  stages_lib.check_stages(given.workdir, given.refine_workdir)
+  image = None if given.list else generate.open_image(given.image)
   if given.list:
-    cascade.read_list(given.list)
-  cascade.make_folder(given.output if given.list else epath.Path(given.output).parent)
+    stages_lib.read_list(given.list)
+  stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
   shared = dict(weights=given.weights, seed=given.seed, frames=given.frames, fps=given.fps)
-  base = cascade.load_stage(
+  base = stages_lib.load_stage(
     given.workdir,
     step=given.step,
     height=given.height,
@@ -44,7 +46,7 @@ def main():
   )
   stages = [base]
   if given.refine_workdir:
-    refinement = cascade.load_stage(
+    refinement = stages_lib.load_stage(
       given.refine_workdir,
       height=given.refine_height,
       width=given.refine_width,
@@ -59,9 +61,9 @@ def main():
     stages.append(refinement)
   if given.list:
     part, num_parts = (int(number) for number in given.part.split('/'))
-    cascade.make_list(stages, given.list, given.output, given.seed, part, num_parts)
+    stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts)
   else:
-    cascade.make_video(stages, image, given.prompt, given.seed, given.output)
+    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output)
 
 
 def check_flags(given):

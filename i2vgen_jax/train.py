@@ -13,30 +13,21 @@ from clu import parameter_overview
 from etils import epath
 from ml_collections import config_flags
 
-from data_pipelines import loader
-from i2vgen_jax import (
-  cache,
-  checkpoint,
-  cli,
-  compilation,
-  figures,
-  metrics,
-  optimizer,
-  pod,
-  start,
-  streams,
-  train_step,
-  validation,
-)
+from data_pipelines.stream import stream as stream_lib
+from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.training import compilation, data, goodput, optimizer, validation, warm_start
+from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import writer as writer_lib
 
 
 def main():
   """Entry point; returns the exit code."""
   if flags.FLAGS.distributed:
-    pod.join()
+    hosts.join()
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
@@ -52,7 +43,7 @@ def train(config, workdir):
     cli.BudgetError: the loss is not finite, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
-  lead = pod.is_lead()
+  lead = hosts.is_lead()
   compilation.use_cache(config, workdir)
   components = components_lib.build(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
@@ -61,27 +52,27 @@ def train(config, workdir):
   )
 
   # 2 Data: one bucket (frames x size) per step; the step number is the position.
-  buckets = streams.make_buckets(config, components)
+  buckets = data.make_buckets(config, components)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
-  stream = streams.make_stream(config, components, mesh)
-  held_out = validation.Validation(config, components, mesh, streams.sample_bucket(config, buckets))
+  stream = data.make_stream(config, components, mesh)
+  held_out = validation.Validation(config, components, mesh, data.sample_bucket(config, buckets))
 
   # 3 Optimizer and state, as shapes only.
   update_rule, learning_rate = optimizer.from_config(
     config, components.abstract_params(mesh, config.sharding.min_elements)
   )
-  init = train_step.make_init(
+  init = step_lib.make_init(
     components.unet, update_rule, components.smallest_unet_inputs(), config.seed
   )
-  abstract_state, shardings = train_step.state_shardings(init, mesh, **config.sharding)
+  abstract_state, shardings = step_lib.state_shardings(init, mesh, **config.sharding)
   checkpoint.check_config(workdir, config)
   keep_last = config.checkpoint.keep_last
-  pod.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
+  hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   if lead:
     checkpoint.write_config(workdir, config)
     components_lib.keep_tokenizer(config, workdir)
 
-  timing = figures.Figures(workdir, components, active=lead)
+  timing = goodput.Figures(workdir, components, active=lead)
 
   # 4 Start: resume here, or from other weights, or from scratch.
   frozen = components_lib.load_frozen(config, components, mesh, workdir)
@@ -93,19 +84,19 @@ def train(config, workdir):
     state = components_lib.jit_once(init, out_shardings=shardings)()
     if config.start:
       placed = components_lib.with_shardings(abstract_state, shardings)
-      first = start.load(config.start, placed.params, mesh, config.sharding.min_elements)
-      state = jax.device_put(train_step.start_from(state, state.params | first), shardings)
+      first = warm_start.load(config.start, placed.params, mesh, config.sharding.min_elements)
+      state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
     if lead:
       write_overview(workdir, state.params)
   else:
     state, position = checkpoints.restore(
       first_step, components_lib.with_shardings(abstract_state, shardings)
     )
-    streams.check_data_position(position, stream, config.data.accept_changed)
+    data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step: jitted, and compiled for the shape of every bucket.
-  batch_loss = train_step.make_loss(
+  batch_loss = step_lib.make_loss(
     components.unet,
     components.encoders,
     components.schedule,
@@ -115,7 +106,7 @@ def train(config, workdir):
   jitted = jax.jit(
     mesh_lib.within(
       mesh,
-      train_step.make_train_step(
+      step_lib.make_train_step(
         batch_loss,
         update_rule,
         learning_rate,
@@ -127,9 +118,9 @@ def train(config, workdir):
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
   )
   step_function = compilation.Steps(jitted, mesh, xla_options)
-  writer = metrics.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
-  profile = figures.Profile(workdir, config.train.profile_at, config.train.profile_steps)
-  progress = metrics.Progress(first_step, config.train.num_steps, active=lead)
+  writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  profile = goodput.Profile(workdir, config.train.profile_at, config.train.profile_steps)
+  progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
@@ -154,7 +145,7 @@ def train(config, workdir):
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
       if save_due:
         with timing.spending('checkpoint'):
-          checkpoints.save(step, state, streams.data_position(step, stream), force=at_end)
+          checkpoints.save(step, state, data.data_position(step, stream), force=at_end)
       # A run that starts here has been shown at this step before.
       finished = step == config.train.num_steps
       with timing.spending('validation'):
@@ -168,7 +159,7 @@ def train(config, workdir):
       timing.step(bucket)
       state, step_metrics = step_function(state, frozen, mesh_lib.place_batch(batch, mesh))
       step_metrics['bucket'] = bucket.name
-  except loader.DataError as error:
+  except stream_lib.DataError as error:
     raise cli.BudgetError(str(error)) from error
   except Exception as error:
     cli.leave_pod(error)
@@ -182,7 +173,7 @@ def train(config, workdir):
       writer.close()
       progress.close()
   timing.event('job_end_time')
-  pod.meet('end of the run')
+  hosts.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
     return cli.EXIT_PREEMPTED

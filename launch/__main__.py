@@ -14,10 +14,11 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import buckets as buckets_lib
-from i2vgen_jax import cli
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from launch import cloud_tpu, kubernetes, local, slurm, topology
+from i2vgen_jax.parallel import topology
+from i2vgen_jax.process import cli
+from launch import cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
 TARGETS = {

@@ -6,7 +6,7 @@ grace period when the machine is taken away.
 
 import re
 
-from i2vgen_jax import exit_codes
+from i2vgen_jax.process import exit_codes
 from launch import job as job_lib
 
 PROVISION_FLAGS = {'on-demand': (), 'spot': ('--spot',), 'reserved': ('--reserved',)}

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import shlex
 
-from launch import topology
+from i2vgen_jax.parallel import topology
 
 GRACE_SECS = 180  # From a preemption's SIGTERM to SIGKILL: the time to save.
 SECRET = re.compile(

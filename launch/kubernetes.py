@@ -4,7 +4,7 @@ import shlex
 
 import yaml
 
-from i2vgen_jax import exit_codes
+from i2vgen_jax.process import exit_codes
 from launch import job as job_lib
 
 # What the Job says when its podFailurePolicy ended it: the index is that of the policy's rule.

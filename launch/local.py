@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from i2vgen_jax import cli, exit_codes, pod
+from i2vgen_jax.process import cli, exit_codes, hosts
 from launch import job as job_lib
 
 LOOPBACK = '127.0.0.1'
@@ -110,8 +110,8 @@ def environment_of(job, index, address):
     'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
     'JAX_COORDINATOR_ADDRESS': address,
     'JAX_COORDINATOR_BIND_ADDRESS': address,
-    pod.NUM_PROCESSES: str(job.topology.hosts),
-    pod.PROCESS_ID: str(index),
+    hosts.NUM_PROCESSES: str(job.topology.hosts),
+    hosts.PROCESS_ID: str(index),
     'XLA_FLAGS': ' '.join(flags),
   }
 

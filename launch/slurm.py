@@ -3,7 +3,7 @@
 import pathlib
 import shlex
 
-from i2vgen_jax import exit_codes
+from i2vgen_jax.process import exit_codes
 from launch import job as job_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -34,7 +34,8 @@ def made_once(tmp_path_factory, name, make):
 @pytest.fixture(scope='session')
 def demo_corpus(tmp_path_factory):
   """A folder with videos/ and images/, ingested from a small demo corpus."""
-  from data_pipelines import demo_corpus, ingest
+  from data_pipelines import demo_corpus
+  from data_pipelines.ingest import command as ingest
 
   def make(folder):
     source = tmp_path_factory.mktemp('demo')

@@ -8,7 +8,7 @@ import pytest
 
 from configs import demo, refine_demo
 from i2vgen_jax import ablate, components
-from i2vgen_jax.evaluation import sampling
+from i2vgen_jax.sampling import held_out
 from tests import runs
 
 COMMAND = ('i2vgen_jax.ablate', '--num_examples=2', '--steps=2')
@@ -31,7 +31,7 @@ def test_a_model_of_text_alone_has_nothing_to_leave_out():
 
 
 def test_without_its_detail_latents_the_first_convolution_sees_the_noise_alone(finished_run):
-  run = sampling.load(finished_run)
+  run = held_out.load(finished_run)
   variant = ablate.take_out(run, 'image_latents', 0, finished_run)
   kernel = run.params['conv_in']['kernel']
   assert kernel.shape[2] == 8

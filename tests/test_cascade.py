@@ -8,8 +8,11 @@ import PIL.Image
 import pytest
 
 from configs import refine_demo
-from i2vgen_jax import cascade, checkpoint, components, generation, start, train
+from i2vgen_jax import checkpoint, components, train
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.sampling import generate
+from i2vgen_jax.sampling import stages as stages_lib
+from i2vgen_jax.training import warm_start
 from tests import tiny
 
 
@@ -41,7 +44,7 @@ def runs(demo_corpus, finished_run, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stages(runs):
-  return [cascade.load_stage(workdir) for workdir in runs]
+  return [stages_lib.load_stage(workdir) for workdir in runs]
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, pict
   bad = ['no.png|||a square', 'picture.png', 'half.png|||a cat', f'{"long " * 99}|||a.png', '.|||b']
   listed.write_text('# comment\n\npicture.png|||a red circle\n' + '\n'.join(bad) + '\n')
   with pytest.raises(ValueError) as error:
-    cascade.make_list(stages, listed, folder, seed=1)
+    stages_lib.make_list(stages, listed, folder, seed=1)
   message = str(error.value)
   assert '5 of 6 lines' in message and 'line 4: ' in message and 'no.png' in message
   assert 'line 6: image' in message and 'half.png cannot be read' in message
@@ -101,14 +104,14 @@ def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, pict
   assert listed_FHWC.shape == (4, 64, 64, 3)
 
   def alone(seed):
-    cascade.make_video(stages, PIL.Image.open(picture), 'a red circle', seed, tmp_path / 'a.mp4')
+    stages_lib.make_video(stages, PIL.Image.open(picture), 'a red circle', seed, tmp_path / 'a.mp4')
     return read_frames(tmp_path / 'a.mp4')
 
   # Not byte for byte: the order of XLA's sums may depend on the load of a machine.
   assert np.abs(alone(1) - listed_FHWC).mean() < 1 < np.abs(alone(2) - listed_FHWC).mean()
   video.write_bytes(b'kept')
   listed.write_text('picture.png|||a red circle\n' * 3)
-  cascade.make_list(stages, listed, folder, seed=1, part=1, num_parts=2)
+  stages_lib.make_list(stages, listed, folder, seed=1, part=1, num_parts=2)
   names = sorted(path.name for path in folder.iterdir())
   assert names == ['0002_picture.mp4', '0003_picture.mp4'] and video.read_bytes() == b'kept'
 
@@ -124,15 +127,15 @@ def test_a_refinement_follows_the_video_and_the_seed(stages):
 
 def test_stages_in_the_wrong_place_are_refused(runs):
   base, refinement = runs
-  cascade.check_stages(base, refinement)
+  stages_lib.check_stages(base, refinement)
   with pytest.raises(ValueError, match='--workdir=.* is a refinement stage'):
-    cascade.check_stages(refinement, None)
+    stages_lib.check_stages(refinement, None)
   with pytest.raises(ValueError, match='--refine_workdir=.* is no refinement stage'):
-    cascade.check_stages(base, base)
+    stages_lib.check_stages(base, base)
   with pytest.raises(ValueError, match='nowhere holds no config.json'):
-    cascade.check_stages(base, 'nowhere')
+    stages_lib.check_stages(base, 'nowhere')
   with pytest.raises(ValueError, match='levels=0 must be at least 1'):
-    generation.settings(checkpoint.read_config(refinement), levels=0)
+    generate.settings(checkpoint.read_config(refinement), levels=0)
 
 
 def test_a_start_without_all_that_is_needed_names_it():
@@ -143,7 +146,7 @@ def test_a_start_without_all_that_is_needed_names_it():
   wanted = {'conv_in': {'kernel': leaf(3, 3, 4, 8)}, 'fps': {'bias': leaf(2)}}
   found = {'conv_in': {'kernel': np.ones((3, 3, 8, 6))}, 'extra': {'bias': np.ones(2)}}
   with pytest.raises(ValueError) as error:
-    start.restrict(found, wanted, 'there')
+    warm_start.restrict(found, wanted, 'there')
   assert 'missing fps/bias' in str(error.value)
   assert 'conv_in/kernel: [3, 3, 8, 6], needed is [3, 3, 4, 8]' in str(error.value)
 
@@ -158,15 +161,15 @@ def test_levels_beyond_those_trained_are_refused():
 @pytest.mark.parametrize('line', ['a.png', 'a.png|a cat', 'a.png|||', '|||a cat'])
 def test_malformed_lines_are_named(line, tmp_path):
   with pytest.raises(ValueError, match='is not image'):
-    cascade.split_line(line, tmp_path)
+    stages_lib.split_line(line, tmp_path)
 
 
 def test_an_empty_or_missing_list_is_refused(tmp_path):
   (tmp_path / 'list.txt').write_text('# nothing\n')
   with pytest.raises(ValueError, match='holds no image'):
-    cascade.read_list(tmp_path / 'list.txt')
+    stages_lib.read_list(tmp_path / 'list.txt')
   with pytest.raises(ValueError, match='cannot be read'):
-    cascade.read_list(tmp_path / 'none.txt')
+    stages_lib.read_list(tmp_path / 'none.txt')
 
 
 def test_a_run_keeps_the_settings_of_its_refinement(runs):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from i2vgen_jax import cli
+from i2vgen_jax.process import cli
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 

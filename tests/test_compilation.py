@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from i2vgen_jax import compilation
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.training import compilation
 from tests import tiny
 
 MESH = mesh_lib.make_mesh({'data': 8, 'fsdp': 1, 'tensor': 1})
@@ -84,8 +84,8 @@ def test_compilers_accept_every_flag(name):
   x = jnp.ones((8, 8))
   if platform == 'tpu':
     pytest.importorskip('libtpu')
+    from i2vgen_jax.parallel import topology
     from i2vgen_jax.plan import compiled
-    from launch import topology
 
     devices = compiled.devices(topology.parse('v5e-16' if name.startswith('v5e') else 'v5p-8'))
     x = jax.ShapeDtypeStruct(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from configs import common
-from i2vgen_jax import components, train_step
+from i2vgen_jax import components
 from i2vgen_jax.models import conditioning, unet3d
+from i2vgen_jax.training import step
 from tests import tiny
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
@@ -35,7 +36,7 @@ def build(kinds):
 def training(kinds):
   """The gradient function of the training loss, and the shapes of its arguments."""
   config, built = build(kinds)
-  batch_loss = train_step.make_loss(
+  batch_loss = step.make_loss(
     built.unet,
     built.encoders,
     built.schedule,

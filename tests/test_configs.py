@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from configs import base, common, demo, meshes, refine, refine_demo, sr600
-from data_pipelines import buckets, index
+from data_pipelines.corpus import buckets
+from data_pipelines.index import command as index
 from i2vgen_jax import components, train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding

@@ -15,7 +15,11 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, decide, decode, demo_corpus, duplicates, ingest, measure
+from data_pipelines import demo_corpus
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide, duplicates, measure
+from data_pipelines.ingest import command as ingest
+from data_pipelines.media import decode
 from tests import corpora
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'

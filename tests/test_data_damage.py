@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from data_pipelines import buckets, curate, decide, decode, index, ingest, loader, probe, verify
+from data_pipelines.corpus import buckets
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.ingest import verify
+from data_pipelines.media import decode, probe
+from data_pipelines.stream import stream as stream_lib
 from tests import corpora
 from tests.test_data_curate import pan
 
@@ -99,7 +106,7 @@ def check_stream(directory, rows, sound):
     buckets.Bucket(name, frames, 32, 64, fps=8, batch_size=3)
     for name, frames in (('second', 8), ('all', 24))
   )
-  stream = loader.TrainStream(
+  stream = stream_lib.TrainStream(
     str(directory), [second, all_of_it], lambda captions: np.zeros((len(captions), 1)), 16, seed=0,
     max_bad_fraction=0.0,
   )  # fmt: skip

@@ -12,8 +12,9 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines import decode, examples, probe, transforms
-from data_pipelines import frames as frames_lib
+from data_pipelines.media import crops, decode, probe
+from data_pipelines.media import frames as frames_lib
+from data_pipelines.stream import decoder
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
@@ -165,7 +166,7 @@ def test_rotated_video_is_upright(rotation):
   assert (row['height'], row['width']) == upright.shape[:2]
   frames, square = decode.decode_video(data, np.array([0.0]), *upright.shape[:2], 48)
   assert np.abs(frames[0].astype(int) - upright).mean() < 6
-  expected = transforms.center_crop(upright, 48, 48)
+  expected = crops.center_crop(upright, 48, 48)
   assert np.abs(square.astype(int) - expected).mean() < 6
 
 
@@ -174,7 +175,7 @@ def test_colours_survive_scaling_without_bias():
   pixels = np.kron(rng.integers(40, 215, (6, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
   data = encode([pixels] * 3, [0, 40, 80], (96, 128))
   frames, square = decode.decode_video(data, [0.0], 48, 64, 96)
-  boxed = transforms.center_crop_resize(PIL.Image.fromarray(pixels), 48, 64)
+  boxed = crops.center_crop_resize(PIL.Image.fromarray(pixels), 48, 64)
   for decoded, expected in ((frames[0], boxed), (square, pixels[:, 16:112])):
     error = np.asarray(decoded).astype(float) - np.asarray(expected)
     assert abs(error.mean()) < 0.4 and np.abs(error).mean() < 4
@@ -215,13 +216,13 @@ def test_images_of_a_batch_are_vgens_to_two_of_255():
   for path in sorted((SHARED / 'images').glob('*.jpg')):
     data = path.read_bytes()
     pixels, square = np.empty((256, 448, 3), np.uint8), np.empty((224, 224, 3), np.uint8)
-    examples.fill_image(pixels, square, data)
+    decoder.fill_image(pixels, square, data)
     whole = decode.decode_image(data)
-    exact = transforms.center_crop_resize(whole, 256, 448)
+    exact = crops.center_crop_resize(whole, 256, 448)
     # Decoded at half the size if 1.4 times the target is left; else the same to the bit.
     limit = 2.5 if min(whole.height / 256, whole.width / 448) >= 2.8 else 0.01
     assert mean_difference(pixels, exact) < limit, path.name
-    assert mean_difference(square, transforms.clip_square(whole, 448, 224)) < 3.3, path.name
+    assert mean_difference(square, crops.clip_square(whole, 448, 224)) < 3.3, path.name
 
 
 def test_a_truncated_jpeg_is_an_error_and_trailing_bytes_are_not():
@@ -247,10 +248,10 @@ def test_squares_for_clip_are_as_near_to_its_processor_as_vgens():
     squares[path.name] = image, decode.decode_video(data, [first.time], 256, 448, 224)[1]
   for path in sorted((SHARED / 'images').glob('*.jpg')):
     image = decode.decode_image(path.read_bytes())
-    squares[path.name] = image, transforms.central_square(image, 224)
+    squares[path.name] = image, crops.central_square(image, 224)
   assert len(squares) == 9
   for name, (image, square) in squares.items():
-    vgens = transforms.clip_square(image, 448, 224)
+    vgens = crops.clip_square(image, 448, 224)
     theirs = processor(image, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0)
     assert mean_difference(square, theirs) < mean_difference(vgens, theirs), name
     assert mean_difference(square, vgens) < 3.3, name
@@ -266,7 +267,7 @@ def test_crops_equal_diffusers_but_for_its_missing_pixel(source):
   pixels = rng.integers(0, 256, (source[1], source[0], 3), dtype=np.uint8)
   image = PIL.Image.fromarray(pixels)
   for height, width in ((256, 448), (704, 1280), (64, 64)):
-    ours = transforms.center_crop_resize(image, height, width)
+    ours = crops.center_crop_resize(image, height, width)
     assert ours.size == (width, height)
     scale = min(source[0] / width, source[1] / height)
     if source[0] // scale < width or source[1] // scale < height:
@@ -274,7 +275,7 @@ def test_crops_equal_diffusers_but_for_its_missing_pixel(source):
     theirs = pipeline_i2vgen_xl._center_crop_wide(image, (width, height))
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
   for width in (448, 64):
-    ours = transforms.clip_square(image, width, 224)
+    ours = crops.clip_square(image, width, 224)
     if min(side // (min(source) / width) for side in source) < width:
       continue
     square = pipeline_i2vgen_xl._center_crop_wide(image, (width, width))
@@ -287,14 +288,14 @@ def test_crops_of_a_white_image_are_white_to_the_edge(source):
   """VGen's rounding down leaves a black row or column in some of these."""
   image = PIL.Image.new('RGB', source, 'white')
   for height, width in ((256, 448), (720, 1280)):
-    assert np.asarray(transforms.center_crop_resize(image, height, width)).min() == 255
-  assert np.asarray(transforms.clip_square(image, 448, 224)).min() == 255
+    assert np.asarray(crops.center_crop_resize(image, height, width)).min() == 255
+  assert np.asarray(crops.clip_square(image, 448, 224)).min() == 255
 
 
 def test_scaled_sizes_always_cover_the_target():
   short = 0
   for source in SIZES + np.random.default_rng(1).integers(8, 4000, (2000, 2)).tolist():
-    height, width = transforms.scaled_size(source[1], source[0], 720, 1280)
+    height, width = crops.scaled_size(source[1], source[0], 720, 1280)
     assert height >= 720 and width >= 1280 and (height == 720 or width == 1280)
     scale = min(source[0] / 1280, source[1] / 720)
     short += source[0] // scale < 1280 or source[1] // scale < 720

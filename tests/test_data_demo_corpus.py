@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_pipelines import decode, demo_corpus
+from data_pipelines import demo_corpus
+from data_pipelines.media import decode
 
 TOWARDS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x, y downwards.
 

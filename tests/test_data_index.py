@@ -13,7 +13,12 @@ import pytest
 
 from configs import refine
 from data_pipelines import __main__ as commands
-from data_pipelines import buckets, cells, corpus, demo_corpus, index, ingest, loader
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets, reader
+from data_pipelines.index import command as index
+from data_pipelines.index import table
+from data_pipelines.ingest import command as ingest
+from data_pipelines.stream import stream as stream_lib
 
 VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
 IMAGE = buckets.Bucket('image', 1, 32, 32, fps=1, batch_size=4, media='image')
@@ -51,7 +56,7 @@ def corpora(tmp_path_factory):
 
 def sidecar(corpora):
   """Both corpora's rows as training numbers them: ingest's columns and curate's."""
-  opened = corpus.Corpora(corpora, 'train')
+  opened = reader.Corpora(corpora, 'train')
   rows = []
   for path in opened.sidecars:
     known = parquet.read_table(path).to_pylist()
@@ -123,7 +128,7 @@ def test_cells_are_quantiles_and_an_unknown_score_is_a_cell_of_its_own(corpora, 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
 def test_cells_are_drawn_in_their_shares(corpora, tmp_path, alpha):
-  balance = cells.Balance(alpha=alpha, unknown_weight=0.5)
+  balance = table.Balance(alpha=alpha, unknown_weight=0.5)
   manifest = index.index(corpora, str(tmp_path), balance=balance)
   stream = open_stream(corpora, tmp_path, [VIDEO])
   counts = {
@@ -144,17 +149,17 @@ def test_cells_are_drawn_in_their_shares(corpora, tmp_path, alpha):
 
 def test_a_cell_is_not_gone_through_more_often_than_allowed():
   counts = np.array([10.0, 100.0, 1000.0])
-  balance = cells.Balance(alpha=1.0, max_epochs=4, num_draws=2000)
-  shares = cells.balanced_shares(counts, np.zeros(3, bool), balance)
+  balance = table.Balance(alpha=1.0, max_epochs=4, num_draws=2000)
+  shares = table.balanced_shares(counts, np.zeros(3, bool), balance)
   assert shares.sum() == pytest.approx(1)
   assert (shares * 2000 <= 4 * counts + 1e-6).all()
   np.testing.assert_allclose(shares * 2000, [40, 400, 1560])
   with pytest.raises(ValueError, match=r'9.0 epochs of 1110 rows, more than max_epochs=4'):
-    cells.balanced_shares(counts, np.zeros(3, bool), cells.Balance(max_epochs=4, num_draws=9990))
+    table.balanced_shares(counts, np.zeros(3, bool), table.Balance(max_epochs=4, num_draws=9990))
 
 
 def open_stream(corpora, path, bucket_list, **options):
-  return loader.TrainStream(
+  return stream_lib.TrainStream(
     corpora, bucket_list, lambda captions: np.zeros((len(captions), 2), np.int32), 16, seed=0,
     index=str(path), sandbox=False, **options,
   )  # fmt: skip
@@ -174,7 +179,7 @@ def test_training_streams_from_an_index(corpora, tmp_path):
     whole = stream.batch_at(step)['video']
     for h, part in enumerate(parts):
       np.testing.assert_array_equal(part.batch_at(step)['video'], whole[h::2])
-  everything = loader.TrainStream(corpora, [VIDEO, IMAGE], len, 16, seed=0, sandbox=False)
+  everything = stream_lib.TrainStream(corpora, [VIDEO, IMAGE], len, 16, seed=0, sandbox=False)
   assert everything.fingerprint != stream.fingerprint
 
 
@@ -182,13 +187,13 @@ def test_what_cannot_be_decoded_is_replaced_in_its_cell(corpora, tmp_path):
   damaged = {}
   for name, directory in corpora.items():
     damaged[name] = str(shutil.copytree(directory, tmp_path / name))
-  index.index(damaged, str(tmp_path / 'index'), quantiles=2, balance=cells.Balance(alpha=1.0))
+  index.index(damaged, str(tmp_path / 'index'), quantiles=2, balance=table.Balance(alpha=1.0))
   sound = open_stream(damaged, tmp_path / 'index', [VIDEO])
   drawn = sound.examples_at(0)[0]
   [row] = [i for i, row in enumerate(sidecar(damaged)) if row['key'] == drawn['key']]
-  opened = corpus.Corpora(damaged, 'train')
+  opened = reader.Corpora(damaged, 'train')
   shard, record = opened.locate(row)
-  media = corpus.Records().read(shard, record)['data']
+  media = reader.Records().read(shard, record)['data']
   data = pathlib.Path(shard).read_bytes()
   pathlib.Path(shard).write_bytes(data.replace(media, bytes(len(media))))
   used = []
@@ -253,7 +258,7 @@ def test_mistakes_are_named(corpora, tmp_path):
     with pytest.raises(ValueError, match=message):
       index.index(corpora, str(tmp_path), **options)
   with pytest.raises(ValueError, match='alpha=2 should be in'):
-    cells.Balance(alpha=2)
+    table.Balance(alpha=2)
   with pytest.raises(ValueError, match='holds no index'):
     open_stream(corpora, tmp_path, [VIDEO])
   index.index({'videos': corpora['videos']}, str(tmp_path))

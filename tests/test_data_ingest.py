@@ -10,9 +10,12 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import buckets, corpus, demo_corpus, ingest, loader, sources
+from data_pipelines import demo_corpus, sources
+from data_pipelines.corpus import buckets, reader
+from data_pipelines.ingest import command as ingest
 from data_pipelines.sources import folder as folder_source
 from data_pipelines.sources import raw
+from data_pipelines.stream import stream as stream_lib
 from tests import corpora
 
 BUCKET = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
@@ -189,18 +192,18 @@ def test_a_small_corpus_holds_out_at_least_one_video(tmp_path):
   manifest = ingest.ingest(str(folder), str(tmp_path / 'out'), num_processes=1)
   assert manifest['splits']['train']['num_examples'] == 4
   assert manifest['splits']['validation']['num_examples'] == 1
-  rows = [corpus.Corpora(str(tmp_path / 'out'), split) for split in ('train', 'validation')]
+  rows = [reader.Corpora(str(tmp_path / 'out'), split) for split in ('train', 'validation')]
   keys = [row.key(i) for row in rows for i in range(len(row))]
   assert sorted(keys) == [f'{index:03d}.mp4' for index in range(5)]
 
 
 def rot(directory, keys):
   """Overwrites the media of some records in place, as failing disks do."""
-  corpora = corpus.Corpora(directory, 'train')
+  corpora = reader.Corpora(directory, 'train')
   for file in pathlib.Path(directory).glob('corpus-train*'):
     data = file.read_bytes()
     for row in range(len(corpora)):
-      record = corpus.Records().read(*corpora.locate(row))
+      record = reader.Records().read(*corpora.locate(row))
       if record['key'] in keys:
         assert data.count(record['data']) <= 1
         data = data.replace(record['data'], b'rot ' * (len(record['data']) // 4))
@@ -224,11 +227,11 @@ def ingest_videos(tmp_path, count):
 
 def test_a_video_that_rots_is_replaced_counted_and_named_once(tmp_path, unpadded, caplog):
   directory = ingest_videos(tmp_path, 8)
-  sound = loader.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
+  sound = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
   expected = [sound.batch_at(step) for step in range(6)]
   rot(directory, ['003.mp4'])
   streams = [
-    loader.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, num_threads=n) for n in (1, 3)
+    stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, num_threads=n) for n in (1, 3)
   ]
   rotten_token = tokenize(['caption 3'])[0, 0]
   for step in range(6):
@@ -246,11 +249,13 @@ def test_a_video_that_rots_is_replaced_counted_and_named_once(tmp_path, unpadded
 def test_more_than_one_percent_of_rotten_videos_ends_the_run(tmp_path, unpadded):
   directory = ingest_videos(tmp_path, 12)
   rot(directory, ['003.mp4', '007.mp4'])
-  stream = loader.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
-  with pytest.raises(loader.DataError, match=r'(003|007).mp4 .*, (003|007).mp4 .* ingest it again'):
+  stream = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0)
+  with pytest.raises(
+    stream_lib.DataError, match=r'(003|007).mp4 .*, (003|007).mp4 .* ingest it again'
+  ):
     for step in range(6):
       stream.batch_at(step)
-  tolerant = loader.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, max_bad_fraction=0.2)
+  tolerant = stream_lib.TrainStream(directory, [BUCKET], tokenize, 16, seed=0, max_bad_fraction=0.2)
   for step in range(6):
     tolerant.batch_at(step)
   assert tolerant.num_bad == 2
@@ -263,7 +268,7 @@ def test_commands_make_a_corpus_that_streams(tmp_path, capsys):
     arguments = [f'--input={tmp_path}/demo/{name}', f'--output={tmp_path}/{name}']
     commands.main(['ingest', *arguments, '--num_processes=1'])
   assert 'train: 8 videos and 0 images, validation: 4 videos' in capsys.readouterr().out
-  stream = loader.TrainStream(f'{tmp_path}/webvid', [BUCKET], tokenize, 16, seed=0)
+  stream = stream_lib.TrainStream(f'{tmp_path}/webvid', [BUCKET], tokenize, 16, seed=0)
   assert stream.batch_at(0)['video'].shape == (4, 8, 32, 32, 3)
   with pytest.raises(SystemExit, match='error: .*does not exist'):
     commands.main(['ingest', f'--input={tmp_path}/nothing', f'--output={tmp_path}/x'])

@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import inspection, sources
+from data_pipelines import sources
+from data_pipelines.ingest import inspect
 from data_pipelines.sources import raw
 from tests import corpora
 
@@ -64,7 +65,7 @@ def test_webvid_is_named_with_its_columns_and_undecodable_videos(tmp_path, colum
   corpora.write_webvid(tmp_path, columns)
   (tmp_path / 'videos/000001_000050/000.mp4').write_bytes(corpora.video())
   before = sorted(tmp_path.rglob('*'))
-  finding = inspection.inspect(str(tmp_path))
+  finding = inspect.inspect(str(tmp_path))
   assert finding.layout == 'webvid' and finding.columns == {'results_2M_val.csv': columns}
   assert finding.splits == {'validation': 1} and finding.num_listed == finding.num_read == 2
   assert finding.accepted == {'video': 1} and finding.rejected == {'open': 1}
@@ -75,7 +76,7 @@ def test_webvid_is_named_with_its_columns_and_undecodable_videos(tmp_path, colum
 
 def test_failed_downloads_are_rows_without_members(tmp_path):
   write_img2dataset(tmp_path, img2dataset_rows())
-  finding = inspection.inspect(str(tmp_path))
+  finding = inspect.inspect(str(tmp_path))
   assert finding.layout == 'webdataset' and finding.num_listed == 4
   assert finding.accepted == {'image': 3} and finding.rejected == {'failed_download': 1}
   assert finding.origin['nsfw'] == 3 and 'HTTP Error 404' in finding.text()
@@ -92,14 +93,14 @@ def test_a_table_with_a_renamed_status_is_an_error_with_its_neighbour(tmp_path):
   table = pa.parquet.read_table(tmp_path / '00000.parquet').drop_columns(['status'])
   pa.parquet.write_table(table, tmp_path / '00000.parquet')
   with pytest.raises(ValueError, match="needs 'status'; rename 'state_us'"):
-    inspection.inspect(str(tmp_path))
+    inspect.inspect(str(tmp_path))
 
 
 @pytest.mark.parametrize('lower', [False, True])
 def test_laion_tables_are_links_and_say_how_to_fetch_them(tmp_path, lower):
   row = {(name.lower() if lower else name): value for name, value in LAION_ROW.items()}
   pa.parquet.write_table(pa.Table.from_pylist([row] * 3), tmp_path / 'part-00000.parquet')
-  finding = inspection.inspect(str(tmp_path))
+  finding = inspect.inspect(str(tmp_path))
   assert finding.layout == 'laion_parquet' and finding.num_listed == 3
   assert finding.rejected == {'link_only': 3} and not finding.accepted
   url = 'url' if lower else 'URL'
@@ -111,7 +112,7 @@ def test_laion_tables_without_captions_name_the_nearest_column(tmp_path):
   row = {('TEXTS' if name == 'TEXT' else name): value for name, value in LAION_ROW.items()}
   pa.parquet.write_table(pa.Table.from_pylist([row]), tmp_path / 'part-00000.parquet')
   with pytest.raises(ValueError, match="needs 'text'; rename 'texts'"):
-    inspection.inspect(str(tmp_path))
+    inspect.inspect(str(tmp_path))
 
 
 def test_damaged_files_are_counted_by_reason(tmp_path):
@@ -119,7 +120,7 @@ def test_damaged_files_are_counted_by_reason(tmp_path):
   for name, (data, _) in corpora.DAMAGED.items():
     (tmp_path / f'{name}.mp4').write_bytes(data)
     (tmp_path / f'{name}.txt').write_text('damaged')
-  finding = inspection.inspect(str(tmp_path))
+  finding = inspect.inspect(str(tmp_path))
   assert finding.layout == 'folder' and finding.accepted == {'video': 2}
   assert finding.rejected == {'open': 3, 'decode': 1, 'no_video': 1, 'single_frame': 1}
 
@@ -139,8 +140,8 @@ def test_a_bucket_is_read_like_a_folder(tmp_path, bucket, protocol):
   corpora.write_folder(tmp_path / 'folder' / 'val', 1)
   for name in ('corpus', 'folder', 'images'):
     bucket.put(str(tmp_path / name), f'/held/{name}', recursive=True)
-    local = inspection.inspect(str(tmp_path / name))
-    remote = inspection.inspect(f'{protocol}://held/{name}')
+    local = inspect.inspect(str(tmp_path / name))
+    remote = inspect.inspect(f'{protocol}://held/{name}')
     assert remote.text().replace(f'{protocol}://held', str(tmp_path)) == local.text()
   assert remote.accepted == {'image': 3}
 
@@ -160,4 +161,4 @@ def test_an_open_quote_is_an_error_with_its_row(tmp_path):
   rows = ['videoid,page_dir,name', '0001,p,fine', '0002,p,"open'] + ['x' * 1000] * 200
   (tmp_path / 'results.csv').write_text('\n'.join(rows))
   with pytest.raises(ValueError, match=r'results.csv: row 2 is not CSV .* is a quote open'):
-    inspection.inspect(str(tmp_path))
+    inspect.inspect(str(tmp_path))

@@ -15,7 +15,8 @@ import pytest
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines import ingest, jobs
+from data_pipelines.corpus import jobs
+from data_pipelines.ingest import command as ingest
 from tests import corpora
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -6,7 +6,12 @@ import grain
 import numpy as np
 import pytest
 
-from data_pipelines import buckets, corpus, demo_corpus, index, ingest, loader, mixture
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets, reader
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.stream import mixture
+from data_pipelines.stream import stream as stream_lib
 
 SHORT = buckets.Bucket('short', 2, 32, 32, fps=8, batch_size=4)
 LONG = buckets.Bucket('long', 8, 32, 32, fps=8, batch_size=4)
@@ -32,7 +37,9 @@ def directories(tmp_path_factory):
 def open_stream(directories, **options):
   options = dict(buckets=[IMAGE, SHORT, LONG], phases=PHASES, sandbox=False) | options
   tokenize = lambda captions: np.zeros((len(captions), 1), np.int32)  # noqa: E731
-  return loader.TrainStream(directories, tokenize=tokenize, clip_image_size=16, seed=1, **options)
+  return stream_lib.TrainStream(
+    directories, tokenize=tokenize, clip_image_size=16, seed=1, **options
+  )
 
 
 @pytest.mark.parametrize('weights', [[1], [3, 1], [1, 1, 1], [0.5, 0.25, 0.05, 0.2]])
@@ -93,7 +100,7 @@ def test_epochs_stay_exact_across_phases(directories):
     for example in stream.examples_at(step):
       drawn[stream.bucket_at(step).name, example['cell']].append(example['key'])
   sizes = {
-    ('image', 'image images'): len(corpus.Corpora(directories['images'], 'train')),
+    ('image', 'image images'): len(reader.Corpora(directories['images'], 'train')),
     ('short', 'video videos'): 20,
     ('short', 'video more'): 20,
   }

@@ -8,10 +8,11 @@ import PIL.Image
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import peek
-from i2vgen_jax import checkpoint, streams
+from data_pipelines.stream import peek
+from i2vgen_jax import checkpoint
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.training import data
 from tests import tiny
 
 
@@ -28,7 +29,7 @@ def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   assert all(whole.startswith(told) for told, whole in list(lines)[:-1])
   components = components_lib.build(config)
   mesh = mesh_lib.make_mesh(config.mesh)
-  stream = streams.make_stream(config, components, mesh)
+  stream = data.make_stream(config, components, mesh)
   batch = stream.batch_at(3)
   stream.close()
   seen = json.loads((tmp_path / 'seen/step-00000003.json').read_text())

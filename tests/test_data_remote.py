@@ -7,7 +7,11 @@ import pytest
 from array_record.python import array_record_module
 from etils import epath
 
-from data_pipelines import buckets, demo_corpus, index, ingest, loader, remote_records
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets, remote_records
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.stream import stream
 from tests import corpora
 
 VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
@@ -53,7 +57,7 @@ def test_other_files_are_refused(tmp_path):
 
 def open_stream(directories, **options):
   tokenize = lambda captions: np.array([[len(caption)] for caption in captions])  # noqa: E731
-  return loader.TrainStream(directories, [VIDEO, IMAGE], tokenize, 16, seed=0, **options)
+  return stream.TrainStream(directories, [VIDEO, IMAGE], tokenize, 16, seed=0, **options)
 
 
 def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
@@ -81,13 +85,13 @@ def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
       for name, values in local.batch_at(step).items():
         np.testing.assert_array_equal(remote.batch_at(step)[name], values)
     assert remote.num_bad == 0
-  held = loader.held_out(
+  held = stream.held_out(
     there['videos'], VIDEO, lambda captions: np.zeros(len(captions)), 16, 4, sandbox=False
   )
   assert len(held['key']) == 4
   example = remote.examples_at(0)[0]
   epath.Path(example['shard']).write_bytes(b'cut off')
   damaged = open_stream(there, sandbox=False, max_bad_fraction=0.0)
-  with pytest.raises(loader.DataError, match='too short for a shard'):
+  with pytest.raises(stream.DataError, match='too short for a shard'):
     for step in range(4):
       damaged.batch_at(step)

@@ -16,7 +16,12 @@ import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, decide, demo_corpus, index, ingest, verify
+from data_pipelines import demo_corpus
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.ingest import verify
 from data_pipelines.report import command as report
 from data_pipelines.report import pictures
 from tests import corpora

@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines import demo_corpus, loader
+from data_pipelines import demo_corpus
+from data_pipelines.stream import stream as stream_lib
 from tests import test_data_jobs, test_data_remote
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,7 @@ def test_all_commands_write_the_same_and_training_reads_the_same(bucket, tmp_pat
   assert again == tags
   bucket.pipe('held/root/videos/manifest.json', b'{"version": "0"}')
   with pytest.raises(ValueError, match='is of version 0'):
-    loader.TrainStream(f'{there}/videos', [test_data_remote.VIDEO], len, 16, seed=0)
+    stream_lib.TrainStream(f'{there}/videos', [test_data_remote.VIDEO], len, 16, seed=0)
 
 
 def test_what_others_write_is_seen(bucket):

@@ -12,16 +12,12 @@ from multiprocessing import connection
 import numpy as np
 import pytest
 
-from data_pipelines import (
-  buckets,
-  decode,
-  demo_corpus,
-  examples,
-  ingest,
-  loader,
-  sandbox,
-  shared_memory,
-)
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets
+from data_pipelines.ingest import command as ingest
+from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import stream as stream_lib
 
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
 
@@ -44,7 +40,7 @@ def open_stream(videos):
 
   def open_stream(**options):
     options = dict(max_bad_fraction=0.2) | options
-    streams.append(loader.TrainStream(videos, [VIDEO], tokenize, 16, seed=0, **options))
+    streams.append(stream_lib.TrainStream(videos, [VIDEO], tokenize, 16, seed=0, **options))
     return streams[-1]
 
   yield open_stream
@@ -135,7 +131,10 @@ def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog)
 
 def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
   stream = open_stream(max_bad_fraction=0.01)
-  with Killer(stream._decoder.sandbox.pids, 10**9), pytest.raises(loader.DataError, match='crash'):
+  with (
+    Killer(stream._decoder.sandbox.pids, 10**9),
+    pytest.raises(stream_lib.DataError, match='crash'),
+  ):
     for step in range(5):
       stream.batch_at(step)
 
@@ -144,13 +143,13 @@ def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
   made = []
 
   def make_decoder(sandbox):
-    made.append(examples.SandboxedDecoder())
+    made.append(decoder_lib.SandboxedDecoder())
     return made[-1]
 
-  [*_, expected] = loader.held_out(videos, VIDEO, tokenize, 16, 4, sandbox=False)['key']
-  monkeypatch.setattr(examples, 'make_decoder', make_decoder)
+  [*_, expected] = stream_lib.held_out(videos, VIDEO, tokenize, 16, 4, sandbox=False)['key']
+  monkeypatch.setattr(decoder_lib, 'make_decoder', make_decoder)
   with Killer(lambda: [pid for decoder in made for pid in decoder.sandbox.pids()], 2):
-    batch = loader.held_out(videos, VIDEO, tokenize, 16, num_examples=4)
+    batch = stream_lib.held_out(videos, VIDEO, tokenize, 16, num_examples=4)
   assert made[0].num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected
   assert made[0].sandbox.pids() == []
@@ -160,9 +159,9 @@ def test_children_end_with_the_run(videos):
   """Also if the run is killed."""
   code = (
     'import sys, time, numpy as np\n'
-    'from data_pipelines import loader\n'
+    'from data_pipelines.stream import stream as stream_lib\n'
     'from tests import test_data_sandbox as t\n'
-    f'stream = loader.TrainStream({videos!r}, [t.VIDEO], t.tokenize, 16, seed=0)\n'
+    f'stream = stream_lib.TrainStream({videos!r}, [t.VIDEO], t.tokenize, 16, seed=0)\n'
     'stream.batch_at(0)\n'
     'print(*stream._decoder.sandbox.pids(), flush=True)\n'
     'time.sleep(600)\n'

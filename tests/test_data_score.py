@@ -16,8 +16,13 @@ import safetensors.numpy
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, decide, decode, demo_corpus, ingest, records
-from data_pipelines import index as index_lib
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import records
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.index import command as index_lib
+from data_pipelines.ingest import command as ingest
+from data_pipelines.media import decode
 from data_pipelines.score import clip_scorer, heads, saliency
 from tests import corpora
 

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import buckets, corpus, demo_corpus, ingest, loader, shuffle
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets, reader
+from data_pipelines.ingest import command as ingest
+from data_pipelines.stream import shuffle
+from data_pipelines.stream import stream as stream_lib
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4, weight=3.0)
@@ -40,7 +44,7 @@ def open_stream(demo, **options):
     dict(buckets=[VIDEO, IMAGE], tokenize=tokenize, clip_image_size=16, seed=3, sandbox=False)
     | options
   )
-  return loader.TrainStream(demo[1], **options)
+  return stream_lib.TrainStream(demo[1], **options)
 
 
 def assert_equal_batches(batch, expected):
@@ -157,7 +161,9 @@ def test_short_and_slow_videos_go_to_the_buckets_that_they_fill_and_no_other(tmp
     captions[:] = found
     return np.zeros((len(found), 1))
 
-  stream = loader.TrainStream(str(tmp_path / 'out'), list(wanted), tokenize, 16, 0, sandbox=False)
+  stream = stream_lib.TrainStream(
+    str(tmp_path / 'out'), list(wanted), tokenize, 16, 0, sandbox=False
+  )
   for step in range(8):
     video = stream.batch_at(step)['video']
     assert set(captions) == wanted[stream.bucket_at(step)]
@@ -166,9 +172,9 @@ def test_short_and_slow_videos_go_to_the_buckets_that_they_fill_and_no_other(tmp
 
 
 def test_training_windows_start_at_different_times(demo):
-  corpora = corpus.Corpora(demo[1]['videos'], 'train')
+  corpora = reader.Corpora(demo[1]['videos'], 'train')
   slow = buckets.Bucket('slow', 4, 32, 32, fps=8, batch_size=30)
-  stream = loader.TrainStream(demo[1]['videos'], [slow], tokenize, 16, seed=0)
+  stream = stream_lib.TrainStream(demo[1]['videos'], [slow], tokenize, 16, seed=0)
   assert len(corpora) == 30
   epochs = [stream.batch_at(step)['video'][:, 0].astype(int) for step in range(2)]
   captions = [stream.batch_at(step)['token_ids'][:, 0] for step in range(2)]
@@ -178,8 +184,8 @@ def test_training_windows_start_at_different_times(demo):
 
 
 def test_held_out_batch_is_fixed_and_says_its_captions(demo):
-  batch = loader.held_out(demo[1]['videos'], VIDEO, tokenize, 16, num_examples=64)
-  again = loader.held_out(demo[1]['videos'], VIDEO, tokenize, 16, num_examples=64)
+  batch = stream_lib.held_out(demo[1]['videos'], VIDEO, tokenize, 16, num_examples=64)
+  again = stream_lib.held_out(demo[1]['videos'], VIDEO, tokenize, 16, num_examples=64)
   np.testing.assert_array_equal(batch['video'], again['video'])
   assert batch['caption'] == again['caption'] and len(set(batch['key'])) == 64
   np.testing.assert_array_equal(batch['token_ids'], tokenize(batch['caption']))
@@ -190,7 +196,7 @@ def test_held_out_batch_is_fixed_and_says_its_captions(demo):
 
 
 def test_held_out_of_a_smaller_split_has_all_of_it(demo):
-  assert len(loader.held_out(demo[1]['videos'], VIDEO, tokenize, 16, 1000)['caption']) == 72
+  assert len(stream_lib.held_out(demo[1]['videos'], VIDEO, tokenize, 16, 1000)['caption']) == 72
 
 
 def test_tfds_reads_the_corpus(demo):
@@ -236,7 +242,7 @@ def test_stream_arguments_that_do_not_fit_are_named(demo):
   with pytest.raises(ValueError, match='batch_size=4 should divide over 3 hosts'):
     open_stream(demo, host_count=3)
   with pytest.raises(ValueError, match='no split .train.|holds no ingested corpus'):
-    loader.TrainStream(str(demo[0]), [VIDEO], tokenize, 16, seed=0)
+    stream_lib.TrainStream(str(demo[0]), [VIDEO], tokenize, 16, seed=0)
   with pytest.raises(ValueError, match='names should differ'):
     open_stream(demo, buckets=[VIDEO, VIDEO])
 
@@ -250,11 +256,11 @@ def test_real_videos_and_images_stream(tmp_path):
     assert sum(split['num_examples'] for split in manifest['splits'].values()) >= 4
   video = buckets.Bucket('video', 16, 64, 112, fps=8, batch_size=4)
   image = buckets.Bucket('image', 1, 64, 112, fps=1, batch_size=3, media='image')
-  stream = loader.TrainStream(directories, [video, image], tokenize, 32, seed=0)
+  stream = stream_lib.TrainStream(directories, [video, image], tokenize, 32, seed=0)
   for step in range(4):
     batch = stream.batch_at(step)
     assert batch['video'].reshape(*batch['video'].shape[:2], -1).std(axis=-1).min() > 5
-  held = loader.held_out(directories['videos'], video, tokenize, 32, 4)
+  held = stream_lib.held_out(directories['videos'], video, tokenize, 32, 4)
   listed = dict(line.split('|||') for line in (SHARED / 'videos/list.txt').read_text().splitlines())
   assert [listed[key] for key in held['key']] == held['caption']
 
@@ -263,8 +269,9 @@ def test_streaming_needs_neither_tensorflow_nor_beam_nor_duckdb(demo):
   code = (
     'import sys\n'
     'sys.modules |= dict.fromkeys(("tensorflow", "apache_beam", "duckdb"))\n'  # Not to be imported.
-    'from data_pipelines import buckets, loader\n'
-    f'stream = loader.TrainStream({demo[1]!r}, [buckets.{VIDEO!r}], len, 16, 0, sandbox=False)\n'
+    'from data_pipelines.corpus import buckets\n'
+    'from data_pipelines.stream.stream import TrainStream\n'
+    f'stream = TrainStream({demo[1]!r}, [buckets.{VIDEO!r}], len, 16, 0, sandbox=False)\n'
     'print(stream.batch_at(0)["video"].shape)'
   )
   root = pathlib.Path(__file__).parent.parent

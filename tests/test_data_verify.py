@@ -7,7 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import curate, decide, ingest, verify
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.ingest import command as ingest
+from data_pipelines.ingest import verify
 from tests import corpora
 
 

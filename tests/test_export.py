@@ -8,9 +8,10 @@ import PIL.Image
 import pytest
 
 from configs import common
-from i2vgen_jax import components, export, generation
+from i2vgen_jax import components, export
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs
+from i2vgen_jax.sampling import generate as generate_lib
 
 torch = pytest.importorskip('torch')
 diffusers = pytest.importorskip('diffusers')
@@ -168,8 +169,8 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
   image = PIL.Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8))
   caption, negative_prompt = 'a red circle moves left', 'blurry, static'
   height, width, frames, fps = 32, 32, 4, 8
-  noise_BFHWC = generation.start_noise(exported.components, 0, 1, frames, height, width)
-  inputs = generation.prepare_inputs(
+  noise_BFHWC = generate_lib.start_noise(exported.components, 0, 1, frames, height, width)
+  inputs = generate_lib.prepare_inputs(
     exported.components,
     [image],
     [caption],
@@ -178,7 +179,7 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
     fps=fps,
     negative_prompt=negative_prompt,
   )
-  generate = generation.make_generate(
+  generate = generate_lib.make_generate(
     exported.components,
     mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]),
     prediction_type='v',

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base, demo
-from data_pipelines import buckets
-from i2vgen_jax import components, figures, flops
+from data_pipelines.corpus import buckets
+from i2vgen_jax import components, flops
+from i2vgen_jax.training import goodput
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -61,7 +62,7 @@ def test_time_is_accounted_to_what_it_went_into(tmp_path):
   built = components.build(tiny.get_config('unused'))
   bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
   started = time.time()
-  timing = figures.Figures(tmp_path, built, active=True)
+  timing = goodput.Figures(tmp_path, built, active=True)
   timing.step(bucket)  # Counts FLOPs, once.
   timing.begin_loop()
   for _ in range(2):

@@ -8,9 +8,11 @@ import PIL.Image
 import pytest
 
 from configs import refine
-from i2vgen_jax import cascade, components, generation
+from i2vgen_jax import components
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.sampling import generate as generate_lib
+from i2vgen_jax.sampling import stages
 from tests import tiny
 from tests.test_export import random_params, small_config
 
@@ -30,16 +32,16 @@ def test_the_same_seed_gives_the_same_videos_on_any_mesh():
   config = tiny.get_config('unused')
   built, params, frozen = drawn(config)
   images = [PIL.Image.new('RGB', (40, 40), color) for color in ('red', 'green', 'blue', 'gray') * 2]
-  inputs = generation.prepare_inputs(
+  inputs = generate_lib.prepare_inputs(
     built, images, ['a circle'] * 8, height=32, width=32, fps=8.0, negative_prompt='bad'
   )
   negative = inputs.pop('negative_token_ids')
-  noise = np.asarray(generation.start_noise(built, 3, 8, 4, 32, 32))
+  noise = np.asarray(generate_lib.start_noise(built, 3, 8, 4, 32, 32))
   found = []
   for sizes in ((1, 1, 1, 1), (8, 1, 1, 1), (2, 2, 1, 2), (2, 1, 4, 1)):
     axes = dict(zip(('data', 'fsdp', 'context', 'tensor'), sizes, strict=True))
     mesh = mesh_lib.make_mesh(axes, jax.devices()[: math.prod(sizes)])
-    generate = generation.make_generate(
+    generate = generate_lib.make_generate(
       built, mesh, prediction_type='v', num_steps=3, guidance_scale=2.0, sampler='dpmpp_2m_sde',
       seed=5,
     )  # fmt: skip
@@ -68,11 +70,11 @@ def test_a_refinement_of_1280x720_runs_through_its_odd_sizes():
   config.vae.model.update(block_channels=(4, 4, 8, 8), layers_per_block=1, norm_groups=2)
   config.vae.update(tile=48, tile_overlap=16, frames_per_chunk=1)
   built, params, frozen = drawn(config)
-  settings = generation.settings(config, sampler='ddim', num_steps=1)
+  settings = generate_lib.settings(config, sampler='ddim', num_steps=1)
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-  stage = cascade.Stage(
+  stage = stages.Stage(
     config=config, components=built, params=params, frozen=frozen,
-    generate=generation.make_generate(built, mesh, **settings), frames=2, height=720, width=1280,
+    generate=generate_lib.make_generate(built, mesh, **settings), frames=2, height=720, width=1280,
     fps=8.0, negative_prompt='bad',
   )  # fmt: skip
   image = PIL.Image.new('RGB', (640, 360), 'gray')
@@ -87,13 +89,13 @@ def test_a_refinement_of_1280x720_runs_through_its_odd_sizes():
 def test_broken_pictures_are_named_in_one_line(cut, tmp_path):
   path = tmp_path / 'picture.png'
   PIL.Image.fromarray(np.arange(7500, dtype=np.uint8).reshape(50, 50, 3)).save(path)
-  assert generation.open_image(path).size == (50, 50)
+  assert generate_lib.open_image(path).size == (50, 50)
   path.write_bytes(path.read_bytes()[:cut] + b'\0' * 20)
   with pytest.raises(ValueError, match='picture.png cannot be read'):
-    generation.open_image(path)
+    generate_lib.open_image(path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match='file/videos cannot be made'):
-    cascade.make_folder(tmp_path / 'file' / 'videos')
+    stages.make_folder(tmp_path / 'file' / 'videos')

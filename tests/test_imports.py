@@ -65,7 +65,7 @@ def test_the_stream_needs_neither_beam_nor_the_tools_of_curation():
     'import sys\n'
     'for name in ("torch", "tensorflow", "apache_beam", "cv2", "scenedetect"):\n'
     '  sys.modules[name] = None\n'
-    'import data_pipelines.loader, data_pipelines.__main__'
+    'import data_pipelines.stream.stream, data_pipelines.__main__'
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import components, generation
+from i2vgen_jax import components
 from i2vgen_jax.models import kernels, pallas_attention, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import chips, compiled
-from launch import topology
+from i2vgen_jax.sampling import generate as generate_lib
 from tests import tiny
 
 
@@ -159,7 +160,7 @@ def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
   )  # fmt: skip
   seen = []
   monkeypatch.setattr(kernels, 'choose', lambda platform, *_: seen.append(platform) or 'xla')
-  generate = generation.make_generate(built, mesh, **generation.settings(config))
+  generate = generate_lib.make_generate(built, mesh, **generate_lib.settings(config))
   jax.eval_shape(generate, params['params'], frozen, inputs, latents)
   assert set(seen) == {'tpu'}
 

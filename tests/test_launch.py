@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 
 from configs import demo, meshes
-from i2vgen_jax import exit_codes
+from i2vgen_jax.parallel import topology
+from i2vgen_jax.process import exit_codes
 from launch import __main__ as launch_main
-from launch import cloud_tpu, job, kubernetes, local, slurm, topology
+from launch import cloud_tpu, job, kubernetes, local, slurm
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from i2vgen_jax import checkpoint, components, lora, optimizer, train
+from i2vgen_jax import checkpoint, components, lora, train
 from i2vgen_jax.pretrained import configs, tensors, unet_names
+from i2vgen_jax.training import optimizer
 from tests import tiny
 from tests.test_export import random_params, small_config
 

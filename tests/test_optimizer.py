@@ -7,7 +7,7 @@ import optax
 import optax.contrib
 import pytest
 
-from i2vgen_jax import optimizer
+from i2vgen_jax.training import optimizer
 
 PARAMS = {
   'spatial': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones((2,))},

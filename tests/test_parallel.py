@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import components, train_step
+from i2vgen_jax import components
 from i2vgen_jax.models import attention
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
+from i2vgen_jax.training import step as step_lib
 from tests import tiny
 
 BATCH, FRAMES, SIDE, CHANNELS = 8, 2, 8, 16
@@ -77,7 +78,7 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     lambda leaf: draw(leaf.shape).astype(np.float32),
     dict(latents=latents, conditioning=conditioning),
   ) | dict(position=np.arange(4, dtype=np.int32))
-  loss = train_step.make_encoded_loss(built.unet, built.schedule, **config.loss)
+  loss = step_lib.make_encoded_loss(built.unet, built.schedule, **config.loss)
   seed = jax.random.key_data(jax.random.key(3))
 
   def on(sizes, devices, params=None):
@@ -90,7 +91,7 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     batch = mesh_lib.place_batch(
       {name: encoded[name] for name in ('latents', 'position')}, mesh
     ) | dict(conditioning=batch)
-    gradient = train_step.make_mean_gradient(
+    gradient = step_lib.make_mean_gradient(
       lambda params, frozen, batch, seed, step: loss(params, batch, seed, step), accumulation=1
     )
     made = jax.jit(mesh_lib.within(mesh, gradient))(batch, placed, {}, seed, 5)

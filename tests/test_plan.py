@@ -7,12 +7,12 @@ import jax
 import pytest
 
 from configs import meshes
-from data_pipelines import buckets as buckets_lib
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import __main__ as command
 from i2vgen_jax.plan import chips, compiled, estimate, hlo
-from launch import topology
 from tests import tiny
 
 # As libtpu 0.0.52 writes it, with what is not read left out.

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint, exit_codes
+from i2vgen_jax import checkpoint
+from i2vgen_jax.process import exit_codes
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,7 +102,8 @@ def test_sigterm_to_one_process_stops_both_at_one_saved_step(demo_corpus, tmp_pa
 
 def test_processes_that_start_with_other_configs_say_so_and_end(demo_corpus, tmp_path):
   """Two hosts by hand, as launch.local starts them, but with different seeds."""
-  from launch import job, local, topology
+  from i2vgen_jax.parallel import topology
+  from launch import job, local
 
   started = []
   for index in range(2):

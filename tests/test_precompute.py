@@ -6,10 +6,13 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import __main__ as commands
-from data_pipelines import latents, loader
-from i2vgen_jax import cache, precompute, streams, train_step
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import stream
+from i2vgen_jax import cache, precompute
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.training import data
+from i2vgen_jax.training import step as step_lib
 from tests import tiny
 
 
@@ -31,7 +34,7 @@ def run(demo_corpus, tmp_path_factory):
 def open_stream(config, built, mesh, directory):
   config = config.copy_and_resolve_references()
   config.data.update(cache=directory, sandbox=False)
-  return streams.make_stream(config, built, mesh)
+  return data.make_stream(config, built, mesh)
 
 
 def test_a_step_has_the_same_loss_from_the_cache(run):
@@ -55,7 +58,7 @@ def test_a_step_has_the_same_loss_from_the_cache(run):
     assert np.abs(encode(frozen, made[1], others, others)[0] - ours[0]).max() > 1e-3
   assert batches.keys() == {'images', 'videos'}
   options = dict(config.loss) | dict(condition_dropout=dict(config.condition_dropout))
-  loss = train_step.make_loss(built.unet, built.encoders, built.schedule, **options)
+  loss = step_lib.make_loss(built.unet, built.encoders, built.schedule, **options)
   params = components_lib.jit_once(built.unet.init)(key, *built.smallest_unet_zeros())['params']
   params = jax.tree.map(lambda leaf: leaf + 0.02, params)  # No layer is zero: all conditions count.
   expected, ours = (
@@ -79,7 +82,7 @@ def test_windows_start_on_the_grid_and_stay_within_the_frames_that_are_kept(run,
     first = {found['key']: found for found in full.examples_at(step)}[example['key']]['times'][0]
     assert example['times'][0] <= first
     record = full._decoder._records.read(
-      str(latents.folder(whole, 'videos', 32, 32) / example['shard'].rpartition('/')[2]),
+      str(cache_lib.folder(whole, 'videos', 32, 32) / example['shard'].rpartition('/')[2]),
       example['record'],
     )
     every = np.frombuffer(record['latent_mean'], np.float32).reshape(-1, *mean.shape[1:])
@@ -101,7 +104,7 @@ def test_a_cache_of_another_vae_or_of_other_data_is_refused(run, tmp_path):
   config.image_encoder.model.projection_dim = 32
   with pytest.raises(ValueError, match='image_encoder: '):
     cache.check(config, frozen)
-  videos = loader.from_config
+  videos = stream.from_config
   for change, message in (
     (dict(directories=dict(videos=config.data.directories.videos)), 'is of the corpora'),
     (dict(cache=str(tmp_path)), 'holds no cache'),
@@ -118,12 +121,12 @@ def test_a_cache_of_another_vae_or_of_other_data_is_refused(run, tmp_path):
     other = config.copy_and_resolve_references()
     other.data.buckets.videos[name] = value
     with pytest.raises(ValueError, match=message):
-      streams.make_stream(other, built, mesh)
+      data.make_stream(other, built, mesh)
 
 
 def test_precomputing_again_does_nothing_and_other_options_are_refused(run):
   config, *_, output = run
-  before = latents.read_manifest(output)
+  before = cache_lib.read_manifest(output)
   assert precompute.precompute(config, output, fps=16.0, dtype='float32') == before
   with pytest.raises(ValueError, match='holds another cache: dtype: float32 there, float16 here'):
     precompute.precompute(config, output, fps=16.0)
@@ -131,7 +134,7 @@ def test_precomputing_again_does_nothing_and_other_options_are_refused(run):
 
 def test_tfds_reads_the_cache(run):
   *_, output = run
-  builder = tfds.builder_from_directory(latents.folder(output, 'videos', 32, 32))
+  builder = tfds.builder_from_directory(cache_lib.folder(output, 'videos', 32, 32))
   example = builder.as_data_source('train')[0]
   assert example['latent_mean'].shape == example['latent_logvar'].shape
   assert example['key'] and example['text'].shape == (16, 64)

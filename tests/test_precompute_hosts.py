@@ -11,8 +11,9 @@ import time
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines import ingest
-from launch import job, local, topology
+from data_pipelines.ingest import command as ingest
+from i2vgen_jax.parallel import topology
+from launch import job, local
 from tests import corpora, runs
 from tests.test_data_jobs import contents
 

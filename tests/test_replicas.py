@@ -91,7 +91,7 @@ def test_a_block_takes_two_slices_no_longer_than_one(name):
   """Cycles of a v5p, as libtpu estimates them; without replicas.py half as long again."""
   pytest.importorskip('libtpu')
   from benchmarks import blocks
-  from launch import topology
+  from i2vgen_jax.parallel import topology
 
   secs, sums = {}, {}
   for chips in ('v5p-16', '2xv5p-8'):

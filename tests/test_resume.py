@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint, cli, train
+from i2vgen_jax import checkpoint, train
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.process import cli
 from tests import averages, runs, tiny
 
 

@@ -5,30 +5,31 @@ import logging
 import pytest
 from absl import logging as absl_logging
 
-from data_pipelines import buckets, loader
-from i2vgen_jax import streams
+from data_pipelines.corpus import buckets
+from data_pipelines.stream import stream
+from i2vgen_jax.training import data as data_lib
 from tests import tiny
 
 
 def open_stream(corpus, **options):
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
   options = dict(seed=0, sandbox=False) | options
-  return loader.TrainStream(str(corpus), [video], len, 16, **options)
+  return stream.TrainStream(str(corpus), [video], len, 16, **options)
 
 
 def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
   videos = open_stream(demo_corpus / 'videos')
-  position = streams.data_position(7, videos)
-  streams.check_data_position(position, open_stream(demo_corpus / 'videos'))
+  position = data_lib.data_position(7, videos)
+  data_lib.check_data_position(position, open_stream(demo_corpus / 'videos'))
   both = {name: str(demo_corpus / name) for name in ('videos', 'images')}
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
-  changed = loader.TrainStream(both, [video], len, 16, seed=0, sandbox=False)
+  changed = stream.TrainStream(both, [video], len, 16, seed=0, sandbox=False)
   with pytest.raises(ValueError, match=r'step 7 .*another --workdir, or .*accept_changed=True'):
-    streams.check_data_position(position, changed)
+    data_lib.check_data_position(position, changed)
   absl_logging.use_absl_handler()
   with caplog.at_level(logging.WARNING, 'absl'):
     absl_logging.get_absl_logger().propagate = True
-    streams.check_data_position(position, changed, accept_changed=True)
+    data_lib.check_data_position(position, changed, accept_changed=True)
   assert 'Going on with what is there now' in caplog.text
 
 

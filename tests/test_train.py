@@ -70,7 +70,7 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
 
 
 def test_twenty_steps_on_real_videos(tmp_path):
-  from data_pipelines import ingest
+  from data_pipelines.ingest import command as ingest
 
   ingest.ingest(str(SHARED / 'videos'), str(tmp_path / 'corpus' / 'videos'), num_processes=1)
   config = tiny.get_config(tmp_path / 'corpus', num_steps=20)

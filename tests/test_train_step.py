@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from i2vgen_jax import train_step
+from i2vgen_jax.training import step as train_step
 from tests import averages
 
 FIRST = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from i2vgen_jax import video_file
+from i2vgen_jax.sampling import video_file
 
 
 def clip(value):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import buckets
+from data_pipelines.corpus import buckets
 from i2vgen_jax.models import attention, conditioning, layers, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding

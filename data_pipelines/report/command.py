@@ -14,8 +14,9 @@ import jinja2
 import tqdm
 from etils import epath
 
-from data_pipelines import cells, corpus, jobs, schema, sidecars, storage
-from data_pipelines import index as index_lib
+from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.index import command as index_lib
+from data_pipelines.index import table as table_lib
 from data_pipelines.report import counts, drift, pictures
 
 
@@ -34,9 +35,9 @@ def report(
   Raises:
     ValueError: no corpus, or an index of others.
   """
-  corpora = corpus.Corpora(dict(directories), 'train')
-  manifest = cells.read_manifest(index_folder) if index_folder else None
-  order = cells.read(index_folder, corpora).rows if index_folder else None
+  corpora = reader.Corpora(dict(directories), 'train')
+  manifest = table_lib.read_manifest(index_folder) if index_folder else None
+  order = table_lib.read(index_folder, corpora).rows if index_folder else None
   table = sidecars.Sidecars(corpora)
   conditions = counts.populations(table.columns, manifest)
   last = list(conditions.values())[-1]
@@ -67,7 +68,7 @@ def report(
 
 
 def _corpus(name, directory):
-  manifest = corpus.read_manifest(directory)
+  manifest = reader.read_manifest(directory)
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
   return dict(
     name=name,
@@ -113,7 +114,7 @@ def _heatmaps(manifest):
 
 def _range(manifest, axis, level):
   """The scores of a level of an axis, for people."""
-  if level == cells.UNKNOWN:
+  if level == table_lib.UNKNOWN:
     return level
   edges = ['', *(f'{edge:.3g}' for edge in manifest['edges'][axis]), '']
   low, high = edges[int(level)], edges[int(level) + 1]

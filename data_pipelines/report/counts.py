@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from data_pipelines import buckets, corpus, schema, sidecars
+from data_pipelines.corpus import buckets, reader, schema, sidecars
 
 BINS = 32
 BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
@@ -159,7 +159,7 @@ def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[di
   counts: collections.Counter = collections.Counter()
   lines: dict[str, list] = collections.defaultdict(list)
   for directory in map(epath.Path, directories.values()):
-    counts.update(corpus.read_manifest(directory)['rejected'])
+    counts.update(reader.read_manifest(directory)['rejected'])
     for path in sorted(directory.glob('rejected/*.jsonl')):
       for bad in map(json.loads, path.read_text().splitlines()):
         if len(lines[bad['reason']]) < num_examples:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipelines import corpus, sidecars
+from data_pipelines.corpus import reader, sidecars
 from data_pipelines.report import counts
 
 SHARES = (0.05, 0.5, 0.95)  # Quantiles that are shown of each corpus.
@@ -12,7 +12,7 @@ MAX_SHARDS = 12
 
 
 def between_corpora(
-  table: sidecars.Sidecars, corpora: corpus.Corpora, condition: str
+  table: sidecars.Sidecars, corpora: reader.Corpora, condition: str
 ) -> list[dict]:
   """Of each measure: title, and quantiles per corpus (SHARES; None where nothing is known)."""
   found = []
@@ -27,7 +27,7 @@ def between_corpora(
   return found
 
 
-def between_shards(table: sidecars.Sidecars, corpora: corpus.Corpora, condition: str) -> list[dict]:
+def between_shards(table: sidecars.Sidecars, corpora: reader.Corpora, condition: str) -> list[dict]:
   """Shards whose values are distributed otherwise than their corpus's, the farthest first.
 
   Returns:

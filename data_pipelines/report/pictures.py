@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 
-from data_pipelines import corpus, decode, sandbox
+from data_pipelines.corpus import reader
+from data_pipelines.media import decode, sandbox
 
 HEIGHT = 72  # Pixels of a strip.
 MAX_WIDTH = 192  # Of a frame.
@@ -19,9 +20,9 @@ HIDDEN_RULES = {'denylist', 'nsfw'}
 class Strips:
   """Draws examples of corpora in a child process, which bad media may crash."""
 
-  def __init__(self, corpora: corpus.Corpora):
+  def __init__(self, corpora: reader.Corpora):
     self._corpora = corpora
-    self._records = corpus.Records()
+    self._records = reader.Records()
     self._draw = sandbox.Sandbox(draw)
 
   def __call__(self, row: int, details: dict) -> dict:

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines import corpus, decode, jobs, schema, storage
+from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.media import decode
 
 VERSION = 2  # Of what is scored: another one is scored again.
 STAGE = 'score'
@@ -51,7 +52,7 @@ def score(
   if not clip and (aesthetic or nsfw or not saliency):
     raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
   output = epath.Path(directory)
-  manifest = corpus.read_manifest(directory)
+  manifest = reader.read_manifest(directory)
   scorer, found = _clip_and_heads(clip, aesthetic, nsfw) if clip else (None, {})
   network = saliency_lib.Saliency(saliency) if saliency else None
   files = dict(aesthetic=aesthetic, nsfw=nsfw, saliency=saliency)
@@ -213,9 +214,9 @@ def _span(row):
 
 
 def _square(image, size):
-  from data_pipelines import transforms
+  from data_pipelines.media import crops
 
-  return np.asarray(transforms.center_crop_resize(image, size, size))
+  return np.asarray(crops.center_crop_resize(image, size, size))
 
 
 def _squeezed(image, size):
@@ -242,7 +243,7 @@ def add_command(commands) -> None:
 def _run_command(directory, dry_run, **options):
   start = time.monotonic()
   if dry_run:
-    manifest = corpus.read_manifest(directory)
+    manifest = reader.read_manifest(directory)
     num = sum(split['num_examples'] for split in manifest['splits'].values())
     print(f'{directory}: {num:,} examples to score; nothing was written')
     return

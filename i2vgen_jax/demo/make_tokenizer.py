@@ -12,7 +12,7 @@ import pathlib
 
 from absl import flags
 
-from i2vgen_jax import cli
+from i2vgen_jax.process import cli
 
 WORDS = """
   a an the of in on and is are to from with no it its

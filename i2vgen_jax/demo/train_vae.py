@@ -27,9 +27,9 @@ import safetensors.numpy
 from absl import flags
 
 from data_pipelines import demo_corpus
-from i2vgen_jax import cli
 from i2vgen_jax.models import vae
 from i2vgen_jax.pretrained import tensors, vae_names
+from i2vgen_jax.process import cli
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
 MODEL = dict(

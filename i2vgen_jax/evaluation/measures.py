@@ -7,7 +7,7 @@ mean of as many other videos would lie.
 import cv2
 import numpy as np
 
-from data_pipelines import motion
+from data_pipelines.curate import motion
 
 # Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5

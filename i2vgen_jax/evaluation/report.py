@@ -7,7 +7,8 @@ import re
 
 from etils import epath
 
-from i2vgen_jax import metrics, video_file
+from i2vgen_jax.sampling import video_file
+from i2vgen_jax.training import writer
 
 SHEET_ROWS = 8
 PAGE = """<!doctype html>
@@ -43,7 +44,7 @@ def write_sheet(path, videos):
   """The first clips of all sets, one under the other, all frames side by side."""
   sets = [list(videos_BFHWC[:SHEET_ROWS]) for videos_BFHWC in videos.values()]
   rows = [video for clip in zip(*sets, strict=True) for video in clip]
-  metrics.write_png(path, metrics.contact_sheet(rows))
+  writer.write_png(path, writer.contact_sheet(rows))
 
 
 def write_page(output, title, measures, videos, captions, settings, figures=()):

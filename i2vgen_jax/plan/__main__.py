@@ -12,13 +12,14 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import buckets as buckets_lib
-from i2vgen_jax import cli, flops
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import components as components_lib
+from i2vgen_jax import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, compiled, estimate
-from launch import topology as topology_lib
+from i2vgen_jax.process import cli
 
 
 def main():

@@ -49,7 +49,7 @@ DEVICES = {
 
 
 def device(topology):
-  """The Device of a launch.topology.Topology.
+  """The Device of a i2vgen_jax.parallel.topology.Topology.
 
   Raises:
     ValueError: it is no TPU.

@@ -16,16 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import optimizer, train_step
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import hlo
+from i2vgen_jax.training import optimizer
+from i2vgen_jax.training import step as step_lib
 
 # Collectives that move every byte through a link about twice: reduce and gather.
 TWICE = ('all-reduce',)
 
 
 def devices(topology):
-  """Devices of a launch.topology.Topology, as libtpu describes them.
+  """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
 
   Raises:
     ValueError: libtpu is not installed.
@@ -53,10 +54,10 @@ def lower_update(config, components, mesh, bucket):
   rule, learning_rate = optimizer.from_config(
     config, components.abstract_params(mesh, min_elements)
   )
-  init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  abstract, shardings = train_step.state_shardings(init, mesh, **config.sharding)
-  encoded_loss = train_step.make_encoded_loss(components.unet, components.schedule, **config.loss)
-  step = train_step.make_train_step(
+  init = step_lib.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
+  abstract, shardings = step_lib.state_shardings(init, mesh, **config.sharding)
+  encoded_loss = step_lib.make_encoded_loss(components.unet, components.schedule, **config.loss)
+  step = step_lib.make_train_step(
     lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step),
     rule,
     learning_rate,

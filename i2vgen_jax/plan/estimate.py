@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from i2vgen_jax import components as components_lib
-from i2vgen_jax import flops, lora, optimizer, train_step
+from i2vgen_jax import flops, lora
 from i2vgen_jax.models import attention, layers
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import chips
+from i2vgen_jax.training import optimizer, step
 
 GIB = 2**30
 
@@ -46,7 +47,7 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
 
   Args:
     config: of the run.
-    topology: a launch.topology.Topology of TPUs.
+    topology: a i2vgen_jax.parallel.topology.Topology of TPUs.
     buckets: of the config.
     mfu: share of the peak that the run is taken to reach.
     clip_cpu_secs: of reading and decoding one example.
@@ -101,8 +102,8 @@ def abstract_state(config, components, mesh):
   """(TrainState of shapes, its shardings)."""
   min_elements = config.sharding.min_elements
   rule, _ = optimizer.from_config(config, components.abstract_params(mesh, min_elements))
-  init = train_step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
-  return train_step.state_shardings(init, mesh, **config.sharding)
+  init = step.make_init(components.unet, rule, components.smallest_unet_inputs(), config.seed)
+  return step.state_shardings(init, mesh, **config.sharding)
 
 
 def state_bytes(state, placed, config, components, mesh):

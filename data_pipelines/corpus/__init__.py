@@ -1,0 +1,1 @@
+"""Corpora on disk or in buckets: shards of records, their manifest and their sidecars."""

@@ -1,0 +1,86 @@
+"""Buckets: the shapes a training step may have. One bucket per step, the same on all hosts.
+
+I2VGen-XL trains with varying numbers of frames and frame rates; VGen gives each rank its own. One
+program on many devices has one shape per step, so the mixture is over steps, by weight.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.corpus import schema
+
+SIZE_MULTIPLE = 8  # The VAE's downsampling.
+FPS_TOLERANCE = 0.01  # 23.976 counts as 24.
+IMAGE_FPS = 1.0  # What batches of images are conditioned on.
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+  """Shape and source of one kind of step.
+
+  Attributes:
+    name: unique among the buckets of a run.
+    frames, height, width: of the video, in pixels.
+    fps: frames per second at which the source is sampled, and which its batches are conditioned
+      on, also those of videos of one frame; IMAGE_FPS for images.
+    batch_size: examples of a step on all hosts together.
+    weight: share of the steps, relative to the other buckets'.
+    media: 'video', or 'image': a video of one frame.
+  """
+
+  name: str
+  frames: int
+  height: int
+  width: int
+  fps: float
+  batch_size: int
+  weight: float = 1.0
+  media: str = 'video'
+
+  def __post_init__(self):
+    problems = []
+    if self.media not in schema.MEDIA:
+      problems.append(f'media={self.media!r} should be one of {schema.MEDIA}')
+    if self.frames < 1 or (self.media == 'image' and self.frames != 1):
+      problems.append(f'frames={self.frames} should be >= 1, and 1 for images')
+    if self.media == 'image' and self.fps != IMAGE_FPS:
+      problems.append(f'fps={self.fps} should be {IMAGE_FPS:g} for images')
+    for side in ('height', 'width'):
+      value = getattr(self, side)
+      if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:
+        problems.append(f'{side}={value} should be a multiple of {SIZE_MULTIPLE}')
+    if self.batch_size < 1:
+      problems.append(f'batch_size={self.batch_size} should be >= 1')
+    for field in ('fps', 'weight'):
+      if getattr(self, field) <= 0:
+        problems.append(
+          f'{field}={getattr(self, field)} should be > 0; leave the bucket out to drop it'
+        )
+    if problems:
+      raise ValueError(f'bucket {self.name!r}: {"; ".join(problems)}.')
+
+  @property
+  def span(self) -> float:
+    """Seconds from the first frame to the last one."""
+    return (self.frames - 1) / self.fps
+
+
+def fills(bucket: Bucket, duration, fps):
+  """Whether videos of these durations (seconds) and frame rates fill the bucket; elementwise."""
+  return (duration >= bucket.span - 1e-3) & (fps >= bucket.fps * (1 - FPS_TOLERANCE))
+
+
+def nothing_fits(bucket: Bucket, duration: np.ndarray, fps: np.ndarray) -> str:
+  """Why none of the bucket's media fills it, and what would."""
+  if not len(duration):
+    return f'bucket {bucket.name!r} needs {bucket.media}s, and the corpus has none.'
+  enough = fps >= bucket.fps * (1 - FPS_TOLERANCE)
+  frames = int(np.floor((duration[enough].max() + 1e-3) * bucket.fps)) + 1 if enough.any() else 0
+  advice = f'frames <= {frames} at fps={bucket.fps:g}' if frames else f'fps <= {fps.max():.4g}'
+  return (
+    f'bucket {bucket.name!r} ({bucket.frames} frames at {bucket.fps:g} fps, {bucket.span:.2f} s) '
+    f'fits none of {len(duration)} videos: {enough.sum()} have the fps, '
+    f'{(duration >= bucket.span).sum()} are long enough (longest {duration.max():.2f} s, '
+    f'up to {fps.max():.4g} fps). {advice} would fit.'
+  )

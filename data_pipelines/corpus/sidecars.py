@@ -1,0 +1,128 @@
+"""Sidecars queried with SQL: the stages' columns side by side, the rows numbered through."""
+
+import collections
+import itertools
+from collections.abc import Sequence
+
+import fsspec
+import numpy as np
+from etils import epath
+
+from data_pipelines.corpus import reader, schema
+
+
+class Sidecars:
+  """All sidecars of corpora as one table.
+
+  Attributes:
+    columns: names, of all stages.
+  """
+
+  def __init__(self, corpora: reader.Corpora):
+    import duckdb
+
+    self._duckdb = duckdb
+    self._db = duckdb.connect()
+    self._db.execute('SET preserve_insertion_order = true')
+    for protocol in {path.split('://')[0] for path in map(str, corpora.sidecars) if '://' in path}:
+      self._db.register_filesystem(fsspec.filesystem(protocol))
+    parts = stages(corpora.sidecars)
+    names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
+    self.columns = {column for columns in names.values() for column in columns}
+    starts = zip(parts, corpora.starts, strict=False)
+    self._db.execute('CREATE TEMP TABLE starts (file VARCHAR, stage VARCHAR, start BIGINT)')
+    self._db.executemany(
+      'INSERT INTO starts VALUES (?, ?, ?)',
+      [(path, stage, start) for part, start in starts for stage, path in part.items()],
+    )
+    self._db.execute(f'CREATE TEMP VIEW sidecars AS {_joined(names, parts)}')
+
+  def _columns_of(self, stage, parts):
+    files = [part[stage] for part in parts if stage in part]
+    return [row[0] for row in self._db.execute(f'DESCRIBE {_read(files)}').fetchall()][:-2]
+
+  def funnel(self, where: Sequence[str]) -> list[dict]:
+    """Rows that each SQL condition leaves, after those before it.
+
+    Raises:
+      ValueError: a condition that is no SQL, or of a column that is not there.
+    """
+    kept = self._count('TRUE')
+    found = [dict(condition='all', num_rows=kept)]
+    for i, condition in enumerate(where):
+      kept = self._count(' AND '.join(f'({c})' for c in where[: i + 1]))
+      found.append(dict(condition=condition, num_rows=kept))
+    return found
+
+  def _count(self, condition):
+    return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
+
+  def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown)."""
+    for axis in axes:
+      if axis not in self.columns:
+        raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
+    condition = ' AND '.join(f'({c})' for c in where) or 'TRUE'
+    span = dict(first_time='first_time', duration='duration')
+    if 'span_start' in self.columns:
+      span['first_time'] = 'coalesce(span_start, first_time)'
+      span['duration'] = 'coalesce(span_end - span_start, duration)'
+    chosen = [f'{expression} AS {name}' for name, expression in span.items()]
+    chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
+    codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
+    found = self._query(
+      f'SELECT row_number_ AS row, fps, CASE media {codes} END AS media_code, {", ".join(chosen)} '
+      f'FROM sidecars WHERE {condition} ORDER BY row_number_'
+    )
+    return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
+
+  def rows(self, sql: str) -> list[dict]:
+    """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
+    return self._db.sql(sql).to_arrow_table().to_pylist()
+
+  def _query(self, sql):
+    try:
+      return self._db.execute(sql).fetchnumpy()
+    except self._duckdb.Error as error:
+      message = str(error).split('\n\n')[0].replace('\n', ' ')
+      raise ValueError(
+        f'--where cannot be understood: {message} Columns: {", ".join(sorted(self.columns))}.'
+      ) from error
+
+
+def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
+  """{stage: path} of the sidecars of each shard; '' is ingest's."""
+  added = collections.defaultdict(dict)
+  for folder in dict.fromkeys(path.parent for path in sidecars):
+    for path in sorted(folder.glob('*/*.parquet')):  # One listing: a bucket takes its time.
+      added[folder / path.name][path.parent.name] = str(path)
+  return [{'': str(path)} | added[path] for path in sidecars]
+
+
+def _all_stages(parts):
+  return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
+
+
+def _read(files):
+  listed = ', '.join("'" + file.replace("'", "''") + "'" for file in files)
+  return (
+    f'SELECT * FROM read_parquet([{listed}], union_by_name=true, filename=true, '
+    'file_row_number=true)'
+  )
+
+
+def _joined(names, parts):
+  """SQL: ingest's columns, and of each other stage those that no stage before it has."""
+  taken, joins, columns = set(), [], []
+  for i, (stage, found) in enumerate(names.items()):
+    columns += [f't{i}."{name}"' for name in found if name not in taken]
+    taken |= set(found)
+    files = [part[stage] for part in parts if stage in part]
+    source = (
+      f'(SELECT s.*, start + file_row_number AS row_number_{i} FROM ({_read(files)}) s '
+      f'JOIN starts ON starts.file = s.filename) t{i}'
+    )
+    joins.append(
+      source if not i else f'LEFT JOIN {source} ON t0.row_number_0 = t{i}.row_number_{i}'
+    )
+  return f'SELECT t0.row_number_0 AS row_number_, {", ".join(columns)} FROM {" ".join(joins)}'

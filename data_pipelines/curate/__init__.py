@@ -1,0 +1,1 @@
+"""What is measured of a corpus, and what is kept of it."""

@@ -1,0 +1,249 @@
+"""Curate: what of an ingested corpus is worth training on, written beside it as new sidecars.
+
+Measuring (measure.py) decodes everything once, shard by shard, on as many machines as there are;
+what it found stays in _measured/. Deciding (decide.py) reads only that, on one machine, in a minute
+or two per million examples: rules may be changed and the command run again. Media is never
+rewritten.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+from etils import epath
+
+from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.curate import decide, denylist
+from data_pipelines.media import decode, sandbox
+
+VERSION = 1  # Of what is measured: another one is measured again.
+STAGE = 'curate'
+UNITS = dict(
+  min_short_side='pixels', min_duration='seconds of the longest shot',
+  min_motion='diagonals per second', max_motion='diagonals per second',
+  max_border_area='share of the frame', max_text_area='share of the frame',
+  max_watermark='probability',
+)  # fmt: skip
+MAX_CAPTION = 1000  # Characters; CLIP reads 77 tokens.
+
+
+def curate(
+  directory: str,
+  rules: decide.Rules | None = None,
+  denylists: Sequence[str] = (),
+  allow_no_denylist: str = '',
+  hooks: Mapping[str, str] | None = None,
+  num_processes: int = 2,
+  beam_flags: Sequence[str] = (),
+) -> dict:
+  """Measures the corpus in `directory` and writes sidecar/curate/ there.
+
+  Args:
+    directory: an ingested corpus, on a disk or in a bucket.
+    rules: what to keep.
+    denylists: files of what must not be used (denylist.py); needed for images from the web.
+    allow_no_denylist: why there is none; it is written into the manifest.
+    hooks: column of schema.CURATE -> 'module:function' (measure.py).
+    num_processes, beam_flags: see jobs.run.
+  Returns:
+    The stage's manifest: counts, the funnel, rules and lists.
+  Raises:
+    ValueError: if the folder holds no corpus, a hook cannot be loaded, or a denylist is missing.
+  """
+  rules, hooks, output = rules or decide.Rules(), dict(hooks or {}), epath.Path(directory)
+  manifest = reader.read_manifest(directory)
+  _check_hooks(hooks)
+  shards = [
+    (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
+  ]
+  web = _Web.of(output, shards)
+  reason = _denylist_or_reason(web, denylists, allow_no_denylist)
+  denied = denylist.load(denylists)
+
+  measured_in = output / '_measured'
+  jobs.claim(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks]))
+  work = MeasureShard(output, hooks)
+  jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
+  work.close()
+
+  def read(number):
+    """The rows of a shard: what ingest knows and what was measured."""
+    base = storage.read_table(output / shards[number][1]['sidecar']).to_pylist()
+    found = storage.read_table(jobs.part(measured_in, number) / 'measured.parquet').to_pylist()
+    return [known | row for known, row in zip(base, found, strict=True)]
+
+  is_held_out = [split != 'train' for split, _ in shards]
+  decisions = decide.Decisions(read, is_held_out, rules, denied, web.has_tags)
+  marker = output / 'sidecar' / STAGE / 'manifest.json'
+  if marker.exists():  # While the sidecars change, there is none.
+    marker.unlink()
+  for number, (_, shard) in enumerate(shards):
+    table = pa.Table.from_pylist(decisions.rows(number), schema.CURATE)
+    storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
+  summary = dict(
+    version=VERSION,
+    corpus=manifest['fingerprint'],
+    rules=dataclasses.asdict(rules),
+    hooks=hooks,
+    denylists={str(path): storage.sha256(epath.Path(path)) for path in denylists},
+    no_denylist=reason,
+    num_examples=decisions.num_examples,
+    num_kept=decisions.num_kept,
+    funnel=decisions.funnel(),
+    flags=dict(sorted(decisions.flags.items())),
+  )
+  storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
+  return summary
+
+
+class MeasureShard:
+  """(shard of the manifest, folder) -> measured.parquet, one row per record."""
+
+  def __init__(self, output: epath.Path, hooks: Mapping[str, str]):
+    self._output = output
+    self._hooks = hooks
+    self._measure = sandbox.Sandbox(_measure)
+
+  def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
+    """Damaged media becomes a row with the flag damaged:REASON."""
+    sidecar = storage.read_table(self._output / shard['sidecar']).to_pylist()
+    rows = []
+    found = records.read(self._output / shard['records'])
+    for known, record in zip(sidecar, found, strict=True):
+      row: dict[str, Any] = dict(key=known['key'], flags=_flags(known, record))
+      try:
+        if isinstance(record, Exception):
+          raise decode.DecodeError('record', str(record))
+        row['caption_length'] = len(record['caption'])
+        row.update(self._measure(record['data'], known, self._hooks))
+      except decode.DecodeError as error:
+        logging.warning('%s: %s', known['key'], error)
+        row['flags'].append(f'damaged:{error.reason}')
+      rows.append(row)
+    pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), folder / 'measured.parquet')
+    return dict(num_examples=len(rows))
+
+  def close(self) -> None:
+    """Ends the child that decodes."""
+    self._measure.close()
+
+
+def _measure(data, known, hooks):
+  from data_pipelines.curate import measure
+
+  end = known['first_time'] + known['duration']
+  return measure.measure(data, known['media'], known['fps'], hooks, end)
+
+
+def _check_hooks(hooks):
+  from data_pipelines.curate import measure
+
+  for name, path in hooks.items():
+    if name not in ('text_area', 'watermark_score'):
+      raise ValueError(
+        f'hook for {name!r}: only text_area and watermark_score are filled by hooks.'
+      )
+    measure.load_hook(path)
+
+
+@dataclasses.dataclass
+class _Web:
+  """Whether a corpus comes from the web.
+
+  Attributes:
+    num_images: with a link or an NSFW tag, as LAION's have.
+    has_tags: whether any example has an NSFW tag.
+  """
+
+  num_images: int = 0
+  has_tags: bool = False
+
+  @classmethod
+  def of(cls, output, shards):
+    found = cls()
+    for _, shard in shards:
+      rows = storage.read_table(output / shard['sidecar'], ['media', 'url', 'nsfw']).to_pylist()
+      found.has_tags |= any(row['nsfw'] for row in rows)
+      found.num_images += sum(
+        row['media'] == 'image' and bool(row['url'] or row['nsfw']) for row in rows
+      )
+    return found
+
+
+def _denylist_or_reason(web, denylists, reason):
+  """Raises if images from the web come without a list of what must not be used."""
+  if denylists or not web.num_images:
+    return ''
+  if not reason:
+    raise ValueError(
+      f'{web.num_images} images come from the web (they have links or NSFW tags, as LAION has). '
+      'LAION links to illegal material, which Re-LAION leaves out: give --denylist=FILE with what '
+      'to drop, or --allow-no-denylist=REASON, which is kept in the manifest.'
+    )
+  return reason
+
+
+def _flags(known, record):
+  flags = ['variable_rate'] * known['is_variable_rate'] + ['truncated'] * known['is_truncated']
+  if not isinstance(record, Exception):
+    caption = record['caption']
+    flags += ['caption_empty'] * (not caption.strip())
+    flags += ['caption_long'] * (len(caption) > MAX_CAPTION)
+    flags += ['caption_not_utf8'] * ('\ufffd' in caption)
+  return flags
+
+
+def add_command(commands) -> None:
+  """Adds `curate` to the command line."""
+  text = 'Measure a corpus (shots, motion, subject, copies) and say what is worth training on.'
+  parser = commands.add_parser('curate', help=text, description=text)
+  parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
+  for field in dataclasses.fields(decide.Rules):
+    if field.name == 'nsfw':
+      parser.add_argument(
+        '--nsfw', default='UNLIKELY', help='LAION tags to keep, with commas; %(default)s'
+      )
+    elif field.name == 'keep_duplicates':
+      parser.add_argument('--keep_duplicates', action='store_true', help='copies stay')
+    else:
+      kind = int if field.name == 'min_short_side' else float
+      unit = UNITS[field.name]
+      shown = f'{unit}; {field.default}' if field.default is not None else f'{unit}; no bound'
+      parser.add_argument(f'--{field.name}', type=kind, default=field.default, help=shown)
+  lists = dict(action='append', default=[])
+  text = 'Parquet, CSV or text file of links or hashes to drop; may be repeated'
+  parser.add_argument('--denylist', dest='denylists', metavar='FILE', help=text, **lists)
+  text = 'why images from the web need none'
+  parser.add_argument(
+    '--allow_no_denylist', '--allow-no-denylist', metavar='REASON', default='', help=text
+  )
+  text = 'text_area=module:function or watermark_score=module:function'
+  parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
+  jobs.add_dry_run(parser)
+  jobs.add_flags(parser)
+  parser.set_defaults(run=_run_command)
+
+
+def _run_command(directory, denylists, allow_no_denylist, hooks, dry_run, num_processes, beam_flags,
+                 **rules):  # fmt: skip
+  start = time.monotonic()
+  hooks = dict(hook.partition('=')[::2] for hook in hooks)
+  rules = decide.Rules(**dict(rules, nsfw=tuple(rules['nsfw'].split(','))))
+  if dry_run:
+    manifest = reader.read_manifest(directory)
+    num_shards = sum(len(found['shards']) for found in manifest['splits'].values())
+    num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
+    print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
+    return
+  summary = curate(directory, rules, denylists, allow_no_denylist, hooks, num_processes, beam_flags)
+  for step in summary['funnel']:
+    if step['num_broken']:
+      print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left')
+  print(f'{directory}: {summary["num_kept"]:,} of {summary["num_examples"]:,} kept, '
+        f'{time.monotonic() - start:.1f} s')  # fmt: skip

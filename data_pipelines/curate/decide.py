@@ -1,0 +1,179 @@
+"""Which examples are kept: rules on each by itself, and copies, which takes all of them together.
+
+Two passes over the shards. The first leaves 51 bytes per example in memory: what copies are found
+and ranked by. The second gives each shard's rows their decisions, and forgets them.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_pipelines.curate import denylist
+
+# In the order of the funnel.
+RULES = (
+  'damaged', 'denylist', 'nsfw', 'resolution', 'duration', 'motion', 'border', 'text', 'watermark',
+  'duplicate',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """What is kept. None lets everything pass, and so does a value that is not known.
+
+  Attributes:
+    min_short_side: pixels of the shorter side. WebVid's previews have 336, so 360 drops them.
+    min_duration: seconds of the longest single shot.
+    min_motion, max_motion: diagonals per second; the tails of the report's histogram.
+    max_border_area, max_text_area: shares of the frame. A plain backdrop is a border too.
+    max_watermark: of watermark_score.
+    nsfw: the tags that are kept, where the corpus has tags; an example without one is dropped.
+    keep_duplicates: whether copies stay.
+  """
+
+  min_short_side: int = 336
+  min_duration: float = 1.0
+  min_motion: float | None = None
+  max_motion: float | None = None
+  max_border_area: float | None = None
+  max_text_area: float | None = None
+  max_watermark: float | None = None
+  nsfw: tuple[str, ...] = ('UNLIKELY',)
+  keep_duplicates: bool = False
+
+
+class Decisions:
+  """Decisions on the examples of shards.
+
+  Args:
+    read: number of a shard -> its rows, columns of schema.SIDECAR and schema.CURATE.
+    is_held_out: of each shard.
+    rules: what to keep.
+    denied: what must not be used (denylist.py).
+    has_tags: whether the corpus has NSFW tags.
+
+  Attributes:
+    num_examples, num_kept, flags: counts of the shards that `rows` was asked for.
+  """
+
+  def __init__(
+    self,
+    read: Callable[[int], list[dict]],
+    is_held_out: Sequence[bool],
+    rules: Rules,
+    denied: frozenset[str],
+    has_tags: bool,
+  ):
+    self._read = read
+    self._rules = rules
+    self._has_tags = has_tags
+    self.num_examples = self.num_kept = 0
+    self.flags: collections.Counter = collections.Counter()
+    self._num_broken: collections.Counter = collections.Counter()
+    self._num_stopped: collections.Counter = collections.Counter()
+    facts = [self._facts(read(i), held_out, denied) for i, held_out in enumerate(is_held_out)]
+    self._starts = np.cumsum([0, *(len(shard) for shard in facts)])
+    self._group_N, self._is_denied_N, self._is_copy_N = _compare(np.concatenate(facts))
+
+  def rows(self, shard: int) -> list[dict]:
+    """The rows of a shard, with keep, reject, dup_group and watermark_score."""
+    rows, start = self._read(shard), self._starts[shard]
+    for index, row in enumerate(rows, start):
+      if row['watermark_score'] is None:
+        row['watermark_score'] = row['watermark']
+      row['dup_group'] = int(self._group_N[index])
+      row['reject'] = _broken_rules(row, self._rules, self._has_tags, self._is_denied_N[index])
+      if self._is_copy_N[index] and not self._rules.keep_duplicates:
+        row['reject'].append('duplicate')
+      row['keep'] = not row['reject']
+      self.num_kept += row['keep']
+      self._num_broken.update(row['reject'])
+      self._num_stopped.update(row['reject'][:1])
+      self.flags.update(row['flags'])
+    self.num_examples += len(rows)
+    return rows
+
+  def funnel(self) -> list[dict]:
+    """Per rule: how many break it, and how many have passed it and all before."""
+    found, left = [], self.num_examples
+    for rule in RULES:
+      left -= self._num_stopped[rule]
+      found.append(dict(rule=rule, num_broken=self._num_broken[rule], num_left=left))
+    return found
+
+  def _facts(self, rows, is_held_out, denied):
+    facts = np.zeros(len(rows), _FACTS)
+    facts['is_held_out'] = is_held_out
+    for fact, row in zip(facts, rows, strict=True):
+      hashes = row['hashes'] or []
+      fact['digest'] = np.frombuffer(bytes.fromhex(row['sha256'])[:16], np.uint64)
+      fact['num_hashes'] = len(hashes)
+      fact['hashes'][: len(hashes)] = hashes
+      fact['num_pixels'] = row['height'] * row['width']
+      fact['is_denied'] = denylist.is_denied(row, denied)
+      score = row['watermark'] if row['watermark_score'] is None else row['watermark_score']
+      row = dict(row, watermark_score=score)
+      fact['is_good'] = not _broken_rules(row, self._rules, self._has_tags, False)
+    return facts
+
+
+_FACTS = np.dtype(
+  [
+    ('digest', np.uint64, 2),  # Half of the sha256: two files in 1e9 share it once in 1e20.
+    ('hashes', np.uint64, 3),
+    ('num_hashes', np.uint8),
+    ('num_pixels', np.int64),
+    ('is_held_out', bool),
+    ('is_denied', bool),
+    ('is_good', bool),  # No rule is against it, but for its copies.
+  ]
+)
+
+
+def _compare(facts_N):
+  """(group of copies, whether one of it is denied, whether a better one of it is there)."""
+  from data_pipelines.curate import duplicates
+
+  group_N = duplicates.groups(facts_N['digest'], facts_N['hashes'], facts_N['num_hashes'])
+  denied_N = np.zeros(len(facts_N), bool)
+  denied_N[group_N[facts_N['is_denied']]] = True
+  denied_N = denied_N[group_N]
+  # The best of a group is last: a good one, then a held-out one, so that training cannot see its
+  # copy, then the one of most pixels, then the first.
+  index_N = np.arange(len(facts_N))
+  order_N = np.lexsort(
+    (
+      -index_N,
+      facts_N['num_pixels'],
+      facts_N['is_held_out'],
+      facts_N['is_good'] & ~denied_N,
+      group_N,
+    )
+  )
+  is_copy_N = np.ones(len(facts_N), bool)
+  is_best_N = np.diff(group_N[order_N], append=-1) != 0
+  is_copy_N[order_N[is_best_N]] = False
+  return group_N, denied_N, is_copy_N
+
+
+def _broken_rules(row, rules, has_tags, is_denied):
+  is_video = row['media'] == 'video'
+  length = (row['span_end'] or 0.0) - (row['span_start'] or 0.0)
+  broken = dict(
+    damaged=any(flag.startswith('damaged:') for flag in row['flags']),
+    denylist=is_denied,
+    nsfw=has_tags and row['media'] == 'image' and row['nsfw'] not in rules.nsfw,
+    resolution=min(row['height'], row['width']) < rules.min_short_side,
+    duration=is_video and length < rules.min_duration - 1e-6,
+    motion=is_video and not _within(row['motion'], rules.min_motion, rules.max_motion),
+    border=not _within(row['border_area'], None, rules.max_border_area),
+    text=not _within(row['text_area'], None, rules.max_text_area),
+    watermark=not _within(row['watermark_score'], None, rules.max_watermark),
+  )
+  return [rule for rule, is_broken in broken.items() if is_broken]
+
+
+def _within(value, low, high):
+  return value is None or ((low is None or value >= low) and (high is None or value <= high))

@@ -1,0 +1,184 @@
+"""What curation needs to know of a video or an image, from one pass over its frames.
+
+Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is looked at for cuts,
+eight per second for motion, and a few are kept for the subject, the hashes and the hooks.
+"""
+
+import dataclasses
+import importlib
+import io
+import math
+from collections.abc import Callable, Mapping
+
+import av
+import cv2
+import numpy as np
+
+from data_pipelines.curate import duplicates, motion, shots, subject
+from data_pipelines.media import decode
+
+WIDTH = 256
+MOTION_FPS = 8.0
+# Half the frames kept are dropped whenever there are twice as many: memory is bounded.
+MAX_KEPT = 32
+FIRST_KEPT_FPS = 4.0
+POSITIONS = (0.1, 0.5, 0.9)  # Of a shot: the frames that stand for it.
+
+Hooks = Mapping[str, str]
+
+
+@dataclasses.dataclass
+class _Kept:
+  """A frame that stands for its neighbourhood."""
+
+  time: float
+  frame_HWC: np.ndarray
+  residual_HW: np.ndarray | None
+
+
+def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
+  """Columns of schema.CURATE that are measured.
+
+  Args:
+    data: an encoded file.
+    media: 'video' or 'image'.
+    fps: of the video, as ingest found it.
+    hooks: column name -> 'module:function'; the function maps a frame (uint8, RGB, H W 3) to a
+      number, and the column is the largest of three frames'.
+    end: presentation time of the last frame that is looked at; what follows may be damaged.
+  Raises:
+    decode.DecodeError: if the file is damaged.
+  """
+  cv2.setNumThreads(1)  # Work is parallel over files.
+  functions = {name: load_hook(path) for name, path in hooks.items()}
+  if media == 'image':
+    frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
+    small_HWC = _shrink(frame_HWC)
+    row = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
+    share = subject.subject_share(small_HWC)
+    row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
+    return row | _of_frames([small_HWC], functions)
+  return _measure_video(data, fps, functions, end)
+
+
+def load_hook(path: str) -> Callable[[np.ndarray], float]:
+  """The function that 'module:function' names."""
+  module, _, name = path.partition(':')
+  try:
+    return getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(f'hook {path!r} should be module:function: {error}.') from error
+
+
+def _measure_video(data, fps, functions, end):
+  detector, meter = shots.ShotDetector(fps), motion.FlowMeter()
+  times, motions, kept = [], [], []
+  previous = residual_HW = None
+  keep_every = 1 / FIRST_KEPT_FPS
+  for time, frame_HWC in _small_frames(data):
+    if time > end + 1e-6:
+      break
+    times.append(time)
+    detector.add(frame_HWC)
+    if previous is None or time - previous[0] >= 1 / MOTION_FPS - 1e-3:
+      grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_BGR2GRAY)
+      if previous is not None:
+        found = meter(previous[1], grey_HW, time - previous[0])
+        motions.append((previous[0], time, found.total, found.camera, found.objects))
+        residual_HW = found.residual_HW
+      previous = (time, grey_HW)
+      if not kept or time - kept[-1].time >= keep_every - 1e-3:
+        kept.append(_Kept(time, frame_HWC, residual_HW))
+        if len(kept) == 2 * MAX_KEPT:
+          kept, keep_every = kept[::2], 2 * keep_every
+  if len(times) < 2:
+    raise decode.DecodeError('single_frame', f'{len(times)} frames decode.')
+  cuts = detector.cuts()
+  starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
+  spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]
+  span = max(spans, key=lambda span: span[1] - span[0])
+  row = dict(span_start=span[0], span_end=span[1], num_shots=len(spans))
+  row['cuts'] = [times[cut] for cut in cuts]
+  row.update(_motion_within(span, motions))
+  row.update(_subject_within(span, kept))
+  whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
+  within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
+  row.update(_of_frames([k.frame_HWC for k in within], functions))
+  # Of the whole video: a copy is one whatever its cuts.
+  row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
+  return row
+
+
+def _small_frames(data):
+  """Yields (presentation time, uint8 BGR frame of 256 pixels' width with square pixels)."""
+  reformatter = av.video.reformatter.VideoReformatter()
+  try:
+    with av.open(io.BytesIO(data), metadata_errors='replace') as container:
+      stream = container.streams.video[0]
+      stream.thread_count = 1
+      aspect = float(stream.sample_aspect_ratio or 1)
+      for frame in container.decode(stream):
+        height = max(16, round(WIDTH * frame.height / (frame.width * aspect)))
+        small = reformatter.reformat(
+          frame, WIDTH, height, 'bgr24', interpolation='FAST_BILINEAR', threads=1
+        )
+        yield frame.time, small.to_ndarray()
+  except (av.FFmpegError, ValueError, OSError, IndexError) as error:
+    raise decode.DecodeError('decode', str(error)) from error
+
+
+def _shrink(frame_HWC):
+  height = max(16, round(WIDTH * frame_HWC.shape[0] / frame_HWC.shape[1]))
+  return cv2.resize(frame_HWC, (WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def _motion_within(span, motions):
+  """Means over the pairs of frames inside the span: none crosses a cut."""
+  inside = np.array([m[2:] for m in motions if m[0] >= span[0] - 1e-6 and m[1] <= span[1] + 1e-6])
+  if not len(inside):
+    return dict(motion=None, camera_motion=None, object_motion=None)
+  total, camera, objects = inside.mean(axis=0).tolist()
+  return dict(motion=total, camera_motion=camera, object_motion=objects)
+
+
+def _subject_within(span, kept):
+  """The median share of three frames of the span."""
+  inside = [k for k in kept if span[0] < k.time <= span[1] and k.residual_HW is not None]
+  if not inside:
+    return dict(subject=None, subject_method=None)
+  chosen = {
+    id(k): k for k in (_nearest(inside, span[0] + p * (span[1] - span[0])) for p in POSITIONS)
+  }
+  shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
+  shares = [share for share in shares if share is not None]
+  if not shares:
+    return dict(subject=None, subject_method=None)
+  return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
+
+
+def _nearest(kept, time):
+  return min(kept, key=lambda k: abs(k.time - time))
+
+
+def _of_frames(frames, functions):
+  """What is the same for images and videos."""
+  row = dict(
+    border_area=min(border_share(frame_HWC) for frame_HWC in frames),
+    hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
+  )
+  for name, function in functions.items():
+    row[name] = max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
+  return row
+
+
+def border_share(frame_HWC: np.ndarray) -> float:
+  """Share of a frame that plain borders take: letterboxes, and the padding of img2dataset."""
+  inside = np.ones(frame_HWC.shape[:2], bool)
+  for axis in (0, 1):
+    lines = np.moveaxis(frame_HWC, axis, 0).reshape(frame_HWC.shape[axis], -1, 3).astype(np.int16)
+    for order in (slice(None), slice(None, None, -1)):
+      ordered = lines[order]
+      plain = np.abs(ordered - ordered[0, 0]).max(axis=(1, 2)) <= 12  # JPEG and MPEG leave noise.
+      count = len(plain) if plain.all() else int(plain.argmin())
+      np.moveaxis(inside, axis, 0)[order][:count] = False
+  return float(1 - inside.mean())

@@ -1,0 +1,279 @@
+"""Index: which rows of ingested corpora training draws, grouped into cells that it may even out.
+
+DuckDB filters the sidecars, all stages' columns side by side; quantiles of the scores make cells.
+What is written is memory-mapped by training:
+
+    manifest.json        counts, funnel, cells and their shares' rule, fingerprint; written last
+    cells.json           the edges between the cells, to be used again for other corpora
+    order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
+    first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
+                         `curate` found one, else the whole video
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.index import table as table_lib
+
+# Of columns that measure the same, the first that has any value makes the cells: never two methods.
+AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
+_DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
+
+
+def index(
+  directories: Mapping[str, str],
+  output: str,
+  where: Sequence[str] = (),
+  axes: Sequence[str] | None = None,
+  quantiles: int = 4,
+  edges: str = '',
+  balance: table_lib.Balance | None = None,
+  dry_run: bool = False,
+) -> dict:
+  """Indexes the training rows of corpora; does nothing if that is done already.
+
+  Args:
+    directories: name -> ingested corpus, named as in data.directories of the config.
+    output: folder of the index; it and the corpora may be in a bucket.
+    where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
+      says 'keep', only what it keeps stays.
+    axes: score columns that make cells; those of AXES that the sidecars have values of if None,
+      the subject by a network rather than by the estimate without one.
+    quantiles: cells per axis, of equal size over the rows that stay.
+    edges: a cells.json whose edges are used instead of new quantiles.
+    balance: how the cells are drawn.
+    dry_run: only returns what would be written.
+  Returns:
+    The manifest.
+  Raises:
+    ValueError: no corpus, a condition that cannot be, or no row left.
+  """
+  corpora = reader.Corpora(dict(directories), 'train')
+  balance = balance or table_lib.Balance()
+  identity = _identity(corpora, where, axes, quantiles, edges, balance)
+  output = epath.Path(output)
+  if (output / 'manifest.json').exists() and not dry_run:
+    found = table_lib.read_manifest(output)
+    if found['identity'] == identity:
+      logging.info('%s is indexed already.', output)
+      return found
+  table = sidecars.Sidecars(corpora)
+  axes = _default_axes(table) if axes is None else list(axes)
+  if 'keep' in table.columns and not any('keep' in condition for condition in where):
+    where = ['coalesce(keep, true)', *where]  # What `curate` keeps, unless told otherwise.
+  funnel = table.funnel(where)
+  rows = table.select(where, axes)
+  if not len(rows['row']):
+    raise ValueError(f'no row is left: {_funnel_text(funnel)}.')
+  edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
+  order, found_cells = _group(rows, axes, edge_values)
+  manifest = dict(
+    version=table_lib.VERSION,
+    identity=identity,
+    corpora={
+      name: dict(fingerprint=fingerprint)
+      for name, fingerprint in zip(corpora.names, corpora.fingerprints, strict=True)
+    },
+    where=list(where),
+    funnel=funnel,
+    axes=axes,
+    edges=edge_values,
+    balance=dataclasses.asdict(balance),
+    num_rows=len(order),
+    cells=found_cells,
+  )
+  columns = {name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()}
+  columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
+  manifest['fingerprint'] = _fingerprint(manifest, columns)
+  if not dry_run:
+    _write(output, manifest, columns)
+  return manifest
+
+
+def _default_axes(table):
+  found = []
+  for names in AXES:
+    there = [name for name in names if name in table.columns]
+    known = [
+      n for n in there if table.rows(f'SELECT count({n}) AS known FROM sidecars')[0]['known']
+    ]
+    found += known[:1]
+  return found
+
+
+def _quantile_edges(rows, axes, quantiles):
+  """Inner edges per axis, over the known scores; equal ones are merged."""
+  if quantiles < 1:
+    raise ValueError(f'quantiles={quantiles} should be >= 1.')
+  edges = {}
+  for i, axis in enumerate(axes):
+    scores = rows[f'score_{i}']
+    known = scores[np.isfinite(scores)]
+    shares = np.arange(1, quantiles) / quantiles
+    found = np.unique(np.quantile(known, shares)) if len(known) else np.zeros(0)
+    edges[axis] = [float(edge) for edge in found]
+  return edges
+
+
+def _read_edges(path, axes):
+  edges = json.loads(epath.Path(path).read_text())['edges']
+  missing = [axis for axis in axes if axis not in edges]
+  if missing:
+    raise ValueError(f'{path} has no edges for {missing}, only for {list(edges)}.')
+  return {axis: edges[axis] for axis in axes}
+
+
+def _group(rows, axes, edges):
+  """(order of the rows, cells): media first, then the scores, an unknown one last of its axis."""
+  code = np.nan_to_num(rows['media_code']).astype(np.int64)
+  sizes = [len(edges[axis]) + 2 for axis in axes]
+  for i, axis in enumerate(axes):
+    scores = rows[f'score_{i}']
+    level = np.searchsorted(edges[axis], scores, side='right')
+    code = code * sizes[i] + np.where(np.isfinite(scores), level, sizes[i] - 1)
+  order = np.argsort(code, kind='stable')
+  codes, starts = np.unique(code[order], return_index=True)
+  stops = [*starts[1:].tolist(), len(order)]
+  found = []
+  for cell_code, start, stop in zip(codes.tolist(), starts.tolist(), stops, strict=True):
+    levels = []
+    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
+      cell_code, level = divmod(cell_code, size)
+      levels.append(f'{axis}={table_lib.UNKNOWN if level == size - 1 else level}')
+    places = order[start:stop]
+    found.append(
+      dict(
+        name=' '.join([schema.MEDIA[cell_code], *reversed(levels)]),
+        media=schema.MEDIA[cell_code],
+        places=[start, stop],
+        min_duration=float(rows['duration'][places].min()),
+        min_fps=float(rows['fps'][places].min()),
+      )
+    )
+  return order, found
+
+
+def _identity(corpora, where, axes, quantiles, edges, balance):
+  """Changes if the sidecars, of any stage, or an option change."""
+  paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
+  files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
+  edge_text = epath.Path(edges).read_text() if edges else ''
+  options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
+  described = [table_lib.VERSION, corpora.fingerprints, files, options]
+  return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+
+def _fingerprint(manifest, columns):
+  digest = hashlib.sha256()
+  for name in ('corpora', 'balance', 'cells'):
+    digest.update(json.dumps(manifest[name]).encode())
+  for name in sorted(columns):
+    digest.update(np.ascontiguousarray(columns[name]))
+  return digest.hexdigest()[:16]
+
+
+def _write(output, manifest, columns):
+  (output / 'manifest.json').unlink(missing_ok=True)  # While the files change, there is none.
+  for old in output.glob('*.npy'):
+    old.unlink()
+  for name, values in columns.items():
+    path = output / f'{name}.{values.dtype.kind}{8 * values.dtype.itemsize}.npy'
+    with storage.written(path) as local, local.open('wb') as file:
+      np.save(file, values)
+  for name, found in (('cells', dict(edges=manifest['edges'])), ('manifest', manifest)):
+    storage.write_bytes(output / f'{name}.json', json.dumps(found, indent=2).encode())
+
+
+def _funnel_text(funnel):
+  return ', '.join(f'{step["condition"]}: {step["num_rows"]}' for step in funnel)
+
+
+def add_command(commands) -> None:
+  """Adds `index` to python -m data_pipelines."""
+  text = 'Choose the rows of ingested corpora that training draws, and even out their scores.'
+  parser = commands.add_parser('index', help=text, description=text)
+  parser.add_argument(
+    '--corpus', action='append', required=True, metavar='[NAME=]DIR',
+    help='as in data.directories of the config; may be repeated',
+  )  # fmt: skip
+  parser.add_argument('--output', required=True, help='folder of the index, for data.index')
+  parser.add_argument(
+    '--where', action='append', default=[], metavar='CONDITION',
+    help="SQL on sidecar columns, such as 'duration >= 2'; may be repeated: the funnel shows each",
+  )  # fmt: skip
+  parser.add_argument(
+    '--axes',
+    help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
+    'network_subject, else subject',
+  )
+  parser.add_argument('--quantiles', type=int, default=4, help='cells per score; %(default)s')
+  parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
+  parser.add_argument(
+    '--alpha', type=float, default=0.5, help='0: as the corpus is, 1: cells alike'
+  )
+  parser.add_argument(
+    '--max_epochs', type=float, default=0.0, help='of any cell in num_draws; 0 for no bound'
+  )
+  parser.add_argument('--num_draws', type=int, default=0, help='examples that the run will draw')
+  parser.add_argument(
+    '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
+  )
+  jobs.add_dry_run(parser)
+  parser.set_defaults(run=_run)
+
+
+def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **options):
+  directories = named(corpus)
+  balance = table_lib.Balance(alpha, max_epochs, num_draws, unknown_weight)
+  axes = None if axes is None else [axis for axis in axes.split(',') if axis]
+  manifest = index(directories, output, axes=axes, balance=balance, **options)
+  _report(manifest)
+  print(f'{"would write" if options["dry_run"] else "index"} {output}')
+  print(f'fingerprint {manifest["fingerprint"]}')
+
+
+def named(corpora: Sequence[str]) -> dict[str, str]:
+  """{name: folder} of flags [NAME=]DIR, as a config holds its directories."""
+  parts = [item.rpartition('=') for item in corpora]
+  directories = {name or pathlib.Path(path).name: path for name, _, path in parts}
+  if len(directories) < len(corpora):
+    raise ValueError(f'the corpora {corpora} should have different names: --corpus=NAME=DIR.')
+  return directories
+
+
+def _report(manifest):
+  before = None
+  for step in manifest['funnel']:
+    lost = '' if before is None else f'  -{before - step["num_rows"]}'
+    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}')
+    before = step['num_rows']
+  for media in schema.MEDIA:
+    found = shares(manifest, media)
+    if not found:
+      continue
+    total = sum(count for _, count, _ in found)
+    print(f'{media}: {len(found)} cells, {total} rows; rows, share -> share of draws')
+    for cell, count, share in found:
+      print(f'{count:>12} {count / total:7.2%} -> {share:7.2%}  {cell["name"]}')
+
+
+def shares(manifest: Mapping, media: str) -> list[tuple[dict, int, float]]:
+  """(cell, its rows, its share of the draws of that media) of the cells of a kind of media."""
+  found = [cell for cell in manifest['cells'] if cell['media'] == media]
+  if not found:
+    return []
+  counts = np.array([cell['places'][1] - cell['places'][0] for cell in found])
+  is_unknown = np.array([table_lib.UNKNOWN in cell['name'] for cell in found])
+  balance = table_lib.Balance(**manifest['balance'])
+  drawn = table_lib.balanced_shares(
+    counts.astype(float), is_unknown, balance, counts.sum() / manifest['num_rows']
+  )
+  return list(zip(found, counts.tolist(), drawn.tolist(), strict=True))

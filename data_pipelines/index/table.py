@@ -1,0 +1,258 @@
+"""Cells: groups of a corpus's rows that training draws from in given shares.
+
+Without an index a corpus is one cell. With one (python -m data_pipelines index) the cells are
+quantiles of the scores, and their shares are evened out: share ~ size^(1 - alpha).
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader, schema, storage
+
+VERSION = 1
+UNKNOWN = 'unknown'
+COLUMNS = ('first_time', 'duration', 'fps')
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+  """How unlike the corpus the draws may be.
+
+  Attributes:
+    alpha: 0 draws every row alike, 1 every cell.
+    max_epochs: no cell is gone through more often in num_draws draws; 0 for no bound.
+    num_draws: of the whole run, for max_epochs.
+    unknown_weight: factor on the share of cells with an unknown score.
+  """
+
+  alpha: float = 0.0
+  max_epochs: float = 0.0
+  num_draws: int = 0
+  unknown_weight: float = 1.0
+
+  def __post_init__(self):
+    problems = []
+    if not 0 <= self.alpha <= 1:
+      problems.append(f'alpha={self.alpha} should be in [0, 1]')
+    if self.max_epochs < 0 or self.num_draws < 0 or bool(self.max_epochs) != bool(self.num_draws):
+      problems.append(
+        f'max_epochs={self.max_epochs:g} and num_draws={self.num_draws} should be given together'
+      )
+    if self.unknown_weight <= 0:
+      problems.append(
+        f'unknown_weight={self.unknown_weight} should be > 0; drop such rows with --where instead'
+      )
+    if problems:
+      raise ValueError('; '.join(problems) + '.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """Rows of one cell that fill a bucket: places in the table, and the corpus that they are of.
+
+  The corpus is '' where corpora are not told apart.
+  """
+
+  name: str
+  places: range | np.ndarray
+  source: str = ''
+
+
+class Table:
+  """Rows in the order of their cells.
+
+  Attributes:
+    rows: numbers in reader.Corpora, None if they are the places themselves.
+    columns: COLUMNS by place; memory-mapped if they come from an index.
+    fingerprint: changes with the corpora, their order, cells and shares.
+  """
+
+  def __init__(self, corpora, rows, columns: Mapping[str, np.ndarray], cells, balance, fingerprint):
+    self.rows = rows
+    self.columns = columns
+    self.fingerprint = fingerprint
+    self._sources = corpora.names
+    self._source_starts = corpora.corpus_starts
+    self._cells = cells
+    self._balance = balance
+
+  def row(self, place: int) -> int:
+    """The row in reader.Corpora at a place."""
+    return int(place if self.rows is None else self.rows[place])
+
+  def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
+    """The cells as far as they fill the bucket; with by_source, each corpus has its own.
+
+    A cell whose every row does takes no memory; of another, the places are held (4 bytes each).
+
+    Raises:
+      ValueError: no row fills the bucket.
+    """
+    found = []
+    for cell in self._cells:
+      if cell['media'] == bucket.media:
+        for source, part in self._parts(range(*cell['places']), by_source):
+          places = self._places(bucket, cell, part)
+          if len(places):
+            found.append(Cell(f'{cell["name"]} {source}'.strip(), places, source))
+    if not found:
+      raise ValueError(self._nothing_fits(bucket))
+    return found
+
+  def shares(
+    self, found: list[Cell], share_of_draws: float = 1.0, sources: Mapping[str, float] | None = None
+  ) -> np.ndarray:
+    """Shares of the draws of a bucket's cells, which sum to 1.
+
+    Args:
+      found: of `eligible`.
+      share_of_draws: the bucket's, of the draws of the run.
+      sources: weights of corpora, if the cells are by source.
+    Raises:
+      ValueError: none of the cells is of the sources, or max_epochs allows too few draws.
+    """
+    counts = np.array([len(cell.places) for cell in found], float)
+    is_unknown = np.array([UNKNOWN in cell.name for cell in found])
+    if not sources:
+      return balanced_shares(counts, is_unknown, self._balance, share_of_draws)
+    of_source = {name: np.array([cell.source == name for cell in found]) for name in sources}
+    total = sum(weight for name, weight in sources.items() if of_source[name].any())
+    if not total:
+      raise ValueError(
+        f'none of the sources {tuple(sources)} has rows that fill it: let it rest, or name another.'
+      )
+    shares = np.zeros(len(found))
+    for name, weight in sources.items():
+      mine = of_source[name]
+      if mine.any():
+        draws = share_of_draws * weight / total
+        inner = balanced_shares(counts[mine], is_unknown[mine], self._balance, draws)
+        shares[mine] = weight / total * inner
+    return shares
+
+  def _parts(self, places, by_source):
+    """(name of a corpus or '', its places): a cell's rows ascend, so those of a corpus adjoin."""
+    if not by_source:
+      return [('', places)]
+    bounds = self._source_starts
+    if self.rows is not None:
+      bounds = places.start + np.searchsorted(self.rows[places.start : places.stop], bounds)
+    bounds = np.clip(bounds, places.start, places.stop).tolist()
+    pairs = zip(self._sources, itertools.pairwise(bounds), strict=True)
+    return [(name, range(*pair)) for name, pair in pairs]
+
+  def _places(self, bucket, cell, places):
+    if bucket.media == 'image' or buckets_lib.fills(bucket, cell['min_duration'], cell['min_fps']):
+      return places
+    part = slice(places.start, places.stop)
+    fits = buckets_lib.fills(bucket, self.columns['duration'][part], self.columns['fps'][part])
+    small = np.uint32 if places.stop < 2**32 else np.uint64
+    return (np.flatnonzero(fits) + places.start).astype(small)
+
+  def _nothing_fits(self, bucket):
+    mine = [range(*cell['places']) for cell in self._cells if cell['media'] == bucket.media]
+    columns = {
+      name: np.concatenate([self.columns[name][p.start : p.stop] for p in mine] or [[]])
+      for name in ('duration', 'fps')
+    }
+    return buckets_lib.nothing_fits(bucket, columns['duration'], columns['fps'])
+
+
+def balanced_shares(counts, is_unknown, balance: Balance, share_of_draws: float = 1.0):
+  """Shares of cells of the given counts, which sum to 1.
+
+  Raises:
+    ValueError: the draws are more than max_epochs epochs of all cells together.
+  """
+  wanted = counts ** (1 - balance.alpha) * np.where(is_unknown, balance.unknown_weight, 1.0)
+  wanted /= wanted.sum()
+  if not balance.max_epochs:
+    return wanted
+  num_draws = balance.num_draws * share_of_draws
+  most = balance.max_epochs * counts / num_draws
+  if most.sum() < 1:
+    raise ValueError(
+      f'{num_draws:.0f} draws are {num_draws / counts.sum():.1f} epochs of {counts.sum():.0f} '
+      f'rows, more than max_epochs={balance.max_epochs:g}: index again with a larger --max_epochs '
+      'or fewer --num_draws.'
+    )
+  capped = np.zeros(len(counts), bool)
+  while True:  # What the capped cells may not take goes to the others in proportion.
+    free = 1 - most[capped].sum()
+    shares = np.where(capped, most, free * wanted / max(wanted[~capped].sum(), 1e-300))
+    over = (shares > most * (1 + 1e-12)) & ~capped
+    if not over.any():
+      return shares
+    capped |= over
+
+
+def whole(corpora: reader.Corpora) -> Table:
+  """Corpora without an index: one cell for each kind of media."""
+  columns = corpora.columns
+  order = None
+  cells, start = [], 0
+  codes = columns['media']
+  if len(codes) and codes.min() != codes.max():
+    order = np.argsort(codes, kind='stable')
+  counts = np.bincount(codes, minlength=len(schema.MEDIA))
+  for media, count in zip(schema.MEDIA, counts, strict=True):
+    if count:
+      cells.append(
+        dict(
+          name=media,
+          media=media,
+          places=[start, start + int(count)],
+          min_duration=-1.0,
+          min_fps=0.0,
+        )
+      )
+      start += int(count)
+  taken = {name: columns[name] if order is None else columns[name][order] for name in COLUMNS}
+  return Table(corpora, order, taken, cells, Balance(), '-'.join(corpora.fingerprints))
+
+
+def read_manifest(directory: str | pathlib.Path) -> dict:
+  """The manifest of an index; raises ValueError if there is none."""
+  path = epath.Path(directory) / 'manifest.json'
+  if not path.exists() or not (manifest := json.loads(path.read_text())).get('cells'):
+    raise ValueError(
+      f'{directory} holds no index (manifest.json with cells). '
+      f'Make one: python -m data_pipelines index --corpus=DIR --output={directory}'
+    )
+  if manifest['version'] != VERSION:
+    raise ValueError(f'{path} is of version {manifest["version"]}, not {VERSION}: index again.')
+  return manifest
+
+
+def read(directory: str | pathlib.Path, corpora: reader.Corpora) -> Table:
+  """The table of an index, memory-mapped.
+
+  Raises:
+    ValueError: no index, or one of other corpora.
+  """
+  manifest = read_manifest(directory)
+  indexed = {name: found['fingerprint'] for name, found in manifest['corpora'].items()}
+  opened = dict(zip(corpora.names, corpora.fingerprints, strict=True))
+  if list(indexed.values()) != list(opened.values()):
+    raise ValueError(
+      f'index {directory} is of the corpora {indexed}, but data.directories are {opened}: '
+      'give the same, by the same names, or index again.'
+    )
+  load = functools.partial(_map, epath.Path(directory))
+  columns = {name: load(name) for name in COLUMNS}
+  balance = Balance(**manifest['balance'])
+  return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
+
+
+def _map(directory, name):
+  [path] = directory.glob(f'{name}.*.npy')
+  with storage.fetched(path) as local:  # A copy's space is free again when its map is gone.
+    return np.load(local, mmap_mode='r')

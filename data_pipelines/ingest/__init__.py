@@ -1,0 +1,1 @@
+"""Foreign layouts into corpora, with every file checked."""

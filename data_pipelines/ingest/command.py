@@ -1,0 +1,246 @@
+"""Ingest: a corpus in any public layout becomes ArrayRecord shards that training streams from.
+
+Every file is decoded once, to measure it and to find what is damaged; its bytes are kept as they
+are. Work goes shard by shard (jobs.py), in this process or as a Beam job. The manifest is written
+last.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import time
+from collections.abc import Sequence
+
+from etils import epath
+
+from data_pipelines import sources
+from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.media import decode, probe, sandbox
+from data_pipelines.sources import raw
+
+HASH_RANGE = 2**32
+
+
+def ingest(
+  path: str,
+  output: str,
+  layout: str | None = None,
+  validation_fraction: float = 0.01,
+  num_processes: int = 2,
+  beam_flags: Sequence[str] = (),
+) -> dict:
+  """Ingests the corpus at `path` into the folder `output`; does nothing if that is done already.
+
+  Args:
+    path: a corpus in one of sources.LAYOUTS; it and `output` may be in a bucket.
+    output: a new folder, or one that an earlier run with the same arguments left.
+    layout: of the input; detected if None.
+    validation_fraction: share of examples, chosen by a hash of their keys, that is held out for
+      validation; at least one. Not used if the source tells its validation split.
+    num_processes, beam_flags: see jobs.run.
+  Returns:
+    The manifest (see schema.py).
+  Raises:
+    ValueError: if the input is in no known layout, no example of it can be used, or `output` holds
+      another corpus.
+  """
+  plan = _Plan.of(path, output, layout, validation_fraction)
+  if plan.is_done():
+    return reader.read_manifest(output)
+  jobs.claim(plan.parts, plan.identity)
+  work = IngestShard(plan.source, plan.threshold)
+  results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
+  if plan.threshold and not any('validation' in result['splits'] for result in results):
+    # A small corpus: the example with the smallest hash is held out.
+    results = _hold_out_one(plan, results)
+  work.close()
+  manifest = _finish(plan, results)
+  storage.remove_folder(plan.parts)
+  return manifest
+
+
+@dataclasses.dataclass
+class _Plan:
+  """What a run would do."""
+
+  source: raw.Source
+  shards: list[raw.Shard]
+  threshold: int
+  output: epath.Path
+  identity: str
+
+  @classmethod
+  def of(cls, path, output, layout, validation_fraction):
+    if not 0 <= validation_fraction < 1:
+      raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
+    source = sources.open_source(path, layout)
+    shards = source.shards()
+    told = any(shard.split == 'validation' for shard in shards)
+    threshold = 0 if told else int(validation_fraction * HASH_RANGE)
+    # Changes if the source's listing or an option that matters changes.
+    digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
+    for shard in shards:
+      digest.update(json.dumps(source.describe(shard)).encode())
+    return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16])
+
+  @property
+  def parts(self):
+    return self.output / '_parts'
+
+  def is_done(self):
+    if not (self.output / 'manifest.json').exists():
+      return False
+    if reader.read_manifest(self.output)['identity'] != self.identity:
+      raise ValueError(
+        f'{self.output} holds a corpus of other input or options. Give another --output, or '
+        'delete it.'
+      )
+    storage.remove_folder(self.parts)  # Of a run that was stopped at its very end.
+    logging.info('%s is ingested already.', self.output)
+    return True
+
+  def text(self):
+    counts = [self.source.count(shard) for shard in self.shards]
+    listed = 'unknown until read' if None in counts else f'{sum(counts):,}'
+    done = sum(1 for _ in self.parts.glob(f'*/{jobs.MARKER}')) if self.parts.exists() else 0
+    return (
+      f'{type(self.source).__name__}: {listed} examples in {len(self.shards)} shards, {done} of '
+      f'them done, to {self.output}; nothing was written'
+    )
+
+
+class IngestShard:
+  """(shard, folder) -> records, sidecars and what was rejected; a pure function of the shard."""
+
+  def __init__(self, source: raw.Source, threshold: int):
+    self._source = source
+    self._threshold = threshold
+    self._probe = sandbox.Sandbox(probe.probe)
+
+  def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
+    """Keys whose hash is below the threshold are held out, unless the shard has its split."""
+    writers: dict[str, writer_lib.ShardWriter] = {}
+    rejected = []
+    smallest_hash = HASH_RANGE
+    for example in self._source.read(shard):
+      if isinstance(example, raw.RawExample):
+        try:
+          row = self._probe(example.data, example.media)
+        except decode.DecodeError as error:
+          example = raw.Rejected(example.key, error.reason, error.detail)
+      if isinstance(example, raw.Rejected):
+        rejected.append(vars(example))
+        continue
+      key_hash = int.from_bytes(hashlib.sha256(example.key.encode()).digest()[:4], 'big')
+      smallest_hash = min(smallest_hash, key_hash)
+      split = shard.split or ('validation' if key_hash < self._threshold else 'train')
+      if split not in writers:
+        writers[split] = writer_lib.ShardWriter(folder, split)
+      writers[split].write(example, row)
+    return dict(
+      splits={split: writer.close() for split, writer in writers.items()},
+      rejected=rejected,
+      smallest_hash=smallest_hash,
+    )
+
+  def close(self) -> None:
+    """Ends the child that decodes."""
+    self._probe.close()
+
+
+def _hold_out_one(plan, results):
+  smallest = min(result['smallest_hash'] for result in results)
+  if sum(result['splits'].get('train', {}).get('num_examples', 0) for result in results) < 2:
+    return results
+  for index, result in enumerate(results):
+    if result['smallest_hash'] == smallest:
+      storage.remove_folder(jobs.part(plan.parts, index))
+  work = IngestShard(plan.source, smallest + 1)
+  results = jobs.run(work, plan.shards, plan.parts, num_processes=1)
+  work.close()
+  return results
+
+
+def _finish(plan, results):
+  """Names the shards by their final number, writes the metadata and, last, the manifest."""
+  output = plan.output
+  rejected = [bad for result in results for bad in result['rejected']]
+  counts: dict[str, int] = {}
+  for bad in rejected:
+    counts[bad['reason']] = counts.get(bad['reason'], 0) + 1
+  splits = {split: _place_shards(plan, results, split) for split in schema.SPLITS}
+  splits = {split: found for split, found in splits.items() if found['num_examples']}
+  if 'train' not in splits:
+    names = ', '.join(f'{bad["key"]} ({bad["reason"]}: {bad["detail"]})' for bad in rejected[:5])
+    raise ValueError(f'no training example can be used; rejected: {counts or "none"}. {names}')
+  for index, result in enumerate(results):
+    if result['rejected']:
+      lines = ''.join(json.dumps(bad) + '\n' for bad in result['rejected'])
+      storage.write_bytes(output / 'rejected' / f'{index:05d}.jsonl', lines.encode())
+  writer_lib.write_tfds_metadata(output, splits)
+  checksums = [shard['sha256'] for split in splits.values() for shard in split['shards']]
+  manifest = dict(
+    version=schema.VERSION,
+    layout=type(plan.source).__name__,
+    identity=plan.identity,
+    fingerprint=hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:16],
+    splits=splits,
+    num_rejected=len(rejected),
+    rejected=counts,
+  )
+  storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
+  for bad in rejected[:5]:
+    logging.warning('rejected %s: %s %s', bad['key'], bad['reason'], bad['detail'])
+  return manifest
+
+
+def _place_shards(plan, results, split):
+  numbered = [i for i, result in enumerate(results) if split in result['splits']]
+  shards = []
+  for number, index in enumerate(numbered):
+    names = schema.shard_names(split, number, len(numbered))
+    for name, suffix in zip(names, ('array_record', 'parquet'), strict=True):
+      written = jobs.part(plan.parts, index) / f'{split}.{suffix}'
+      if written.exists():  # Else an earlier run that was stopped has placed it.
+        storage.move(written, plan.output / name)
+    shards.append(dict(records=names[0], sidecar=names[1], **results[index]['splits'][split]))
+  num_by_media = {m: sum(shard['num_by_media'][m] for shard in shards) for m in schema.MEDIA}
+  return dict(
+    num_examples=sum(shard['num_examples'] for shard in shards),
+    num_by_media=num_by_media,
+    shards=shards,
+  )
+
+
+def add_command(commands) -> None:
+  """Adds `ingest` to the command line."""
+  text = (
+    'Turn a corpus (WebVid, tars, VGen list, folder) into the shards that training streams from.'
+  )
+  parser = commands.add_parser('ingest', help=text, description=text)
+  parser.add_argument('--input', required=True, help='folder, CSV, tar or list; or in a bucket')
+  parser.add_argument('--output', required=True, help='new folder for the shards; or in a bucket')
+  parser.add_argument('--layout', help='of the input; detected if left out')
+  parser.add_argument(
+    '--validation_fraction', type=float, default=0.01, help='held out by key hash'
+  )
+  jobs.add_dry_run(parser)
+  jobs.add_flags(parser)
+  parser.set_defaults(run=_run_command)
+
+
+def _run_command(input, output, layout, validation_fraction, dry_run, **options):
+  start = time.monotonic()
+  if dry_run:
+    print(_Plan.of(input, output, layout, validation_fraction).text())
+    return
+  manifest = ingest(input, output, layout, validation_fraction, **options)
+  counts = ', '.join(
+    f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
+    for split, found in manifest['splits'].items()
+  )
+  print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
+  print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')

@@ -1,0 +1,183 @@
+"""Verify: is a corpus on disk what its manifest says it is?
+
+Cheap checks cover everything: files, checksums, row counts, alignment of sidecars, keys. Decoding,
+which finds what rotted, covers a share of the records, chosen by a hash of their keys.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import time
+
+from etils import epath
+
+from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.media import decode, probe, sandbox
+
+
+@dataclasses.dataclass
+class Findings:
+  """What `verify` found.
+
+  Attributes:
+    num_examples: of the manifest.
+    num_decoded: records that were decoded.
+    problems: lines for people; empty if all is well.
+  """
+
+  num_examples: int
+  num_decoded: int
+  problems: list[str]
+
+
+def verify(
+  directory: str, decode_fraction: float = 0.01, num_processes: int = 2, beam_flags=()
+) -> Findings:
+  """Checks the corpus in `directory`, and the sidecars that curate and score added.
+
+  Args:
+    decode_fraction: share of the records that is decoded whole.
+    num_processes, beam_flags: see jobs.run.
+  Raises:
+    ValueError: if there is no corpus.
+  """
+  if not 0 <= decode_fraction <= 1:
+    raise ValueError(f'decode_fraction={decode_fraction} should be in [0, 1].')
+  output = epath.Path(directory)
+  manifest = reader.read_manifest(directory)
+  shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
+  stages = [stage for stage in schema.STAGES if _stage_manifest(output, stage).exists()]
+  parts = output / '_verified'
+  storage.remove_folder(parts)  # Every run looks anew.
+  jobs.claim(parts, '')
+  work = VerifyShard(output, stages, decode_fraction)
+  results = jobs.run(work, shards, parts, num_processes, beam_flags)
+  work.close()
+  problems = [problem for result in results for problem in result['problems']]
+  problems += _of_keys(key for result in results for key in result['keys'])
+  for stage in stages:
+    found = json.loads(_stage_manifest(output, stage).read_text())['corpus']
+    if found != manifest['fingerprint']:
+      problems.append(f'sidecar/{stage} is of corpus {found}, not {manifest["fingerprint"]}')
+  storage.remove_folder(parts)
+  num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
+  return Findings(num_examples, sum(result['num_decoded'] for result in results), problems)
+
+
+def _stage_manifest(output, stage):
+  return output / 'sidecar' / stage / 'manifest.json'
+
+
+def _of_keys(keys):
+  seen: set[str] = set()
+  return [f'key {key!r} is there twice' for key in keys if key in seen or seen.add(key)]
+
+
+class VerifyShard:
+  """(shard of the manifest, folder) -> problems, keys, num_decoded."""
+
+  def __init__(self, output: epath.Path, stages: list[str], decode_fraction: float):
+    self._output = output
+    self._stages = stages
+    self._decode_fraction = decode_fraction
+    self._probe = sandbox.Sandbox(probe.probe)
+
+  def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
+    """Writes nothing into the folder."""
+    problems: list[str] = []
+    result = dict(problems=problems, keys=[], num_decoded=0)
+    for name in (shard['records'], shard['sidecar']):
+      if not (self._output / name).exists():
+        problems.append(f'{name} is missing')
+    if problems:
+      return result
+    if storage.sha256(self._output / shard['records']) != shard['sha256']:
+      problems.append(f'{shard["records"]} has another checksum than its manifest says')
+    rows = storage.read_table(self._output / shard['sidecar']).to_pylist()
+    result['keys'] = [row['key'] for row in rows]
+    if len(rows) != shard['num_examples']:
+      problems.append(f'{shard["sidecar"]} has {len(rows)} rows, not {shard["num_examples"]}')
+    for stage in self._stages:
+      problems += self._of_stage(stage, shard, result['keys'])
+    for row, record in itertools.zip_longest(rows, records.read(self._output / shard['records'])):
+      found, is_decoded = self._of_record(shard['records'], row, record)
+      problems += found
+      result['num_decoded'] += is_decoded
+    return result
+
+  def close(self) -> None:
+    """Ends the child that decodes."""
+    self._probe.close()
+
+  def _of_stage(self, stage, shard, keys):
+    name = schema.stage_sidecar(stage, shard['sidecar'])
+    if not (self._output / name).exists():
+      return [f'{name} is missing']
+    table = storage.read_table(self._output / name)
+    if not table.schema.equals(schema.STAGES[stage]):
+      return [f'{name} has other columns than {stage} writes: run {stage} again']
+    if table['key'].to_pylist() != keys:
+      return [f'{name} is not aligned with {shard["sidecar"]}: run {stage} again']
+    return [
+      f'{name}: {field.name} of {key!r} is {value}'
+      for field in table.schema
+      if str(field.type) == 'float'
+      for key, value in zip(keys, table[field.name].to_pylist(), strict=True)
+      if value is not None and not math.isfinite(value)
+    ]
+
+  def _of_record(self, name, row, record):
+    """(problems, whether it was decoded)."""
+    if row is None or record is None:
+      return [f'{name} and its sidecar are not of one length'], False
+    if isinstance(record, Exception):
+      return [f'{name}: {row["key"]!r} cannot be read: {record}'], False
+    if record['key'] != row['key']:
+      return [f'{name} has {record["key"]!r} where its sidecar has {row["key"]!r}'], False
+    if hashlib.sha256(record['data']).hexdigest() != row['sha256']:
+      return [f'{name}: {row["key"]!r} has other bytes than were ingested'], False
+    share = int.from_bytes(hashlib.sha256(row['key'].encode()).digest()[4:8], 'big') / 2**32
+    if share >= self._decode_fraction:
+      return [], False
+    try:
+      found = self._probe(record['data'], row['media'])
+    except decode.DecodeError as error:
+      return [f'{name}: {row["key"]!r} cannot be decoded: {error}'], True
+    wrong = [column for column, value in found.items() if value != row[column]]
+    return [
+      f'{name}: {row["key"]!r} has another {column} than its sidecar' for column in wrong
+    ], True
+
+
+def add_command(commands) -> None:
+  """Adds `verify` to the command line."""
+  text = 'Check a corpus: checksums, counts, alignment of sidecars, keys; decode a share of it.'
+  parser = commands.add_parser('verify', help=text, description=text)
+  parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
+  parser.add_argument('--decode_fraction', type=float, default=0.01, help='%(default)s; 1 for all')
+  jobs.add_dry_run(parser)
+  jobs.add_flags(parser)
+  parser.set_defaults(run=_run_command)
+
+
+def _run_command(directory, dry_run, **options):
+  start = time.monotonic()
+  if dry_run:
+    splits = reader.read_manifest(directory)['splits'].values()
+    print(
+      f'{directory}: {sum(split["num_examples"] for split in splits):,} examples in '
+      f'{sum(len(split["shards"]) for split in splits):,} shards to check; nothing was written'
+    )
+    return
+  found = verify(directory, **options)
+  for problem in found.problems[:20]:
+    print(problem)
+  if found.problems:
+    raise ValueError(f'{directory}: {len(found.problems)} problems; ingest it again.')
+  print(
+    f'{directory}: {found.num_examples:,} examples are what the manifest says, '
+    f'{found.num_decoded:,} of them decoded, {time.monotonic() - start:.1f} s'
+  )

@@ -1,0 +1,1 @@
+"""Encoded pictures and videos to pixels."""

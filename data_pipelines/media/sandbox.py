@@ -1,0 +1,225 @@
+"""Calls a function in child processes: a crash or hang of native code costs one call, not the run.
+
+Decoders are a million lines of C fed with what the web holds. A segmentation fault would end the
+run, and a loop in a decoder stall it for ever; here both become a DecodeError.
+"""
+
+import contextlib
+import os
+import pathlib
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.media.frames import DecodeError
+
+# Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
+MIN_TIMEOUT_SECS = 30.0
+TIMEOUT_SECS_PER_MB = 5.0
+WALL_FACTOR = 4.0  # On a busy machine a second of CPU time takes several; a deadlock takes none.
+START_SECS = 300.0  # Imports on a busy machine with a cold disk.
+# Memory that a decoder frees is kept for the next example: to get it from the system anew, page by
+# page, was a fifth of the time of a JPEG (measured in a virtual machine).
+_KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': str(32 << 20), 'MALLOC_TRIM_THRESHOLD_': str(512 << 20)}
+
+
+class Sandbox:
+  """function(*arguments), in a child that is started when needed and replaced if it dies.
+
+  For any number of threads: each has a child to itself while it calls. Picklable, as the function
+  has to be; the children stay behind.
+
+  Args:
+    function: found again by its name, or an instance of such a class: it may keep state.
+    min_timeout_secs: what a call may take, and TIMEOUT_SECS_PER_MB for all bytes it is given.
+  """
+
+  def __init__(self, function: Callable[..., Any], min_timeout_secs: float = MIN_TIMEOUT_SECS):
+    self.function = function
+    self.min_timeout_secs = min_timeout_secs
+    self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
+    self._children: set[_Child] = set()
+    self._is_open = True
+    self._lock = threading.Lock()
+
+  def __call__(self, *arguments: Any, progress: np.ndarray | None = None) -> Any:
+    """The function's result.
+
+    Args:
+      progress: a number in shared memory; while the child changes it, its time begins anew.
+    Raises:
+      DecodeError: the function's own; 'crash' or 'timeout' if the child died or hung.
+      RuntimeError: `close` was called, from another thread or before.
+    """
+    num_bytes = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+    timeout = self.min_timeout_secs + TIMEOUT_SECS_PER_MB * num_bytes / 1e6
+    child = self._take()
+    try:
+      result, error = child.call(arguments, timeout, progress)
+    except DecodeError as lost:
+      if not self._remove(child):
+        raise RuntimeError('closed while a call was under way.') from lost
+      raise
+    except BaseException:  # Whatever the child still sends is nobody's.
+      self._remove(child)
+      raise
+    self._idle.put(child)
+    if error is not None:
+      raise error
+    return result
+
+  def open(self) -> None:
+    """Lets children be started, also after `close`."""
+    self._is_open = True
+
+  def close(self) -> None:
+    """Ends the children; calls under way fail."""
+    with self._lock:
+      self._is_open = False
+      children, self._children = self._children, set()
+    for child in children:
+      child.kill()
+    with contextlib.suppress(queue.Empty):
+      while True:
+        self._idle.get_nowait().close()
+
+  def cpu_secs(self) -> float:
+    """Processor time of the children that are alive, to a hundredth of a second."""
+    with self._lock:
+      return sum(child.cpu_secs() for child in self._children)
+
+  def pids(self) -> list[int]:
+    """Of the children that are alive."""
+    with self._lock:
+      return [child.process.pid for child in self._children]
+
+  def _take(self):
+    if not self._is_open:
+      raise RuntimeError('the processes that decode were closed.')
+    try:
+      while not (child := self._idle.get_nowait()).is_alive():
+        self._remove(child)
+    except queue.Empty:
+      child = _Child(self.function)
+      with self._lock:
+        self._children.add(child)
+        is_open = self._is_open
+      if not is_open:
+        self._remove(child)
+        raise RuntimeError('the processes that decode were closed.') from None
+    return child
+
+  def _remove(self, child):
+    with self._lock:
+      is_ours = child in self._children
+      self._children.discard(child)
+    child.close()
+    return is_ours
+
+  def __reduce__(self):
+    return type(self), (self.function, self.min_timeout_secs)
+
+
+class _Child:
+  """A process that runs `serve`.
+
+  Any thread may kill it. The pipe is closed by the one that holds it: the number of a closed file
+  is given to the next one opened, which another thread would then read from, or close.
+  """
+
+  def __init__(self, function):
+    ours, theirs = socket.socketpair()
+    code = f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    # A session of its own: Ctrl-C is for the run, which then ends its children.
+    self.process = subprocess.Popen(
+      [sys.executable, '-c', code],
+      pass_fds=[theirs.fileno()],
+      env=_KEEP_MEMORY | dict(os.environ, PYTHONPATH=path),
+      start_new_session=True,
+    )
+    theirs.close()
+    self._pipe = connection.Connection(ours.detach())
+    try:
+      self._pipe.send(function)
+      if not self._pipe.poll(START_SECS):
+        self.close()
+        raise RuntimeError(f'the process that decodes did not start in {START_SECS:.0f} s.')
+      self._pipe.recv()
+    except (EOFError, OSError) as error:
+      code = self._exit_code()
+      self.close()
+      raise RuntimeError(f'the process that decodes ended with {code} as it started.') from error
+
+  def is_alive(self):
+    return self.process.poll() is None
+
+  def call(self, arguments, timeout, progress):
+    """(result, error) of the function; raises DecodeError if the child is as good as dead."""
+    try:
+      self._pipe.send(arguments)
+      self._wait(timeout, progress)
+      return self._pipe.recv()
+    except (EOFError, OSError) as error:
+      raise DecodeError('crash', f'the decoder ended with {self._exit_code()}.') from error
+
+  def kill(self):
+    self.process.kill()
+    self.process.wait()
+
+  def close(self):
+    self.kill()
+    self._pipe.close()
+
+  def cpu_secs(self):
+    try:
+      stat = pathlib.Path(f'/proc/{self.process.pid}/stat').read_text()
+    except OSError:  # Not Linux, or gone: then the wall clock decides.
+      return 0.0
+    fields = stat.rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+  def _wait(self, timeout, progress):
+    done = None
+    while not self._pipe.poll(min(timeout, 1.0)):
+      if done is None or (progress is not None and progress[0] != done):
+        done = progress[0] if progress is not None else 0
+        start, cpu_start = time.monotonic(), self.cpu_secs()
+      elif (
+        self.cpu_secs() - cpu_start > timeout or time.monotonic() - start > WALL_FACTOR * timeout
+      ):
+        raise DecodeError('timeout', f'no result in {timeout:.0f} s of the processor.')
+
+  def _exit_code(self):
+    try:
+      code = self.process.wait(5)
+    except subprocess.TimeoutExpired:
+      return 'a closed pipe'
+    return f'signal {-code}' if code < 0 else f'exit code {code}'
+
+
+def serve(file_descriptor: int) -> None:
+  """What a child does: calls the function it is given, until the parent is gone."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  pipe = connection.Connection(file_descriptor)
+  try:
+    function = pipe.recv()
+    pipe.send('ready')
+    while True:
+      arguments = pipe.recv()
+      try:
+        reply = (function(*arguments), None)
+      except Exception as error:  # Raised again where the caller can see it.
+        reply = (None, error)
+      pipe.send(reply)
+  except (EOFError, ConnectionError):
+    return

@@ -1,0 +1,144 @@
+"""From drawn rows to a batch: where their media lies, what of it is shown, and what replaces it."""
+
+import logging
+import math
+import threading
+
+import numpy as np
+
+from data_pipelines.stream import decoder as decoder_lib
+
+MAX_REPLACEMENTS = 8
+IMAGE_FPS = 1.0
+
+
+class DataError(ValueError):
+  """More examples than allowed cannot be decoded."""
+
+
+def request(
+  corpora, table, bucket, place, start_fraction, max_duration=math.inf
+) -> decoder_lib.Request:
+  """What to decode for a place in the table; start_fraction puts the window into the video, of
+  which the first max_duration seconds count."""
+  shard, record = corpora.locate(table.row(place))
+  if bucket.media == 'image':
+    return decoder_lib.Request(shard, record, ())
+  duration = min(float(table.columns['duration'][place]), max_duration)
+  slack = max(0.0, duration - bucket.span)
+  start = float(table.columns['first_time'][place]) + start_fraction * slack
+  times = tuple(start + i / bucket.fps for i in range(bucket.frames))
+  return decoder_lib.Request(shard, record, times)
+
+
+def finish(batch, bucket, positions, token_ids) -> dict[str, np.ndarray]:
+  """The decoded pixels of a batch and all that goes with them."""
+  fps = IMAGE_FPS if bucket.media == 'image' else bucket.fps
+  return dict(
+    batch,
+    fps=np.full(len(positions), fps, np.float32),
+    position=np.asarray(positions, np.int32),
+    token_ids=np.asarray(token_ids, np.int32),
+  )
+
+
+class Batches:
+  """[(index in the bucket's endless stream, (number of the cell, place))] -> batch.
+
+  What cannot be decoded is replaced by another row of its cell, which the index decides.
+  """
+
+  def __init__(
+    self, decoder, corpora, table, bucket, bucket_cells, tokenize, clip_image_size, seed, health
+  ):
+    self._decoder = decoder
+    self._corpora = corpora
+    self._table = table
+    self._bucket = bucket
+    self._cells = bucket_cells
+    self._tokenize = tokenize
+    self._clip_image_size = clip_image_size
+    self._seed = seed
+    self._health = health
+
+  def __call__(self, drawn) -> dict[str, np.ndarray]:
+    """Raises DataError if too much of it cannot be decoded."""
+    batch = self._decoder.empty(self._bucket, len(drawn), self._clip_image_size)
+    captions = [''] * len(drawn)
+    rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
+    starts = [rng.random() for rng in rngs]
+    places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
+    for _ in range(MAX_REPLACEMENTS + 1):
+      requests = {i: self._request(place, starts[i]) for i, place in places.items()}
+      for i, decoded in self._decoder.fill(batch, requests):
+        if decoded.error:
+          key = decoded.key or self._corpora.key(self._table.row(places[i]))
+          self._health.count(key, decoded.error)
+          cell = self._cells[drawn[i][1][0]]
+          places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
+        else:
+          self._health.count()
+          captions[i] = decoded.caption
+          del places[i]
+      if not places:
+        break
+    else:
+      raise DataError(
+        f'bucket {self._bucket.name!r}: {MAX_REPLACEMENTS + 1} examples in a row cannot be '
+        f'decoded: {self._health.listing()}'
+      )
+    positions = [index % self._bucket.batch_size for index, _ in drawn]
+    return finish(batch, self._bucket, positions, self._tokenize(captions))
+
+  def row(self):
+    """A batch of one row, whose values mean nothing: the names, shapes and types of all."""
+    batch = self._decoder.empty(self._bucket, 1, self._clip_image_size)
+    return finish(batch, self._bucket, [0], self._tokenize(['']))
+
+  def _request(self, place, start):
+    duration = self._decoder.max_duration
+    return request(self._corpora, self._table, self._bucket, place, start, duration)
+
+  def describe(self, index, cell, place):
+    """Key, cell, and where and when in the corpus a draw lies, before any replacement."""
+    start = np.random.default_rng((self._seed, index)).random()
+    drawn = self._request(place, start)
+    key = self._corpora.key(self._table.row(place))
+    return dict(key=key, cell=self._cells[cell].name, **vars(drawn))
+
+
+class Health:
+  """Counts what was decoded and what was not; raises DataError if that is too much."""
+
+  # A share of fewer examples would say little; a smaller corpus is judged by its own size.
+  MIN_SEEN = 500
+
+  def __init__(self, num_examples: int, max_bad_fraction: float):
+    self.num_examples = num_examples
+    self.max_bad_fraction = max_bad_fraction
+    self.num_seen = 0
+    self.bad: dict[str, str] = {}
+    self.lock = threading.Lock()
+
+  def count(self, key: str = '', reason: str = '') -> None:
+    """Counts an example, and its key if there is a reason why it cannot be decoded."""
+    with self.lock:
+      self.num_seen += 1
+      if not reason:
+        return
+      if key in self.bad:
+        return
+      self.bad[key] = reason
+      logging.warning('%s cannot be decoded (%s): another example takes its place.', key, reason)
+      num_distinct = min(max(self.num_seen, self.MIN_SEEN), self.num_examples)
+      if len(self.bad) > max(1, self.max_bad_fraction * num_distinct):
+        raise DataError(
+          f'{len(self.bad)} of {min(self.num_seen, self.num_examples)} examples cannot be '
+          f'decoded, more than max_bad_fraction={self.max_bad_fraction:g}: {self.listing()} '
+          'Check the corpus, or ingest it again: that leaves out what is damaged.'
+        )
+
+  def listing(self) -> str:
+    """Keys and reasons of the first few."""
+    named = [f'{key} ({reason})' for key, reason in list(self.bad.items())[:10]]
+    return ', '.join(named) + (', ...' if len(self.bad) > 10 else '.')

@@ -1,0 +1,103 @@
+"""Peek: exactly what a step of a run will see, as text and as a contact sheet."""
+
+import json
+import logging
+import pathlib
+
+import numpy as np
+import PIL.Image
+
+from data_pipelines.corpus import jobs
+from data_pipelines.stream import stream as stream_lib
+
+MAX_FRAMES = 8  # Per row of the contact sheet.
+GAP = 4  # Pixels between its pictures.
+
+
+def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
+  """Writes step-<step>.json and step-<step>.png into `output`.
+
+  Returns:
+    What the JSON file says: bucket, fingerprint, and per example what TrainStream.examples_at
+    does, its caption, and why it was replaced by another if it was. With dry_run nothing is
+    decoded or written, and there are no captions.
+  Raises:
+    ValueError: no run in workdir, or its corpora cannot be opened.
+  """
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
+  if step < 0:
+    raise ValueError(f'step={step} should be >= 0.')
+  captions = []
+
+  def keep_captions(batch_captions):
+    captions[:] = batch_captions
+    return np.zeros((len(batch_captions), 1), np.int32)
+
+  # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
+  config = json.loads(path.read_text())
+  stream = stream_lib.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
+  found, bucket = stream.examples_at(step), stream.bucket_at(step)
+  seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
+  if dry_run:
+    return seen
+  try:
+    batch = stream.batch_at(step)
+  finally:
+    stream.close()
+  for example, caption in zip(found, captions, strict=True):
+    example['caption'] = caption
+    if example['key'] in stream.bad_examples:
+      example['replaced'] = stream.bad_examples[example['key']]
+  folder = pathlib.Path(output)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f'step-{step:08d}.json').write_text(json.dumps(seen, indent=2))
+  contact_sheet(batch).save(folder / f'step-{step:08d}.png')
+  return seen
+
+
+def contact_sheet(batch: stream_lib.Batch) -> PIL.Image.Image:
+  """One row per example: up to MAX_FRAMES frames, then the image for the CLIP tower."""
+  videos_BFHWC, squares_BHWC = batch['video'], batch['clip_image']
+  frames = videos_BFHWC.shape[1]
+  shown = np.unique(np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int))
+  height, width = videos_BFHWC.shape[2:4]
+  side = min(height, squares_BHWC.shape[1])
+  size = (len(shown) * (width + GAP) + side, len(videos_BFHWC) * (height + GAP) - GAP)
+  sheet = PIL.Image.new('RGB', size, 'white')
+  for row, (video, square) in enumerate(zip(videos_BFHWC, squares_BHWC, strict=True)):
+    top = row * (height + GAP)
+    for column, frame in enumerate(shown):
+      sheet.paste(PIL.Image.fromarray(video[frame]), (column * (width + GAP), top))
+    sheet.paste(PIL.Image.fromarray(square).resize((side, side)), (size[0] - side, top))
+  return sheet
+
+
+def add_command(commands) -> None:
+  """Adds `peek` to python -m data_pipelines."""
+  text = 'Show exactly what a step of a run will see: keys, captions, frames.'
+  parser = commands.add_parser('peek', help=text, description=text)
+  parser.add_argument('--workdir', required=True, help='of the run: its config.json is read')
+  parser.add_argument('--step', required=True, type=int)
+  parser.add_argument('--output', required=True, help='folder for the contact sheet and the JSON')
+  jobs.add_dry_run(parser)
+  parser.set_defaults(run=_run)
+
+
+def _run(workdir, step, output, dry_run):
+  seen = peek(workdir, step, output, dry_run)
+  bucket = seen['bucket']
+  print(
+    f'step {step}: bucket {bucket["name"]}, {bucket["frames"]} frames '
+    f'{bucket["width"]}x{bucket["height"]} at {bucket["fps"]:g} fps; data {seen["fingerprint"]}'
+  )
+  for example in seen['examples']:
+    start = example['times'][0] if example['times'] else 0.0
+    replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''
+    caption = f'  {example["caption"]!r}' if 'caption' in example else ''
+    print(f'{example["key"]}  from {start:.3f} s  [{example["cell"]}]{caption}{replaced}')
+  if dry_run:
+    print(f'would write {output}/step-{step:08d}.json and .png; nothing was decoded or written')
+    return
+  logging.info('%s', pathlib.Path(output) / f'step-{step:08d}.png')

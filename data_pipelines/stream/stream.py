@@ -1,0 +1,306 @@
+"""The training stream: a pure function of the step, on any number of hosts and threads.
+
+Per bucket: cells -> each shuffled anew in each of its epochs -> mixed by their shares -> this
+host's rows -> batch; then steps are mixed from the buckets by weight, which phases may change. All
+of it is random access (grain.MapDataset), so the position of a run is its step, and a restart, also
+on other hosts, goes on with the same global batches.
+
+The stream is total: an example that cannot be decoded is replaced by another one of its cell,
+chosen by the same function of the step, counted and named once. Too many of them end the run.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
+from data_pipelines.index import table as table_lib
+from data_pipelines.stream import batches, mixture, shuffle
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import decoder as decoder_lib
+
+VERSION = 2  # Of the order of the examples: part of the fingerprint.
+Batch = dict[str, np.ndarray]
+DataError = batches.DataError
+Tokenize = Callable[[list[str]], np.ndarray]
+
+
+class TrainStream:
+  """Global batches of a run, as one host sees them: rows host_index::host_count of each.
+
+  A batch is video uint8 (b, F, H, W, 3); clip_image uint8 (b, S, S, 3), the square of the first
+  frame that the CLIP tower takes; token_ids int32 (b, L); fps float32 (b,), of the sampling;
+  position int32 (b,), the rows of the global batch.
+
+  Args:
+    directories: ingested corpora.
+    buckets: shapes of the steps.
+    tokenize: captions -> token ids.
+    clip_image_size: S.
+    seed: of the order, the windows in the videos, and what replaces a bad example.
+    host_index, host_count: whose rows.
+    num_threads: batches that are made at a time; each has its decoding process.
+    max_bad_fraction: more undecodable examples than this share of those seen are an error.
+    index: folder of an index of the corpora (python -m data_pipelines index), or ''.
+    sandbox: decode in processes that may crash; else in the threads themselves.
+    sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
+      says.
+    phases: buckets and sources that are drawn from a step on (mixture.read_phases).
+    cache: folder of a cache (cache.py), or ''. Then latent_mean, latent_logvar, image_embedding
+      and text take the place of video and clip_image.
+
+  Attributes:
+    fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
+      find the same.
+    num_bad: examples that could not be decoded so far, on this host.
+    bad_examples: their keys and the reasons.
+  """
+
+  def __init__(
+    self,
+    directories: str | Mapping[str, str],
+    buckets: Sequence[buckets_lib.Bucket],
+    tokenize: Tokenize,
+    clip_image_size: int,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_threads: int = 2,
+    max_bad_fraction: float = 0.01,
+    index: str = '',
+    sandbox: bool = True,
+    sources: Mapping[str, float] | None = None,
+    phases: Sequence[Mapping] = (),
+    cache: str = '',
+  ):
+    _check_buckets(buckets, host_index, host_count)
+    corpora = reader.Corpora(directories, 'train')
+    self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
+    self._num_threads = num_threads
+    self._health = batches.Health(len(corpora), max_bad_fraction)
+    if cache:
+      self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets)
+    else:
+      self._decoder = decoder_lib.make_decoder(sandbox)
+    weights = {bucket.name: bucket.weight for bucket in buckets}
+    planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
+    self._buckets = tuple(buckets)
+    self._corpora = corpora
+    self._mixture = mixture.Mixture(
+      [(phase.start, [phase.buckets.get(name, 0.0) for name in weights]) for phase in planned]
+    )
+    self._drawn, self._batches, self._of_bucket = [], [], []
+    for number, bucket in enumerate(buckets):
+      bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
+      bucket_cells, cell_mixture = self._cells(number, planned)
+      make = batches.Batches(
+        self._decoder, corpora, self._table, bucket, bucket_cells, tokenize, clip_image_size,
+        bucket_seed, self._health,
+      )  # fmt: skip
+      draw = _Draw(bucket_cells, cell_mixture, bucket_seed)
+      drawn = grain.MapDataset.range(2**62).map(draw)
+      local = drawn[host_index::host_count]
+      self._batches.append(make)
+      self._drawn.append(drawn)
+      self._of_bucket.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
+    self._steps = grain.MapDataset.range(2**62).map(self._make)
+    described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
+    described += [clip_image_size, [dataclasses.astuple(phase) for phase in planned]]
+    if cache:
+      described.append(self._decoder.fingerprint)
+    self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+
+  def _cells(self, number, phases):
+    """A bucket's cells, and their mixture: its phases begin at the bucket's own draws."""
+    bucket = self._buckets[number]
+    found = self._table.eligible(bucket, by_source=any(phase.sources for phase in phases))
+    sizes = {bucket.name: bucket.batch_size for bucket in self._buckets}
+    mixed = []
+    for phase in phases:
+      draws = {name: weight * sizes[name] for name, weight in phase.buckets.items()}
+      if bucket.name in draws:
+        share = draws[bucket.name] / sum(draws.values())
+        try:
+          shares = self._table.shares(found, share, phase.sources)
+        except ValueError as error:
+          raise ValueError(f'bucket {bucket.name!r} from step {phase.start} on: {error}') from error
+        start = self._mixture.counts(phase.start)[number] * bucket.batch_size
+        mixed.append((start, shares))
+    if not mixed:
+      raise ValueError(
+        f'bucket {bucket.name!r} is drawn in no phase: leave it out of data.buckets.'
+      )
+    return found, mixture.Mixture(mixed)
+
+  def _make(self, step):
+    number, index = self._mixture[step]
+    return self._of_bucket[number][index]
+
+  def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Name -> (shape, type) of a bucket's global batch."""
+    row = self._batches[self._buckets.index(bucket)].row()
+    size = bucket.batch_size
+    return {name: ((size, *value.shape[1:]), value.dtype) for name, value in row.items()}
+
+  @property
+  def bad_examples(self) -> dict[str, str]:
+    """Reasons by key."""
+    return dict(self._health.bad)
+
+  @property
+  def num_bad(self) -> int:
+    """How many different examples could not be decoded."""
+    return len(self._health.bad)
+
+  def bucket_at(self, step: int) -> buckets_lib.Bucket:
+    """The bucket of a step: the same on all hosts."""
+    return self._buckets[self._mixture[step][0]]
+
+  def examples_at(self, step: int) -> list[dict]:
+    """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
+    number, batch_index = self._mixture[step]
+    bucket, drawn = self._buckets[number], self._drawn[number]
+    first = batch_index * bucket.batch_size
+    return [
+      self._batches[number].describe(index, *draw)
+      for index, draw in (drawn[first + i] for i in range(bucket.batch_size))
+    ]
+
+  @property
+  def child_cpu_secs(self) -> float:
+    """Processor time of the decoding processes so far, to a hundredth of a second."""
+    return self._decoder.cpu_secs()
+
+  def close(self) -> None:
+    """Ends the processes that decode; they are started again when needed."""
+    self._decoder.close()
+
+  def batch_at(self, step: int) -> Batch:
+    """This host's rows of a step's batch; what `iterate` yields, by definition."""
+    self._decoder.open()
+    return self._steps[step]
+
+  def iterate(self, first_step: int = 0) -> 'BatchIterator':
+    """Yields (bucket, batch) from first_step on, for ever, decoded ahead in threads."""
+    self._decoder.open()
+    # Buffered are whole batches: one per thread and one to spare, instead of Grain's 500.
+    options = grain.ReadOptions(
+      num_threads=self._num_threads, prefetch_buffer_size=self._num_threads + 1
+    )
+    return BatchIterator(self, self._steps[first_step:].to_iter_dataset(options), first_step)
+
+
+def from_config(config: Mapping, tokenize: Tokenize, **options) -> TrainStream:
+  """The stream of a run's config, a plain dict as in its config.json; with the rows of all hosts
+  unless the options, those of TrainStream, say otherwise.
+  """
+  data = config['data']
+  names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache')
+  options = {name: data[name] for name in names if name in data} | options
+  buckets = [buckets_lib.Bucket(name=name, **bucket) for name, bucket in data['buckets'].items()]
+  clip_image_size = config['image_encoder']['model']['image_size']
+  return TrainStream(
+    data['directories'], buckets, tokenize, clip_image_size, config['seed'], **options
+  )
+
+
+class BatchIterator(Iterator):
+  """Iterator over (bucket, batch); close it to stop its threads."""
+
+  def __init__(self, stream: TrainStream, batches: grain.IterDataset, first_step: int):
+    self._stream = stream
+    self._batches = iter(batches)
+    self._step = first_step
+
+  def __next__(self) -> tuple[buckets_lib.Bucket, Batch]:
+    batch = next(self._batches)
+    self._step += 1
+    return self._stream.bucket_at(self._step - 1), batch
+
+  def close(self) -> None:
+    """Stops decoding ahead, and ends the processes that decode."""
+    self._batches.close()
+    self._stream.close()
+
+
+def held_out(
+  directories: str | Mapping[str, str],
+  bucket: buckets_lib.Bucket,
+  tokenize: Tokenize,
+  clip_image_size: int,
+  num_examples: int,
+  split: str = 'validation',
+  sandbox: bool = True,
+) -> dict:
+  """The first examples of the held-out split that fill the bucket, from their first frame on.
+
+  What cannot be decoded, or crashes a decoder, is left out and logged.
+
+  Returns:
+    A batch as of TrainStream, with 'caption' and 'key' (lists of str) besides; of fewer than
+    num_examples rows if the split has fewer, which is logged.
+  """
+  corpora = reader.Corpora(directories, split)
+  table = table_lib.whole(corpora)
+  [cell] = table.eligible(bucket)
+  decoder = decoder_lib.make_decoder(sandbox)
+  batch = decoder.empty(bucket, num_examples, clip_image_size)
+  captions, keys = [], []
+  for place in cell.places:
+    request = batches.request(corpora, table, bucket, place, 0.0)
+    [(_, decoded)] = decoder.fill(batch, {len(keys): request})
+    if decoded.error:
+      key = decoded.key or corpora.key(table.row(place))
+      logging.warning('held-out %s cannot be decoded: %s', key, decoded.error)
+      continue
+    captions.append(decoded.caption)
+    keys.append(decoded.key)
+    if len(keys) == num_examples:
+      break
+  decoder.close()
+  if not keys:
+    raise batches.DataError(f'no {split} example for {bucket} can be decoded.')
+  if len(keys) < num_examples:
+    logging.warning('%s has %d examples for %d asked.', split, len(keys), num_examples)
+  batch = {name: values[: len(keys)] for name, values in batch.items()}
+  batch = batches.finish(batch, bucket, range(len(keys)), tokenize(captions))
+  return dict(batch, caption=captions, key=keys)
+
+
+class _Draw:
+  """index -> (index, (number of the cell, place)): each cell in shuffled epochs of its own."""
+
+  def __init__(self, bucket_cells, cell_mixture, seed):
+    self._places = [cell.places for cell in bucket_cells]
+    self._mixture = cell_mixture
+    self._orders = [
+      shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
+      for cell in bucket_cells
+    ]
+
+  def __call__(self, index):
+    number, position = self._mixture[index]
+    return index, (number, int(self._places[number][int(self._orders[number][position])]))
+
+
+def _check_buckets(buckets, host_index, host_count):
+  if not buckets:
+    raise ValueError('buckets is empty: a run needs at least one.')
+  names = [bucket.name for bucket in buckets]
+  if len(set(names)) < len(names):
+    raise ValueError(f'bucket names should differ: {names}.')
+  if not 0 <= host_index < host_count:
+    raise ValueError(f'host_index={host_index} should be in [0, host_count={host_count}).')
+  for bucket in buckets:
+    if bucket.batch_size % host_count:
+      raise ValueError(
+        f'bucket {bucket.name!r}: batch_size={bucket.batch_size} should divide over '
+        f'{host_count} hosts.'
+      )

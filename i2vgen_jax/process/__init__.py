@@ -1,0 +1,1 @@
+"""The process and its hosts: flags, exit codes, folders."""

@@ -1,0 +1,179 @@
+"""How every command starts and ends: flags, one-line errors for mistakes, exit codes for launchers.
+
+Exit codes: see exit_codes.py.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+
+import jax
+from absl import app, flags, logging
+from jax.experimental import multihost_utils
+
+from i2vgen_jax.process import exit_codes
+
+EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
+  exit_codes.USAGE,
+  exit_codes.BUDGET,
+  exit_codes.PREEMPTED,
+)
+# In the messages of JAX when another process of the run has died.
+LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class BudgetError(RuntimeError):
+  """Training cannot go on usefully: too many bad samples, or the loss is not finite."""
+
+
+def fail(message, code):
+  """Prints one error and exits."""
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+def parse_flags(argv):
+  """absl's parser, with the last line of its errors in place of a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # ml_collections raises the latter for a config file, field or value that cannot be; absl
+    # wraps some of them, traceback and all.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
+
+
+def is_ours(file):
+  """Whether a source file belongs to this repository."""
+  path = pathlib.Path(file).resolve()
+  return _ROOT in path.parents and '.venv' not in path.parts
+
+
+def raised_by_us(error):
+  """Whether our own code raised it: then its message is meant for the user."""
+  return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
+
+
+def classify(error):
+  """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
+  if isinstance(error, BudgetError):
+    return exit_codes.BUDGET, str(error)
+  if isinstance(error, ValueError) and raised_by_us(error):
+    return exit_codes.USAGE, str(error)
+  # config_flags says that a config file cannot be loaded when the config is first used.
+  if isinstance(error, OSError) and 'Configuration is not available' in str(error):
+    return exit_codes.USAGE, str(error).splitlines()[-1].strip()
+  if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
+    if any(word in str(error) for word in LOST_PEER_WORDS):
+      return exit_codes.LOST_PEER, f'another process of this run is gone: {error}'
+  return exit_codes.BUG, None
+
+
+def leave_pod(error):
+  """In a run of several processes, reports the error and exits at once; alone, does nothing.
+
+  Whoever cleans up first waits for processes that wait for it: in a collective, for a save to be
+  complete everywhere, and 300 s in JAX's own exit.
+  """
+  if not jax.distributed.is_initialized():
+    return
+  code, message = classify(error)
+  if message is None:
+    traceback.print_exception(error)
+  else:
+    print(f'error: {message}', file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def run(main, num_arguments=0):
+  """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
+
+  def guarded(argv):
+    logging.set_verbosity(logging.INFO)
+    # Orbax alone says twenty things about every save; of libraries only warnings are shown.
+    logging.get_absl_handler().addFilter(
+      lambda record: (
+        record.levelno >= logging.converter.STANDARD_WARNING or is_ours(record.pathname)
+      )
+    )
+    arguments = argv[1:]
+    if len(arguments) != num_arguments:
+      fail(
+        f'{num_arguments} arguments beside flags are expected, not {arguments}. Flags start '
+        'with --.',
+        EXIT_USAGE,
+      )
+    try:
+      sys.exit(main(*arguments) or 0)
+    except Exception as error:
+      leave_pod(error)
+      code, message = classify(error)
+      if message is None:
+        raise
+      fail(message, code)
+
+  app.run(guarded, flags_parser=parse_flags)
+
+
+def require(*names):
+  """Marks flags as required."""
+  for name in names:
+    flags.mark_flag_as_required(name)
+
+
+@contextlib.contextmanager
+def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+  """Handles these signals so, and puts back at the end what was there before.
+
+  Only the main thread of a process may handle signals: in another one they stay as they are.
+  """
+  before = {}
+  try:
+    if threading.current_thread() is threading.main_thread():
+      for number in numbers:
+        before[number] = signal.signal(number, handler)
+    yield
+  finally:
+    for number, earlier in before.items():
+      # None: C code had set it, and Python cannot put it back.
+      signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+class StopRequest:
+  """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on
+  all hosts. `close` it when nobody asks any longer: the signals then do what they did before.
+
+  A second SIGINT aborts at once.
+  """
+
+  def __init__(self) -> None:
+    self._asked = False
+    self._signals = contextlib.ExitStack()
+    # In a run of several processes JAX listens for SIGTERM itself.
+    numbers = [signal.SIGINT] + [signal.SIGTERM] * (not jax.distributed.is_initialized())
+    self._signals.enter_context(signals_to(self._ask, *numbers))
+
+  def close(self) -> None:
+    """Gives the signals back."""
+    self._signals.close()
+
+  def _ask(self, number, frame):
+    self._asked = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if jax.distributed.is_initialized() and number == signal.SIGINT:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def requested(self, step):
+    """True from the first step boundary after the signal."""
+    if jax.distributed.is_initialized():
+      # It listens for SIGTERM itself, and the processes agree on a step.
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked

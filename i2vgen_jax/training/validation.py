@@ -1,0 +1,148 @@
+"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise),
+and sample videos.
+
+Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
+"""
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+
+from data_pipelines.stream import stream
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import hosts
+from i2vgen_jax.sampling import generate, video_file
+from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import writer as writer_lib
+
+
+class Validation:
+  """Runs every `train.eval_every` and `train.sample_every` steps; 0 is never.
+
+  Args:
+    config: of the run.
+    components: of the run.
+    mesh: of the run.
+    bucket: whose size the held-out videos have.
+  """
+
+  def __init__(self, config, components, mesh, bucket):
+    self._train, self._mesh, self._bucket = config.train, mesh, bucket
+    self._components = components
+    if not (self._train.eval_every or self._train.sample_every):
+      return
+    batch = stream.held_out(
+      dict(config.data.directories),
+      bucket,
+      components.tokenize,
+      components.encoders.image_encoder.image_size,
+      max(self._train.num_eval_examples, self._train.num_sample_videos),
+      sandbox=config.data.sandbox,
+    )
+    self._captions = batch.pop('caption')
+    batch.pop('key')
+    self._num_eval = min(self._train.num_eval_examples, len(self._captions))
+    self._num_samples = min(self._train.num_sample_videos, len(self._captions))
+    self._batch = batch
+    self._eval_loss = jax.jit(
+      mesh_lib.within(
+        mesh,
+        step_lib.make_eval_loss(
+          components.unet,
+          components.encoders,
+          components.schedule,
+          prediction_type=config.loss.prediction_type,
+          timestep_range=config.loss.timestep_range,
+        ),
+      ),
+      out_shardings=mesh_lib.replicated(mesh),
+    )
+    self._generate = generate.make_generate(components, mesh, **generate.settings(config))
+    # What a refinement stage refines here: the held-out videos at the base stage's size.
+    self._shrink = None
+    if config.refine.levels:
+      height, width = config.refine.height, config.refine.width
+      self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
+    self._negative_ids = components.tokenize([config.negative_prompt])
+
+  def loss(self, state, frozen):
+    """Mean loss of the held-out videos, float."""
+    rows = self._num_eval
+    size = min(rows, self._bucket.batch_size)
+    losses = []
+    for start in range(0, rows, size):
+      part, count = self._rows(start, min(start + size, rows), size)
+      losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
+    return float(np.concatenate(losses).mean())
+
+  def sample(self, state, frozen, seed=0):
+    """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames, or,
+    of a refinement stage, restored from the first held-out videos made smaller."""
+    count = self._num_samples
+    part, _ = self._rows(0, count, count)
+    bucket = self._bucket
+    noise = generate.start_noise(
+      self._components, seed, part['video'].shape[0], bucket.frames, bucket.height, bucket.width
+    )
+    inputs = {
+      'image': part['video'][:, 0],
+      'clip_image': part['clip_image'],
+      'token_ids': part['token_ids'],
+      'negative_token_ids': self._negative_ids,
+      'fps': part['fps'],
+    }
+    if self._shrink:
+      inputs['video'] = self._shrink(part['video'])
+    noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
+    _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
+    return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
+
+  def run(self, step, state, frozen, writer, workdir, at_end=False):
+    """Evaluates and samples if due (both at the end); returns whether it did anything."""
+    did = False
+    if _due(step, self._train.eval_every, at_end):
+      writer.scalars(step, {'eval_loss': self.loss(state, frozen)})
+      did = True
+    if _due(step, self._train.sample_every, at_end):
+      captions, videos_BFHWC = self.sample(state, frozen)
+      if hosts.is_lead():
+        folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
+        self._write_samples(step, captions, videos_BFHWC, writer, folder)
+        logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
+      did = True
+    return did
+
+  def _write_samples(self, step, captions, videos_BFHWC, writer, folder):
+    """NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos on one
+    sheet."""
+    for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
+      video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
+      writer_lib.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      (folder / f'{i:02d}.txt').write_text(caption + '\n')
+      writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
+      writer.text(step, f'samples/{i:02d}', caption)
+    sheet_HWC = writer_lib.contact_sheet(videos_BFHWC)
+    writer_lib.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    writer.image(step, 'samples/contact_sheet', sheet_HWC)
+
+  def _rows(self, start, stop, size):
+    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and
+    how many count."""
+    parts = mesh_lib.batch_shards(self._mesh)
+    size = -(-size // parts) * parts
+    rows = np.minimum(np.arange(start, start + size), stop - 1)
+    host_index, host_count = mesh_lib.batch_reader(self._mesh)
+    local = rows.reshape(host_count, -1)[host_index]
+    batch = {name: value[local] for name, value in self._batch.items()}
+    return mesh_lib.place_batch(batch, self._mesh), stop - start
+
+
+def _due(step, every, at_end):
+  return bool(every) and (at_end or (step > 0 and step % every == 0))
+
+
+def _to_host(array, mesh):
+  """The whole array on every host."""
+  gathered = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(array)
+  return np.asarray(gathered)
