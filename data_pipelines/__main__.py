@@ -5,8 +5,9 @@ import logging
 import runpy
 import sys
 import time
+from typing import Any
 
-from data_pipelines import demo_corpus
+from data_pipelines import demo_corpus, user_errors
 from data_pipelines.corpus import jobs
 from data_pipelines.curate import command as curate
 from data_pipelines.index import command as index
@@ -17,10 +18,9 @@ from data_pipelines.score import command as score
 from data_pipelines.stream import bench, peek
 
 
-def main(arguments: list[str] | None = None) -> None:
-  """Runs one command; what the user should change ends it with one line on stderr."""
-  logging.basicConfig(level=logging.INFO, format='%(message)s')
-  parser = argparse.ArgumentParser(prog='python -m data_pipelines', description=__doc__)
+def make_parser() -> argparse.ArgumentParser:
+  """All commands, with their flags."""
+  parser = _Parser(prog='python -m data_pipelines', description=__doc__)
   commands = parser.add_subparsers(required=True, metavar='command')
   for command in (
     _add_demo,
@@ -39,17 +39,35 @@ def main(arguments: list[str] | None = None) -> None:
     "Encode a config's corpora once, for data.cache of its runs: python -m i2vgen_jax.precompute."
   )
   commands.add_parser('precompute', help=text)
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs one command; what the user should change ends it with one line on stderr."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s')
   given = sys.argv[1:] if arguments is None else arguments
   if given[:1] == ['precompute']:  # Its flags are those of a run's config.
     sys.argv = ['python -m data_pipelines precompute', *given[1:]]
     runpy.run_module('i2vgen_jax.precompute', run_name='__main__')
     return
-  options = vars(parser.parse_args(given))
+  options = vars(make_parser().parse_args(given))
   run = options.pop('run')
   try:
     run(**options)
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+  except Exception as error:
+    text = user_errors.message(error)
+    if text is None:
+      raise
+    user_errors.fail(text)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Shows its help under every name that commands of i2vgen_jax know."""
+
+  def __init__(self, **options: Any):
+    super().__init__(add_help=False, **options)
+    text = 'show this help and exit'
+    self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
 def _add_demo(commands):

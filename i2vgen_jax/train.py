@@ -18,7 +18,7 @@ from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import components as components_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import cli, exit_codes, hosts
 from i2vgen_jax.training import compilation, data, goodput, optimizer, validation, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -176,7 +176,7 @@ def train(config, workdir):
   hosts.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
-    return cli.EXIT_PREEMPTED
+    return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
 

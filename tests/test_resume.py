@@ -11,7 +11,7 @@ import pytest
 
 from i2vgen_jax import checkpoint, train
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import exit_codes
 from tests import averages, runs, tiny
 
 
@@ -125,6 +125,7 @@ def signal_handlers():
   return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_gives_the_signals_back(demo_corpus, tmp_path):
   config = tiny.get_config(demo_corpus)
   with config.ignore_type():
@@ -144,6 +145,6 @@ def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
       break
   process.send_signal(signal.SIGTERM)
   log.append(process.communicate(timeout=120)[1])
-  assert process.returncode == cli.EXIT_PREEMPTED, ''.join(log)[-3000:]
+  assert process.returncode == exit_codes.PREEMPTED, ''.join(log)[-3000:]
   step = checkpoint.latest_step(tmp_path / 'checkpoints')
   assert step is not None and f'Stopped by a signal at step {step}' in ''.join(log)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from data_pipelines.corpus import buckets, reader, schema, sidecars
+from data_pipelines.corpus import buckets, reader, schema, sidecars, storage
 
 BINS = 32
 BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
@@ -173,7 +173,7 @@ def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[di
 def stage_manifest(directory: str, stage: str) -> dict | None:
   """What a stage says of itself; None if it has not run to its end."""
   path = epath.Path(directory) / 'sidecar' / stage / 'manifest.json'
-  return json.loads(path.read_text()) if path.exists() else None
+  return storage.read_json(path) if path.exists() else None
 
 
 def some_rows(table: sidecars.Sidecars, condition: str, count: int) -> list[int]:

@@ -6,8 +6,9 @@ import pathlib
 
 import numpy as np
 import PIL.Image
+from etils import epath
 
-from data_pipelines.corpus import jobs
+from data_pipelines.corpus import jobs, storage
 from data_pipelines.stream import stream as stream_lib
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
@@ -24,7 +25,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   Raises:
     ValueError: no run in workdir, or its corpora cannot be opened.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   if step < 0:
@@ -36,7 +37,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     return np.zeros((len(batch_captions), 1), np.int32)
 
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
-  config = json.loads(path.read_text())
+  config = storage.read_json(path, 'data')
   stream = stream_lib.from_config(config, keep_captions, max_bad_fraction=1.0, cache='')
   found, bucket = stream.examples_at(step), stream.bucket_at(step)
   seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
