@@ -123,6 +123,10 @@ class Records:
     texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
     return values | texts
 
+  def count(self, shard: str) -> int:
+    """Number of the shard's records; raises what ArrayRecord does if its file is damaged."""
+    return self._reader(shard).num_records()
+
   def _reader(self, shard):
     with self._lock:
       if shard in self._readers:
