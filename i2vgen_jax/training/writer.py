@@ -86,14 +86,12 @@ def gif(video_FHWC, fps):
   return buffer.getvalue()
 
 
-def contact_sheet(videos_BFHWC, columns=None):
+def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
   """One row per video, its frames side by side with a pixel of white between; uint8 (H, W, 3)."""
   rows = []
   for video_FHWC in np.asarray(videos_BFHWC):
-    frames = video_FHWC if columns is None else video_FHWC[:columns]
-    rows.append(
-      np.concatenate([np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in frames], 1)
-    )
+    framed = [np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in video_FHWC]
+    rows.append(np.concatenate(framed, 1))
   return np.concatenate(rows, 0)
 
 
