@@ -5,8 +5,9 @@ import logging
 import shlex
 import sys
 import time
+from typing import Any
 
-from data_pipelines import demo_corpus
+from data_pipelines import demo_corpus, user_errors
 from data_pipelines.corpus import jobs
 from data_pipelines.curate import command as curate
 from data_pipelines.index import command as index
@@ -18,10 +19,9 @@ from data_pipelines.stream import bench, peek
 MOVED = ('score', 'precompute')  # They need JAX.
 
 
-def main(arguments: list[str] | None = None) -> None:
-  """Runs one command; what the user should change ends it with one line on stderr."""
-  logging.basicConfig(level=logging.INFO, format='%(message)s')
-  parser = argparse.ArgumentParser(prog='python -m data_pipelines', description=__doc__)
+def make_parser() -> argparse.ArgumentParser:
+  """All commands, with their flags."""
+  parser = _Parser(prog='python -m data_pipelines', description=__doc__)
   commands = parser.add_subparsers(required=True, metavar='command')
   for command in (
     _add_demo,
@@ -37,16 +37,33 @@ def main(arguments: list[str] | None = None) -> None:
     command(commands)
   for name in MOVED:
     commands.add_parser(name, help=f'python -m i2vgen_jax.{name}')
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+  """Runs one command; what the user should change ends it with one line on stderr."""
+  logging.basicConfig(level=logging.INFO, format='%(message)s')
   given = sys.argv[1:] if arguments is None else arguments
   if given and given[0] in MOVED:
-    print(f'error: run python -m i2vgen_jax.{shlex.join(given)}', file=sys.stderr)
-    sys.exit(2)
-  options = vars(parser.parse_args(given))
+    user_errors.fail(f'run python -m i2vgen_jax.{shlex.join(given)}')
+  options = vars(make_parser().parse_args(given))
   run = options.pop('run')
   try:
     run(**options)
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+  except Exception as error:
+    text = user_errors.message(error)
+    if text is None:
+      raise
+    user_errors.fail(text)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Shows its help under every name that commands of i2vgen_jax know."""
+
+  def __init__(self, **options: Any):
+    super().__init__(add_help=False, **options)
+    text = 'show this help and exit'
+    self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
 def _add_demo(commands):

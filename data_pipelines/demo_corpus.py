@@ -41,7 +41,6 @@ DIRECTIONS = {
   'up': (0, -1),
   'down': (0, 1),
 }  # (x, y), y downwards.
-CAPTION_WORDS = ('a', 'moves', *SHAPES, *COLORS, *DIRECTIONS)
 VIDEO_CAPTION = 'a {color} {shape} moves {direction}'
 IMAGE_CAPTION = 'a {color} {shape}'
 

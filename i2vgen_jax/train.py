@@ -4,6 +4,7 @@ The whole run, top to bottom. Start it again with the same workdir and it goes o
 checkpoint.
 """
 
+import contextlib
 import functools
 import math
 
@@ -17,7 +18,7 @@ from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.process import cli, config_flag, hosts
+from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
 from i2vgen_jax.training import compilation, data, goodput, profiler, validation, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -110,10 +111,10 @@ def train(config, workdir):
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
   last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
-  stop = cli.StopRequest()
   batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
   step_metrics = None
   timing.begin_loop()
+  stop = cli.StopRequest()
   try:
     if last_step > first_step:
       with timing.spending('compile'):
@@ -151,17 +152,18 @@ def train(config, workdir):
     cli.leave_pod(error)
     raise
   finally:
-    batches.close()
-    with timing.spending('checkpoint'):
-      checkpoints.close()
-    profile.close()
-    writer.close()
-    progress.close()
+    with contextlib.closing(stop):  # Last, and also if a save fails: until then a signal waits.
+      batches.close()
+      with timing.spending('checkpoint'):
+        checkpoints.close()
+      profile.close()
+      writer.close()
+      progress.close()
   timing.event('job_end_time')
   hosts.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
-    return cli.EXIT_PREEMPTED
+    return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
 

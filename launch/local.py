@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from i2vgen_jax.process import exit_codes, hosts
+from i2vgen_jax.process import cli, exit_codes, hosts
 from launch import job as job_lib
 
 LOOPBACK = '127.0.0.1'
@@ -33,16 +33,16 @@ def run(job, logs):
   logs.mkdir(parents=True, exist_ok=True)
   _warn_of_open_sockets()
   stopping = []
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, frame: stopping.append(number))
-  for attempt in range(job.max_restarts + 1):
-    code = _run_once(job, logs, stopping)
-    if stopping or not exit_codes.restarts(code):
-      return code
-    print(
-      f'launch: ended with {code}; restart {attempt + 1} of {job.max_restarts}',
-      file=sys.stderr, flush=True,
-    )  # fmt: skip
+  stop = lambda number, frame: stopping.append(number)  # noqa: E731
+  with cli.signals_to(stop, signal.SIGTERM, signal.SIGINT):
+    for attempt in range(job.max_restarts + 1):
+      code = _run_once(job, logs, stopping)
+      if stopping or not exit_codes.restarts(code):
+        return code
+      print(
+        f'launch: ended with {code}; restart {attempt + 1} of {job.max_restarts}',
+        file=sys.stderr, flush=True,
+      )  # fmt: skip
   return code
 
 

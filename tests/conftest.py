@@ -56,11 +56,11 @@ def media_folder(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def finished_run(demo_corpus, tmp_path_factory):
-  """The workdir of six steps of the tiny config in one go, on one device."""
+  """The workdir of six steps of the tiny config in one go, on one device, each of them saved."""
   from tests import runs
 
   def make(folder):
-    process = runs.start(folder, demo_corpus)
+    process = runs.start(folder, demo_corpus, 'checkpoint.every=1', 'checkpoint.keep_every=1')
     _, log = process.communicate(timeout=900)
     assert process.returncode == 0, log[-3000:]
 

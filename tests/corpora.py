@@ -1,9 +1,11 @@
 """Small corpora in the public layouts, sound and damaged: what the data tests read."""
 
+import contextlib
 import csv
 import io
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import av
 import fsspec
 import fsspec.implementations.memory
 import numpy as np
+import pytest
 
 from data_pipelines import demo_corpus
 
@@ -134,3 +137,12 @@ def bucket():
   Bucket.store.clear()
   Bucket.pseudo_dirs[:] = ['']
   yield Bucket()
+
+
+@contextlib.contextmanager
+def ends_with_2(message):
+  """Within, a command ends with exit code 2 and one line that matches the message."""
+  with contextlib.redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as raised:
+    yield
+  assert raised.value.code == 2
+  assert re.search(f'^error: .*{message}', stderr.getvalue(), re.MULTILINE), stderr.getvalue()

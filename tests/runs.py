@@ -6,6 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = """
 import sys
@@ -48,6 +52,12 @@ def module(*arguments):
     text=True,
     timeout=600,
   )
+
+
+def state(workdir, step):
+  """The tree of a checkpoint's arrays, on the host: params, ema_params, opt_state, seed, step."""
+  directory = pathlib.Path(workdir).absolute() / 'checkpoints' / str(step)
+  return jax.tree.map(np.asarray, ocp.load_checkpointables(directory)['state'])
 
 
 def losses(workdir):

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from configs import base, common, demo, meshes, refine, refine_demo, sr600
+from data_pipelines.corpus import buckets
 from data_pipelines.index import command as index
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
@@ -36,6 +37,14 @@ def test_every_config_file_is_covered():
 def test_config_round_trips_through_json(name):
   config = CONFIGS[name]()
   assert json.loads(config.to_json())['train']['num_steps'] == config.train.num_steps
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_bucket_is_one_that_can_be(name):
+  config = CONFIGS[name]('images=1') if name == 'demo' else CONFIGS[name]()
+  made = [buckets.Bucket(name=name, **fields) for name, fields in config.data.buckets.items()]
+  assert all((bucket.fps == 1) == (bucket.media == 'image') for bucket in made)
+  assert ('image' in [bucket.media for bucket in made]) == (name in ('base', 'demo'))
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(folder, tmp_path, capsys
 
 
 def test_a_runner_elsewhere_cannot_write_to_this_disk(folder, tmp_path):
-  with pytest.raises(SystemExit, match='give an --output in a bucket'):
+  with corpora.ends_with_2('give an --output in a bucket'):
     commands.main(
       ['ingest', f'--input={folder}', f'--output={tmp_path}/out', '--']
       + ['--runner=DataflowRunner', '--project=p', '--temp_location=gs://held/tmp']

@@ -223,6 +223,7 @@ def test_tfds_reads_the_corpus(demo):
     (dict(weight=0), 'weight=0 should be > 0'),
     (dict(media='audio'), "media='audio' should be one of"),
     (dict(media='image'), 'frames=8 should be >= 1, and 1 for images'),
+    (dict(media='image', frames=1), 'fps=8 should be 1 for images'),
   ],
 )
 def test_impossible_buckets_say_what_to_change(change, message):

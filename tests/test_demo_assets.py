@@ -30,7 +30,8 @@ def test_the_script_reproduces_the_committed_tokenizer():
 
 
 def test_every_word_of_the_demo_is_one_token(tokenizer):
-  for word in (*demo_corpus.CAPTION_WORDS, *make_tokenizer.WORDS):
+  shown = (*demo_corpus.SHAPES, *demo_corpus.COLORS, *demo_corpus.DIRECTIONS)
+  for word in (*shown, *make_tokenizer.WORDS):
     assert len(tokenizer(word)['input_ids']) == 3, word
 
 

@@ -201,7 +201,6 @@ def test_the_proxy_tells_videos_apart_and_repeats_itself():
   first, again = (frechet.of_videos(frechet.random_features(), np.stack([CLIP])) for _ in range(2))
   np.testing.assert_array_equal(first, again)
   assert np.abs(first - frechet.of_videos(frechet.random_features(), NOISY[None])).max() > 0.01
-  assert np.abs(first - frechet.of_videos(frechet.random_features(1), CLIP[None])).max() > 0.01
 
 
 def test_clip_scores_are_cosines_of_transformers_vectors(clip_folder):  # noqa: F811

@@ -57,6 +57,7 @@ import os, pathlib, sys
 from absl import flags
 from data_pipelines.report import command
 from i2vgen_jax import components
+from data_pipelines import user_errors
 from i2vgen_jax.process import cli, config_flag
 config_flag.define()
 sys.argv = ['', '--config=configs/demo.py:steps=40', '--config.train.log_every=7']
@@ -67,7 +68,8 @@ assert components.load_tokenizer(config.tokenizer, config.pad_token)('a red circ
 assert components.find(config.vae.weights).exists()
 site = pathlib.Path(os.environ['PYTHONPATH'])
 assert site in pathlib.Path(cli.__file__).parents
-assert cli.is_ours(site / 'configs' / 'demo.py') and not cli.is_ours(site / 'numpy' / 'core.py')
+assert user_errors.is_ours(site / 'configs' / 'demo.py')
+assert not user_errors.is_ours(site / 'numpy' / 'core.py')
 """
 
 

@@ -113,7 +113,7 @@ ENTRY %main (p: bf16[10,8,128]) -> bf16[10,8,128] {
 
 
 def test_the_most_expensive_op_is_named_by_its_module():
-  (first,) = compiled.most_expensive(program(), chips.DEVICES['v5p'], number=1)
+  first, *_ = compiled.most_expensive(program(), chips.DEVICES['v5p'])
   assert first['module'].endswith('down_blocks_0/to_q/dot_general')
   assert first['ms'] == pytest.approx(1000 / 1.75e9 * 1e3, rel=0.01)
 

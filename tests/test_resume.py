@@ -8,22 +8,23 @@ import time
 import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax import checkpoint, train
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.process import cli
-from tests import runs, tiny
+from i2vgen_jax.process import exit_codes
+from tests import averages, runs, tiny
 
 
 def final_state(workdir):
   """Every array of the newest checkpoint, on the host."""
-  directory = pathlib.Path(workdir) / 'checkpoints'
-  step = checkpoint.latest_step(directory)
-  state = ocp.load_checkpointables(directory / str(step))['state']
-  return step, {
-    sharding.path_name(path): np.asarray(leaf)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+  step = checkpoint.latest_step(pathlib.Path(workdir) / 'checkpoints')
+  return step, arrays(runs.state(workdir, step))
+
+
+def arrays(tree):
+  """Path -> array."""
+  return {
+    sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
 
 
@@ -72,6 +73,21 @@ def test_resuming_on_another_mesh_changes_losses_by_rounding_only(
   )
 
 
+def test_a_run_averages_the_parameters_of_all_its_steps(finished_run, demo_corpus):
+  """Of what it saved after each step; the resumed run above has the same bits."""
+  config = tiny.get_config(demo_corpus).train
+  saved = [runs.state(finished_run, step) for step in range(1, 7)]
+  averaged = arrays(saved[-1]['ema_params'])
+  first = arrays(saved[0]['ema_params'])
+  later = [arrays(state['params']) for state in saved[1:]]
+  for name, average in averaged.items():
+    history = [first[name], *(params[name] for params in later)]
+    expected = averages.closed_form(history, config.ema_decay, config.ema_warmup, first_step=1)
+    np.testing.assert_allclose(average, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+  moved = [np.abs(later[-1][name] - average).max() > 1e-5 for name, average in averaged.items()]
+  assert np.mean(moved) > 0.5  # Else an average of any kind would do.
+
+
 @pytest.mark.slow
 def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus, tmp_path):
   """The first half with it on the device, the second from the host."""
@@ -95,12 +111,29 @@ def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus
 def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
   before = final_state(finished_run)
+  handlers = signal_handlers()
   for stop_at in (0, 3):
     config.train.stop_at = stop_at
     assert train.train(config, finished_run) == 0
+  assert signal_handlers() == handlers
   after = final_state(finished_run)
   assert before[0] == after[0] == 6
   np.testing.assert_array_equal(before[1]['seed'], after[1]['seed'])
+
+
+def signal_handlers():
+  return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_gives_the_signals_back(demo_corpus, tmp_path):
+  config = tiny.get_config(demo_corpus)
+  with config.ignore_type():
+    config.loss.timestep_shift = 'three'  # Met when the step is traced, in the loop.
+  handlers = signal_handlers()
+  with pytest.raises(TypeError):
+    train.train(config, tmp_path)
+  assert signal_handlers() == handlers
 
 
 def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
@@ -112,6 +145,6 @@ def test_sigterm_saves_and_exits_42(finished_run, demo_corpus, tmp_path):
       break
   process.send_signal(signal.SIGTERM)
   log.append(process.communicate(timeout=120)[1])
-  assert process.returncode == cli.EXIT_PREEMPTED, ''.join(log)[-3000:]
+  assert process.returncode == exit_codes.PREEMPTED, ''.join(log)[-3000:]
   step = checkpoint.latest_step(tmp_path / 'checkpoints')
   assert step is not None and f'Stopped by a signal at step {step}' in ''.join(log)

@@ -275,3 +275,13 @@ def test_a_missing_condition_is_named():
   conditions = {name: value for name, value in conditions.items() if name != 'fps'}
   with pytest.raises(ValueError, match=r"'fps' needs conditioning \['fps'\]; given: \['image_emb"):
     jax.eval_shape(make_unet().init, jax.random.key(0), latents, timesteps, conditions)
+
+
+@pytest.mark.parametrize('use_bias', [False, True])
+def test_parts_of_a_dense_layer_are_those_of_its_whole(use_bias):
+  x, key = jnp.linspace(-1, 1, 12).reshape(2, 6), jax.random.key(0)
+  dense = functools.partial(layers.Dense, 4, use_bias=use_bias)
+  variables = dense().init(key, x)
+  parts = dense(parts=2).apply(variables, x)
+  assert [part.shape for part in parts] == [(2, 2)] * 2
+  np.testing.assert_allclose(jnp.concatenate(parts, 1), dense().apply(variables, x), rtol=1e-6)

@@ -155,8 +155,8 @@ def test_videos_that_do_not_divide_are_refused(shape, message):
 def test_batches_leave_one_video_or_a_multiple_of_context(batch_size, frames, fits):
   mesh = mesh_lib.make_mesh(SIZES)
   bucket = buckets.Bucket(
-    name='a', frames=frames, height=64, width=64, fps=8, batch_size=batch_size,
-    media='video' if frames > 1 else 'image',
+    name='a', frames=frames, height=64, width=64, batch_size=batch_size,
+    **(dict(fps=8, media='video') if frames > 1 else dict(fps=1, media='image')),
   )  # fmt: skip
   if fits:
     mesh_lib.check_batch_sizes([bucket], mesh, accumulation=1)

@@ -13,6 +13,7 @@ from data_pipelines.corpus import schema
 
 SIZE_MULTIPLE = 8  # The VAE's downsampling.
 FPS_TOLERANCE = 0.01  # 23.976 counts as 24.
+IMAGE_FPS = 1.0  # What batches of images are conditioned on.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Bucket:
   Attributes:
     name: unique among the buckets of a run.
     frames, height, width: of the video, in pixels.
-    fps: frames per second at which the source is sampled; 1 for images.
+    fps: frames per second at which the source is sampled, and which its batches are conditioned
+      on, also those of videos of one frame; IMAGE_FPS for images.
     batch_size: examples of a step on all hosts together.
     weight: share of the steps, relative to the other buckets'.
     media: 'video', or 'image': a video of one frame.
@@ -43,6 +45,8 @@ class Bucket:
       problems.append(f'media={self.media!r} should be one of {schema.MEDIA}')
     if self.frames < 1 or (self.media == 'image' and self.frames != 1):
       problems.append(f'frames={self.frames} should be >= 1, and 1 for images')
+    if self.media == 'image' and self.fps != IMAGE_FPS:
+      problems.append(f'fps={self.fps} should be {IMAGE_FPS:g} for images')
     for side in ('height', 'width'):
       value = getattr(self, side)
       if value < SIZE_MULTIPLE or value % SIZE_MULTIPLE:

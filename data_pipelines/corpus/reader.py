@@ -6,7 +6,6 @@ import bisect
 import collections
 import functools
 import itertools
-import json
 import pathlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -124,6 +123,10 @@ class Records:
     texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
     return values | texts
 
+  def count(self, shard: str) -> int:
+    """Number of the shard's records; raises what ArrayRecord does if its file is damaged."""
+    return self._reader(shard).num_records()
+
   def _reader(self, shard):
     with self._lock:
       if shard in self._readers:
@@ -155,7 +158,7 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
       f'{directory} holds no ingested corpus (no manifest.json). '
       f'Make one: python -m data_pipelines ingest --input=YOUR_VIDEOS --output={directory}'
     )
-  manifest = json.loads(path.read_text())
+  manifest = storage.read_json(path, 'version')
   if manifest['version'] != schema.VERSION:
     raise ValueError(
       f'{path} is of version {manifest["version"]}, not {schema.VERSION}: ingest the corpus again.'

@@ -4,24 +4,16 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.corpus import schema, storage
+from data_pipelines.corpus import reader, storage
+from data_pipelines.media.frames import DecodeError
 
 
-def read(path: epath.Path) -> Iterator[dict | Exception]:
-  """Yields the records of schema.features, text as str; for one that cannot be read, the error."""
-  from array_record.python import array_record_module
-
-  features = schema.features()
+def read(path: epath.Path) -> Iterator[dict | DecodeError]:
+  """Yields the records as reader.Records does; for one that cannot be read, the error."""
+  records = reader.Records()
   with storage.fetched(path) as local:
-    reader = array_record_module.ArrayRecordReader(str(local))
-    for index in range(reader.num_records()):
+    for index in range(records.count(str(local))):
       try:
-        record = features.deserialize_example_np(reader.read([index])[0])
-      except (RuntimeError, OSError, ValueError) as error:  # ArrayRecord's, then the parser's.
+        yield records.read(str(local), index)
+      except DecodeError as error:
         yield error
-        continue
-      yield {
-        name: value if name == 'data' else value.decode('utf-8', errors='replace')
-        for name, value in record.items()
-      }
-    reader.close()

@@ -7,6 +7,7 @@ and renamed, to the other it is uploaded in one go.
 import concurrent.futures
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -48,9 +49,24 @@ def write_table(path: epath.Path, table: pa.Table) -> None:
 
 
 def read_table(path: epath.Path, columns: list[str] | None = None) -> pa.Table:
-  """Reads a Parquet file."""
+  """Reads a Parquet file; raises ValueError if it is damaged or lacks a column."""
   with path.open('rb') as file:
-    return pa.parquet.read_table(file, columns=columns)
+    try:
+      return pa.parquet.read_table(file, columns=columns)
+    except pa.ArrowException as error:
+      raise ValueError(f'{path} is damaged, or no such Parquet file: {error}') from error
+
+
+def read_json(path: epath.Path, *fields: str) -> dict:
+  """Reads a JSON object; raises ValueError if it is damaged or lacks one of the fields."""
+  try:
+    found = json.loads(path.read_text())
+  except ValueError as error:  # Also of text that is no UTF-8.
+    raise ValueError(f'{path} is damaged, it holds no JSON: {error}') from error
+  missing = set(fields).difference(found) if isinstance(found, dict) else 'object'
+  if missing:
+    raise ValueError(f'{path} is damaged, or of something else: its JSON has no {missing}.')
+  return found
 
 
 def sha256(path: epath.Path) -> str:

@@ -119,7 +119,7 @@ class MeasureShard:
       row: dict[str, Any] = dict(key=known['key'], flags=_flags(known, record))
       try:
         if isinstance(record, Exception):
-          raise decode.DecodeError('record', str(record))
+          raise record
         row['caption_length'] = len(record['caption'])
         row.update(self._measure(record['data'], known, self._hooks))
       except decode.DecodeError as error:

@@ -124,7 +124,7 @@ def _quantile_edges(rows, axes, quantiles):
 
 
 def _read_edges(path, axes):
-  edges = json.loads(epath.Path(path).read_text())['edges']
+  edges = storage.read_json(epath.Path(path), 'edges')['edges']
   missing = [axis for axis in axes if axis not in edges]
   if missing:
     raise ValueError(f'{path} has no edges for {missing}, only for {list(edges)}.')

@@ -7,7 +7,6 @@ quantiles of the scores, and their shares are evened out: share ~ size^(1 - alph
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -222,7 +221,7 @@ def whole(corpora: reader.Corpora) -> Table:
 def read_manifest(directory: str | pathlib.Path) -> dict:
   """The manifest of an index; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'
-  if not path.exists() or not (manifest := json.loads(path.read_text())).get('cells'):
+  if not path.exists() or not (manifest := storage.read_json(path)).get('cells'):
     raise ValueError(
       f'{directory} holds no index (manifest.json with cells). '
       f'Make one: python -m data_pipelines index --corpus=DIR --output={directory}'

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from data_pipelines.corpus import buckets, reader, schema, sidecars
+from data_pipelines.corpus import buckets, reader, schema, sidecars, storage
 
 BINS = 32
 BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
 SIDES = (0, 256, 360, 512, 704)  # Pixels of the shorter side.
 MAX_COPIES = 6  # That are shown of one picture.
+MAX_REJECTED = 5  # Examples that are shown for each reason.
 TAILS = 0.005  # The outermost bins hold what lies beyond these quantiles.
 # Title, the column it needs, and SQL for its value; NULL where it has none.
 MEASURES = (
@@ -154,7 +155,7 @@ def licences(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[di
   return [dict(name=row['name'], media=row['media'], counts=_counts(row)) for row in rows]
 
 
-def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[dict]:
+def rejections(directories: Mapping[str, str]) -> list[dict]:
   """What ingest left out: reason, count, and some lines (key, detail), the commonest first."""
   counts: collections.Counter = collections.Counter()
   lines: dict[str, list] = collections.defaultdict(list)
@@ -162,7 +163,7 @@ def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[di
     counts.update(reader.read_manifest(directory)['rejected'])
     for path in sorted(directory.glob('rejected/*.jsonl')):
       for bad in map(json.loads, path.read_text().splitlines()):
-        if len(lines[bad['reason']]) < num_examples:
+        if len(lines[bad['reason']]) < MAX_REJECTED:
           lines[bad['reason']].append(bad)
   return [
     dict(reason=reason, count=count, examples=lines[reason])
@@ -173,7 +174,7 @@ def rejections(directories: Mapping[str, str], num_examples: int = 5) -> list[di
 def stage_manifest(directory: str, stage: str) -> dict | None:
   """What a stage says of itself; None if it has not run to its end."""
   path = epath.Path(directory) / 'sidecar' / stage / 'manifest.json'
-  return json.loads(path.read_text()) if path.exists() else None
+  return storage.read_json(path) if path.exists() else None
 
 
 def some_rows(table: sidecars.Sidecars, condition: str, count: int) -> list[int]:

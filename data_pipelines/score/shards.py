@@ -192,8 +192,7 @@ class _Load:
   """
 
   def __init__(self, records, rows, image_size, whole_size):
-    self._source = grain.sources.ArrayRecordDataSource([records])
-    self._features = schema.features()
+    self._shard, self._records = records, reader.Records()
     self._rows = rows
     self._image_size = image_size
     self._whole_size = whole_size
@@ -205,8 +204,8 @@ class _Load:
     )
     loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False)
     try:
-      record = self._features.deserialize_example_np(self._source[index])
-      loaded['caption'] = record['caption'].decode('utf-8', errors='replace')
+      record = self._records.read(self._shard, index)
+      loaded['caption'] = record['caption']
       if row['media'] == 'image':
         image = decode.decode_image(record['data'])
         if size:
@@ -222,7 +221,7 @@ class _Load:
           frames, _ = decode.decode_video(record['data'], times, row['height'], row['width'])
           for frame, target in zip(frames, whole, strict=True):
             target[:] = _squeezed(PIL.Image.fromarray(frame), self._whole_size)
-    except (decode.DecodeError, RuntimeError, OSError):  # A null score; curate names the reason.
+    except decode.DecodeError:  # A null score; curate names the reason.
       return loaded
     return dict(loaded, is_good=True)
 

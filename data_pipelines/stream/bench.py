@@ -118,7 +118,7 @@ def _run(
   examples_per_sec, dry_run,
 ):  # fmt: skip
   if media == 'image':
-    frames, fps = 1, 1.0
+    frames, fps = 1, buckets_lib.IMAGE_FPS
   bucket = buckets_lib.Bucket(
     'bench', frames, height, width, fps=fps, batch_size=batch_size, media=media
   )

@@ -6,8 +6,9 @@ import pathlib
 
 import numpy as np
 import PIL.Image
+from etils import epath
 
-from data_pipelines.corpus import jobs
+from data_pipelines.corpus import jobs, storage
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
 
@@ -25,7 +26,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   Raises:
     ValueError: no run in workdir, or its corpora cannot be opened.
   """
-  path = pathlib.Path(workdir) / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   if step < 0:
@@ -37,7 +38,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     return np.zeros((len(batch_captions), 1), np.int32)
 
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
-  config = json.loads(path.read_text())
+  config = storage.read_json(path, 'data')
   side = config['image_encoder']['model']['image_size']
   fields = fields_lib.released(keep_captions, side)
   stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='')

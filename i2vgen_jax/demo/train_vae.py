@@ -213,6 +213,8 @@ def measure(model, params, frames):
 
 def main():
   """Renders, trains, measures on other frames, writes."""
+  output = pathlib.Path(flags.FLAGS.output)
+  output.mkdir(parents=True, exist_ok=True)  # Before minutes of training.
   fields = dict(MODEL)
   if flags.FLAGS.block_channels:
     fields['block_channels'] = tuple(map(int, flags.FLAGS.block_channels))
@@ -238,8 +240,6 @@ def main():
   report = measure(model, params, held_out)  # As stored, in half precision.
   print({name: np.round(np.float64(value), 3).tolist() for name, value in report.items()})
 
-  output = pathlib.Path(flags.FLAGS.output)
-  output.mkdir(parents=True, exist_ok=True)
   named = tensors.to_torch(jax.tree.map(np.float16, params), vae_names.name_of)
   safetensors.numpy.save_file(named, output / 'vae.safetensors')
   fields['scaling_factor'] = 1.0

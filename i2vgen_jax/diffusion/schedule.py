@@ -10,30 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def cosine_alphas_cumprod(num_timesteps, offset=0.008, max_beta=0.999):
-  """Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 17, with each beta capped at `max_beta`.
+def cosine_alphas_cumprod(num_timesteps: int) -> np.ndarray:
+  """Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. 17, with each beta capped at 0.999.
 
   Returns:
     float64 (T,), strictly decreasing, in (0, 1).
   """
   time = np.arange(num_timesteps + 1, dtype=np.float64) / num_timesteps
+  offset = 0.008
   signal = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
-  betas_T = np.minimum(1 - signal[1:] / signal[:-1], max_beta)
+  betas_T = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
   return np.cumprod(1 - betas_T)
 
 
-def scaled_linear_alphas_cumprod(num_timesteps, first_beta=0.00085, last_beta=0.012):
+def scaled_linear_alphas_cumprod(num_timesteps: int) -> np.ndarray:
   """Stable Diffusion's schedule: betas linear in their square root. float64 (T,)."""
-  betas_T = np.linspace(first_beta**0.5, last_beta**0.5, num_timesteps, dtype=np.float64) ** 2
+  betas_T = np.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=np.float64) ** 2
   return np.cumprod(1 - betas_T)
 
 
-def logsnr_cosine_interp_alphas_cumprod(num_timesteps, max_logsnr=15.0, scales=(2.0, 4.0)):
-  """Cosine in log-SNR, shifted for a picture `scales` times larger: little more noise at low, much
+def logsnr_cosine_interp_alphas_cumprod(num_timesteps: int) -> np.ndarray:
+  """Cosine in log-SNR, shifted for a picture 2 to 4 times larger: little more noise at low, much
   more at high timesteps. The refinement's in ModelScope's Video-to-Video and VGen's SR600.
 
   Hoogeboom et al. 2023 (arXiv:2301.11093), Sec. 2.1. float64 (T,).
   """
+  max_logsnr, scales = 15.0, (2.0, 4.0)
   time = np.linspace(0, 1, num_timesteps)
   first, last = np.arctan(np.exp(-max_logsnr / 2)), np.arctan(np.exp(max_logsnr / 2))
   logsnr_T = -2 * np.log(np.tan(first + time * (last - first)))

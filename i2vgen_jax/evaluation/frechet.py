@@ -134,12 +134,12 @@ def of_frames(features, videos_BFHWC):
   return of_videos(features, videos_BFHWC.reshape(-1, 1, *videos_BFHWC.shape[2:]))
 
 
-def random_features(seed=0):
-  """Features of a seeded random network of 3-D convolutions, the same on every machine."""
+def random_features():
+  """Features of a random network of 3-D convolutions, the same on every machine."""
   kernels, channels = [], 3
   for i, width in enumerate(PROXY_CHANNELS):
     scale = (2 / (27 * channels)) ** 0.5
-    rng = np.random.default_rng((seed, i))
+    rng = np.random.default_rng((0, i))
     kernels.append(rng.normal(0, scale, (3, 3, 3, channels, width)).astype(np.float32))
     channels = width
 

@@ -6,17 +6,6 @@ Dimension key of this package: `B` batch, `F` frames, `H W` latent height and wi
 """
 
 
-def fold_frames(x_BFHWC):
-  """(B, F, H, W, C) -> (B*F, H, W, C): every frame becomes an image of its own, for 2-D layers."""
-  batch_size, num_frames, *image_shape = x_BFHWC.shape
-  return x_BFHWC.reshape(batch_size * num_frames, *image_shape)
-
-
-def unfold_frames(x_NHWC, num_frames):
-  """(B*F, H, W, C) -> (B, F, H, W, C): the inverse of fold_frames."""
-  return x_NHWC.reshape(-1, num_frames, *x_NHWC.shape[1:])
-
-
 def space_as_tokens(x_BFHWC):
   """(B, F, H, W, C) -> (B, F, H*W, C): the pixels of a frame as a row-major sequence."""
   *leading, height, width, channels = x_BFHWC.shape

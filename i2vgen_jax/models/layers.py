@@ -63,7 +63,7 @@ class Dense(nn.Module):
       return _affine(x_C, kernel_IO, bias_O)
     width = self.features // self.parts
     return tuple(
-      _affine(x_C, kernel_IO[:, i : i + width], bias_O[i : i + width])
+      _affine(x_C, kernel_IO[:, i : i + width], bias_O[i : i + width] if self.use_bias else None)
       for i in range(0, self.features, width)
     )
 

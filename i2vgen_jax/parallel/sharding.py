@@ -69,11 +69,11 @@ def spec_for(name, shape, mesh, min_elements, rules=RULES):
   return P()
 
 
-def shard_tree(abstract_tree, mesh, min_elements, rules=RULES):
+def shard_tree(abstract_tree, mesh, min_elements):
   """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jax.sharding.NamedSharding(
-      mesh, spec_for(path_name(path), leaf.shape, mesh, min_elements, rules)
+      mesh, spec_for(path_name(path), leaf.shape, mesh, min_elements)
     ),
     abstract_tree,
   )

@@ -19,7 +19,6 @@ class Generation:
 
   accelerator: str  # Of gcloud, before the size.
   gke_accelerator: str  # Label of GKE's nodes.
-  machine_type: str
   runtime: str  # TPU VM image.
   cores_per_chip: int  # That the size in a name counts.
   devices_per_chip: int  # That JAX shows.
@@ -34,15 +33,15 @@ GRIDS_3D = {
 CHIPS_PER_HOST = 4
 GENERATIONS = {
   'v5e': Generation(
-    'v5litepod', 'tpu-v5-lite-podslice', 'ct5lp-hightpu-4t', 'v2-alpha-tpuv5-lite', 1, 1, GRIDS_2D
+    'v5litepod', 'tpu-v5-lite-podslice', 'v2-alpha-tpuv5-lite', 1, 1, GRIDS_2D
   ),
   'v5p': Generation(
-    'v5p', 'tpu-v5p-slice', 'ct5p-hightpu-4t', 'v2-alpha-tpuv5', 2, 1, GRIDS_3D
+    'v5p', 'tpu-v5p-slice', 'v2-alpha-tpuv5', 2, 1, GRIDS_3D
   ),
   'v6e': Generation(
-    'v6e', 'tpu-v6e-slice', 'ct6e-standard-4t', 'v2-alpha-tpuv6e', 1, 1, GRIDS_2D
+    'v6e', 'tpu-v6e-slice', 'v2-alpha-tpuv6e', 1, 1, GRIDS_2D
   ),
-  'tpu7x': Generation('tpu7x', 'tpu7x', 'tpu7x-standard-4t', 'v2-alpha-tpuv7', 2, 2, GRIDS_3D),
+  'tpu7x': Generation('tpu7x', 'tpu7x', 'v2-alpha-tpuv7', 2, 2, GRIDS_3D),
 }  # fmt: skip
 
 

@@ -170,9 +170,9 @@ def all_to_alls(exchanges):
   return dict(rows.most_common())
 
 
-def most_expensive(program, device, number=10):
-  """The ops of most estimated time, with the module that each was made for."""
-  rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:number]
+def most_expensive(program, device):
+  """The ten ops of most estimated time, with the module that each was made for."""
+  rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:10]
   return [
     dict(ms=op.cycles * times / device.clock * 1e3, op=op.kind, type=op.type[:60], module=op.path)
     for op, times in rows

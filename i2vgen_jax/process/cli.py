@@ -3,71 +3,68 @@
 Exit codes: see exit_codes.py.
 """
 
+import contextlib
 import os
-import pathlib
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 
+from data_pipelines import user_errors
 from i2vgen_jax.process import exit_codes
 
-EXIT_USAGE, EXIT_BUDGET, EXIT_PREEMPTED = (
-  exit_codes.USAGE,
-  exit_codes.BUDGET,
-  exit_codes.PREEMPTED,
-)
 # In the messages of JAX when another process of the run has died.
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
-# The folder of our packages: the repository's root, or site-packages.
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
-_PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
 
 
 class BudgetError(RuntimeError):
   """Training cannot go on usefully: too many bad samples, or the loss is not finite."""
 
 
-def fail(message, code):
-  """Prints one error and exits."""
-  print(f'error: {message}', file=sys.stderr, flush=True)
-  sys.exit(code)
-
-
-def parse_flags(argv):
-  """absl's parser, with the last line of its errors in place of a traceback."""
+def parse_flags(argv: list[str]) -> list[str]:
+  """absl's parser; what it cannot parse is one line, and what is asked for, as help, no failure."""
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # ml_collections raises the latter for a config file, field or value that cannot be; absl
-    # wraps some of them, traceback and all.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    fail(lines[-1].removeprefix('ValueError: ') if lines else repr(error), EXIT_USAGE)
+    arguments = flags.FLAGS(argv)
+    if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
+      check_config(flags.FLAGS.config)
+    return arguments
+  except SystemExit:  # Of absl's --help, once it has shown it: with 1.
+    sys.exit(exit_codes.DONE)
+  except Exception as error:  # Anything: a config file is the user's own code.
+    user_errors.fail(flag_message(error))
 
 
-def is_ours(file: str | os.PathLike[str]) -> bool:
-  """Whether a source file belongs to one of our packages."""
-  path = pathlib.Path(file).resolve()
-  return any(_ROOT / package in path.parents for package in _PACKAGES)
+def check_config(config: Any) -> None:
+  """Raises an error unless the config could be loaded, and is one."""
+  # What stands for a file that could not be loaded raises OSError here.
+  if not hasattr(config, 'to_json'):
+    raise ValueError(f'--config gives {config!r}: its get_config must return a ConfigDict.')
 
 
-def raised_by_us(error):
-  """Whether our own code raised it: then its message is meant for the user."""
-  return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
+def flag_message(error: Exception) -> str:
+  """One line: the last of absl's and ml_collections' many, or what a config file raised, and
+  where."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  text = lines[-1].removeprefix('ValueError: ') if lines else repr(error)
+  if isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)):
+    return text
+  place = traceback.extract_tb(error.__traceback__)[-1]
+  where = f' ({place.filename}, line {place.lineno})' if os.path.exists(place.filename) else ''
+  return f'{type(error).__name__}: {text}{where}'
 
 
 def classify(error):
   """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
   if isinstance(error, BudgetError):
     return exit_codes.BUDGET, str(error)
-  if isinstance(error, ValueError) and raised_by_us(error):
-    return exit_codes.USAGE, str(error)
-  # config_flags says that a config file cannot be loaded when the config is first used.
-  if isinstance(error, OSError) and 'Configuration is not available' in str(error):
-    return exit_codes.USAGE, str(error).splitlines()[-1].strip()
+  if message := user_errors.message(error):
+    return exit_codes.USAGE, message
   if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
     if any(word in str(error) for word in LOST_PEER_WORDS):
       return exit_codes.LOST_PEER, f'another process of this run is gone: {error}'
@@ -92,6 +89,12 @@ def leave_pod(error):
   os._exit(code)
 
 
+class _HelpFlag(app.HelpFlag):
+  """-h, as --help."""
+
+  NAME, SHORT_NAME = 'h', None
+
+
 def run(main, num_arguments=0):
   """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
@@ -100,15 +103,14 @@ def run(main, num_arguments=0):
     # Orbax alone says twenty things about every save; of libraries only warnings are shown.
     logging.get_absl_handler().addFilter(
       lambda record: (
-        record.levelno >= logging.converter.STANDARD_WARNING or is_ours(record.pathname)
+        record.levelno >= logging.converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
       )
     )
     arguments = argv[1:]
     if len(arguments) != num_arguments:
-      fail(
+      user_errors.fail(
         f'{num_arguments} arguments beside flags are expected, not {arguments}. Flags start '
-        'with --.',
-        EXIT_USAGE,
+        'with --.'
       )
     try:
       sys.exit(main(*arguments) or 0)
@@ -117,8 +119,10 @@ def run(main, num_arguments=0):
       code, message = classify(error)
       if message is None:
         raise
-      fail(message, code)
+      user_errors.fail(message, code)
 
+  app.define_help_flags()
+  flags.DEFINE_flag(_HelpFlag())
   app.run(guarded, flags_parser=parse_flags)
 
 
@@ -128,18 +132,41 @@ def require(*names):
     flags.mark_flag_as_required(name)
 
 
+@contextlib.contextmanager
+def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+  """Handles these signals so, and puts back at the end what was there before.
+
+  Only the main thread of a process may handle signals: in another one they stay as they are.
+  """
+  before = {}
+  try:
+    if threading.current_thread() is threading.main_thread():
+      for number in numbers:
+        before[number] = signal.signal(number, handler)
+    yield
+  finally:
+    for number, earlier in before.items():
+      # None: C code had set it, and Python cannot put it back.
+      signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
 class StopRequest:
   """Whether a SIGTERM (preemption) or SIGINT (Ctrl-C) asks the run to save and stop; the same on
-  all hosts.
+  all hosts. `close` it when nobody asks any longer: the signals then do what they did before.
 
   A second SIGINT aborts at once.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._asked = False
-    if not jax.distributed.is_initialized():
-      signal.signal(signal.SIGTERM, self._ask)
-    signal.signal(signal.SIGINT, self._ask)
+    self._signals = contextlib.ExitStack()
+    # In a run of several processes JAX listens for SIGTERM itself.
+    numbers = [signal.SIGINT] + [signal.SIGTERM] * (not jax.distributed.is_initialized())
+    self._signals.enter_context(signals_to(self._ask, *numbers))
+
+  def close(self) -> None:
+    """Gives the signals back."""
+    self._signals.close()
 
   def _ask(self, number, frame):
     self._asked = True

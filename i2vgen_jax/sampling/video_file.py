@@ -7,15 +7,16 @@ import av
 import numpy as np
 from etils import epath
 
+CRF = '18'  # x264's quality, from 0, lossless, to 51.
 
-def write_mp4(path, video_FHWC, fps, crf=18):
+
+def write_mp4(path: epath.PathLike, video_FHWC: np.ndarray, fps: float) -> None:
   """Writes uint8 RGB frames as an mp4; the file appears whole or not at all.
 
   Args:
     path: local or gs://...; parents are made.
     video_FHWC: uint8; height and width even.
     fps: frames per second, > 0.
-    crf: x264's quality, 0 lossless to 51.
 
   Raises:
     ValueError: an odd size, which yuv420p cannot hold.
@@ -28,7 +29,7 @@ def write_mp4(path, video_FHWC, fps, crf=18):
   with av.open(buffer, 'w', format='mp4') as container:
     stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
     stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
-    stream.options = {'crf': str(crf)}
+    stream.options = {'crf': CRF}
     for frame_HWC in video_FHWC:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
     container.mux(stream.encode())

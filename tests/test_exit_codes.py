@@ -1,0 +1,73 @@
+"""Every command shows its help with exit code 0, and ends with 2 and one line for a mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from i2vgen_jax.process import exit_codes
+from tests import commands, conftest, runs
+
+COMMANDS = {command.name: command for command in commands.find_all()}
+
+
+@pytest.fixture(scope='session')
+def ended(tmp_path_factory):
+  """(command, mistake or help flag) -> (exit code, stdout, stderr)."""
+
+  def make(folder):
+    commands.write_files(folder)
+    keys, lines = [], []
+    for name, command in COMMANDS.items():
+      tried = {flag: [flag] for flag in commands.HELP} | commands.mistakes(command, folder)
+      keys += [(name, what) for what in tried]
+      lines += [[*command.typed, *arguments] for arguments in tried.values()]
+    (folder / 'cases.json').write_text(json.dumps([keys, lines]))
+    (folder / 'lines.json').write_text(json.dumps(lines))
+    subprocess.run(
+      [sys.executable, '-m', 'tests.commands', folder / 'lines.json', folder / 'results.json'],
+      cwd=commands.ROOT, env=runs.environment(), check=True,
+    )  # fmt: skip
+
+  folder = conftest.made_once(tmp_path_factory, 'exit_codes', make)
+  keys, _ = json.loads((folder / 'cases.json').read_text())
+  results = json.loads((folder / 'results.json').read_text())
+  return dict(zip(map(tuple, keys), results, strict=True))
+
+
+def of(ended, name):
+  return {what: result for (command, what), result in ended.items() if command == name}
+
+
+def test_commands_of_all_packages_are_found():
+  packages = {name.split()[0].split('.')[0] for name in COMMANDS}
+  assert packages == {'i2vgen_jax', 'data_pipelines', 'launch'}
+  assert {'i2vgen_jax.train', 'i2vgen_jax.plan', 'i2vgen_jax.demo.train_vae'} < set(COMMANDS)
+  assert {'data_pipelines ingest', 'data_pipelines bench', 'launch local'} < set(COMMANDS)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_is_no_failure(name, ended):
+  for flag in commands.HELP:
+    code, stdout, stderr = of(ended, name)[flag]
+    assert code == exit_codes.DONE, stderr
+    for required in COMMANDS[name].required:
+      assert required in stdout
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_mistake_is_one_line_and_exit_code_2(name, ended):
+  made = {what: result for what, result in of(ended, name).items() if what[0] != '-'}
+  made |= {what: result for what, result in of(ended, name).items() if 'of type' in what}
+  assert {'no argument', 'an unknown flag'} < set(made)
+  for what, (code, _, stderr) in made.items():
+    assert code == exit_codes.USAGE, f'{what}: {stderr[-2000:]}'
+    assert 'Traceback' not in stderr, what
+    assert 'error: ' in stderr.splitlines()[-1], what
+
+
+def test_mistakes_of_every_kind_are_tried(ended):
+  tried = {what.split(', ')[-1] for _, what in ended}
+  assert tried > {f'of type {kind}' for kind in ('integer', 'float', 'enum')}
+  assert tried > {'damaged JSON', 'the config syntax.py', 'or below a file'}
