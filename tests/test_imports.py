@@ -65,6 +65,7 @@ ROWS = {
     'data_pipelines/score data_pipelines/stream'
   ),
   'launch': 'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus',
+  'benchmarks/same_numbers': '',
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
@@ -205,7 +206,7 @@ def test_imports_point_down(path):
   assert row in ROWS, f'{relative(path)}: write down what {row} may import: a row of ROWS.'
   for target in ours(path):
     arrow = row, room(target)
-    assert arrow[1] in (row, *allowed(row)) or arrow in UPHILL, (
+    assert arrow[1] in (row, *allowed(row)), (
       f'{relative(path)} imports {relative(target)}; {row} may import {allowed(row)}.'
     )
 
@@ -229,8 +230,6 @@ def test_rows_name_rows_above_them_and_are_not_out_of_date():
     assert set(allowed(row)) <= set(rows[:index]), f'{row} names rows that do not stand above it.'
   product = files(*PACKAGES)
   assert {room(path) for path in product} == set(ROWS)
-  arrows = {(room(path), room(target)) for path in product for target in ours(path)}
-  assert UPHILL <= arrows, f'gone, and no longer to be listed: {UPHILL - arrows}'
 
 
 def test_files_import_in_no_circle():
@@ -282,7 +281,8 @@ def test_training_needs_neither_torch_nor_tensorflow():
     'for name in ("torch", "tensorflow", "diffusers"): sys.modules[name] = None\n'
     'import i2vgen_jax.train, i2vgen_jax.sample, i2vgen_jax.export, i2vgen_jax.evaluate\n'
     'import i2vgen_jax.load\n'
-    'from i2vgen_jax import components; components.load_tokenizer("i2vgen_jax/demo/tokenizer", "!")'
+    'from i2vgen_jax.pretrained import tokenizers\n'
+    'tokenizers.load_clip("i2vgen_jax/demo/tokenizer", "!")'
   )
   done = subprocess.run(
     [sys.executable, '-c', code],
