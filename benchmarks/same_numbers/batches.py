@@ -5,6 +5,7 @@
 The one part that knows a module of the trees by name, and their way to open a stream.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
+import ml_collections
 import numpy as np
 
 # Where the stream has lived, the newest name first.
@@ -22,7 +24,7 @@ MAX_LENGTH = 64
 def main(workdir: str, num_steps: str, output: str) -> None:
   """Writes STEP/FIELD arrays, and STEP/examples: what was drawn, as JSON."""
   config = json.loads((pathlib.Path(workdir) / 'config.json').read_text())
-  stream = open_stream(config)
+  stream = open_stream(config, workdir)
   arrays = {'fingerprint': np.array(stream.fingerprint)}
   for step in range(int(num_steps)):
     bucket, drawn = stream.bucket_at(step).name, stream.examples_at(step)
@@ -33,9 +35,18 @@ def main(workdir: str, num_steps: str, output: str) -> None:
   np.savez(output, **arrays)
 
 
-def open_stream(config: Mapping):
-  """The stream of a config, with the rows of all hosts."""
-  return find(MODULES).from_config(config, captions_as_bytes)
+def open_stream(config: Mapping, workdir: str):
+  """The stream of a run's config, with the rows of all hosts."""
+  module = find(MODULES)
+  if not importlib.util.find_spec('i2vgen_jax.session'):
+    return module.from_config(config, captions_as_bytes)
+  session_lib = importlib.import_module('i2vgen_jax.session')
+  session = session_lib.build(ml_collections.ConfigDict(config), workdir)
+  fields = [
+    dataclasses.replace(field, tokenize=captions_as_bytes) if hasattr(field, 'tokenize') else field
+    for field in session.fields()
+  ]
+  return module.from_config(config, fields, kept=session.kept())
 
 
 def captions_as_bytes(captions: Sequence[str]) -> np.ndarray:
