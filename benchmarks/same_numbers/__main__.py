@@ -16,6 +16,7 @@ tree runs. Each process has one core, for XLA's sums depend on the number of its
 import argparse
 import os
 import pathlib
+import resource
 import shutil
 import sys
 import tempfile
@@ -61,10 +62,13 @@ def main() -> int:
     if not options.keep:
       shutil.rmtree(folder)
   _print_failures(failed)
-  what = f'{num_different} comparisons differ' if num_different else 'all equal'
+  what = f'{num_different} comparisons differ' if num_different else 'all that ran is equal'
+  if failed:
+    what += f', {len(failed)} cases failed'
+  spent = resource.getrusage(resource.RUSAGE_CHILDREN)
   print(
-    f'{options.revision} ({commit[:12]}) -> work tree: {what}'
-    f'{f", {len(failed)} cases failed" if failed else ""}; {time.monotonic() - started:.0f} s'
+    f'{options.revision} ({commit[:12]}) -> work tree: {what}; '
+    f'{time.monotonic() - started:.0f} s, {spent.ru_utime + spent.ru_stime:.0f} CPU s'
   )
   return 1 if num_different or failed else 0
 
