@@ -23,13 +23,13 @@ from i2vgen_jax import checkpoint, conditions, lora, train
 from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, exit_codes
 from i2vgen_jax.sampling import generate, held_out, stages
 from i2vgen_jax.training import warm_start
 
 
 def main():
-  """Makes the variants, samples from all, and writes what they do."""
+  """Makes the variants, samples from all, and writes what they do; returns the exit code."""
   given = flags.FLAGS
   run = stages.load(given.workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
   if run.refines:
@@ -42,8 +42,9 @@ def main():
     logging.info('%s: without %s', name, kind)
     if given.train:
       workdir = output / conditions.name_of(kind)
-      if train.train(without(checkpoint.read_config(given.workdir), kind), workdir) != 0:
-        raise ValueError(f'stopped while training {workdir}: the same command goes on.')
+      if code := train.train(without(checkpoint.read_config(given.workdir), kind), workdir):
+        logging.warning('Stopped while training %s. The same command goes on.', workdir)
+        return code  # As train itself: launchers start it again.
       variant = stages.load(workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
     else:
       variant = take_out(run, kind, given.seed, given.workdir)
@@ -64,6 +65,7 @@ def main():
   )
   print(report.markdown_table(found))
   print(f'{settings["variants"]}: {output}/index.html')
+  return exit_codes.DONE
 
 
 def variants_of(session):
