@@ -23,6 +23,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from i2vgen_jax import old_configs
 from i2vgen_jax.parallel import sharding
 
 # Of a tree on its way to or from the disk, if no single tensor is larger.
@@ -207,7 +208,7 @@ def check_config(workdir, config):
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
-  before = flatten_config(json.loads(path.read_text()))
+  before = flatten_config(old_configs.complete(json.loads(path.read_text()), path))
   now = flatten_config(json.loads(config.to_json()))
   absent = '(absent)'
   differences = [
@@ -232,7 +233,8 @@ def read_config(workdir):
   path = absolute(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
-  return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+  config = old_configs.complete(json.loads(path.read_text()), path)
+  return ml_collections.ConfigDict(config).lock()
 
 
 def load_params(workdir, abstract_params, weights='ema', step=None):
