@@ -24,6 +24,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
+from i2vgen_jax import old_configs
 from i2vgen_jax.parallel import sharding
 
 # Of a tree on its way to or from the disk, if no single tensor is larger.
@@ -221,7 +222,7 @@ def check_config(workdir, config):
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
-  before = flatten_config(storage.read_json(path))
+  before = flatten_config(old_configs.complete(storage.read_json(path), path))
   now = flatten_config(json.loads(config.to_json()))
   absent = '(absent)'
   differences = [
@@ -246,7 +247,8 @@ def read_config(workdir):
   path = absolute(workdir) / 'config.json'
   if not path.exists():
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
-  return ml_collections.ConfigDict(storage.read_json(path)).lock()
+  config = old_configs.complete(storage.read_json(path), path)
+  return ml_collections.ConfigDict(config).lock()
 
 
 def load_params(workdir, abstract_params, weights='ema', step=None):

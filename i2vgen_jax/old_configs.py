@@ -1,0 +1,44 @@
+"""Fields that configs gained after runs had been started without them.
+
+The config.json of a run lacks the fields that later versions added. Each gets the value with which
+today's code computes what the run's own version did. A field that is added to configs/ needs a row
+here: without it, today's config does not resume older runs.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+# Name in a flattened config -> its value in runs that were started before there was such a field.
+ADDED = {
+  'unet.row_margin': 0,
+  'unet.free_u': (),
+  'data.sources': {},
+  'data.phases': (),
+  'data.cache': '',
+}
+
+
+def complete(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
+  """The config of a run with the fields of ADDED that it lacks; logs a warning that names them.
+
+  Args:
+    config: content of a config.json, nested dicts.
+    path: where it was read, for the warning.
+  """
+  completed = json.loads(json.dumps(config))
+  absent = {}
+  for name, value in ADDED.items():
+    *blocks, field = name.split('.')
+    block = completed
+    for part in blocks:
+      block = block.setdefault(part, {})
+    if field not in block:
+      block[field] = json.loads(json.dumps(value))  # As a config.json holds it: lists, no tuples.
+      absent[name] = value
+  if absent:
+    taken = ', '.join(f'{name}={value!r}' for name, value in absent.items())
+    logging.warning('%s is of an earlier version. Fields that it lacks, as taken: %s.', path, taken)
+  return completed
