@@ -56,18 +56,18 @@ USE = """
 import os, pathlib, sys
 from absl import flags
 from data_pipelines.report import command
-from i2vgen_jax import components
 from data_pipelines import user_errors
-from i2vgen_jax.process import cli, config_flag
+from i2vgen_jax.pretrained import tokenizers
+from i2vgen_jax.process import config_flag, paths
 config_flag.define()
 sys.argv = ['', '--config=configs/demo.py:steps=40', '--config.train.log_every=7']
 flags.FLAGS(sys.argv)
 config = flags.FLAGS.config
 assert (config.train.num_steps, config.train.log_every) == (40, 7)
-assert components.load_tokenizer(config.tokenizer, config.pad_token)('a red circle')['input_ids']
-assert components.find(config.vae.weights).exists()
+assert tokenizers.load_clip(config.tokenizer, config.pad_token)('a red circle')['input_ids']
+assert paths.find(config.vae.weights).exists()
 site = pathlib.Path(os.environ['PYTHONPATH'])
-assert site in pathlib.Path(cli.__file__).parents
+assert site in pathlib.Path(paths.__file__).parents
 assert user_errors.is_ours(site / 'configs' / 'demo.py')
 assert not user_errors.is_ours(site / 'numpy' / 'core.py')
 """
