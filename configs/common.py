@@ -20,6 +20,14 @@ CONDITIONERS = (
   dict(kind='image_latents'),
   dict(kind='fps'),
 )
+# Width, width of the feed-forward, layers and heads of T5 v1.1.
+T5_SIZES = dict(
+  small=(512, 1024, 8, 6),
+  base=(768, 2048, 12, 12),
+  large=(1024, 2816, 24, 16),
+  xl=(2048, 5120, 24, 32),
+  xxl=(4096, 10240, 24, 64),
+)
 
 
 def release():
@@ -94,21 +102,6 @@ def release():
       activation='gelu',
     ),
   )
-  # T5 v1.1 XXL, for a model with the line dict(kind='t5_text').
-  config.t5 = dict(
-    weights='',
-    tokenizer='',
-    model=dict(
-      vocab_size=32128,
-      hidden_size=4096,
-      intermediate_size=10240,
-      head_dim=64,
-      num_layers=24,
-      num_heads=64,
-      max_length=128,
-      activation='gated-gelu',
-    ),
-  )
   # Adapters on these kernels in place of training all: rank 0 is none.
   config.lora = dict(rank=0, alpha=8.0, match=r'attn\d/to_(q|k|v|out_0)/kernel$')
   config.schedule = dict(kind='cosine', num_timesteps=1000, zero_terminal_snr=True)
@@ -124,8 +117,6 @@ def release():
     text=0.1,
     image_embedding=0.1,
     image_latents=0.0,
-    t5_text=0.1,
-    last_frame_latents=0.1,
     all=0.0,
     buckets=dict(),  # Other rates for some: dict(images=dict(image_latents=1.0)).
   )
@@ -193,6 +184,30 @@ def release():
   # takes them off again; by inversion_steps of DDIM backwards in place of noise. 0 levels: none.
   config.refine = dict(levels=0, inversion_steps=0, height=0, width=0)
   return config
+
+
+def t5(size):
+  """The block config.t5 of a T5 v1.1 encoder, for the line dict(kind='t5_text').
+
+  Sizes as in their config.json, Hugging Face google/t5-v1_1-*; raises ValueError for another one.
+  """
+  if size not in T5_SIZES:
+    raise ValueError(f't5={size!r} is unknown; known: {", ".join(T5_SIZES)}.')
+  hidden_size, intermediate_size, num_layers, num_heads = T5_SIZES[size]
+  return dict(
+    weights='',
+    tokenizer='',  # Folder with tokenizer.json or spiece.model.
+    model=dict(
+      vocab_size=32128,
+      hidden_size=hidden_size,
+      intermediate_size=intermediate_size,
+      head_dim=64,
+      num_layers=num_layers,
+      num_heads=num_heads,
+      max_length=128,
+      activation='gated-gelu',
+    ),
+  )
 
 
 def bucket(media, frames, height, width, fps, batch_size, weight=1.0):

@@ -13,6 +13,7 @@ from absl import logging
 
 # Name in a flattened config -> its value in runs that were started before there was such a field.
 ADDED = {
+  'condition_dropout.buckets': {},
   'unet.row_margin': 0,
   'unet.free_u': (),
   'data.sources': {},

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from configs import common
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
 from i2vgen_jax import ablate, checkpoint, precompute, train
@@ -73,7 +74,8 @@ class Brightness(base.Conditioner):
 
 def tiny_t5(config):
   """A T5 of 16 channels with random weights, and the demo's captions as its vocabulary."""
-  config.t5.update(weights='random')
+  config.t5 = common.t5('small')
+  config.t5.weights = 'random'
   config.t5.model.update(
     vocab_size=64, hidden_size=16, intermediate_size=32, head_dim=8, num_layers=1, num_heads=2,
     max_length=12,

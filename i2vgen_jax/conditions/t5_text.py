@@ -2,7 +2,7 @@
 beside CLIP's.
 
   config.unet.conditioners = (dict(kind='t5_text'), *common.CONDITIONERS[1:])
-  --config.t5.weights=FOLDER --config.t5.tokenizer=FOLDER     of a T5 checkpoint of transformers
+  config.t5 = common.t5('xxl')     and on the command line its weights and tokenizer
 """
 
 from collections.abc import Callable, Mapping, Sequence
