@@ -65,6 +65,8 @@ def load(config, sources, output):
       if part == 'tokenizer':
         config.tokenizer = path
       elif part != 'unet':
+        if part not in config:
+          raise ValueError(f'--{part}: the config has no block {part}, so its model reads none.')
         config[part].weights = path
   if 'unet' not in sources:
     raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')

@@ -248,8 +248,15 @@ def build(config: Any, workdir: str | None = None, reads_captions: bool = True) 
   codec = autoencoder.Autoencoder(
     networks['vae'], vae.scaling_factor, vae.frames_per_chunk, vae.tile, vae.tile_overlap
   )
+  classes = conditions.signal_classes(lines)
+  absent = {name for cls in classes for name in cls.networks if name not in networks}
+  if absent:
+    raise ValueError(
+      f'unet.conditioners read the networks {sorted(absent)}, of which the config has no block: '
+      'see configs/base_t5.py for one.'
+    )
   parts = base.Parts(config, codec, networks, workdir, reads_captions)
-  signals = {cls.name: cls(parts) for cls in conditions.signal_classes(lines)}
+  signals = {cls.name: cls(parts) for cls in classes}
   dropout.check(config, signals)
   read_by_signals = {network for signal in signals.values() for network in signal.networks}
   unet = _unet(config, lines)
