@@ -279,8 +279,7 @@ def _unet(config, lines):
   model = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
-  if 'free_u' in model:  # Runs from before there was one have none.
-    model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
+  model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
 
 
