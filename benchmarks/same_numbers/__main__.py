@@ -9,8 +9,8 @@ read without code of ours and compared: batches, losses, parameters, averages, o
 held-out losses, frames, records, bytes of files.
 
 Prints a line per comparison, and exits with 0 if all are equal, 1 if not, 2 for a mistake in the
-arguments or a case that REV does not run. REV's results are kept in --cache: a second time only the work
-tree runs. Each process has one core, for XLA's sums depend on the number of its threads.
+arguments or a case that REV does not run. REV's results are kept in --cache: a second time only the
+work tree runs. Each process has one core, for XLA's sums depend on the number of its threads.
 """
 
 import argparse
