@@ -1,6 +1,7 @@
-"""Is a cache of latents and embeddings (precompute.py) of the networks that a run names?"""
+"""Checks that a cache of latents and embeddings (precompute.py) was made by the run's networks."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,10 +39,10 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   }
 
 
-def digest(trees):
-  """{name: parameters} -> {name: text}: equal only if every bit is, on any mesh."""
+def digest(trees: Mapping[str, Any]) -> dict[str, str]:
+  """{name: parameters} -> {name: text}: equal only if every bit is equal, on any mesh."""
 
-  def of_leaf(leaf):
+  def of_leaf(leaf: jax.Array) -> jax.Array:
     bits_N = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
     place_N = jax.lax.iota(jnp.uint32, bits_N.size)
     # Integer sums do not depend on their order; the odd factor makes places differ.
@@ -56,8 +57,8 @@ def digest(trees):
   }
 
 
-def differences(theirs, ours):
-  """The fields in which two dicts differ, for people."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+  """Text that names the fields in which two dicts differ, for error messages."""
   return '; '.join(
     f'{name}: {theirs.get(name)} there, {ours.get(name)} here'
     for name in sorted({*theirs, *ours})

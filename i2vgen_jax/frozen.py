@@ -38,8 +38,8 @@ def modules(config: Any) -> dict[str, nn.Module]:
 
 
 def wanted(config: Any, read_by_signals: set[str]) -> tuple[str, ...]:
-  """Those that a run holds: what its signals read, its VAE, and what the config gives weights of,
-  so that an export is whole."""
+  """The networks that a run holds: its VAE, those that its signals read, and those that the config
+  gives weights of, so that an export is complete."""
   return tuple(
     name
     for name in MODULES
@@ -65,7 +65,7 @@ def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
   return jax.eval_shape(lambda key: init(networks, key), key)
 
 
-def _example(module):
+def _example(module: nn.Module) -> jax.Array:
   """The smallest input of a network."""
   if isinstance(module, vae.AutoencoderKL):
     pixels = 2 ** len(module.block_channels)
@@ -94,7 +94,7 @@ def load(
     workdir: of the run, which gets a copy; None keeps none.
 
   Raises:
-    ValueError: no weights given, or a file that is not this network's.
+    ValueError: the config gives no weights, or a file does not fit its network.
   """
   shapes = abstract(networks)
   shardings = sharding.shard_tree(shapes, mesh, config.sharding.min_elements)

@@ -133,7 +133,16 @@ class Session:
     return by_name[wanted]
 
   def check_size(self, frames: int, height: int, width: int) -> None:
-    """Raises ValueError for a video that the model cannot make, its size in pixels."""
+    """Checks the size of a video.
+
+    Args:
+      frames: of the video.
+      height: pixels.
+      width: pixels.
+
+    Raises:
+      ValueError: the model cannot make such a video.
+    """
     factor = self.autoencoder.downsampling
     if frames < 1:
       raise ValueError(f'frames={frames} must be at least 1.')
@@ -186,7 +195,13 @@ class Session:
   def condition(
     self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: Array | None = None
   ) -> dict[str, jax.Array]:
-    """`conditioning` of the signals' inputs by name; see Signal.encode."""
+    """`conditioning` of the signals' inputs.
+
+    Args:
+      frozen: as the attribute.
+      inputs: by signal, of `of_batch` or `of_request`.
+      keys_B: one key per sample, in training; None wants the same value at every call.
+    """
     return {
       name: signal.encode(frozen, inputs[name], keys_B) for name, signal in self.signals.items()
     }
@@ -275,7 +290,7 @@ def build(config: Any, workdir: str | None = None, reads_captions: bool = True) 
   )
 
 
-def _unet(config, lines):
+def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
   model = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
@@ -284,7 +299,7 @@ def _unet(config, lines):
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
 
 
-def _check(config, noise_schedule):
+def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
   """Raises ValueError for an objective or a refinement that is invalid."""
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
   loss.check_options(config.loss.timestep_range, config.loss.min_snr_gamma, noise_schedule)
@@ -308,7 +323,7 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
     devices: default all; the batch is split over them, weights are whole on each.
 
   Raises:
-    ValueError: no run.
+    ValueError: the workdir holds no run.
   """
   config = checkpoint.read_config(workdir)
   with config.unlocked():
@@ -321,7 +336,14 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
 def load_unet(
   session: Session, workdir: str, weights: str = 'ema', step: int | None = None
 ) -> tuple[Any, int]:
-  """(parameters of the U-Net, their step) of an opened run; see checkpoint.load_params."""
+  """(parameters of the U-Net, their step) of an opened run; raises as checkpoint.load_params.
+
+  Args:
+    session: of `open_run`.
+    workdir: of the run.
+    weights: 'ema' or 'raw'.
+    step: of the checkpoint; default the newest.
+  """
   return checkpoint.load_params(workdir, session.abstract_params(), weights, step)
 
 
