@@ -263,7 +263,7 @@ class _ShardWork:
 
 
 def _groups(rows: Iterable[dict], num_frames: int) -> Iterator[list[dict]]:
-  """Lists of whole rows that together have num_frames frames or a few more, and MAX_ROWS at most."""
+  """Lists of whole rows that have num_frames frames or a few more together; MAX_ROWS at most."""
   group, count = [], 0
   for row in rows:
     group.append(row)
@@ -364,9 +364,7 @@ def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
   ]
 
 
-def _shapes(
-  session: session_lib.Session, sizes: Sequence[dict]
-) -> dict[str, dict[str, tuple]]:
+def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, tuple]]:
   """{size: {array: its shape in a record}}; None is the number of frames."""
   return {
     f'{size["width"]}x{size["height"]}': {
