@@ -25,7 +25,7 @@ from i2vgen_jax.models import autoencoder
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a signal is made of.
+  """What a signal is made from.
 
   Attributes:
     config: of the run.
@@ -92,7 +92,7 @@ class Signal(abc.ABC):
 
   @abc.abstractmethod
   def shape(self, height: int, width: int) -> tuple[int, ...]:
-    """Of a row of what `encode` returns, for a video of this size in pixels."""
+    """Shape of a row of what `encode` returns, for a video of this size in pixels."""
 
   @abc.abstractmethod
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:

@@ -35,7 +35,7 @@ class Tokens(Signal):
   """
 
   field: ClassVar[str]
-  dropout = 0.1  # Of VGen's text-to-video stage.
+  dropout = 0.1  # As VGen's text-to-video stage.
 
   def __init__(self, parts: Parts):
     super().__init__(parts)
@@ -100,7 +100,7 @@ class Caption(Tokens):
     """By config.tokenizer, or the run's own copy of it."""
     return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
 
-  def _folder(self):
+  def _folder(self) -> str:
     config = self.parts.config
     return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
 
@@ -120,7 +120,7 @@ class ImageEmbedding(Signal):
   drop_slot = 0
 
   @property
-  def _module(self):
+  def _module(self) -> Any:
     return self.parts.networks['image_encoder']
 
   def fields(self) -> tuple[fields.Field, ...]:

@@ -39,7 +39,7 @@ class T5Caption(signals.Tokens):
     copy = f'{workdir}/t5_tokenizer'
     tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self._folder()), copy)
 
-  def _folder(self):
+  def _folder(self) -> str:
     config = self.parts.config
     given, start = config.t5.tokenizer, config.start
     return tokenizers.folder('t5_tokenizer', given, start, self.parts.workdir)

@@ -25,10 +25,10 @@ def clips(
   """The first held-out clips that fill a bucket; see stream.held_out.
 
   Args:
-    session: of the run, whose corpora they are of.
-    bucket: whose shape they have.
+    session: of the run whose corpora are read.
+    bucket: gives the clips' shape.
     num_examples: how many are wanted.
-    others: runs that shall be given the same clips.
+    others: runs that get the same clips, with the fields that their signals read.
   """
   data = session.config.data
   fields = {field.name: field for other in (session, *others) for field in other.fields()}
