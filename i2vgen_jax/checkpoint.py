@@ -70,9 +70,7 @@ class Checkpoints:
     """The newest committed step, or None."""
     return latest_step(self._directory)
 
-  def save(
-    self, step: int, state: Any, data_position: Mapping[str, Any], force: bool = False
-  ) -> None:
+  def save(self, step: int, state: Any, data_position: dict[str, Any], force: bool = False) -> None:
     """Starts an asynchronous save if one is due, or if `force`.
 
     Errors of the previous save are raised here.
@@ -90,7 +88,7 @@ class Checkpoints:
         step, {'state': state}, custom_metadata={'data': data_position}, force=True
       )
 
-  def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+  def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
     """(state, data position) of `step`, placed by the shardings in `abstract_state`.
 
     Raises:

@@ -117,7 +117,7 @@ def load_stages(given: flags.FlagValues) -> tuple[stages.Stage, stages.Stage | N
 
 
 def make_videos(
-  base: stages.Stage, refinement: stages.Stage | None, batch: Mapping[str, Any], seed: int
+  base: stages.Stage, refinement: stages.Stage | None, batch: dict[str, Any], seed: int
 ) -> dict[str, np.ndarray]:
   """{set: uint8 (N, F, H, W, 3)}, all of the size of the last stage's clips.
 
@@ -182,7 +182,7 @@ def measure_sets(
 
 def gain(
   videos_BFHWC: np.ndarray, others_BFHWC: np.ndarray, real_BFHWC: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, Any] | None:
   """dict(mean, low, high, num): by how many dB videos are nearer to the real clips than others.
 
   The difference is taken clip by clip, so that the interval is that of the gain and not of how hard
@@ -221,7 +221,7 @@ def describe(
 
 def compare(
   described: Mapping[str, Any], real: Mapping[str, Any], num_videos: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Any]:
   """{measure: dict(mean, low, high, num)}: distance to the real clips, and CLIP's scores.
 
   Args:
@@ -241,7 +241,7 @@ def compare(
 
 def loss_by_noise_level(
   run: stages.Stage, batch: Mapping[str, Any], bins: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
   """[dict(start, stop, mean, low, high, num)] of held-out clips; noise is fixed by (seed, row).
 
   Args:

@@ -29,8 +29,8 @@ RANDOM_SEED = 0
 _FIRST = ('vae', 'text_encoder', 'image_encoder')
 
 
-def modules(config: Any) -> dict[str, nn.Module]:
-  """The networks that the config has a block of."""
+def modules(config: Any) -> dict[str, Any]:
+  """Flax modules of the networks that the config has a block of, by block."""
   dtype = jnp.dtype(config.dtype)
   return {
     name: cls(**config[name].model, dtype=dtype) for name, cls in MODULES.items() if name in config
@@ -79,7 +79,7 @@ def load(
   config: Any,
   networks: Mapping[str, nn.Module],
   mesh: jax.sharding.Mesh,
-  workdir: str | None = None,
+  workdir: epath.PathLike | None = None,
 ) -> dict[str, Any]:
   """Parameters by network, on the mesh.
 

@@ -32,7 +32,7 @@ PARTS = (*read.NETWORKS, 'tokenizer')
 def main() -> None:
   """Finds the sources and loads them."""
   given = flags.FLAGS
-  sources = {part: given[part].value for part in PARTS if given[part].value}
+  sources: dict[str, Any] = {part: given[part].value for part in PARTS if given[part].value}
   if given.pipeline:
     sources = find_parts(given.pipeline) | sources
   load(given.config, sources, given.output)

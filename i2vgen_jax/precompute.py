@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import json
 import math
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -198,7 +199,7 @@ class _ShardWork:
     corpora: reader.Corpora,
     table: table_lib.Table,
     identity: Mapping[str, Any],
-    shapes: Mapping[str, Mapping[str, tuple]],
+    shapes: Mapping[str, Mapping[str, list]],
     num_threads: int,
   ):
     self._encode = encode
@@ -212,7 +213,7 @@ class _ShardWork:
     places = np.arange(len(corpora) if table.rows is None else len(table.rows))
     self._place_of_row[slice(None) if table.rows is None else table.rows] = places
 
-  def __call__(self, item: tuple[str, dict, dict], folder: epath.Path) -> dict[str, Any]:
+  def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item
     path = str(self._corpora.directories[name] / shard['records'])
     load = self._load(path, size)
@@ -364,7 +365,7 @@ def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
   ]
 
 
-def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, tuple]]:
+def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, list]]:
   """{size: {array: its shape in a record}}; None is the number of frames."""
   return {
     f'{size["width"]}x{size["height"]}': {

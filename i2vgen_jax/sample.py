@@ -10,6 +10,8 @@ Size, frame rate and sampler settings default to the runs' configs. The image's 
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+from typing import Any
+
 import jax
 from absl import flags
 from etils import epath
@@ -71,7 +73,9 @@ def condition_flags(given: flags.FlagValues) -> dict[str, str]:
   Raises:
     ValueError: a --condition is not NAME=VALUE.
   """
-  more = {name: given[name].value for name in conditions.flags() if given[name].value is not None}
+  more: dict[str, Any] = {
+    name: given[name].value for name in conditions.flags() if given[name].value is not None
+  }
   for item in given.condition:
     name, separator, value = item.partition('=')
     if not separator or not name:

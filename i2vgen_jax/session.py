@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import cache as cache_lib
@@ -54,7 +55,7 @@ class Session:
     """The session on a mesh."""
     return dataclasses.replace(self, mesh=mesh)
 
-  def load_frozen(self, workdir: str | None = None) -> 'Session':
+  def load_frozen(self, workdir: epath.PathLike | None = None) -> 'Session':
     """The session with its frozen weights, as frozen_lib.load finds them; raises as that does."""
     loaded = frozen_lib.load(self.config, self.networks, self.mesh, workdir)
     null = {}
@@ -153,7 +154,7 @@ class Session:
 
   def fields(self) -> tuple[fields_lib.Field, ...]:
     """What the stream makes: the clip, and all that the signals read."""
-    found = {'video': fields_lib.Video()}
+    found: dict[str, fields_lib.Field] = {'video': fields_lib.Video()}
     for signal in self.signals.values():
       for field in signal.fields():
         if found.setdefault(field.name, field) != field:
@@ -174,7 +175,7 @@ class Session:
   # From a batch or a request to what the U-Net is given.
 
   def encode(
-    self, frozen: Any, batch: Mapping[str, Array], posterior_B: Array, image_B: Array
+    self, frozen: Any, batch: Mapping[str, Array], posterior_B: jax.Array, image_B: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(latents_BFHWC, conditioning) of a training batch, of pixels or from a cache.
 
@@ -193,7 +194,7 @@ class Session:
     }
 
   def condition(
-    self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: Array | None = None
+    self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: jax.Array | None = None
   ) -> dict[str, jax.Array]:
     """`conditioning` of the signals' inputs.
 
@@ -244,7 +245,9 @@ class Session:
     return dropout.rates(self.config, self.signals, bucket)
 
 
-def build(config: Any, workdir: str | None = None, reads_captions: bool = True) -> Session:
+def build(
+  config: Any, workdir: epath.PathLike | None = None, reads_captions: bool = True
+) -> Session:
   """A session of a config, on no devices yet.
 
   Args:
@@ -291,7 +294,7 @@ def build(config: Any, workdir: str | None = None, reads_captions: bool = True) 
 
 
 def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
-  model = dict(config.unet, conditioners=lines)
+  model: dict[str, Any] = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
   if 'free_u' in model:  # Runs from before there was one have none.
@@ -315,7 +318,7 @@ def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
     )
 
 
-def open_run(workdir: str, devices: list | None = None) -> Session:
+def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
   """The session of a trained run or of a folder of `load`, without weights.
 
   Args:
@@ -334,7 +337,7 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
 
 
 def load_unet(
-  session: Session, workdir: str, weights: str = 'ema', step: int | None = None
+  session: Session, workdir: epath.PathLike, weights: str = 'ema', step: int | None = None
 ) -> tuple[Any, int]:
   """(parameters of the U-Net, their step) of an opened run; raises as checkpoint.load_params.
 
@@ -348,7 +351,10 @@ def load_unet(
 
 
 def load_run(
-  workdir: str, weights: str = 'ema', step: int | None = None, devices: list | None = None
+  workdir: epath.PathLike,
+  weights: str = 'ema',
+  step: int | None = None,
+  devices: list | None = None,
 ) -> tuple[Session, Any]:
   """(session with frozen weights, parameters of the U-Net), ready to sample from.
 

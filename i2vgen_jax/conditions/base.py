@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+from etils import epath
 
 from data_pipelines.stream import cache, fields
 from i2vgen_jax.models import autoencoder
@@ -37,8 +38,8 @@ class Parts:
 
   config: Any
   autoencoder: autoencoder.Autoencoder
-  networks: Mapping[str, nn.Module]
-  workdir: str | None = None
+  networks: Mapping[str, Any]
+  workdir: epath.PathLike | None = None
   reads_captions: bool = True
 
 
@@ -155,7 +156,7 @@ class Signal(abc.ABC):
     """As `encode`, of a batch with kept arrays, and with `latent_mean` and `latent_logvar`."""
     return self.encode({}, self.of_batch(batch), keys_B)
 
-  def keep_files(self, workdir: str) -> None:  # noqa: B027  # Most read nothing else.
+  def keep_files(self, workdir: epath.PathLike) -> None:  # noqa: B027  # Most read nothing else.
     """Copies what it reads from elsewhere, such as a tokenizer, into the workdir."""
 
 

@@ -104,7 +104,7 @@ class Caption(Tokens):
     config = self.parts.config
     return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
 
-  def keep_files(self, workdir: str) -> None:
+  def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     tokenizers.copy_files(
       tokenizers.CLIP_FILES, paths.find(self._folder()), epath.Path(workdir) / 'tokenizer'

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from etils import epath
 
 from i2vgen_jax.conditions import base, signals
 from i2vgen_jax.models import layers, t5
@@ -34,7 +35,7 @@ class T5Caption(signals.Tokens):
     is_word_BL = inputs[self.field] != t5.PAD_ID
     return super().encode(frozen, inputs) * is_word_BL[..., None]
 
-  def keep_files(self, workdir: str) -> None:
+  def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     copy = f'{workdir}/t5_tokenizer'
     tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self._folder()), copy)

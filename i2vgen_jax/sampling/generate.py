@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
@@ -33,7 +34,7 @@ class Inputs(NamedTuple):
 
   signals: Mapping[str, Mapping[str, jax.Array]]
   negative: Mapping[str, Mapping[str, jax.Array]]
-  video: jax.Array | None = None
+  video: jax.Array | np.ndarray | None = None
 
 
 def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, Any]:

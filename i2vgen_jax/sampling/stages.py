@@ -57,8 +57,8 @@ class Stage:
   def __call__(
     self,
     signals: Mapping[str, Mapping],
-    noise_BFHWC: np.ndarray,
-    video_BFHWC: np.ndarray | None = None,
+    noise_BFHWC: jax.Array | np.ndarray,
+    video_BFHWC: jax.Array | np.ndarray | None = None,
   ) -> jax.Array:
     """uint8 videos (B, F, H, W, 3).
 
@@ -108,7 +108,7 @@ def load(
   weights: str = 'ema',
   step: int | None = None,
   seed: int = 0,
-  size: Mapping[str, float | None] | None = None,
+  size: Mapping[str, Any] | None = None,
   negative_prompt: str | None = None,
   devices: list | None = None,
   **overrides: Any,

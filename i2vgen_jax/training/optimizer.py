@@ -189,7 +189,7 @@ def _by_shape(transformation: optax.GradientTransformation) -> optax.GradientTra
     # Named so that the sharding rules take a stack for the kernels that it is made of.
     return {name: {'kernel': jnp.stack(leaves)} for name, leaves in groups.items()}
 
-  def unstack(stacks: Mapping[str, Mapping[str, jax.Array]], like: Any) -> Any:
+  def unstack(stacks: Any, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
     rows = {name: iter(jnp.unstack(group['kernel'])) for name, group in stacks.items()}
     return structure.unflatten([next(rows[shape_name(leaf)]) for leaf in leaves])
