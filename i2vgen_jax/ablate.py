@@ -12,7 +12,6 @@ Writes table.md, report.json, contact_sheet.png (per clip: real, then the varian
 """
 
 import dataclasses
-import json
 
 import ml_collections
 from absl import flags, logging
@@ -92,7 +91,7 @@ def variants_of(session: session_lib.Session) -> dict[str, str]:
 def without(config: ml_collections.ConfigDict, kind: str) -> ml_collections.ConfigDict:
   """The config of a model that lacks a conditioner."""
   # Copied through JSON, because the lines in a tuple are no ConfigDicts.
-  config = ml_collections.ConfigDict(json.loads(config.to_json()))
+  config = ml_collections.ConfigDict(checkpoint.plain_config(config))
   config.unet.conditioners = tuple(
     line for line in config.unet.conditioners if line['kind'] != kind
   )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.stream import cache
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import xla_profiles
 
@@ -33,7 +34,7 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   # Hash the VAE's encoder only: another decoder must not invalidate the cache.
   weights['vae'] = {name: weights['vae'][name] for name in ('encoder', 'quant_conv')}
   digests = digest(weights)
-  blocks = json.loads(session.config.to_json())
+  blocks = checkpoint.plain_config(session.config)
   return dict(dtype=session.config.dtype) | {
     name: dict(weights=digests[name], model=blocks[name]['model']) for name in digests
   }

@@ -209,6 +209,11 @@ def _sparing(tree: Any) -> ocp.Context:
   return context
 
 
+def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as config.json holds it: nested dicts of its own, with lists for tuples."""
+  return json.loads(config.to_json())
+
+
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
   """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
   flat = {}
@@ -249,7 +254,7 @@ def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
   before = flatten_config(old_configs.complete(storage.read_json(path), path))
-  now = flatten_config(json.loads(config.to_json()))
+  now = flatten_config(plain_config(config))
   absent = '(absent)'
   differences = [
     f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'

@@ -44,7 +44,7 @@ ROWS = {
     'checkpoint conditions diffusion frozen lora models parallel pretrained '
     'data_pipelines/corpus data_pipelines/stream'
   ),
-  'i2vgen_jax/cache': 'parallel session data_pipelines/stream',
+  'i2vgen_jax/cache': 'checkpoint parallel session data_pipelines/stream',
   'i2vgen_jax/sampling': (
     'checkpoint conditions diffusion models parallel session data_pipelines/corpus '
     'data_pipelines/media data_pipelines/stream'

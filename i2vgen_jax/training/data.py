@@ -1,12 +1,12 @@
 """A run's batches: a stream, and a position in it to resume from."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 
 from data_pipelines.stream import stream as stream_lib
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
@@ -19,7 +19,7 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
   """
   host_index, host_count = mesh_lib.batch_reader(session.mesh)
   return stream_lib.from_config(
-    json.loads(session.config.to_json()),
+    checkpoint.plain_config(session.config),
     session.fields(),
     kept=session.kept(),
     host_index=host_index,

@@ -4,7 +4,6 @@ A refinement stage starts from its base stage: what the base has and the refinem
 conditioners, is dropped by name; the first convolution keeps the channels of the noisy latents.
 """
 
-import json
 import re
 from typing import Any
 
@@ -37,7 +36,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   started = checkpoint.read_config(config.start)
   ours, theirs = (
     checkpoint.flatten_config({block: tree[block] for block in blocks if block in tree})
-    for tree in (json.loads(config.to_json()), json.loads(started.to_json()))
+    for tree in (checkpoint.plain_config(config), checkpoint.plain_config(started))
   )
   kept = ours['unet.conditioners']
   theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
