@@ -20,6 +20,7 @@ from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import held_out, stages
 from i2vgen_jax.training import step
@@ -261,13 +262,9 @@ def loss_by_noise_level(
   names = [name for name in batch if name not in ('caption', 'key')]
   for low, high in zip(edges, edges[1:], strict=False):
     found = []
-    total = len(batch['video'])
-    for first in range(0, total, held_out.BATCH):
-      picks = np.minimum(np.arange(first, first + held_out.BATCH), total - 1)
+    for picks, count in padding.steps_of_rows(len(batch['video']), held_out.BATCH):
       part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
-      found.append(
-        np.asarray(losses(run.params, run.session.frozen, part, low, high))[: total - first]
-      )
+      found.append(np.asarray(losses(run.params, run.session.frozen, part, low, high))[:count])
     interval = measures.mean_with_interval(np.concatenate(found))
     rows.append(dict(start=int(low), stop=int(high), **interval))
   return rows

@@ -37,6 +37,7 @@ from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli, config_flag, hosts
 
 CAPTIONS_PER_STEP = 8
@@ -341,17 +342,14 @@ class _Encode:
 def _in_steps(
   function: Callable[[dict[str, np.ndarray]], Any], batch: Mapping[str, np.ndarray], size: int
 ) -> dict[str, np.ndarray]:
-  """Calls the function with `size` rows at a time; zeros fill up the last ones, and are cut off."""
+  """Calls the function with `size` rows at a time and joins what it returns for each row."""
   total = len(next(iter(batch.values())))
-  results = []
-  for start in range(0, max(total, 1), size):
-    part = {name: values[start : start + size] for name, values in batch.items()}
-    missing = size - len(next(iter(part.values())))
-    part = {
-      name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-      for name, values in part.items()
-    }
-    results.append(jax.device_get(function(part)))
+  if not total:  # A row of zeros tells which arrays the function returns.
+    batch = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in batch.items()}
+  results = [
+    jax.device_get(function({name: values[rows] for name, values in batch.items()}))
+    for rows, _ in padding.steps_of_rows(max(total, 1), size)
+  ]
   return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}
 
 

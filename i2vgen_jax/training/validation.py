@@ -4,7 +4,7 @@ and sample videos.
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import hosts
 from i2vgen_jax.sampling import generate, held_out, pictures, video_file
 from i2vgen_jax.training import step as step_lib
@@ -56,11 +57,8 @@ class Validation:
 
   def loss(self, state: step_lib.TrainState, frozen: Any) -> float:
     """Mean loss of the held-out videos."""
-    rows = self._num_eval
-    size = min(rows, self._bucket.batch_size)
     losses = []
-    for start in range(0, rows, size):
-      part, count = self._rows(start, min(start + size, rows), size)
+    for part, count in self._parts(self._num_eval, min(self._num_eval, self._bucket.batch_size)):
       losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
     return float(np.concatenate(losses).mean())
 
@@ -78,7 +76,7 @@ class Validation:
       seed: of the start noise.
     """
     count = self._num_samples
-    part, _ = self._rows(0, count, count)
+    [(part, _)] = self._parts(count, count)
     bucket = self._bucket
     size = bucket.frames, bucket.height, bucket.width
     noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
@@ -140,16 +138,13 @@ class Validation:
     pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
-  def _rows(self, start: int, stop: int, size: int) -> tuple[Mapping[str, jax.Array], int]:
-    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and
-    how many count."""
-    parts = mesh_lib.batch_shards(self._mesh)
-    size = -(-size // parts) * parts
-    rows = np.minimum(np.arange(start, start + size), stop - 1)
+  def _parts(self, total: int, size: int) -> Iterator[tuple[Mapping[str, jax.Array], int]]:
+    """The first rows of the held-out batch on the mesh, a step at a time; and how many count."""
     host_index, host_count = mesh_lib.batch_reader(self._mesh)
-    local = rows.reshape(host_count, -1)[host_index]
-    batch = {name: value[local] for name, value in self._batch.items()}
-    return mesh_lib.place_batch(batch, self._mesh), stop - start
+    for rows, count in padding.steps_of_rows(total, size, mesh_lib.batch_shards(self._mesh)):
+      local = rows.reshape(host_count, -1)[host_index]
+      batch = {name: value[local] for name, value in self._batch.items()}
+      yield mesh_lib.place_batch(batch, self._mesh), count
 
 
 def _due(step: int, every: int, at_end: bool) -> bool:
