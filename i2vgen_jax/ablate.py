@@ -1,4 +1,4 @@
-"""What each way of the image into the model brings: the paper's ablation of conditions.
+"""Measures what each image condition contributes: the paper's ablation.
 
   python -m i2vgen_jax.ablate --workdir=DIR [--output=DIR/ablation] [--train]
 

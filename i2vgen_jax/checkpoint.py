@@ -1,5 +1,4 @@
-"""What a run leaves in its workdir, and how it comes back: state, data position, frozen networks,
-config.
+"""Stores and loads what a run keeps in its workdir: state, data position, frozen networks, config.
 
     workdir/config.json            the resolved config
     workdir/tokenizer/             the tokenizer's files
@@ -8,8 +7,7 @@ config.
     workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data
     position (metadata)
 
-A step counts only once Orbax has committed it; a save that was cut off is removed at the next
-start.
+A step counts only once Orbax has committed it; the next start removes a save that was cut off.
 """
 
 import json

@@ -16,16 +16,16 @@ from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import hosts, paths
 
-# By their block of a config, which holds `weights` and `model`.
+# Classes by the block of a config that holds their `weights` and `model`.
 MODULES = {
   'vae': vae.AutoencoderKL,
   'text_encoder': clip.CLIPText,
   'image_encoder': clip.CLIPVision,
   't5': t5.T5Encoder,
 }
-# Networks of weights='random' are drawn from this key: the same in every run.
+# Networks with weights='random' are drawn from this key: the same in every run.
 RANDOM_SEED = 0
-# These have a part of the key each; a later network draws by its name.
+# Each of these has its part of the key; a later network draws by its name.
 _FIRST = ('vae', 'text_encoder', 'image_encoder')
 
 

@@ -23,7 +23,7 @@ KEY = 'lora'  # The adapters' place beside the U-Net's own blocks.
 
 
 def is_used(config: ml_collections.ConfigDict) -> bool:
-  """Whether the run trains adapters; runs from before there were any have no such block."""
+  """True if the run trains adapters; older runs have no such block."""
   return KEY in config and config.lora.rank > 0
 
 

@@ -1,6 +1,6 @@
 """A config opened: the modules that it names, the mesh, and the frozen weights.
 
-Everything that can be wrong in a config is found by `build`, before anything compiles.
+`build` finds everything that can be wrong in a config, before anything compiles.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ Array = jax.Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """What train, sample, evaluate, plan and export work with.
+  """A config opened: train, sample, evaluate, plan and export work with one.
 
   Attributes:
     config: of the run.
-    unet: to be trained.
-    autoencoder: between pixels and latents.
+    unet: the network that is trained.
+    autoencoder: turns pixels into latents and back.
     networks: the frozen networks by their block of the config.
-    signals: what the U-Net is conditioned on, encoded by the networks; by name.
+    signals: by name; the networks encode them, and the U-Net is conditioned on them.
     schedule: of the noise.
     mesh: of the devices, once there are some.
-    frozen: parameters of the networks, and under 'null' what a dropped signal becomes; once loaded.
+    frozen: parameters of the networks, once loaded; under 'null', what replaces dropped signals.
   """
 
   config: Any
@@ -111,7 +111,7 @@ class Session:
     """The shapes of batches.
 
     Raises:
-      ValueError: no corpus, no buckets, or a size that the model cannot take.
+      ValueError: the config names no corpus or no buckets, or the model cannot take a size.
     """
     if not self.config.data.directories or not self.config.data.buckets:
       raise ValueError(
@@ -124,7 +124,11 @@ class Session:
     return found
 
   def sample_bucket(self) -> buckets_lib.Bucket:
-    """The bucket that is held out and sampled: sample.bucket, or the first with most frames."""
+    """The bucket of held-out clips and samples: sample.bucket, or the first with most frames.
+
+    Raises:
+      ValueError: sample.bucket is unknown.
+    """
     by_name = {bucket.name: bucket for bucket in self.buckets()}
     wanted = self.config.sample.bucket
     if not wanted:
@@ -153,7 +157,11 @@ class Session:
       )
 
   def fields(self) -> tuple[fields_lib.Field, ...]:
-    """What the stream makes: the clip, and all that the signals read."""
+    """The fields of a batch: the clip, and all that the signals read.
+
+    Raises:
+      ValueError: two signals read different arrays under one name.
+    """
     found: dict[str, fields_lib.Field] = {'video': fields_lib.Video()}
     for signal in self.signals.values():
       for field in signal.fields():
@@ -162,7 +170,7 @@ class Session:
     return tuple(found.values())
 
   def kept(self, height: int = 0, width: int = 0) -> tuple[cache_lib.Kept, ...]:
-    """What a cache holds in place of pixels: moments of the latents, and what the signals keep.
+    """Arrays that a cache holds in place of pixels: moments of the latents, and what signals keep.
 
     The bucket's size, in pixels, matters for their shapes alone.
     """
@@ -177,7 +185,7 @@ class Session:
   def encode(
     self, frozen: Any, batch: Mapping[str, Array], posterior_B: jax.Array, image_B: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(latents_BFHWC, conditioning) of a training batch, of pixels or from a cache.
+    """(latents_BFHWC, conditioning) of a training batch, which holds pixels or a cache's arrays.
 
     Args:
       frozen: as the attribute.
@@ -210,11 +218,11 @@ class Session:
   def unconditional(
     self, frozen: Any, negative: Mapping[str, Mapping], conditioning: Mapping[str, jax.Array]
   ) -> dict[str, jax.Array]:
-    """`conditioning` of what guidance moves away from.
+    """The `conditioning` that guidance moves away from.
 
     Args:
       frozen: as the attribute.
-      negative: of the method of that name.
+      negative: as the method `negative` returns it.
       conditioning: what guidance moves towards.
     """
     return {
@@ -223,7 +231,7 @@ class Session:
     }
 
   def null(self, frozen: Any) -> dict[str, jax.Array]:
-    """What each signal that can be dropped becomes."""
+    """By signal, what replaces it when it is dropped; signals that never are have no entry."""
     found = {name: signal.null(frozen) for name, signal in self.signals.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -236,7 +244,7 @@ class Session:
     return {name: signal.of_request(request) for name, signal in self.signals.items()}
 
   def negative(self, prompt: str) -> dict[str, dict]:
-    """Inputs by signal, of what guidance moves away from; of the signals that have any."""
+    """Inputs by signal for what guidance moves away from; signals without any have no entry."""
     found = {name: signal.negative(prompt) for name, signal in self.signals.items()}
     return {name: inputs for name, inputs in found.items() if inputs}
 
@@ -252,11 +260,11 @@ def build(
 
   Args:
     config: of the run.
-    workdir: whose own tokenizer comes before the config's.
-    reads_captions: False for what is only planned: no tokenizer is needed then.
+    workdir: of the run; its own tokenizer comes before the config's.
+    reads_captions: False for a session that is only planned: it needs no tokenizer.
 
   Raises:
-    ValueError: whatever is invalid in the config.
+    ValueError: the config is invalid; the message names the field.
   """
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   _check(config, noise_schedule)
@@ -297,7 +305,7 @@ def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
   model: dict[str, Any] = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
-  if 'free_u' in model:  # Runs from before there was one have none.
+  if 'free_u' in model:  # Older runs have no such field.
     model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
 

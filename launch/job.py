@@ -1,4 +1,4 @@
-"""What is to run, whatever runs it; and what a target makes of it."""
+"""A job describes what to run, on any target; a plan is what a target makes of it."""
 
 import dataclasses
 import re
@@ -83,7 +83,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a target does with a job.
+  """The files and commands by which a target runs a job.
 
   Attributes:
     files: name -> text, written before the commands run.

@@ -1,4 +1,4 @@
-"""What a model is conditioned on: the lines of `unet.conditioners` as classes.
+"""The conditions of a model: the lines of `unet.conditioners` as classes.
 
 The kind of a line is the name of a file in this folder, whose class is named alike, in CamelCase:
 'image_tokens' is ImageTokens of image_tokens.py. A class from anywhere else that can be imported is

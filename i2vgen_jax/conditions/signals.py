@@ -89,7 +89,7 @@ class Tokens(Signal):
 
 
 class Caption(Tokens):
-  """By CLIP: the penultimate layer after the final norm, as the release conditions on."""
+  """The caption by CLIP: the penultimate layer after the final norm, as in the release."""
 
   name = 'text'
   networks = ('text_encoder',)
@@ -97,7 +97,7 @@ class Caption(Tokens):
   drop_slot = 2
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
-    """By config.tokenizer, or the run's own copy of it."""
+    """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
     return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
 
   def _folder(self) -> str:
@@ -147,7 +147,7 @@ class ImageEmbedding(Signal):
     return jnp.zeros_like(value)
 
   def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """That of each frame, any of which may become the first."""
+    """The embedding of each frame, any of which may become the first."""
     return (cache.Kept(self.name, self.shape(height, width), frames='first'),)
 
   def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:

@@ -27,7 +27,7 @@ class T5Caption(signals.Tokens):
   field = 't5_token_ids'
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
-    """By config.t5.tokenizer, or the run's own copy of it."""
+    """Tokenizes by the run's own copy of the tokenizer, or by config.t5.tokenizer."""
     return tokenizers.t5(self._folder(), self.module.vocab_size, self.module.max_length, t5.PAD_ID)
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:

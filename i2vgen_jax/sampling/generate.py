@@ -1,4 +1,4 @@
-"""From an image and a caption to a video: condition, denoise with guidance, decode.
+"""Makes a video from an image and a caption: condition, denoise with guidance, decode.
 
 A refinement stage starts from a video with noise on it, the base stage from noise alone.
 
@@ -24,12 +24,12 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 
 
 class Inputs(NamedTuple):
-  """What `generate` takes.
+  """The inputs of `generate`.
 
   Attributes:
     signals: inputs by signal, of session.of_batch or session.of_request.
     negative: of session.negative.
-    video: what a refinement stage refines: uint8, of as many frames and any size.
+    video: uint8, of any size and with as many frames; a refinement stage refines it.
   """
 
   signals: Mapping[str, Mapping[str, jax.Array]]
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 
 
 def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, Any]:
-  """What `make_generate` takes, from a run's config.
+  """The arguments of `make_generate`, from a run's config.
 
   Args:
     config: of the run.

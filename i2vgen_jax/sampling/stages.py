@@ -51,7 +51,7 @@ class Stage:
 
   @property
   def refines(self) -> bool:
-    """Whether it starts from a video."""
+    """True if it starts from a video."""
     return bool(self.settings['levels'])
 
   def __call__(

@@ -28,7 +28,7 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
 
 
 def data_position(step: int, stream: stream_lib.TrainStream) -> dict[str, Any]:
-  """What a checkpoint remembers of the data."""
+  """The position in the data that a checkpoint stores."""
   return {'step': step, 'fingerprint': stream.fingerprint}
 
 

@@ -1,5 +1,5 @@
-"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise),
-and sample videos.
+"""Validates a run while it trains: loss on held-out clips at fixed (timestep, noise), and sample
+videos.
 
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """

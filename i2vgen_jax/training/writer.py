@@ -1,5 +1,5 @@
-"""What people look at: metrics.jsonl, TensorBoard, a progress bar on terminals and plain lines
-elsewhere."""
+"""Writes what people look at: metrics.jsonl, TensorBoard, and a progress bar on terminals or plain
+lines elsewhere."""
 
 import json
 import sys
