@@ -174,9 +174,17 @@ def write(
 
   Equal arguments give equal bytes, whatever num_processes. Validation videos hold each combination
   of shape, colour and direction equally often.
+
+  Raises:
+    ValueError: a count is negative, or the folder holds a demo corpus with other arguments.
   """
   root = pathlib.Path(directory)
   written = dict(num_videos=num_videos, num_validation=num_validation, num_images=num_images)
+  for name, number in written.items():
+    if number < 0:
+      raise ValueError(f'{name}={number} should be >= 0.')
+  if num_processes < 1:
+    raise ValueError(f'num_processes={num_processes} should be >= 1.')
   written = json.dumps(dict(written, size=size, seed=seed))
   marker = root / 'demo.json'  # Written last.
   if marker.exists():

@@ -305,8 +305,7 @@ def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
   model: dict[str, Any] = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
-  if 'free_u' in model:  # Older runs have no such field.
-    model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
+  model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
 
 
