@@ -1,12 +1,14 @@
-"""Is a cache of latents and embeddings (precompute.py) of the networks that a run names?"""
+"""Checks that a cache of latents and embeddings (precompute.py) was made by the run's networks."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from data_pipelines.stream import cache
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import xla_profiles
 
@@ -32,16 +34,16 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   # Hash the VAE's encoder only: another decoder must not invalidate the cache.
   weights['vae'] = {name: weights['vae'][name] for name in ('encoder', 'quant_conv')}
   digests = digest(weights)
-  blocks = json.loads(session.config.to_json())
+  blocks = checkpoint.plain_config(session.config)
   return dict(dtype=session.config.dtype) | {
     name: dict(weights=digests[name], model=blocks[name]['model']) for name in digests
   }
 
 
-def digest(trees):
-  """{name: parameters} -> {name: text}: equal only if every bit is, on any mesh."""
+def digest(trees: Mapping[str, Any]) -> dict[str, str]:
+  """{name: parameters} -> {name: text}: equal only if every bit is equal, on any mesh."""
 
-  def of_leaf(leaf):
+  def of_leaf(leaf: jax.Array) -> jax.Array:
     bits_N = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
     place_N = jax.lax.iota(jnp.uint32, bits_N.size)
     # Integer sums do not depend on their order; the odd factor makes places differ.
@@ -56,8 +58,8 @@ def digest(trees):
   }
 
 
-def differences(theirs, ours):
-  """The fields in which two dicts differ, for people."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+  """Text that names the fields in which two dicts differ, for error messages."""
   return '; '.join(
     f'{name}: {theirs.get(name)} there, {ours.get(name)} here'
     for name in sorted({*theirs, *ours})

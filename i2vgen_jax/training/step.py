@@ -5,7 +5,7 @@ is keyed by (seed, step, its row in the global batch): the same on any mesh, num
 micro-batches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
-from i2vgen_jax.models import video_parts
+from i2vgen_jax.diffusion import schedule as schedule_lib
+from i2vgen_jax.models import unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
 from i2vgen_jax.training import optimizer
@@ -43,17 +45,22 @@ class TrainState:
   seed: jax.Array  # uint32 key data; never changes.
 
 
-def make_init(unet, optimizer, example, seed):
-  """() -> TrainState; to be jitted with sharded outputs, so that no device ever holds it whole.
+def make_init(
+  unet: unet3d.UNet3D | lora.AdaptedUNet,
+  optimizer: optax.GradientTransformation,
+  example: tuple,
+  seed: int,
+) -> Callable[[], TrainState]:
+  """() -> TrainState; jit it with sharded outputs, so that no device ever holds the state whole.
 
   Args:
-    unet: a UNet3D.
+    unet: to be trained.
     optimizer: from optimizer.make_optimizer.
-    example: (noisy_latents_BFHWC, timesteps_B, conditioning) shapes of any one batch.
-    seed: int.
+    example: ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning) of any batch.
+    seed: of the run, config.seed.
   """
 
-  def init():
+  def init() -> TrainState:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
     params = unet.init(jax.random.fold_in(jax.random.key(seed), 0), *zeros)['params']
     return TrainState(
@@ -67,19 +74,28 @@ def make_init(unet, optimizer, example, seed):
   return init
 
 
-def data_seed(seed):
+def data_seed(seed: int) -> jax.Array:
   """uint32 key data of a run's draws, from config.seed."""
   return jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1))
 
 
-def start_from(state, params):
-  """The state of a new run with other first parameters, averaged from there on."""
+def start_from(state: TrainState, params: Any) -> TrainState:
+  """The state of a new run with other first parameters, which its average starts from too."""
   copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # A step donates each buffer once.
   return state.replace(params=params, ema_params=copy(params))
 
 
-def sample_keys(seed, step, position_B, num):
-  """`num` arrays of one key per sample, from (seed, step, global position)."""
+def sample_keys(
+  seed: jax.Array, step: jax.Array | int, position_B: jax.Array, num: int
+) -> list[jax.Array]:
+  """`num` arrays of one key per sample, from (seed, step, global position).
+
+  Args:
+    seed: uint32 key data, of `data_seed`.
+    step: updates done.
+    position_B: int, rows of the global batch.
+    num: how many keys each sample gets.
+  """
   step_key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
   keys_BK = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(step_key, row), num))(
     position_B
@@ -87,12 +103,20 @@ def sample_keys(seed, step, position_B, num):
   return [keys_BK[:, k] for k in range(num)]
 
 
-def draws_of(seed, step, position_B):
-  """The Draws of a step for rows of the global batch."""
+def draws_of(seed: jax.Array, step: jax.Array | int, position_B: jax.Array) -> Draws:
+  """The Draws of a step for rows of the global batch.
+
+  Args:
+    seed: uint32 key data, of `data_seed`.
+    step: updates done.
+    position_B: int, rows of the global batch.
+  """
   return Draws(*sample_keys(seed, step, position_B, len(Draws._fields)))
 
 
-def make_encode(session: session_lib.Session, rates: Mapping[str, float]):
+def make_encode(
+  session: session_lib.Session, rates: Mapping[str, float]
+) -> Callable[..., dict[str, Any]]:
   """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position.
 
   Args:
@@ -118,16 +142,26 @@ def make_encode(session: session_lib.Session, rates: Mapping[str, float]):
 
 
 def make_encoded_loss(
-  unet,
-  schedule,
+  unet: unet3d.UNet3D | lora.AdaptedUNet,
+  schedule: schedule_lib.NoiseSchedule,
   *,
-  prediction_type,
-  offset_noise,
-  timestep_shift,
-  timestep_range,
-  min_snr_gamma,
-):
-  """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch."""
+  prediction_type: str,
+  offset_noise: float,
+  timestep_shift: float,
+  timestep_range: tuple[int, int],
+  min_snr_gamma: float,
+) -> Callable[..., jax.Array]:
+  """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch.
+
+  Args:
+    unet: to be trained.
+    schedule: of the noise.
+    prediction_type: what the U-Net predicts, a name in parameterization.TO_X0_EPS.
+    offset_noise: see loss.draw_noise.
+    timestep_shift: see loss.draw_timesteps.
+    timestep_range: (start, stop) of the noise levels.
+    min_snr_gamma: see loss.min_snr_weight; 0 weights all noise levels alike.
+  """
 
   apply = video_parts.split_videos(unet.apply)
 
@@ -152,7 +186,7 @@ def make_encoded_loss(
   return encoded_loss
 
 
-def make_loss(session: session_lib.Session, rates: Mapping[str, float]):
+def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Callable[..., jax.Array]:
   """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample.
 
   Args:
@@ -168,12 +202,14 @@ def make_loss(session: session_lib.Session, rates: Mapping[str, float]):
   return batch_loss
 
 
-def make_mean_gradient(batch_loss, accumulation):
+def make_mean_gradient(
+  batch_loss: Callable[..., jax.Array], accumulation: int
+) -> Callable[..., tuple[jax.Array, Any]]:
   """(batch, params, frozen, seed, step) -> (loss, gradients), means over the rows of the batch.
 
   Args:
     batch_loss: from `make_loss`.
-    accumulation: number of micro-batches that are taken one after the other; divides the batch.
+    accumulation: how many micro-batches are taken one after the other; it divides the batch.
   """
   gradient = jax.value_and_grad(batch_loss)
 
@@ -195,8 +231,15 @@ def make_mean_gradient(batch_loss, accumulation):
 
 
 def make_train_step(
-  batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup, offload_optimizer
-):
+  batch_loss: Callable[..., jax.Array],
+  optimizer: optax.GradientTransformation,
+  learning_rate: optax.Schedule,
+  *,
+  accumulation: int,
+  ema_decay: float,
+  ema_warmup: bool,
+  offload_optimizer: bool,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
 
   Args:
@@ -238,23 +281,23 @@ def make_train_step(
   return step
 
 
-def split_batch(batch, accumulation):
+def split_batch(batch: Any, accumulation: int) -> Any:
   """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it
   holds."""
 
-  def split(value):
+  def split(value: jax.Array) -> jax.Array:
     rows = value.reshape((-1, accumulation) + value.shape[1:])
     return jnp.swapaxes(rows, 0, 1)
 
   return jax.tree.map(split, batch)
 
 
-def make_eval_loss(session: session_lib.Session, timestep_range: tuple):
+def make_eval_loss(session: session_lib.Session, timestep_range: tuple) -> Callable[..., jax.Array]:
   """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
 
   Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
-  rows covers all noise levels of the range, unweighted. Posterior means, no dropout: the number is
-  the same at every call.
+  rows covers all noise levels of the range, unweighted. Latents are posterior means and nothing is
+  dropped, so that the number is the same at every call.
 
   Args:
     session: of the run.
@@ -288,7 +331,9 @@ def make_eval_loss(session: session_lib.Session, timestep_range: tuple):
   return eval_loss
 
 
-def from_config(session: session_lib.Session):
+def from_config(
+  session: session_lib.Session,
+) -> tuple[Any, Any, Callable[[], TrainState], Callable[..., jax.stages.Wrapped]]:
   """(abstract state, shardings, init, batch_loss -> train step) of a run; see the functions below
   and above."""
   config = session.config
@@ -296,7 +341,7 @@ def from_config(session: session_lib.Session):
   init = make_init(session.unet, rule, session.smallest_unet_inputs(), config.seed)
   abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
 
-  def of_loss(batch_loss):
+  def of_loss(batch_loss: Callable[..., jax.Array]) -> jax.stages.Wrapped:
     """The train step, jitted, with the state donated."""
     function = make_train_step(
       batch_loss,
@@ -314,9 +359,24 @@ def from_config(session: session_lib.Session):
   return abstract, shardings, init, of_loss
 
 
-def state_shardings(init, mesh, *, min_elements, offload_optimizer):
-  """(abstract state, shardings) of what `init` makes, the optimizer's part in the memory of the
-  hosts if it is to be offloaded; raises ValueError as sharding.spec_for."""
+def state_shardings(
+  init: Callable[[], TrainState],
+  mesh: jax.sharding.Mesh,
+  *,
+  min_elements: int,
+  offload_optimizer: bool,
+) -> tuple[Any, Any]:
+  """(abstract state, shardings) of what `init` makes.
+
+  Args:
+    init: of `make_init`.
+    mesh: of the run.
+    min_elements: tensors with fewer elements are whole on each device.
+    offload_optimizer: if True, the optimizer's state is in the memory of the hosts.
+
+  Raises:
+    ValueError: as sharding.spec_for.
+  """
   abstract = jax.eval_shape(init)
   placed = sharding.shard_tree(abstract, mesh, min_elements)
   if offload_optimizer:
