@@ -79,7 +79,7 @@ def files() -> dict[str, str]:
   }
 
 
-def main():
+def main() -> None:
   """Writes the folder."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def main():
     (output / name).write_text(content, encoding='utf-8')
 
 
-def _apply(merge, symbols):
+def _apply(merge: tuple[str, str], symbols: list[str]) -> list[str]:
   """Joins every occurrence of a pair of neighbours, from left to right."""
   merged = []
   for symbol in symbols:

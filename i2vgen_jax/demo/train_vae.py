@@ -15,6 +15,7 @@ import functools
 import io
 import json
 import pathlib
+from typing import Any
 
 import av
 import jax
@@ -85,7 +86,13 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def loss_of(params, frames_NHWC, key, model, kl_weight):
+def loss_of(
+  params: tensors.Params,
+  frames_NHWC: jax.Array,
+  key: jax.Array,
+  model: vae.AutoencoderKL,
+  kl_weight: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Pixels' absolute and squared error, their differences' absolute error, and KL divergence."""
   images_NHWC = frames_NHWC.astype(jnp.float32) / 127.5 - 1
   mean_NHWC, logvar_NHWC = model.apply({'params': params}, images_NHWC, method='encode')
@@ -128,10 +135,10 @@ def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformati
   Muon (Jordan et al. 2024) reaches in 200 steps what Adam does in 300 and more.
   """
 
-  def schedule(peak):
+  def schedule(peak: float) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0, peak, num_steps // 50, num_steps)
 
-  def kernels_as_matrices(params):
+  def kernels_as_matrices(params: tensors.Params) -> Any:
     def dims(leaf):
       last = leaf.ndim - 1
       return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last else None
@@ -146,7 +153,16 @@ def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformati
   )
 
 
-def train(model, params, frames, num_steps, batch_size, peak_lr, kl_weight, seed):
+def train(
+  model: vae.AutoencoderKL,
+  params: tensors.Params,
+  frames: np.ndarray,
+  num_steps: int,
+  batch_size: int,
+  peak_lr: float,
+  kl_weight: float,
+  seed: int,
+) -> tensors.Params:
   """Returns `params` after `num_steps` more on batches drawn from `frames` (uint8).
 
   A batch is `batch_size` frames, or as many pixels in windows.
@@ -176,7 +192,7 @@ def train(model, params, frames, num_steps, batch_size, peak_lr, kl_weight, seed
   return params
 
 
-def normalize(params, mean_C, std_C):
+def normalize(params: tensors.Params, mean_C: np.ndarray, std_C: np.ndarray) -> tensors.Params:
   """Rewrites the autoencoder so that latents of the given moments get mean 0 and variance 1.
 
   The two 1x1 convolutions around the latents take up the change: reconstructions stay the same.
@@ -193,7 +209,7 @@ def normalize(params, mean_C, std_C):
   )
 
 
-def measure(model, params, frames):
+def measure(model: vae.AutoencoderKL, params: tensors.Params, frames: np.ndarray) -> dict[str, Any]:
   """Returns dict(psnr, latent_mean, latent_std, posterior_std) of `frames` (uint8).
 
   PSNR is in dB, the others are per latent channel.
@@ -211,7 +227,7 @@ def measure(model, params, frames):
   )
 
 
-def main():
+def main() -> None:
   """Renders, trains, measures on other frames, writes."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)  # Before minutes of training.

@@ -4,7 +4,7 @@ Ho & Salimans 2022 (arXiv:2207.12598). `conditioning` is a dict of arrays with a
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,13 @@ def drop_conditions(
   return dropped
 
 
-def guided(denoise, conditioning, unconditional, guidance_scale, rescale=0.0):
+def guided(
+  denoise: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], jax.Array],
+  conditioning: Mapping[str, jax.Array],
+  unconditional: Mapping[str, jax.Array],
+  guidance_scale: float,
+  rescale: float = 0.0,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
   """A denoiser that moves from the unconditional towards, and past, the conditional prediction.
 
   Args:
@@ -68,7 +74,7 @@ def guided(denoise, conditioning, unconditional, guidance_scale, rescale=0.0):
     name: jnp.concatenate([unconditional[name], value]) for name, value in conditioning.items()
   }
 
-  def denoise_guided(noisy_latents_BFHWC, timesteps_B):
+  def denoise_guided(noisy_latents_BFHWC: jax.Array, timesteps_B: jax.Array) -> jax.Array:
     both = denoise(
       jnp.concatenate([noisy_latents_BFHWC] * 2), jnp.concatenate([timesteps_B] * 2), doubled
     )

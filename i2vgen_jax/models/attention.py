@@ -27,7 +27,12 @@ class Attention(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, context_BLD=None, dropout_keys_B=None):
+  def __call__(
+    self,
+    x_BFSC: jax.Array,
+    context_BLD: jax.Array | None = None,
+    dropout_keys_B: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns (B, F, S, C); the context is read only by attention over 'context'."""
     source = context_BLD if self.over == 'context' else x_BFSC
     q_BFSC, k, v = (
@@ -37,7 +42,7 @@ class Attention(nn.Module):
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
 
-  def _project(self, name):
+  def _project(self, name: str) -> layers.Dense:
     width = self.num_heads * self.head_dim
     return layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)
 
@@ -50,7 +55,7 @@ class FeedForward(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, dropout_keys_B=None):
+  def __call__(self, x_BFSC: jax.Array, dropout_keys_B: jax.Array | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
     channels = x_BFSC.shape[-1]
     project = layers.Dense(
@@ -66,7 +71,7 @@ class FeedForward(nn.Module):
 
 
 @jax.checkpoint  # The backward pass is kept x as it came, nothing in float32.
-def gelu(x):
+def gelu(x: jax.Array) -> jax.Array:
   """Exact GELU, computed in float32; of bfloat16, to 3e-5, a hundredth of what rounding costs at 1.
 
   By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu. On a TPU erf is
@@ -93,7 +98,7 @@ class TransformerBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, context_BLD=None):
+  def __call__(self, x_BFSC: jax.Array, context_BLD: jax.Array | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
     for i, over in enumerate(self.attentions, start=1):
       h = layers.LayerNorm(self.dtype, name=f'norm{i}')(x_BFSC)
@@ -112,7 +117,7 @@ class SpatialTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, context_BLD):
+  def __call__(self, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=self.dtype, name='norm')
     block = TransformerBlock(
@@ -135,7 +140,7 @@ class TemporalTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(
       self.norm_groups, over_frames=True, epsilon=1e-6, dtype=self.dtype, name='norm'
@@ -146,7 +151,14 @@ class TemporalTransformer(nn.Module):
     return _transform(x_BFHWC, norm, block, self.num_heads * self.head_dim, self.dtype)
 
 
-def _transform(x_BFHWC, norm, block, inner_width, dtype, *context_BLD):
+def _transform(
+  x_BFHWC: jax.Array,
+  norm: layers.GroupNorm,
+  block: TransformerBlock,
+  inner_width: int,
+  dtype: jnp.dtype,
+  *context_BLD: jax.Array,
+) -> jax.Array:
   """Norm, project in, transform the pixels as tokens, project out (zero at start), add.
 
   Attention over frames sees all frames of a part of the pixels (video_parts.py).
@@ -171,7 +183,7 @@ class FrameAdapter(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, dropout_keys_B):
+  def __call__(self, x_BFHWC: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
     x_BFHWC = video_parts.pixels_apart(x_BFHWC)

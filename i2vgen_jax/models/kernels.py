@@ -12,6 +12,7 @@ size, C = A*K.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel,
   splash_attention_mask,
 )
+from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention, video_parts
 
@@ -37,7 +39,7 @@ LANES = 128
 LARGEST_BLOCK = 1024  # 1280 compiles on v5e, 1920 exceeds its scoped vector memory.
 
 
-def attend(over, q_BFSC, k, v, num_heads):
+def attend(over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
   """softmax(q k^T / sqrt(K)) v, head by head: (B, F, S, C); softmax is float32.
 
   Args:
@@ -56,13 +58,13 @@ def attend(over, q_BFSC, k, v, num_heads):
   return video_parts.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
 
 
-def platform():
+def platform() -> str:
   """Of the devices of the mesh in context ('tpu', 'gpu', 'cpu'); 'cpu' without one."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else 'cpu'
 
 
-def choose(platform, over, num_keys, head_dim, dtype):
+def choose(platform: str, over: str, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
   """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
   if platform == 'tpu':
     if over == 'frames':
@@ -78,7 +80,7 @@ def choose(platform, over, num_keys, head_dim, dtype):
   return 'xla'
 
 
-def plain(over, q_BFSC, k, v, num_heads):
+def plain(over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
   """By two matrix products with all scores in memory between them."""
   _, to_logits, to_output = OVER[over]
   q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
@@ -88,7 +90,9 @@ def plain(over, q_BFSC, k, v, num_heads):
   return axes.merge_heads(jnp.einsum(to_output, weights, v))
 
 
-def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
+def pallas(
+  over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
   """By pallas_attention."""
   if over == 'frames':
     return pallas_frame_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
@@ -97,14 +101,21 @@ def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
   return pallas_attention.attend(q, k, v, head_dim, interpret).reshape(q_BFSC.shape)
 
 
-def cudnn(_, *qkv_BFSC, head_dim):
+def cudnn(_: str, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
   """By cuDNN's flash attention, each frame a batch entry."""
   folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
   y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
   return y_NSAK.reshape(qkv_BFSC[0].shape)
 
 
-def splash(_, q_BFSC, k_BFTC, v_BFTC, head_dim, interpret=False):
+def splash(
+  _: str,
+  q_BFSC: jax.Array,
+  k_BFTC: jax.Array,
+  v_BFTC: jax.Array,
+  head_dim: int,
+  interpret: bool = False,
+) -> jax.Array:
   """By JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
 
   The backward pass is the unfused one: fused, it keeps a partial dq for each block of keys, 8 GB
@@ -129,7 +140,7 @@ def splash(_, q_BFSC, k_BFTC, v_BFTC, head_dim, interpret=False):
   return jnp.swapaxes(y_NASK[:, :, :num_tokens], 1, 2).reshape(q_BFSC.shape)
 
 
-def tiling(num_tokens):
+def tiling(num_tokens: int) -> tuple[int, int]:
   """(block, padded length): the block of 512 tokens or more that needs least padding, the largest
   of such."""
   blocks = range(4 * LANES, LARGEST_BLOCK + 1, LANES)
@@ -138,7 +149,9 @@ def tiling(num_tokens):
   return block, padded[block]
 
 
-def _splash_kernel(num_heads, num_tokens, block, interpret):
+def _splash_kernel(
+  num_heads: int, num_tokens: int, block: int, interpret: bool
+) -> Callable[..., jax.Array]:
   mask = splash_attention_mask.FullMask((num_tokens, num_tokens))
   sizes = dict.fromkeys(
     ('block_q', 'block_kv', 'block_q_dkv', 'block_kv_dkv', 'block_q_dq', 'block_kv_dq'), block

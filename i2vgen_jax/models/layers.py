@@ -10,11 +10,14 @@ output channels, G channels of a norm group, E embedding width.
 import functools
 import math
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, convolution, video_parts
 
@@ -22,17 +25,17 @@ BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
 FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
 
 
-def uniform_by_fan_in(fan_in):
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
   """Initializer: uniform in +-1/sqrt(fan_in), torch's default for the kernel and the bias alike."""
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
     bound = 1 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
 
 
-def _initializer(name, fan_in, zero):
+def _initializer(name: str, fan_in: int, zero: tuple[str, ...]) -> nn.initializers.Initializer:
   return nn.initializers.zeros if name in zero else uniform_by_fan_in(fan_in)
 
 
@@ -50,7 +53,7 @@ class Dense(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_C):
+  def __call__(self, x_C: jax.Array) -> Any:
     """(..., I) -> (..., O)."""
     fan_in = x_C.shape[-1]
     shape = (fan_in, self.features)
@@ -68,7 +71,7 @@ class Dense(nn.Module):
     )
 
 
-def _affine(x_I, kernel_IO, bias_O):
+def _affine(x_I: jax.Array, kernel_IO: jax.Array, bias_O: jax.Array | None) -> jax.Array:
   y_O = jnp.dot(x_I, kernel_IO.astype(x_I.dtype))
   return y_O if bias_O is None else y_O + _broadcast_last(bias_O.astype(x_I.dtype), y_O.ndim)
 
@@ -83,7 +86,7 @@ class Conv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_HWC):
+  def __call__(self, x_HWC: jax.Array) -> jax.Array:
     """(..., H, W, I) -> (..., ceil(H/stride), ceil(W/stride), O)."""
     size, channels = self.kernel_size, x_HWC.shape[-1]
     fan_in = size * size * channels
@@ -104,7 +107,7 @@ class FrameConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, I) -> (B, F, H, W, O)."""
     channels = x_BFHWC.shape[-1]
     fan_in = 3 * channels
@@ -132,7 +135,7 @@ class GroupNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> the same."""
     channels = x_BFHWC.shape[-1]
     if channels % self.num_groups:
@@ -146,7 +149,13 @@ class GroupNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def normalize(x_C, scale_C, bias_C, mean_of, epsilon):
+def normalize(
+  x_C: jax.Array,
+  scale_C: jax.Array,
+  bias_C: jax.Array,
+  mean_of: Callable[[jax.Array], jax.Array],
+  epsilon: float,
+) -> jax.Array:
   """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
   The backward pass is written out: it keeps x as it came, in bfloat16 where that is what came, and
@@ -185,7 +194,7 @@ def _normalize_backward(mean_of, epsilon, residuals, dy_C):
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _mean(dims, group_size, over_frames, x_C):
+def _mean(dims: tuple[int, ...], group_size: int, over_frames: bool, x_C: jax.Array) -> jax.Array:
   """Over dims, all but the batch's, channels' and, per frame, frames'; then over adjacent channels.
 
   In this order x is read once for all statistics.
@@ -203,7 +212,7 @@ class LayerNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_C):
+  def __call__(self, x_C: jax.Array) -> jax.Array:
     """(..., C) -> the same."""
     channels = x_C.shape[-1]
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
@@ -224,7 +233,7 @@ class Dropout(nn.Module):
   split: int = FRAMES  # Of which video_parts.py may leave a part here: FRAMES or PIXELS.
 
   @nn.compact
-  def __call__(self, x, keys_B):
+  def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
     """x: (B, F, S, C) or (B, F, H, W, C); keys_B: (B,) jax.random keys, or None."""
     dropped = round(self.rate * 256)
     if keys_B is None or dropped == 0:
@@ -261,7 +270,9 @@ class ResBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, dropout_keys_B):
+  def __call__(
+    self, x_BFHWC: jax.Array, embedding_BE: jax.Array, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
     """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features)."""
     x_BFHWC = checkpoint_name(x_BFHWC, BLOCK_INPUT)
     h = nn.silu(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm1')(x_BFHWC))
@@ -285,7 +296,7 @@ class TemporalConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, dropout_keys_B):
+  def __call__(self, x_BFHWC: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     """(B, F, H, W, C) -> the same."""
     height, width, channels = x_BFHWC.shape[2:]
     h = x_BFHWC = video_parts.pixels_apart(x_BFHWC)
@@ -311,7 +322,7 @@ class Downsample(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, ceil(H/2) + row_margin, ceil(W/2), C)."""
     if self.row_margin:
       margins = [(0, 0)] * 5
@@ -327,7 +338,7 @@ class Upsample(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, height, width):
+  def __call__(self, x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of."""
     # For an odd size 2n-1, nearest resize of n pixels is the doubled image without its last row.
     top = self.row_margin
@@ -336,7 +347,7 @@ class Upsample(nn.Module):
     return Conv(x_BFHWC.shape[-1], dtype=self.dtype, name='conv')(x_BFHWC)
 
 
-def sinusoid(positions_B, width):
+def sinusoid(positions_B: jax.Array, width: int) -> jax.Array:
   """(B,) -> (B, width): cosines, then sines, of frequencies 10000^(-i/(width/2)); width is even."""
   frequencies = jnp.exp(
     -math.log(10_000) * jnp.arange(width // 2, dtype=jnp.float32) / (width // 2)
@@ -345,5 +356,5 @@ def sinusoid(positions_B, width):
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
-def _broadcast_last(x_C, ndim):
+def _broadcast_last(x_C: jax.Array, ndim: int) -> jax.Array:
   return x_C.reshape((1,) * (ndim - 1) + x_C.shape)

@@ -13,6 +13,8 @@ Dimension key: B batch, T queries, U keys, C = heads x head_dim channels; within
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +31,15 @@ RESULT = 'attention_result'  # What remat policies may keep (unet3d.POLICIES).
 MASKED = -1e30
 
 
-def fits_heads(head_dim):
+def fits_heads(head_dim: int) -> bool:
   """Whether heads of this size fill the lanes."""
   return head_dim in (LANES // 2, LANES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend(q_BTC, k_BUC, v_BUC, head_dim, interpret=False):
+def attend(
+  q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
   """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS."""
   return _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)[0]
 
@@ -66,7 +70,9 @@ def _attend_backward(head_dim, interpret, residuals, dy_BTC):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret):
+def _attend(
+  q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool
+) -> list[jax.Array]:
   """(output, logarithm of the sum of each query's exp(scores): float32 (B, tiles, heads, T))."""
   blocks = _Blocks(q_BTC, k_BUC, head_dim)
   return blocks.call(
@@ -88,7 +94,7 @@ class _Blocks:
   All keys of a tile are in vector memory, and are read in equal chunks.
   """
 
-  def __init__(self, q_BTC, k_BUC, head_dim):
+  def __init__(self, q_BTC: jax.Array, k_BUC: jax.Array, head_dim: int) -> None:
     (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
     self.num_keys, self.head_dim = num_keys, head_dim
     self.block = min(QUERIES, pl.cdiv(self.num_queries, 16) * 16)
@@ -109,7 +115,16 @@ class _Blocks:
       (1, self.padded_keys, LANES), lambda b, a, t: (b, 0, a), pipeline_mode=pl.Buffered(1)
     )
 
-  def call(self, kernel, inputs, specs, outputs, output_specs, products, **options):
+  def call(
+    self,
+    kernel: Callable[..., None],
+    inputs: Sequence[jax.Array],
+    specs: Sequence[pl.BlockSpec],
+    outputs: Sequence[jax.Array | jax.ShapeDtypeStruct],
+    output_specs: Sequence[pl.BlockSpec],
+    products: int,
+    **options: Any,
+  ) -> list[jax.Array]:
     """Runs a kernel over the grid; outputs are like the arrays or shapes of `outputs`."""
     num_heads = self.channels // self.head_dim
     return pl.pallas_call(
@@ -132,7 +147,7 @@ class _Blocks:
       **options,
     )(*inputs)
 
-  def lanes(self):
+  def lanes(self) -> jax.Array:
     """Of the kernel's tile, those that hold channels."""
     return jnp.minimum(LANES, self.channels - pl.program_id(1) * LANES)
 
@@ -250,12 +265,12 @@ def _backward_kernel(
     dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
 
 
-def scale(q_TL, head_dim):
+def scale(q_TL: jax.Array, head_dim: int) -> jax.Array:
   """Queries, so that their products with keys are the scores."""
   return (q_TL * head_dim**-0.5).astype(q_TL.dtype)
 
 
-def dot(a, b, over):
+def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
   """Product of matrices, summed over a dim of each, in float32."""
   return jax.lax.dot_general(
     a,
@@ -266,7 +281,9 @@ def dot(a, b, over):
   )
 
 
-def cost(arrays, num_scores, products, head_dim):
+def cost(
+  arrays: Sequence[jax.Array | jax.ShapeDtypeStruct], num_scores: int, products: int, head_dim: int
+) -> pl.CostEstimate:
   """What a kernel states of itself: arrays are read or written once, each score has `products`."""
   return pl.CostEstimate(
     flops=products * 2 * num_scores * head_dim,

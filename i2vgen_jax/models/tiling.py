@@ -3,12 +3,16 @@
 Dimension key: B batch, H W height and width, C channels.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
+def apply_in_tiles(
+  function: Callable[[jax.Array], jax.Array], x_BHWC: jax.Array, tile: int, overlap: int, scale: int
+) -> jax.Array:
   """An enlarging `function` of images, applied to squares of them.
 
   What a square sees ends at its border, so the result is close to the whole frame's, not equal.
@@ -52,7 +56,7 @@ def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
   return sum_BHWC * (1 / total_HW1)
 
 
-def _cover(size, tile, overlap):
+def _cover(size: int, tile: int, overlap: int) -> tuple[np.ndarray, int]:
   """(starts, length) of the fewest equal intervals that cover `size`, spread evenly."""
   if size <= tile:
     return np.array([0]), size
@@ -60,7 +64,7 @@ def _cover(size, tile, overlap):
   return np.linspace(0, size - tile, count).round().astype(np.int32), tile
 
 
-def _window(length, overlap, scale, count):
+def _window(length: int, overlap: int, scale: int, count: int) -> np.ndarray:
   """float32 (scale * length,) weights in (0, 1], ramping up at both ends where there are
   neighbours."""
   if count == 1:

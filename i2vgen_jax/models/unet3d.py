@@ -8,13 +8,16 @@ Dimension key: B batch, F frames, H W latent height and width, C channels, L con
 D context width, E embedding width.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.models import attention, free_u, layers, pallas_attention, video_parts
+
+Target = TypeVar('Target', bound=type[nn.Module])
 
 
 class Level(nn.Module):
@@ -29,13 +32,15 @@ class Level(nn.Module):
   remat: str
   dtype: jnp.dtype
 
-  def _resnet(self, i, x_BFHWC, embedding_BE, dropout_keys_B):
+  def _resnet(
+    self, i: int, x_BFHWC: jax.Array, embedding_BE: jax.Array, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
     block = rematerialized(layers.ResBlock, self.remat)(
       self.channels, self.norm_groups, self.dropout, self.dtype, name=f'resnets_{i}'
     )
     return block(x_BFHWC, embedding_BE, dropout_keys_B)
 
-  def _attend(self, i, x_BFHWC, context_BLD):
+  def _attend(self, i: int, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
     sizes = (self.channels // self.head_dim, self.head_dim, self.norm_groups, self.dtype)
     spatial = rematerialized(attention.SpatialTransformer, self.remat)(
       *sizes, name=f'attentions_{i}'
@@ -45,7 +50,14 @@ class Level(nn.Module):
     )
     return temporal(spatial(x_BFHWC, context_BLD))
 
-  def _layer(self, i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+  def _layer(
+    self,
+    i: int,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
     x_BFHWC = self._resnet(i, x_BFHWC, embedding_BE, dropout_keys_B)
     return self._attend(i, x_BFHWC, context_BLD) if self.has_attention else x_BFHWC
 
@@ -57,7 +69,13 @@ class DownBlock(Level):
   is_last: bool = False
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns the output and the list of skips."""
     skips = []
     for i in range(self.num_layers):
@@ -73,7 +91,13 @@ class MidBlock(Level):
   """A layer with attention and one more ResBlock, at the lowest resolution."""
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
     """(B, F, H, W, C) -> the same."""
     x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
@@ -85,7 +109,15 @@ class UpBlock(Level):
   free_u: tuple[tuple[float, float], ...] = ()  # Of its first layers.
 
   @nn.compact
-  def __call__(self, x_BFHWC, skips, next_size, embedding_BE, context_BLD, dropout_keys_B):
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    skips: Sequence[jax.Array],
+    next_size: tuple[int, int] | None,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
     """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width)."""
     for i, skip_BFHWC in enumerate(skips):
       if i < len(self.free_u):
@@ -137,7 +169,13 @@ class UNet3D(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, noisy_latents_BFHWC, timesteps_B, conditioning, dropout_keys_B=None):
+  def __call__(
+    self,
+    noisy_latents_BFHWC: jax.Array,
+    timesteps_B: jax.Array,
+    conditioning: Mapping[str, jax.Array],
+    dropout_keys_B: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns the prediction, float32, shaped as the latents with `out_channels`.
 
     Args:
@@ -185,7 +223,13 @@ class UNet3D(nn.Module):
     x = layers.Conv(self.out_channels, zero=('kernel',), dtype=self.dtype, name='conv_out')(x)
     return x.astype(jnp.float32)
 
-  def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
+  def _embed(
+    self,
+    noisy_latents_BFHWC: jax.Array,
+    timesteps_B: jax.Array,
+    conditions: Mapping[str, jax.Array],
+    dropout_keys_B: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
     num_frames = noisy_latents_BFHWC.shape[1] * video_parts.num_parts()
     latent_channels = noisy_latents_BFHWC.shape[-1]
@@ -224,7 +268,7 @@ class UNet3D(nn.Module):
     context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
     return x_BFHWC, sum(routes['embedding']), context_BLD
 
-  def _level(self, i):
+  def _level(self, i: int) -> dict[str, Any]:
     return dict(
       channels=self.block_channels[i],
       has_attention=self.attention_levels[i],
@@ -236,7 +280,7 @@ class UNet3D(nn.Module):
       dtype=self.dtype,
     )
 
-  def _check_sizes(self):
+  def _check_sizes(self) -> None:
     if len(self.block_channels) != len(self.attention_levels):
       raise ValueError(
         f'block_channels={self.block_channels} and attention_levels={self.attention_levels} '
@@ -260,7 +304,7 @@ class TimeEmbedding(nn.Module):
   width: int
 
   @nn.compact
-  def __call__(self, timesteps_B):
+  def __call__(self, timesteps_B: jax.Array) -> jax.Array:
     """(B,) -> (B, E)."""
     h = layers.sinusoid(timesteps_B, self.width // 4)
     h = nn.silu(layers.Dense(self.width, name='linear_1')(h))
@@ -285,7 +329,7 @@ POLICIES = {
 }
 
 
-def rematerialized(cls, remat):
+def rematerialized(cls: Target, remat: str) -> Target:
   """The module class, whose backward pass computes anew what POLICIES does not keep; 'none' keeps
   all."""
   if remat == 'none':

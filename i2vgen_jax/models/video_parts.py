@@ -16,6 +16,8 @@ Dimension key: B batch, F frames, H W height and width, S = H*W, C channels.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -24,7 +26,7 @@ BATCH_AXES, AXIS, HEADS = ('slice', 'data', 'fsdp'), 'context', 'tensor'
 P = jax.sharding.PartitionSpec
 
 
-def split_videos(function):
+def split_videos(function: Callable[..., Any]) -> Callable[..., Any]:
   """The same function of whole batches, of which each device computes what `context` leaves to it.
 
   Args:
@@ -62,13 +64,13 @@ def split_videos(function):
   return of_whole_batch
 
 
-def num_parts():
+def num_parts() -> int:
   """Into how many parts the video is cut of which this code sees one."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.shape[AXIS] if AXIS in mesh.manual_axes else 1
 
 
-def pixels_apart(x_BFHWC):
+def pixels_apart(x_BFHWC: jax.Array) -> jax.Array:
   """From some frames of all pixels to some pixels, in one row, of all frames; whole videos stay.
 
   Raises:
@@ -86,7 +88,7 @@ def pixels_apart(x_BFHWC):
   return _exchange(row_BF1SC, split_axis=3, concat_axis=1)
 
 
-def frames_apart(x_BFHWC, height, width):
+def frames_apart(x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
   """The inverse of pixels_apart: some frames, of the whole height and width."""
   if num_parts() == 1:
     return x_BFHWC
@@ -94,13 +96,13 @@ def frames_apart(x_BFHWC, height, width):
   return x_BF1SC.reshape(*x_BF1SC.shape[:2], height, width, x_BF1SC.shape[-1])
 
 
-def _exchange(x_BF1SC, **axes):
+def _exchange(x_BF1SC: jax.Array, **axes: int) -> jax.Array:
   """On the rows that a device holds: left to XLA, it gathers those of all devices before."""
   exchange = functools.partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True, **axes)
   return on_each_device(exchange, ('BF1SC',), num_heads=1)(x_BF1SC)
 
 
-def own_part(x, dim):
+def own_part(x: jax.Array, dim: int) -> jax.Array:
   """Of an array that every device has whole, the part of a dim that is this device's."""
   if num_parts() == 1:
     return x
@@ -108,12 +110,14 @@ def own_part(x, dim):
   return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, dim)
 
 
-def mean_of_parts(x):
+def mean_of_parts(x: jax.Array) -> jax.Array:
   """The mean over all parts, of equal size."""
   return x if num_parts() == 1 else jax.lax.pmean(x, AXIS)
 
 
-def on_each_device(function, dims, num_heads):
+def on_each_device(
+  function: Callable[..., jax.Array], dims: Sequence[str], num_heads: int
+) -> Callable[..., jax.Array]:
   """The function on what each device holds of its arrays, for what XLA cannot split itself.
 
   A dim that its axes do not divide is whole.

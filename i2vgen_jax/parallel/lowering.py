@@ -6,6 +6,8 @@ nothing across them: sums of a norm over a reshaped convolution are not fused wi
 a ResBlock in such a region takes 11.4 ms on v5p, as outside; with them 12.6 (docs/performance.md).
 """
 
+from typing import Any
+
 from jax._src.interpreters import mlir
 from jax.sharding import AxisType
 
@@ -13,12 +15,12 @@ _SAYS_NOTHING = {AxisType.Auto, AxisType.Manual}
 _original = mlir.lower_with_sharding_in_types
 
 
-def leave_out_empty_constraints():
+def leave_out_empty_constraints() -> None:
   """From now on, in this process. Meshes with explicit axes are lowered as before."""
   mlir.lower_with_sharding_in_types = _lower
 
 
-def _lower(ctx, op, aval):
+def _lower(ctx: Any, op: Any, aval: Any) -> Any:
   if _SAYS_NOTHING.issuperset(aval.sharding.mesh.axis_types):
     return op
   return _original(ctx, op, aval)

@@ -8,6 +8,8 @@ network between: what crosses it is one reduction of gradients per step.
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +18,10 @@ from jax.experimental import mesh_utils
 AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')
 P = jax.sharding.PartitionSpec
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 
-def resolve(axis_sizes, num_devices):
+def resolve(axis_sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
   """Sizes of all `AXES`, in their order.
 
   Args:
@@ -46,7 +49,9 @@ def resolve(axis_sizes, num_devices):
   return {name: sizes[name] for name in AXES}
 
 
-def make_mesh(axis_sizes, devices=None):
+def make_mesh(
+  axis_sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
   """A mesh over all devices.
 
   Args:
@@ -77,7 +82,7 @@ def make_mesh(axis_sizes, devices=None):
   return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def within(mesh, function):
+def within(mesh: AnyMesh, function: Callable[..., Any]) -> Callable[..., Any]:
   """The function, traced with the mesh in context, where models/kernels.py looks for it."""
 
   @functools.wraps(function)
@@ -88,17 +93,17 @@ def within(mesh, function):
   return traced
 
 
-def batch_shards(mesh):
+def batch_shards(mesh: AnyMesh) -> int:
   """Into how many parts a batch is split."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_sharding(mesh):
+def batch_sharding(mesh: AnyMesh) -> jax.sharding.NamedSharding:
   """Leading dim over slice x data x fsdp, the rest whole."""
   return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
 
 
-def batch_reader(mesh):
+def batch_reader(mesh: jax.sharding.Mesh) -> tuple[int, int]:
   """(index, count): which of so many parts of each batch this process reads.
 
   Processes whose devices hold the same rows, as where the mesh splits matrices over them, read the
@@ -120,12 +125,12 @@ def batch_reader(mesh):
   return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
-def replicated(mesh):
+def replicated(mesh: AnyMesh) -> jax.sharding.NamedSharding:
   """Every device holds all of it."""
   return jax.sharding.NamedSharding(mesh, P())
 
 
-def place_batch(batch, mesh):
+def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts this host's rows of a batch on its devices; the result is the global batch.
 
   Args:
@@ -138,7 +143,7 @@ def place_batch(batch, mesh):
   )
 
 
-def check_batch_sizes(buckets, mesh, accumulation):
+def check_batch_sizes(buckets: Iterable[Any], mesh: AnyMesh, accumulation: int) -> None:
   """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or what is
   left of it not over `context`."""
   parts, context = batch_shards(mesh) * accumulation, mesh.shape['context']

@@ -7,6 +7,8 @@ of 12.8 (docs/performance.md). Behind a barrier they are fused as on one slice.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -19,7 +21,7 @@ REPLICAS = ('slice', 'data')
 ROWS = 'fsdp'  # Over which the rows of a replica are split.
 
 
-def mean_over_replicas(function, has_rows=False):
+def mean_over_replicas(function: Callable[..., Any], has_rows: bool = False) -> Callable[..., Any]:
   """The function of whole batches, computed by replicas where there are several slices.
 
   Args:
@@ -54,7 +56,7 @@ def mean_over_replicas(function, has_rows=False):
   return of_whole_batch
 
 
-def _mean(tree):
+def _mean(tree: Any) -> Any:
   if isinstance(tree, tuple):
     return tuple(map(_mean, tree))
   entries = tree if isinstance(tree, dict) else {'': tree}

@@ -6,8 +6,12 @@ EMA end in the same names, so one table places the whole state. No model file kn
 
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+
+from i2vgen_jax.parallel import mesh as mesh_lib
 
 P = jax.sharding.PartitionSpec
 
@@ -26,12 +30,18 @@ RULES = (
 )
 
 
-def path_name(path):
+def path_name(path: Sequence[Any]) -> str:
   """'params/down_blocks_0/conv1/kernel' of a jax tree path."""
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
-def spec_for(name, shape, mesh, min_elements, rules=RULES):
+def spec_for(
+  name: str,
+  shape: Sequence[int],
+  mesh: mesh_lib.AnyMesh,
+  min_elements: int,
+  rules: Sequence[tuple[str, tuple[str | None, ...]]] = RULES,
+) -> jax.sharding.PartitionSpec:
   """The PartitionSpec of one tensor.
 
   Args:
@@ -69,7 +79,7 @@ def spec_for(name, shape, mesh, min_elements, rules=RULES):
   return P()
 
 
-def shard_tree(abstract_tree, mesh, min_elements):
+def shard_tree(abstract_tree: Any, mesh: mesh_lib.AnyMesh, min_elements: int) -> Any:
   """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jax.sharding.NamedSharding(
@@ -79,7 +89,7 @@ def shard_tree(abstract_tree, mesh, min_elements):
   )
 
 
-def with_shardings(abstract_tree, shardings):
+def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
   """ShapeDtypeStructs that say where they lie."""
   return jax.tree.map(
     lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),

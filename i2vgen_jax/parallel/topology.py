@@ -59,32 +59,32 @@ class Topology:
   grid: str = ''  # Chips of one slice, such as 4x4x8.
 
   @property
-  def hosts(self):
+  def hosts(self) -> int:
     """Of all slices: one process on each."""
     return self.slices * self.hosts_per_slice
 
   @property
-  def devices(self):
+  def devices(self) -> int:
     """That JAX sees in all."""
     return self.hosts * self.chips_per_host * self.devices_per_chip
 
   @property
-  def generation_name(self):
+  def generation_name(self) -> str:
     """Key of GENERATIONS."""
     return next(name for name, value in GENERATIONS.items() if value is self.generation)
 
   @property
-  def chips(self):
+  def chips(self) -> int:
     """Of all slices."""
     return self.hosts * self.chips_per_host
 
   @property
-  def accelerator_type(self):
+  def accelerator_type(self) -> str:
     """gcloud's name of one slice, such as v5litepod-256."""
     return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'
 
 
-def parse(name):
+def parse(name: str) -> Topology:
   """The Topology of a name.
 
   Raises:

@@ -6,6 +6,9 @@ TPU flag here, XLA of jaxlib 0.10.2 every GPU flag. None has been timed on a chi
 'none', and keep what measures better.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 # Products are not cut into a loop of small ones around each transfer: our widths are too small.
@@ -66,7 +69,7 @@ PROFILES = {  # Name -> (platform, flags).
 }
 
 
-def options(name, platform, slices=1):
+def options(name: str, platform: str, slices: int = 1) -> dict[str, Any]:
   """Flags of a profile, for `compile(compiler_options=...)`.
 
   Args:
@@ -89,7 +92,7 @@ def options(name, platform, slices=1):
   return flags | (_WHOLE_PRODUCTS if platform == 'tpu' and slices > 1 else {})
 
 
-def jit_once(function, **arguments):
+def jit_once(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
   """jax.jit for what runs once: on CPU, optimising takes longer than it saves."""
   options = {'cpu': {'xla_backend_optimization_level': 0}}.get(jax.default_backend())
   return jax.jit(function, compiler_options=options, **arguments)

@@ -8,7 +8,10 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+import ml_collections
 from absl import flags
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -21,7 +24,7 @@ from i2vgen_jax.plan import chips, compiled, estimate
 from i2vgen_jax.process import cli, config_flag
 
 
-def main():
+def main() -> None:
   """Entry point."""
   values = flags.FLAGS
   config, topology = values.config, topology_lib.parse(values.topology)
@@ -41,7 +44,7 @@ def main():
     pathlib.Path(values.json).write_text(json.dumps(result, indent=1) + '\n')
 
 
-def choose(buckets, name):
+def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
   """The bucket of a name, '' the first; raises ValueError for an unknown one."""
   named = {bucket.name: bucket for bucket in buckets}
   if name and name not in named:
@@ -49,7 +52,12 @@ def choose(buckets, name):
   return named[name] if name else buckets[0]
 
 
-def compile_for(config, topology, bucket, hlo=''):
+def compile_for(
+  config: ml_collections.ConfigDict,
+  topology: topology_lib.Topology,
+  bucket: buckets_lib.Bucket,
+  hlo: str = '',
+) -> dict[str, Any]:
   """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
   device = chips.device(topology)
   mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
@@ -68,7 +76,7 @@ def compile_for(config, topology, bucket, hlo=''):
   )
 
 
-def table(plan, topology, mfu):
+def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   """The plan as lines to read."""
   total = sum(plan.bytes.values())
   gib = lambda number: f'{number / estimate.GIB:9.2f} GiB'  # noqa: E731

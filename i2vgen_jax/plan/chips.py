@@ -6,11 +6,13 @@ chip shows as two devices; its figures are halved here.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from i2vgen_jax import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology as topology_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Device:
   kernel_rate: float  # Share of the peak that splash attention is taken to reach.
 
   @property
-  def peak(self):
+  def peak(self) -> float:
     """Dense bfloat16 FLOP/s."""
     return flops.peak(self.kind)
 
   @property
-  def clock(self):
+  def clock(self) -> float:
     """Hz, of the peak and the 128x128 or 256x256 multipliers: 4 per v5e core, 8 per v5p chip."""
     multipliers, side = {'TPU v5 lite': (4, 128), 'TPU v5': (8, 128)}.get(self.kind, (4, 256))
     return self.peak / (2 * multipliers * side * side)
@@ -48,7 +50,7 @@ DEVICES = {
 }
 
 
-def device(topology):
+def device(topology: topology_lib.Topology) -> Device:
   """The Device of a i2vgen_jax.parallel.topology.Topology.
 
   Raises:
@@ -61,7 +63,7 @@ def device(topology):
   return DEVICES[topology.generation_name]
 
 
-def abstract_mesh(sizes, device_of_mesh):
+def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:
   """A mesh of devices that are nowhere, for tracing and for the shapes of shards."""
   auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
   named = jax.sharding.AbstractDevice(device_of_mesh.kind, device_of_mesh.cores, 'tpu')

@@ -10,6 +10,8 @@ import collections
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,15 @@ from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.plan import hlo
+from i2vgen_jax.parallel import topology as topology_lib
+from i2vgen_jax.plan import chips, hlo
 from i2vgen_jax.training import step as step_lib
 
 # Collectives that move every byte through a link about twice: reduce and gather.
 TWICE = ('all-reduce',)
 
 
-def devices(topology):
+def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
   """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
 
   Raises:
@@ -49,7 +52,7 @@ def devices(topology):
   return described.devices
 
 
-def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket):
+def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
   """The lowered train step for one bucket, of a batch that is encoded."""
   abstract, shardings, _, step_of_loss = step_lib.from_config(session)
   encoded_loss = step_lib.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
@@ -67,13 +70,17 @@ def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket):
   )
 
 
-def compile_step(lowered, options=None):
+def compile_step(
+  lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, float]:
   """(compiled, CPU seconds); options are XLA's."""
   started = time.process_time()
   return lowered.compile(compiler_options=dict(options or {})), time.process_time() - started
 
 
-def report(compiled, mesh, device, model_flops):
+def report(
+  compiled: jax.stages.Compiled, mesh: jax.sharding.Mesh, device: chips.Device, model_flops: float
+) -> dict[str, Any]:
   """What the compiled step takes, as a dict for JSON.
 
   Args:
@@ -117,18 +124,18 @@ def report(compiled, mesh, device, model_flops):
   }
 
 
-def is_kernel(op):
+def is_kernel(op: hlo.Op) -> bool:
   """Whether an op is a Pallas kernel."""
   return op.kind == 'custom-call' and hlo.KERNEL in op.text
 
 
-def secs_of_kernel(op, device):
+def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
   """At the share of the peak that kernels are taken to reach, or at the rate of memory."""
   num_flops, num_bytes = kernel_cost(op)
   return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
 
 
-def kernel_cost(op):
+def kernel_cost(op: hlo.Op) -> tuple[int, int]:
   """(FLOPs, bytes) of a Pallas kernel: as it states them, or those of splash attention.
 
   That one takes two matrix products forward, four for the gradients of keys and values, three for
@@ -143,13 +150,13 @@ def kernel_cost(op):
   return products * 2 * int(np.prod(batch)) * tokens**2 * size, 0
 
 
-def secs(exchange, device):
+def secs(exchange: hlo.Collective, device: chips.Device) -> float:
   """A lower bound of a collective's time: its bytes over all links of a device, one way."""
   rate = device.dcn_bytes_per_sec if 'slice' in exchange.axes else device.ici_bytes_per_sec / 2
   return exchange.bytes * exchange.times * (1 + (exchange.kind in TWICE)) / rate
 
 
-def by_kind_and_axis(exchanges):
+def by_kind_and_axis(exchanges: Sequence[hlo.Collective]) -> dict[str, dict[str, float]]:
   """Number, bytes and overlapped bytes of collectives, by kind, axes and network."""
   rows = collections.defaultdict(lambda: dict(number=0, gib=0.0, overlapped_gib=0.0))
   for exchange in exchanges:
@@ -161,7 +168,7 @@ def by_kind_and_axis(exchanges):
   return dict(rows)
 
 
-def all_to_alls(exchanges):
+def all_to_alls(exchanges: Sequence[hlo.Collective]) -> dict[str, float]:
   """MiB by the module that each all-to-all was made for: no mesh of ours asks for any."""
   rows = collections.Counter()
   for exchange in exchanges:
@@ -170,7 +177,7 @@ def all_to_alls(exchanges):
   return dict(rows.most_common())
 
 
-def most_expensive(program, device):
+def most_expensive(program: hlo.Program, device: chips.Device) -> list[dict[str, Any]]:
   """The ten ops of most estimated time, with the module that each was made for."""
   rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:10]
   return [
@@ -179,7 +186,7 @@ def most_expensive(program, device):
   ]
 
 
-def by_kind_of_op(program, device):
+def by_kind_of_op(program: hlo.Program, device: chips.Device) -> dict[str, float]:
   """Estimated seconds of matrix products, elementwise loops, copies and the rest."""
   totals = collections.Counter()
   for op, times in hlo.executed(program):

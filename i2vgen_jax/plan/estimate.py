@@ -7,16 +7,21 @@ stated share of the peak.
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import flops, lora
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.models import attention, layers
+from i2vgen_jax.models import attention, layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips
 from i2vgen_jax.training import step
 
@@ -43,7 +48,14 @@ class Plan:
   hints: list
 
 
-def make(config, topology, buckets, *, mfu, clip_cpu_secs):
+def make(
+  config: ml_collections.ConfigDict,
+  topology: topology_lib.Topology,
+  buckets: Sequence[buckets_lib.Bucket],
+  *,
+  mfu: float,
+  clip_cpu_secs: float,
+) -> Plan:
   """The Plan.
 
   Args:
@@ -99,7 +111,9 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   return plan
 
 
-def state_bytes(state, placed, session: session_lib.Session) -> dict[str, int]:
+def state_bytes(
+  state: step.TrainState, placed: step.TrainState, session: session_lib.Session
+) -> dict[str, int]:
   """Exact bytes of one device by kind; the gradients lie as the parameters do.
 
   Args:
@@ -120,7 +134,7 @@ def state_bytes(state, placed, session: session_lib.Session) -> dict[str, int]:
   }
 
 
-def device_bytes(tree, shardings):
+def device_bytes(tree: Any, shardings: Any) -> int:
   """Bytes of a tree's shards on one device, less those in the memory of its host."""
   return sum(
     _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
@@ -129,11 +143,13 @@ def device_bytes(tree, shardings):
   )
 
 
-def _bytes(dtype, shape):
+def _bytes(dtype: jnp.dtype, shape: tuple[int, ...]) -> int:
   return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
 
 
-def activation_bytes(session, bucket, device):
+def activation_bytes(
+  session: session_lib.Session, bucket: buckets_lib.Bucket, device: chips.Device
+) -> int:
   """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
   recomputed, those of the costliest one besides."""
   unet = session.unet
@@ -148,7 +164,9 @@ def activation_bytes(session, bucket, device):
   return two - one + block  # What does not grow with the batch is weights.
 
 
-def largest_block(unet, mesh, shape):
+def largest_block(
+  unet: unet3d.UNet3D, mesh: jax.sharding.AbstractMesh, shape: tuple[int, ...]
+) -> int:
   """Bytes that the costliest block of the highest resolution keeps while it is recomputed."""
   batch_size, frames, height, width, _ = shape
   channels = unet.block_channels[0]
@@ -171,10 +189,12 @@ def largest_block(unet, mesh, shape):
   )
 
 
-def residual_bytes(module, params, mesh, *arguments):
+def residual_bytes(
+  module: Any, params: Any, mesh: jax.sharding.AbstractMesh, *arguments: Any
+) -> int:
   """Device bytes of what reverse mode keeps of one call, parameters themselves left out."""
 
-  def forward(params, *arguments):
+  def forward(params: Any, *arguments: Any) -> Any:
     return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
 
   kept = jax.make_jaxpr(mesh_lib.within(mesh, forward))(params, *arguments).out_avals
@@ -187,11 +207,13 @@ def residual_bytes(module, params, mesh, *arguments):
   ) - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
-def _keys(num):
+def _keys(num: int) -> Any:
   return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num))
 
 
-def bucket_rows(session, buckets):
+def bucket_rows(
+  session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]
+) -> list[dict[str, Any]]:
   """Name, batch, share of steps and TFLOP per step (three forward passes) of each bucket."""
   total = sum(bucket.weight for bucket in buckets)
   by_shape = {}
@@ -211,7 +233,7 @@ def bucket_rows(session, buckets):
   return rows
 
 
-def hints(plan, sizes, config):
+def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:
   """Lines of advice."""
   total = sum(plan.bytes.values())
   fixed = total - plan.samples_per_device * plan.bytes_per_sample

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -33,12 +34,15 @@ class Op:
   text: str
 
   @property
-  def bytes(self):
+  def bytes(self) -> int:
     """Of the result; of a tuple, the sum."""
     return type_bytes(self.type)
 
 
-def parse(text):
+Program = tuple[dict[str, list[Op]], str]  # Ops by computation, and the entry's name.
+
+
+def parse(text: str) -> Program:
   """({computation: [Op]}, name of the entry) of `compiled.as_text()`."""
   computations, current, entry = {}, None, None
   for line in text.splitlines():
@@ -57,7 +61,7 @@ def parse(text):
   return {name: [_op(line) for line in lines] for name, lines in computations.items()}, entry
 
 
-def _op(line):
+def _op(line: str) -> Op:
   match = _OP.match(line)
   name, result, kind = match.groups()
   arguments = line[match.end() :].split(')', 1)[0]
@@ -75,11 +79,11 @@ def _op(line):
   )
 
 
-def executed(program):
+def executed(program: Program) -> Iterator[tuple[Op, int]]:
   """(Op, times) of all that runs: a loop's body as often as XLA knows, a fusion as one op."""
   computations, entry = program
 
-  def walk(name, times):
+  def walk(name: str, times: int) -> Iterator[tuple[Op, int]]:
     for op in computations[name]:
       yield op, times
       if op.kind in ('while', 'call', 'conditional', 'async-start'):
@@ -91,7 +95,7 @@ def executed(program):
   yield from walk(entry, 1)
 
 
-def type_bytes(text):
+def type_bytes(text: str) -> int:
   """Bytes of 'bf16[4,16]{1,0}', or of a tuple of such."""
   total = 0
   for dtype, dims in re.findall(r'\b([a-z]\w*)\[([\d,]*)\]', text):
@@ -101,12 +105,12 @@ def type_bytes(text):
   return int(total)
 
 
-def array_types(text):
+def array_types(text: str) -> list[str]:
   """['f32[8]{0}', 'bf16[4,16]{1,0}'] of a tuple's type."""
   return re.findall(r'\b[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?', text)
 
 
-def dims(text):
+def dims(text: str) -> tuple[int, ...]:
   """(4, 16) of 'bf16[4,16]{1,0}'."""
   match = re.search(r'\[([\d,]*)\]', text)
   return tuple(int(dim) for dim in match.group(1).split(',') if dim)
@@ -124,7 +128,7 @@ class Collective:
   op: Op
 
 
-def collectives(program, mesh_shape):
+def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
   """All Collectives of a program.
 
   Args:
@@ -163,7 +167,7 @@ def collectives(program, mesh_shape):
   return list(found.values())
 
 
-def _exchange(op, computations):
+def _exchange(op: Op, computations: Mapping[str, list[Op]]) -> tuple[str, Op] | None:
   """(kind, the op that says between whom) if an op is a collective or is fused with one."""
   kind = op.kind.removesuffix('-start')
   if kind in COLLECTIVES:
@@ -183,7 +187,7 @@ def _exchange(op, computations):
   return None
 
 
-def _overlapped(ops):
+def _overlapped(ops: Iterable[Op]) -> Iterator[str]:
   """Starts of asynchronous ops before whose end something that takes time is scheduled."""
   running = {}
   for op in ops:
@@ -198,7 +202,7 @@ def _overlapped(ops):
       running[op.name] = (op, False)
 
 
-def crossed_axes(text, mesh_shape):
+def crossed_axes(text: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
   """Names of the mesh axes along which the members of a replica group differ.
 
   XLA numbers devices as they lie in the mesh, row-major.
@@ -212,7 +216,7 @@ def crossed_axes(text, mesh_shape):
   )
 
 
-def _one_group(text, num_devices):
+def _one_group(text: str, num_devices: int) -> list[int]:
   """Device numbers of one of the groups that an instruction's text names, in any of HLO's forms."""
   if pairs := re.search(r'source_target_pairs=\{(.*?)\}\}', text):
     for pair in re.findall(r'(\d+),(\d+)', pairs.group(1)):

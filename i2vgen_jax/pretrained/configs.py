@@ -5,7 +5,11 @@ tell most; checked here is what no shape shows.
 """
 
 import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import ml_collections
 from absl import logging
 
 from i2vgen_jax.pretrained import t5_names
@@ -45,7 +49,7 @@ BETA_SCHEDULES = {
 }
 
 
-def unet_config(config):
+def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Config of diffusers' I2VGenXLUNet.
 
   Raises:
@@ -94,7 +98,7 @@ def unet_config(config):
   )
 
 
-def vae_config(config):
+def vae_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Config of diffusers' AutoencoderKL."""
   model = config.vae.model
   levels = len(model.block_channels)
@@ -116,7 +120,9 @@ def vae_config(config):
   )
 
 
-def text_config(config, token_ids, dtype='float32'):
+def text_config(
+  config: ml_collections.ConfigDict, token_ids: Mapping[str, int], dtype: str = 'float32'
+) -> dict[str, Any]:
   """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids."""
   model = config.text_encoder.model
   return dict(
@@ -136,7 +142,7 @@ def text_config(config, token_ids, dtype='float32'):
   )
 
 
-def vision_config(config, dtype='float32'):
+def vision_config(config: ml_collections.ConfigDict, dtype: str = 'float32') -> dict[str, Any]:
   """Config of transformers' CLIPVisionModelWithProjection."""
   model = config.image_encoder.model
   return dict(
@@ -156,7 +162,9 @@ def vision_config(config, dtype='float32'):
   )
 
 
-def image_processor_config(config, mean, std):
+def image_processor_config(
+  config: ml_collections.ConfigDict, mean: Iterable[float], std: Iterable[float]
+) -> dict[str, Any]:
   """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
   size = config.image_encoder.model.image_size
   return dict(
@@ -175,7 +183,7 @@ def image_processor_config(config, mean, std):
   )
 
 
-def scheduler_config(config):
+def scheduler_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's.
 
   Raises:
@@ -206,7 +214,7 @@ def scheduler_config(config):
   )
 
 
-def model_index():
+def model_index() -> dict[str, Any]:
   """Which class reads which folder."""
   return dict(
     _class_name='I2VGenXLPipeline',
@@ -221,7 +229,7 @@ def model_index():
   )
 
 
-def check_vgen(config):
+def check_vgen(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError if none of VGen's classes computes what the U-Net does.
 
   A model of text alone is UNetSD_SR600; any other has to be UNetSD_I2VGen, which has built in what
@@ -233,7 +241,7 @@ def check_vgen(config):
     unet_config(config)
 
 
-def _require_equal(name, unet, needed, **normalized):
+def _require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized: Any) -> None:
   # Runs from before there were row_margin and free_u have neither.
   found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
@@ -244,11 +252,13 @@ def _require_equal(name, unet, needed, **normalized):
       )
 
 
-def _as_lists(value):
+def _as_lists(value: Any) -> Any:
   return json.loads(json.dumps(value, default=dict))
 
 
-def check_source(network, folder, config, module):
+def check_source(
+  network: str, folder: pathlib.Path, config: ml_collections.ConfigDict, module: Any
+) -> None:
   """Compares a folder's config.json, if it has one, with ours in what no tensor's shape shows.
 
   Args:
@@ -281,7 +291,9 @@ def check_source(network, folder, config, module):
     _check_scaling_factor(path, theirs.get('scaling_factor'), config.vae.scaling_factor)
 
 
-def _unseen_fields(network, theirs, config):
+def _unseen_fields(
+  network: str, theirs: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
   model = config.unet if network == 'unet' else config[network].model
   if network == 'vae':
     return dict(norm_num_groups=model.norm_groups)
@@ -295,7 +307,7 @@ def _unseen_fields(network, theirs, config):
   return dict(norm_num_groups=model.norm_groups, attention_head_dim=head_dim)
 
 
-def _check_scaling_factor(path, theirs, ours):
+def _check_scaling_factor(path: pathlib.Path, theirs: float | None, ours: float) -> None:
   if theirs is None or theirs == ours:
     return
   advice = f'--config.vae.scaling_factor={theirs} takes the one of the file'

@@ -9,7 +9,7 @@ Nothing here needs torch.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ class Slot:
   gains: tuple[float, ...] = ()
   num_inputs: int | None = None
 
-  def shape(self, shape):
+  def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the file's tensor, whose contents have `shape` in diffusers."""
     if self.num_inputs is not None:
       shape = (shape[0], self.num_inputs, *shape[2:])
@@ -53,7 +53,7 @@ class Slot:
       shape = shape[::-1]
     return (shape[0] * self.part[1], *shape[1:], *(1,) * self.trailing_ones)
 
-  def read(self, value, shape):
+  def read(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The tensor of `shape` in diffusers' layout, from the file's."""
     value = np.split(value, self.part[1])[self.part[0]]
     value = value.reshape(value.shape[: value.ndim - self.trailing_ones])
@@ -63,13 +63,13 @@ class Slot:
       value = np.pad(value, [(0, 0), (0, missing_inputs), *[(0, 0)] * (len(shape) - 2)])
     return value * self._gains(value) if self.gains else value
 
-  def write(self, value):
+  def write(self, value: np.ndarray) -> np.ndarray:
     """The file's tensor, or this slot's part of it, from diffusers'."""
     value = value / self._gains(value) if self.gains else value
     value = value.T if self.transposed else value
     return value.reshape(value.shape + (1,) * self.trailing_ones)
 
-  def _gains(self, value):
+  def _gains(self, value: np.ndarray) -> np.ndarray:
     return np.reshape(np.asarray(self.gains, value.dtype), (-1, *(1,) * (value.ndim - 2)))
 
 
@@ -87,7 +87,9 @@ class Format:
   slot_of: Callable[[str], Slot | None] = Slot
   ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def mismatch(self, names, stored):
+  def mismatch(
+    self, names: Collection[str], stored: Collection[str]
+  ) -> tuple[list[str], list[str], int]:
     """(missing, unexpected, number found): the file's names against those of a model."""
     slots = [self.slot_of(name) for name in names]
     wanted = {slot.name for slot in slots if slot is not None}
@@ -200,7 +202,9 @@ def from_formats(
   return _unflatten(flat), found
 
 
-def choose_format(formats, names, stored):
+def choose_format(
+  formats: Sequence[Format], names: Collection[str], stored: Collection[str]
+) -> Format:
   """The format by which the fewest names are missing or unexpected.
 
   Raises:
@@ -220,7 +224,7 @@ def choose_format(formats, names, stored):
   return min(scores)[-1]
 
 
-def any_match(patterns, name):
+def any_match(patterns: Iterable[str], name: str) -> bool:
   """Whether a name matches one of the patterns from its start."""
   return any(re.match(pattern, name) for pattern in patterns)
 
@@ -238,23 +242,23 @@ def _from_torch_layout(path: str, value: np.ndarray) -> np.ndarray:
   return value.transpose(*range(2, value.ndim), 1, 0)
 
 
-def _torch_shape(path, shape):
+def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _place(value, abstract):
+def _place(value: np.ndarray, abstract: Any) -> jax.Array | np.ndarray:
   placed = getattr(abstract, 'sharding', None)
   if placed is None:
     return value
   return jax.make_array_from_callback(value.shape, placed, lambda index: value[index])
 
 
-def _cast(value, dtype):
+def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
   with np.errstate(over='ignore'):  # Infinities are found and named by `_raise_unless_finite`.
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
-def _raise_unless_finite(tensors, dtype):
+def _raise_unless_finite(tensors: Mapping[str, np.ndarray], dtype: Any) -> None:
   bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
   if bad:
     raise ValueError(
@@ -263,7 +267,9 @@ def _raise_unless_finite(tensors, dtype):
     )
 
 
-def _raise_unless_all_fit(found, missing, unexpected, misshapen) -> None:
+def _raise_unless_all_fit(
+  found: Format, missing: list[str], unexpected: list[str], misshapen: list[str]
+) -> None:
   complaints = [
     f'{len(names)} {kind}:{_listed(names)}'
     for kind, names in (('missing', missing), ('unexpected', unexpected), ('misshapen', misshapen))

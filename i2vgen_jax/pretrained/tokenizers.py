@@ -154,7 +154,9 @@ def t5(
   return _padded(tokenizer, max_length)
 
 
-def _padded(tokenizer, length):
+def _padded(
+  tokenizer: transformers.PreTrainedTokenizerBase, length: int
+) -> Callable[[Sequence[str]], np.ndarray]:
   def tokenize(captions: Sequence[str]) -> np.ndarray:
     ids = tokenizer(list(captions), padding='max_length', truncation=True, max_length=length)
     return np.asarray(ids['input_ids'], np.int32)

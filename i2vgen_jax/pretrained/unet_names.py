@@ -10,7 +10,9 @@ of the attention from the first step.
 """
 
 import re
+from collections.abc import Mapping
 
+from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors
 
 # Applied to the Flax path, before lists and leaves get torch's names.
@@ -76,7 +78,7 @@ def name_of(path: str) -> str:
   return tensors.torch_name(path).replace('linear_.', 'linear_')
 
 
-def formats(unet):
+def formats(unet: unet3d.UNet3D) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.unet3d.UNet3D`, whose levels decide on VGen's numbers."""
   return (DIFFUSERS, vgen(unet), stable_diffusion(), stable_diffusion_ldm(unet))
 
@@ -84,12 +86,12 @@ def formats(unet):
 DIFFUSERS = tensors.Format('I2VGen-XL of diffusers')
 
 
-def vgen(unet):
+def vgen(unet: unet3d.UNet3D) -> tensors.Format:
   """VGen's state_dict: of UNetSD_I2VGen, 1,509 tensors for the 1,511 of diffusers; of a model of
   text alone UNetSD_SR600, 1,480 tensors of the same names."""
   has_image = any(line.kind == 'image_latents' for line in unet.conditioners)
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot:
     vgen_name = _ldm_name(name, unet, _LDM | _VGEN, has_temporal=True)
     if name == 'conv_in.weight' and has_image:
       channels = unet.out_channels
@@ -103,11 +105,11 @@ def vgen(unet):
   return tensors.Format('I2VGen-XL of VGen' if has_image else 'SR600 of VGen', slot_of)
 
 
-def stable_diffusion():
+def stable_diffusion() -> tensors.Format:
   """Stable Diffusion 2.x in diffusers' names: the 682 tensors that I2VGen-XL took over and the 4 of
   the time embedding."""
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot | None:
     if not _is_spatial(name):
       return None
     # Four channels of noisy latents; ours has the image's besides.
@@ -116,11 +118,11 @@ def stable_diffusion():
   return tensors.Format('Stable Diffusion of diffusers', slot_of)
 
 
-def stable_diffusion_ldm(unet):
+def stable_diffusion_ldm(unet: unet3d.UNet3D) -> tensors.Format:
   """Stable Diffusion 2.x in latent-diffusion's own names, within the whole model's checkpoint."""
   in_diffusers = stable_diffusion().slot_of
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot | None:
     slot = in_diffusers(name)
     if slot is None:
       return None
@@ -131,12 +133,14 @@ def stable_diffusion_ldm(unet):
   return tensors.Format('Stable Diffusion of latent-diffusion', slot_of, ignored)
 
 
-def _is_spatial(name):
+def _is_spatial(name: str) -> bool:
   known = r'(time_embedding|conv_in|conv_norm_out|conv_out|down_blocks|mid_block|up_blocks)\.'
   return re.match(known, name) is not None and '.temp_' not in name
 
 
-def _ldm_name(name, unet, outside, has_temporal):
+def _ldm_name(
+  name: str, unet: unet3d.UNet3D, outside: Mapping[str, str], has_temporal: bool
+) -> str:
   """latent-diffusion numbers the layers through; VGen puts its temporal ones in between."""
   for pattern, replacement in outside.items():
     if re.match(pattern, name):

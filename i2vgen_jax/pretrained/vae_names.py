@@ -2,7 +2,9 @@
 latent-diffusion's."""
 
 import re
+from collections.abc import Callable
 
+from i2vgen_jax.models import vae as vae_lib
 from i2vgen_jax.pretrained import tensors
 
 # diffusers renamed its attention layers in version 0.12; the autoencoder of Stable Diffusion 2.1
@@ -31,7 +33,7 @@ def name_of(path: str) -> str:
   return tensors.torch_name(path)
 
 
-def formats(vae):
+def formats(vae: vae_lib.AutoencoderKL) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.vae.AutoencoderKL`."""
   alone = {r'(loss|model_ema)\.': "the autoencoder's own training: discriminator, LPIPS, averages"}
   within = {r'(?!first_stage_model\.)': 'the other networks, schedule and averages'}
@@ -45,14 +47,14 @@ def formats(vae):
   )
 
 
-def _old_slot(name):
+def _old_slot(name: str) -> tensors.Slot:
   for new, old in _OLD_ATTENTION.items():
     name = name.replace(f'.attentions.0.{new}.', f'.attentions.0.{old}.')
   return tensors.Slot(name)
 
 
-def _ldm_slots(vae, prefix):
-  def slot_of(name):
+def _ldm_slots(vae: vae_lib.AutoencoderKL, prefix: str) -> Callable[[str], tensors.Slot]:
+  def slot_of(name: str) -> tensors.Slot:
     # Its attention is made of convolutions of one pixel.
     is_matrix = re.search(r'attentions\.0\.to_(q|k|v|out\.0)\.weight', name)
     level = re.match(r'decoder\.up_blocks\.(\d+)', name)

@@ -59,7 +59,7 @@ def flag_message(error: Exception) -> str:
   return f'{type(error).__name__}: {text}{where}'
 
 
-def classify(error):
+def classify(error: BaseException) -> tuple[int, str | None]:
   """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
   if isinstance(error, BudgetError):
     return exit_codes.BUDGET, str(error)
@@ -71,7 +71,7 @@ def classify(error):
   return exit_codes.BUG, None
 
 
-def leave_pod(error):
+def leave_pod(error: BaseException) -> None:
   """In a run of several processes, reports the error and exits at once; alone, does nothing.
 
   Whoever cleans up first waits for processes that wait for it: in a collective, for a save to be
@@ -95,10 +95,10 @@ class _HelpFlag(app.HelpFlag):
   NAME, SHORT_NAME = 'h', None
 
 
-def run(main, num_arguments=0):
+def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
   """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
-  def guarded(argv):
+  def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     # Orbax alone says twenty things about every save; of libraries only warnings are shown.
     logging.get_absl_handler().addFilter(
@@ -126,7 +126,7 @@ def run(main, num_arguments=0):
   app.run(guarded, flags_parser=parse_flags)
 
 
-def require(*names):
+def require(*names: str) -> None:
   """Marks flags as required."""
   for name in names:
     flags.mark_flag_as_required(name)
@@ -168,13 +168,13 @@ class StopRequest:
     """Gives the signals back."""
     self._signals.close()
 
-  def _ask(self, number, frame):
+  def _ask(self, number: int, frame: Any) -> None:
     self._asked = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if jax.distributed.is_initialized() and number == signal.SIGINT:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  def requested(self, step):
+  def requested(self, step: int) -> bool:
     """True from the first step boundary after the signal."""
     if jax.distributed.is_initialized():
       # It listens for SIGTERM itself, and the processes agree on a step.

@@ -12,6 +12,6 @@ LOST_PEER = 171  # Another process of the run is gone.
 FINAL = (BUG, USAGE, BUDGET)
 
 
-def restarts(code):
+def restarts(code: int) -> bool:
   """Whether a run that ended so should be started again."""
   return code != DONE and code not in FINAL

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'nump
 NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
-def join():
+def join() -> None:
   """Joins the other processes; called before anything touches a device.
 
   Cloud TPU, GKE and Slurm are asked who they are; elsewhere the environment says so.
@@ -33,18 +34,18 @@ def join():
     jax.distributed.initialize()
 
 
-def is_lead():
+def is_lead() -> bool:
   """Whether this is the one process that writes what is not sharded."""
   return jax.process_index() == 0
 
 
-def meet(name):
+def meet(name: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def check_alike(what, text):
+def check_alike(what: str, text: str) -> str:
   """Raises ValueError, on all processes, if they do not hold the same text; returns its hash."""
   digest = hashlib.sha256(text.encode()).digest()[:8]
   if jax.process_count() > 1:
@@ -59,7 +60,7 @@ def check_alike(what, text):
   return digest.hex()
 
 
-def preflight(config, workdir, needed_bytes):
+def preflight(config: Any, workdir: str | os.PathLike[str], needed_bytes: int) -> None:
   """Says where the run starts, and checks it: hosts agree, the workdir can be written and holds it.
 
   Args:
@@ -89,7 +90,7 @@ def preflight(config, workdir, needed_bytes):
   )
 
 
-def _check_storage(workdir, needed_bytes):
+def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | None:
   """Free bytes, or None in a bucket."""
   probe = epath.Path(workdir) / f'.write_test_{jax.process_index()}'
   try:
