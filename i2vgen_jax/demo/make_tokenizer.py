@@ -9,6 +9,7 @@ one token of each of `WORDS`. Running it reproduces the folder in the repository
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -38,7 +39,7 @@ def byte_symbols() -> list[str]:
   return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
 
 
-def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
   """Merges after which each word is one symbol, in order of rank.
 
   A word is merged by what the words before it left, then its first two symbols are joined until

@@ -15,6 +15,7 @@ import functools
 import io
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -33,7 +34,7 @@ from i2vgen_jax.pretrained import tensors, vae_names
 from i2vgen_jax.process import cli
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
-MODEL = dict(
+MODEL: dict[str, Any] = dict(
   in_channels=3,
   latent_channels=4,
   block_channels=(8, 16, 16, 32),
@@ -63,7 +64,7 @@ def render_frames(
   frames = []
   for _ in range(num_videos):
     video, _, _ = demo_corpus.render_video(rng, size=source_size)
-    with av.open(io.BytesIO(demo_corpus.encode_video(video))) as container:
+    with av.open(io.BytesIO(demo_corpus.encode_video(video)), 'r') as container:
       decoded = [frame.to_image() for frame in container.decode(video=0)]
     picks = rng.choice(len(decoded), FRAMES_PER_VIDEO, replace=False)
     frames.extend(_resize(decoded[pick], size) for pick in picks)
@@ -95,15 +96,16 @@ def loss_of(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Pixels' absolute and squared error, their differences' absolute error, and KL divergence."""
   images_NHWC = frames_NHWC.astype(jnp.float32) / 127.5 - 1
-  mean_NHWC, logvar_NHWC = model.apply({'params': params}, images_NHWC, method='encode')
+  apply: Callable[..., Any] = model.apply
+  mean_NHWC, logvar_NHWC = apply({'params': params}, images_NHWC, method='encode')
   noise_NHWC = jax.random.normal(key, mean_NHWC.shape)
   latents_NHWC = mean_NHWC + jnp.exp(0.5 * logvar_NHWC) * noise_NHWC
-  error_NHWC = model.apply({'params': params}, latents_NHWC, method='decode') - images_NHWC
+  error_NHWC = apply({'params': params}, latents_NHWC, method='decode') - images_NHWC
   error_NHWC = error_NHWC @ jnp.asarray(OPPONENT_COLORS, jnp.float32)
   absolute = jnp.mean(jnp.abs(error_NHWC))
   squared = jnp.mean(error_NHWC**2)
   # Outlines, which say what the shape is, are a small part of the picture.
-  outline = sum(jnp.mean(jnp.abs(jnp.diff(error_NHWC, axis=axis))) for axis in (1, 2))
+  outline: Any = sum(jnp.mean(jnp.abs(jnp.diff(error_NHWC, axis=axis))) for axis in (1, 2))
   kl = 0.5 * jnp.mean(mean_NHWC**2 + jnp.exp(logvar_NHWC) - 1 - logvar_NHWC)
   metrics = dict(absolute=absolute, squared=squared, outline=outline, kl=kl)
   return absolute + 4 * squared + outline + kl_weight * kl, metrics

@@ -169,6 +169,7 @@ def sample(
     )
     z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
     if adds_noise:
+      # pyrefly: ignore[bad-argument-type] - keys_B is None only where nothing adds noise.
       z_BFHWC += row['noise'] * step_noise(keys_B, row['timestep'], z_BFHWC.shape)
     return (z_BFHWC, x0_BFHWC), None
 

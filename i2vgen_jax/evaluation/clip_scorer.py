@@ -42,19 +42,19 @@ class ClipScorer:
           'vocab.json and merges.txt is needed, such as that of clip-vit-large-patch14.'
         )
     config = transformers.CLIPConfig.from_pretrained(os.fspath(path), local_files_only=True)
-    self._tokenizer = transformers.CLIPTokenizer.from_pretrained(
+    self._tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(
       os.fspath(path), local_files_only=True
     )
     self.dim = config.projection_dim
     self.image_size = config.vision_config.image_size
     self._length = config.text_config.max_position_embeddings
-    self._vision = clip.CLIPVision(
+    self._vision: Any = clip.CLIPVision(
       patch_size=config.vision_config.patch_size,
       image_size=self.image_size,
       projection_dim=self.dim,
       **_sizes(config.vision_config),
     )
-    self._text = clip.CLIPText(
+    self._text: Any = clip.CLIPText(
       vocab_size=config.text_config.vocab_size,
       max_length=self._length,
       **_sizes(config.text_config),

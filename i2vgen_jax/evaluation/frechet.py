@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def load_features(source: str) -> tuple[Features, str]:
   if not separator:
     raise ValueError(f'features {source!r} are neither a file nor module:function.')
   try:
-    code = importlib.import_module(module)
+    code: Any = importlib.import_module(module)
     function = getattr(code, name)
   except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(f'features {source!r} cannot be imported: {error}.') from error

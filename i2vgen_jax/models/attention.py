@@ -7,7 +7,7 @@ Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L 
 D context width, C channels, A heads, K head size.
 """
 
-from typing import Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from i2vgen_jax.models import axes, kernels, layers, video_parts
 class Attention(nn.Module):
   """Multi-head attention over the frame's pixels, over frames, or over a context."""
 
-  over: Literal['pixels', 'frames', 'context']
+  over: kernels.Over
   num_heads: int
   head_dim: int
   dropout: float = 0.0
@@ -34,7 +34,7 @@ class Attention(nn.Module):
     dropout_keys_B: jax.Array | None = None,
   ) -> jax.Array:
     """Returns (B, F, S, C); the context is read only by attention over 'context'."""
-    source = context_BLD if self.over == 'context' else x_BFSC
+    source: Any = context_BLD if self.over == 'context' else x_BFSC
     q_BFSC, k, v = (
       self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
@@ -92,7 +92,7 @@ def gelu(x: jax.Array) -> jax.Array:
 class TransformerBlock(nn.Module):
   """Two attentions and a feed-forward; each is normed before and added after."""
 
-  attentions: tuple[str, str]
+  attentions: tuple[kernels.Over, kernels.Over]
   num_heads: int
   head_dim: int
   dtype: jnp.dtype = jnp.float32

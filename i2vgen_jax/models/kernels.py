@@ -12,7 +12,7 @@ size, C = A*K.
 
 import functools
 import math
-from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,11 @@ from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention, video_parts
 
+Over = Literal['pixels', 'frames', 'context']
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
 # video, whose keys and values are made once and not once per frame. The dims of keys and values,
 # and the einsums of queries and keys to logits, and of weights and values to the output.
-OVER = {
+OVER: dict[Over, tuple[str, str, str]] = {
   'pixels': ('BFTC', 'bfsak,bftak->bfast', 'bfast,bftak->bfsak'),
   'frames': ('BGSC', 'bfsak,bgsak->bsafg', 'bsafg,bgsak->bfsak'),
   'context': ('BLC', 'bfsak,blak->bafsl', 'bafsl,blak->bfsak'),
@@ -39,7 +40,7 @@ LANES = 128
 LARGEST_BLOCK = 1024  # 1280 compiles on v5e, 1920 exceeds its scoped vector memory.
 
 
-def attend(over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
+def attend(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
   """softmax(q k^T / sqrt(K)) v, head by head: (B, F, S, C); softmax is float32.
 
   Args:
@@ -64,7 +65,7 @@ def platform() -> str:
   return device.platform if device else 'cpu'
 
 
-def choose(platform: str, over: str, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
+def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
   """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
   if platform == 'tpu':
     if over == 'frames':
@@ -80,7 +81,7 @@ def choose(platform: str, over: str, num_keys: int, head_dim: int, dtype: DTypeL
   return 'xla'
 
 
-def plain(over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
+def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
   """By two matrix products with all scores in memory between them."""
   _, to_logits, to_output = OVER[over]
   q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
@@ -91,7 +92,7 @@ def plain(over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: i
 
 
 def pallas(
-  over: str, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
+  over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
 ) -> jax.Array:
   """By pallas_attention."""
   if over == 'frames':
@@ -101,7 +102,7 @@ def pallas(
   return pallas_attention.attend(q, k, v, head_dim, interpret).reshape(q_BFSC.shape)
 
 
-def cudnn(_: str, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
+def cudnn(_: Over, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
   """By cuDNN's flash attention, each frame a batch entry."""
   folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
   y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
@@ -109,7 +110,7 @@ def cudnn(_: str, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
 
 
 def splash(
-  _: str,
+  _: Over,
   q_BFSC: jax.Array,
   k_BFTC: jax.Array,
   v_BFTC: jax.Array,
@@ -134,7 +135,7 @@ def splash(
   if padded > num_tokens:
     ids = (jnp.arange(padded) >= num_tokens).astype(jnp.int32)  # Padding attends to padding.
     segments = splash_attention_kernel.SegmentIds(ids, ids)
-  y_NASK = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(
+  y_NASK: Any = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(
     q_NASK, prepare(k_BFTC), prepare(v_BFTC)
   )
   return jnp.swapaxes(y_NASK[:, :, :num_tokens], 1, 2).reshape(q_BFSC.shape)
@@ -151,9 +152,9 @@ def tiling(num_tokens: int) -> tuple[int, int]:
 
 def _splash_kernel(
   num_heads: int, num_tokens: int, block: int, interpret: bool
-) -> Callable[..., jax.Array]:
+) -> splash_attention_kernel.SplashAttentionKernel:
   mask = splash_attention_mask.FullMask((num_tokens, num_tokens))
-  sizes = dict.fromkeys(
+  sizes: Any = dict.fromkeys(
     ('block_q', 'block_kv', 'block_q_dkv', 'block_kv_dkv', 'block_q_dq', 'block_kv_dq'), block
   )
   return splash_attention_kernel.make_splash_mha(

@@ -58,7 +58,7 @@ class Dense(nn.Module):
     fan_in = x_C.shape[-1]
     shape = (fan_in, self.features)
     kernel_IO = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
-    bias_O = None
+    bias_O: Any = None
     if self.use_bias:
       bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     x_C = x_C.astype(self.dtype)

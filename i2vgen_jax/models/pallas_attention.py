@@ -124,7 +124,7 @@ class _Blocks:
     output_specs: Sequence[pl.BlockSpec],
     products: int,
     **options: Any,
-  ) -> list[jax.Array]:
+  ) -> Any:
     """Runs a kernel over the grid; outputs are like the arrays or shapes of `outputs`."""
     num_heads = self.channels // self.head_dim
     return pl.pallas_call(

@@ -4,6 +4,7 @@ Dimension key: B batch, H W height and width, C channels.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 
 def apply_in_tiles(
-  function: Callable[[jax.Array], jax.Array], x_BHWC: jax.Array, tile: int, overlap: int, scale: int
+  function: Callable[[jax.Array], Any], x_BHWC: jax.Array, tile: int, overlap: int, scale: int
 ) -> jax.Array:
   """An enlarging `function` of images, applied to squares of them.
 

@@ -113,7 +113,7 @@ class UpBlock(Level):
     self,
     x_BFHWC: jax.Array,
     skips: Sequence[jax.Array],
-    next_size: tuple[int, int] | None,
+    next_size: tuple[int, ...] | None,
     embedding_BE: jax.Array,
     context_BLD: jax.Array,
     dropout_keys_B: jax.Array | None,
@@ -210,7 +210,8 @@ class UNet3D(nn.Module):
       x, new_skips = block(x, *conditions)
       skips += new_skips
 
-    x = MidBlock(**(self._level(-1) | dict(has_attention=True)), name='mid_block')(x, *conditions)
+    lowest: dict[str, Any] = self._level(-1) | dict(has_attention=True)
+    x = MidBlock(**lowest, name='mid_block')(x, *conditions)
 
     for i in range(num_levels):
       block_skips = [skips.pop() for _ in range(self.layers_per_block + 1)]
@@ -240,7 +241,7 @@ class UNet3D(nn.Module):
       noise=latent_channels,
       embedding=embedding_width,
     )
-    routes = dict(
+    routes: dict[str, list[Any]] = dict(
       context=[],
       concat=[],
       noise=[noisy_latents_BFHWC],
@@ -263,10 +264,11 @@ class UNet3D(nn.Module):
       output = conditioner(*(conditions[name] for name in names), num_frames, dropout_keys_B)
       routes[route].append(output)
 
-    channels = [sum(routes['noise']), *routes['concat']]
+    channels: list[Any] = [sum(routes['noise']), *routes['concat']]
     x_BFHWC = jnp.concatenate([x.astype(self.dtype) for x in channels], -1)
     context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
-    return x_BFHWC, sum(routes['embedding']), context_BLD
+    embedding_BE: Any = sum(routes['embedding'])
+    return x_BFHWC, embedding_BE, context_BLD
 
   def _level(self, i: int) -> dict[str, Any]:
     return dict(

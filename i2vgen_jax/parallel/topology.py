@@ -81,6 +81,7 @@ class Topology:
   @property
   def accelerator_type(self) -> str:
     """gcloud's name of one slice, such as v5litepod-256."""
+    # pyrefly: ignore[missing-attribute] - every TPU has a generation.
     return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'
 
 
@@ -95,7 +96,7 @@ def parse(name: str) -> Topology:
   slices, size = int(slices or 1), int(size)
   if kind in ('gpu', 'cpu'):
     return Topology(name, kind, slices, 1, size)
-  generation = GENERATIONS.get(kind)
+  generation = GENERATIONS.get(kind or '')
   if generation is None or size not in generation.grids:
     known = ', '.join(f'{kind}-{list(g.grids)}' for kind, g in GENERATIONS.items())
     raise ValueError(

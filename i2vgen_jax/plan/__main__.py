@@ -35,7 +35,7 @@ def main() -> None:
     config, topology, buckets, mfu=values.mfu, clip_cpu_secs=values.clip_cpu_secs
   )
   print(table(plan, values.topology, values.mfu))
-  result = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
+  result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
   if values.compile:
     result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket), values.hlo)
@@ -67,7 +67,7 @@ def compile_for(
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
   if hlo:
-    pathlib.Path(hlo).write_text(executable.as_text())
+    pathlib.Path(hlo).write_text(executable.as_text() or '')
   model_flops = flops.train_step(session, bucket)
   return dict(
     bucket=bucket.name,

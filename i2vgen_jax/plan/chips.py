@@ -31,7 +31,7 @@ class Device:
   @property
   def peak(self) -> float:
     """Dense bfloat16 FLOP/s."""
-    return flops.peak(self.kind)
+    return flops.PEAKS[self.kind]
 
   @property
   def clock(self) -> float:

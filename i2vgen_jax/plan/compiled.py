@@ -89,8 +89,8 @@ def report(
     device: Device of chips.py.
     model_flops: of the whole batch and all devices, as flops.train_step counts them.
   """
-  program = hlo.parse(compiled.as_text())
-  memory = compiled.memory_analysis()
+  program = hlo.parse(compiled.as_text() or '')
+  memory: Any = compiled.memory_analysis()
   exchanges = hlo.collectives(program, dict(mesh.shape))
   op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
   kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
@@ -116,7 +116,7 @@ def report(
     },
     'estimated_mfu': model_flops / num_devices / step_secs / device.peak,
     'kernel_tflops': kernel_flops / 1e12,
-    'xla_tflops': compiled.cost_analysis().get('flops', 0) / 1e12,
+    'xla_tflops': (compiled.cost_analysis() or {}).get('flops', 0) / 1e12,
     'collectives': by_kind_and_axis(exchanges),
     'all_to_alls': all_to_alls(exchanges),
     'most_expensive': most_expensive(program, device),
@@ -135,7 +135,7 @@ def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
   return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
 
 
-def kernel_cost(op: hlo.Op) -> tuple[int, int]:
+def kernel_cost(op: hlo.Op) -> tuple[int, ...]:
   """(FLOPs, bytes) of a Pallas kernel: as it states them, or those of splash attention.
 
   That one takes two matrix products forward, four for the gradients of keys and values, three for
@@ -170,7 +170,7 @@ def by_kind_and_axis(exchanges: Sequence[hlo.Collective]) -> dict[str, dict[str,
 
 def all_to_alls(exchanges: Sequence[hlo.Collective]) -> dict[str, float]:
   """MiB by the module that each all-to-all was made for: no mesh of ours asks for any."""
-  rows = collections.Counter()
+  rows: Any = collections.Counter()
   for exchange in exchanges:
     if exchange.kind == 'all-to-all':
       rows[exchange.op.path] += exchange.bytes * exchange.times / 2**20
@@ -188,7 +188,7 @@ def most_expensive(program: hlo.Program, device: chips.Device) -> list[dict[str,
 
 def by_kind_of_op(program: hlo.Program, device: chips.Device) -> dict[str, float]:
   """Estimated seconds of matrix products, elementwise loops, copies and the rest."""
-  totals = collections.Counter()
+  totals: Any = collections.Counter()
   for op, times in hlo.executed(program):
     kind = op.kind
     if kind == 'fusion':

@@ -10,6 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def parse(text: str) -> Program:
 
 
 def _op(line: str) -> Op:
-  match = _OP.match(line)
+  match: Any = _OP.match(line)
   name, result, kind = match.groups()
   arguments = line[match.end() :].split(')', 1)[0]
   cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
@@ -112,7 +113,7 @@ def array_types(text: str) -> list[str]:
 
 def dims(text: str) -> tuple[int, ...]:
   """(4, 16) of 'bf16[4,16]{1,0}'."""
-  match = re.search(r'\[([\d,]*)\]', text)
+  match: Any = re.search(r'\[([\d,]*)\]', text)
   return tuple(int(dim) for dim in match.group(1).split(',') if dim)
 
 
@@ -138,7 +139,7 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
   computations, _ = program
   types = {op.name: op.type for ops in computations.values() for op in ops}
   hidden = {op.name for ops in computations.values() for op in _overlapped(ops)}
-  found = {}
+  found: dict[Any, Collective] = {}
   for op, times in executed(program):
     inside = _exchange(op, computations)
     if inside is None:
@@ -187,9 +188,9 @@ def _exchange(op: Op, computations: Mapping[str, list[Op]]) -> tuple[str, Op] | 
   return None
 
 
-def _overlapped(ops: Iterable[Op]) -> Iterator[str]:
+def _overlapped(ops: Iterable[Op]) -> Iterator[Op]:
   """Starts of asynchronous ops before whose end something that takes time is scheduled."""
-  running = {}
+  running: dict[str, tuple[Any, bool]] = {}
   for op in ops:
     if op.kind.endswith('-done') and op.kind != 'recv-done':
       for name in op.operands:
@@ -230,9 +231,8 @@ def _one_group(text: str, num_devices: int) -> list[int]:
     shape = tuple(sizes.values())
     return [int(np.ravel_multi_index(place, shape)) for place in itertools.product(*ranges)]
   if iota := re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text):
-    groups, shape, order = (
-      tuple(map(int, part.split(','))) if part else None for part in iota.groups()
-    )
+    parts: Any = (tuple(map(int, part.split(','))) if part else None for part in iota.groups())
+    groups, shape, order = parts
     numbers = np.arange(math.prod(shape)).reshape(shape).transpose(order)
     return numbers.reshape(groups)[0].tolist()
   if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):

@@ -101,6 +101,7 @@ def _list_indexed(index: pathlib.Path) -> list[pathlib.Path]:
 
 def _list_ema_shards(path: pathlib.Path, prefix: str) -> list[pathlib.Path]:
   shards = sorted(path.parent.glob(f'{prefix}*.pth'))
+  # pyrefly: ignore[unsupported-operation] - the glob is that of the pattern.
   ranks = {int(EMA_SHARD.search(shard.name)[2]) for shard in shards}
   absent = sorted(set(range(max(ranks) + 1)) - ranks)
   if absent:
@@ -185,7 +186,7 @@ class _explained:  # noqa: N801 - reads as a clause.
         'could run code. Look for the same weights as .safetensors.'
       ) from error
     if isinstance(error, (safetensors.SafetensorError, RuntimeError, EOFError)):
-      kind = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
+      what = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
       raise ValueError(
-        f'{self._path!r} is not a whole {kind} ({error}): copy or download it again.'
+        f'{self._path!r} is not a whole {what} ({error}): copy or download it again.'
       ) from error

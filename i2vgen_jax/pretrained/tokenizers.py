@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import transformers
@@ -70,7 +71,7 @@ def load_clip(path: str, pad_token: str) -> transformers.CLIPTokenizer:
     )
   with tempfile.TemporaryDirectory() as local:  # transformers reads no buckets.
     copy_files(CLIP_FILES, source, local)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
+    tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
   if pad_token not in tokenizer.get_vocab():
     raise ValueError(f'pad_token={pad_token!r} is no token of tokenizer {path!r}.')
   tokenizer.pad_token = pad_token
@@ -113,11 +114,13 @@ def load_t5(path: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBas
     copy_files(T5_FILES, source, local)
     if (pathlib.Path(local) / 'tokenizer.json').exists():
       # A folder may say add_prefix_space=True, by which transformers converts `spiece.model` anew.
+      # pyrefly: ignore[bad-return]
       return transformers.T5TokenizerFast.from_pretrained(
         local, local_files_only=True, add_prefix_space=None
       )
     if (pathlib.Path(local) / 'spiece.model').exists():
       # legacy: sentencepiece's own ids. Else transformers edits its model first, by protobuf.
+      # pyrefly: ignore[bad-return]
       return transformers.T5Tokenizer.from_pretrained(local, local_files_only=True, legacy=True)
   raise ValueError(
     f'T5 tokenizer {os.fspath(path)!r} is no folder with tokenizer.json or spiece.model: give '
