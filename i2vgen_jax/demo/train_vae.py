@@ -56,6 +56,12 @@ def render_frames(
 ) -> np.ndarray:
   """Renders frames as training sees them: after H.264 or JPEG, at `size`.
 
+  Args:
+    seed: of shapes, colours and compression.
+    num_videos: clips, of each of which FRAMES_PER_VIDEO frames are taken.
+    num_images: single pictures.
+    size: side of a frame in pixels.
+
   Returns:
     uint8 (num_videos * FRAMES_PER_VIDEO + num_images, size, size, 3).
   """
@@ -94,7 +100,15 @@ def loss_of(
   model: vae.AutoencoderKL,
   kl_weight: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Pixels' absolute and squared error, their differences' absolute error, and KL divergence."""
+  """Pixels' absolute and squared error, their differences' absolute error, and KL divergence.
+
+  Args:
+    params: of the autoencoder.
+    frames_NHWC: uint8.
+    key: draws from the posterior.
+    model: the autoencoder.
+    kl_weight: of the mean KL divergence per latent.
+  """
   images_NHWC = frames_NHWC.astype(jnp.float32) / 127.5 - 1
   apply: Callable[..., Any] = model.apply
   mean_NHWC, logvar_NHWC = apply({'params': params}, images_NHWC, method='encode')
@@ -168,6 +182,16 @@ def train(
   """Returns `params` after `num_steps` more on batches drawn from `frames` (uint8).
 
   A batch is `batch_size` frames, or as many pixels in windows.
+
+  Args:
+    model: the autoencoder.
+    params: initial ones.
+    frames: uint8 (N, H, W, 3).
+    num_steps: of the optimizer.
+    batch_size: frames.
+    peak_lr: learning rate of kernels after warm-up.
+    kl_weight: see `loss_of`.
+    seed: of batches and of the posterior's draws.
   """
   key = jax.random.key(seed)
   optimizer = make_optimizer(num_steps, peak_lr)
@@ -198,6 +222,11 @@ def normalize(params: tensors.Params, mean_C: np.ndarray, std_C: np.ndarray) -> 
   """Rewrites the autoencoder so that latents of the given moments get mean 0 and variance 1.
 
   The two 1x1 convolutions around the latents take up the change: reconstructions stay the same.
+
+  Args:
+    params: of the autoencoder.
+    mean_C: of each latent channel.
+    std_C: standard deviation of each latent channel.
   """
   encoded, decoded = params['quant_conv'], params['post_quant_conv']
   channels = len(mean_C)
@@ -215,6 +244,11 @@ def measure(model: vae.AutoencoderKL, params: tensors.Params, frames: np.ndarray
   """Returns dict(psnr, latent_mean, latent_std, posterior_std) of `frames` (uint8).
 
   PSNR is in dB, the others are per latent channel.
+
+  Args:
+    model: the autoencoder.
+    params: its parameters.
+    frames: uint8 (N, H, W, 3).
   """
   encode = jax.jit(functools.partial(model.apply, method='encode'))
   decode = jax.jit(functools.partial(model.apply, method='decode'))

@@ -19,6 +19,11 @@ def draw_noise(keys_B: jax.Array, latents_BFHWC: jax.Array, offset_noise: float)
   """Standard normal noise plus `offset_noise` times one normal per frame and channel; float32.
 
   The variance is 1 + offset_noise^2: as released, not renormalised.
+
+  Args:
+    keys_B: one key per sample.
+    latents_BFHWC: give the shape.
+    offset_noise: standard deviation of what a frame's channel shares; 0.1 in the release.
   """
 
   def one(key: jax.Array, latents_FHWC: jax.Array) -> jax.Array:
@@ -52,7 +57,13 @@ def draw_timesteps(
 def check_options(
   timestep_range: Sequence[int], min_snr_gamma: float, schedule: schedule_lib.NoiseSchedule
 ) -> None:
-  """Raises ValueError for a range outside the schedule or a negative gamma."""
+  """Raises ValueError for a range outside the schedule or a negative gamma.
+
+  Args:
+    timestep_range: (start, stop).
+    min_snr_gamma: 0 is off.
+    schedule: that is trained on.
+  """
   if len(timestep_range) != 2 or not (
     0 <= timestep_range[0] < timestep_range[1] <= schedule.num_timesteps
   ):
@@ -72,7 +83,14 @@ def add_noise(
   timesteps_B: jax.Array,
   schedule: schedule_lib.NoiseSchedule,
 ) -> jax.Array:
-  """z_t = alpha_t x_0 + sigma_t eps."""
+  """z_t = alpha_t x_0 + sigma_t eps.
+
+  Args:
+    latents_BFHWC: clean latents.
+    noise_BFHWC: standard normal, same shape.
+    timesteps_B: int32, in [0, T).
+    schedule: gives alpha and sigma.
+  """
   alpha, sigma = schedule.alpha_sigma(timesteps_B, latents_BFHWC.ndim)
   return alpha * latents_BFHWC + sigma * noise_BFHWC
 
@@ -84,6 +102,12 @@ def min_snr_weight(
 
   Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1)
   times that of x0, the one of eps SNR times.
+
+  Args:
+    timesteps_B: int32, in [0, T).
+    schedule: gives alpha and sigma.
+    prediction_type: 'x0', 'eps' or 'v'.
+    gamma: above 0; 5 in the paper.
 
   Returns:
     float32 (B,).

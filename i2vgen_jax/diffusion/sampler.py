@@ -117,6 +117,11 @@ def inversion_table(schedule: schedule_lib.NoiseSchedule, num_steps: int, levels
 
   As VGen's refinement does it: timesteps 0, s, 2s, ... with s = levels // num_steps.
 
+  Args:
+    schedule: of the noise.
+    num_steps: network calls.
+    levels: timesteps to climb; 2 to T.
+
   Raises:
     ValueError: numbers that do not fit the schedule.
   """
@@ -178,7 +183,13 @@ def sample(
 
 
 def step_noise(keys_B: jax.Array, timestep: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Standard normal noise of one step; each sample's depends on its key and the timestep alone."""
+  """Standard normal noise of one step; each sample's depends on its key and the timestep alone.
+
+  Args:
+    keys_B: one key per sample.
+    timestep: int32, of the step.
+    shape: (B, F, H, W, C).
+  """
   return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, timestep), shape[1:]))(
     keys_B
   )

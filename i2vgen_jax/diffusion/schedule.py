@@ -77,6 +77,11 @@ class NoiseSchedule:
   def create(cls, kind: str, num_timesteps: int, zero_terminal_snr: bool) -> 'NoiseSchedule':
     """Builds the named schedule.
 
+    Args:
+      kind: a name in `KINDS`.
+      num_timesteps: T.
+      zero_terminal_snr: let the last timestep be pure noise.
+
     Raises:
       ValueError: unknown `kind`.
     """

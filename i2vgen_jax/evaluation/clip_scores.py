@@ -24,7 +24,13 @@ def load(folder: str) -> tuple[clip_scorer.ClipScorer, str]:
 def measure(
   scorer: clip_scorer.ClipScorer, videos: Iterable[np.ndarray], captions: Sequence[str]
 ) -> list[dict[str, float]]:
-  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video."""
+  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video.
+
+  Args:
+    scorer: from `load`.
+    videos: one for each caption.
+    captions: words; long ones are cut.
+  """
   texts_BD = scorer.texts(captions)
   rows = []
   for video_FHWC, text_D in zip(videos, texts_BD, strict=True):

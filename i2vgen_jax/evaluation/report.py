@@ -39,7 +39,13 @@ def write_json(path: epath.PathLike, report: Any) -> None:
 
 
 def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:
-  """OUTPUT/videos/SET/NN.mp4 of {set: uint8 (N, F, H, W, 3)}."""
+  """OUTPUT/videos/SET/NN.mp4 of {set: uint8 (N, F, H, W, 3)}.
+
+  Args:
+    output: folder of the evaluation.
+    videos: of each set.
+    fps: frames per second.
+  """
   for name, videos_BFHWC in videos.items():
     for i, video_FHWC in enumerate(videos_BFHWC):
       video_file.write_mp4(output / 'videos' / name / f'{i:02d}.mp4', video_FHWC, fps)
@@ -108,6 +114,12 @@ def write_vbench(
 
   The index counts the videos of one caption; theirs are five. '/' cannot be in a file's name and
   becomes a space, nor more than 255 bytes, to which captions are cut.
+
+  Args:
+    output: folder to write to.
+    videos_BFHWC: uint8.
+    captions: of the videos.
+    fps: frames per second.
   """
   counts = {}
   for video_FHWC, caption in zip(videos_BFHWC, captions, strict=True):

@@ -33,7 +33,13 @@ class Attention(nn.Module):
     context_BLD: jax.Array | None = None,
     dropout_keys_B: jax.Array | None = None,
   ) -> jax.Array:
-    """Returns (B, F, S, C); the context is read only by attention over 'context'."""
+    """Returns (B, F, S, C); the context is read only by attention over 'context'.
+
+    Args:
+      x_BFSC: features of a video; the queries.
+      context_BLD: context tokens; needed where `over` is 'context'.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     source: Any = context_BLD if self.over == 'context' else x_BFSC
     q_BFSC, k, v = (
       self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))

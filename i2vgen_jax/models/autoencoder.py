@@ -74,7 +74,13 @@ class Autoencoder:
   def draw_latents(
     self, mean_BFHWC: jax.Array, logvar_BFHWC: jax.Array, keys_B: jax.Array | None = None
   ) -> jax.Array:
-    """Scaled latents of a posterior; None for keys_B takes its mean."""
+    """Scaled latents of a posterior; None for keys_B takes its mean.
+
+    Args:
+      mean_BFHWC: mean of the posterior, in the VAE's own units.
+      logvar_BFHWC: its log-variance, same shape.
+      keys_B: one key per video, or None.
+    """
     if keys_B is not None:
       noise_BFHWC = jax.vmap(lambda key: jax.random.normal(key, mean_BFHWC.shape[1:]))(keys_B)
       mean_BFHWC = mean_BFHWC + jnp.exp(0.5 * logvar_BFHWC) * noise_BFHWC

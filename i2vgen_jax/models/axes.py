@@ -15,7 +15,13 @@ def space_as_tokens(x_BFHWC: jax.Array) -> jax.Array:
 
 
 def tokens_as_space(x_BFSC: jax.Array, height: int, width: int) -> jax.Array:
-  """(B, F, H*W, C) -> (B, F, H, W, C): the inverse of space_as_tokens."""
+  """(B, F, H*W, C) -> (B, F, H, W, C): the inverse of space_as_tokens.
+
+  Args:
+    x_BFSC: tokens, row by row; other leading dims will do.
+    height: rows of pixels.
+    width: pixels of a row.
+  """
   *leading, num_tokens, channels = x_BFSC.shape
   if num_tokens != height * width:
     raise ValueError(f'{num_tokens} tokens are not height={height} x width={width}.')

@@ -208,6 +208,11 @@ class TransformerEncoder(nn.Module):
 
     Every layer runs, so that `init` makes all parameters and an export is complete; under jit XLA
     drops what is not used.
+
+    Args:
+      states_BLD: embedded tokens.
+      mask_LL: bool, True where a query (row) may look at a key (column); None lets all see all.
+      skip_layers: how many of the last layers to leave out, 0 to num_layers.
     """
     all_states = [states_BLD]
     for i in range(self.num_layers):

@@ -20,7 +20,13 @@ from i2vgen_jax.models import kernels
 
 
 def convolve(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
-  """(N, H, W, I) -> (N, ceil(H/stride), ceil(W/stride), O); kernels are 1 or 3 high and wide."""
+  """(N, H, W, I) -> (N, ceil(H/stride), ceil(W/stride), O); kernels are 1 or 3 high and wide.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: its height and width are 1 or 3.
+    stride: in pixels, of both directions.
+  """
   few = math.prod(x_NHWI.shape[:3]) <= stride**2 * kernel_HWIO.shape[-1]
   form = of_patches if few and kernels.platform() == 'cpu' else of_images
   return form(x_NHWI, kernel_HWIO, stride)
@@ -34,7 +40,13 @@ def convolve_over_frames(x_BFSI: jax.Array, kernel_3IO: jax.Array) -> jax.Array:
 
 
 def of_images(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
-  """By XLA."""
+  """By XLA.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: of odd height and width.
+    stride: in pixels, of both directions.
+  """
   return jax.lax.conv_general_dilated(
     x_NHWI,
     kernel_HWIO,
@@ -45,7 +57,13 @@ def of_images(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax
 
 
 def of_patches(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
-  """By one matrix product. Patches are no larger than the kernel if pixels are at most O."""
+  """By one matrix product. Patches are no larger than the kernel if pixels are at most O.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: of odd height and width.
+    stride: in pixels, of both directions.
+  """
   (height, width), sizes = x_NHWI.shape[1:3], kernel_HWIO.shape[:2]
   margins = [(size // 2, size // 2) for size in sizes]
   x_NHWI = jnp.pad(x_NHWI, ((0, 0), *margins, (0, 0)))

@@ -66,7 +66,15 @@ def platform() -> str:
 
 
 def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
-  """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
+  """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu').
+
+  Args:
+    platform: of the devices.
+    over: of OVER.
+    num_keys: that each query attends to.
+    head_dim: K.
+    dtype: of queries, keys and values.
+  """
   if platform == 'tpu':
     if over == 'frames':
       fits = 1 < num_keys <= pallas_frame_attention.MOST_FRAMES
@@ -82,7 +90,14 @@ def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DType
 
 
 def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
-  """By two matrix products with all scores in memory between them."""
+  """By two matrix products with all scores in memory between them.
+
+  Args:
+    over: of OVER.
+    q_BFSC: queries.
+    k, v: keys and values, with the dims of OVER.
+    num_heads: A.
+  """
   _, to_logits, to_output = OVER[over]
   q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
   q_BFSAK = q_BFSAK * q_BFSAK.shape[-1] ** -0.5
@@ -94,7 +109,15 @@ def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: 
 def pallas(
   over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
 ) -> jax.Array:
-  """By pallas_attention."""
+  """By pallas_attention.
+
+  Args:
+    over: of OVER.
+    q_BFSC: queries.
+    k, v: keys and values, with the dims of OVER.
+    head_dim: K.
+    interpret: run without a TPU.
+  """
   if over == 'frames':
     return pallas_frame_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
   rows = math.prod(q_BFSC.shape[: 2 if over == 'pixels' else 1])
@@ -103,7 +126,13 @@ def pallas(
 
 
 def cudnn(_: Over, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
-  """By cuDNN's flash attention, each frame a batch entry."""
+  """By cuDNN's flash attention, each frame a batch entry.
+
+  Args:
+    _: 'pixels', the only dims that it is chosen for.
+    qkv_BFSC: queries, keys and values, bfloat16 or float16.
+    head_dim: K.
+  """
   folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
   y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
   return y_NSAK.reshape(qkv_BFSC[0].shape)
@@ -121,6 +150,14 @@ def splash(
 
   The backward pass is the unfused one: fused, it keeps a partial dq for each block of keys, 8 GB
   more at 14,400 tokens.
+
+  Args:
+    _: 'pixels', the only dims that it is chosen for.
+    q_BFSC: queries.
+    k_BFTC: keys, as many as queries.
+    v_BFTC: values.
+    head_dim: K.
+    interpret: run without a TPU.
   """
   num_tokens = q_BFSC.shape[2]
   block, padded = tiling(num_tokens)

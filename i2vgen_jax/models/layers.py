@@ -273,7 +273,13 @@ class ResBlock(nn.Module):
   def __call__(
     self, x_BFHWC: jax.Array, embedding_BE: jax.Array, dropout_keys_B: jax.Array | None
   ) -> jax.Array:
-    """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features)."""
+    """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features).
+
+    Args:
+      x_BFHWC: features of a video.
+      embedding_BE: of the timestep, and of what else is added to it.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     x_BFHWC = checkpoint_name(x_BFHWC, BLOCK_INPUT)
     h = nn.silu(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm1')(x_BFHWC))
     h = Conv(self.features, dtype=self.dtype, name='conv1')(h)
@@ -339,7 +345,13 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
-    """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of."""
+    """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of.
+
+    Args:
+      x_BFHWC: features of the lower level.
+      height: of the result, in pixels of the level.
+      width: likewise.
+    """
     # For an odd size 2n-1, nearest resize of n pixels is the doubled image without its last row.
     top = self.row_margin
     x_BFHWC = jnp.repeat(jnp.repeat(x_BFHWC, 2, axis=2), 2, axis=3)

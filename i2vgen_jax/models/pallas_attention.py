@@ -40,7 +40,15 @@ def fits_heads(head_dim: int) -> bool:
 def attend(
   q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool = False
 ) -> jax.Array:
-  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS."""
+  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS.
+
+  Args:
+    q_BTC: queries.
+    k_BUC: keys.
+    v_BUC: values.
+    head_dim: channels of a head: 64 or 128 (fits_heads).
+    interpret: run without a TPU.
+  """
   return _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)[0]
 
 
@@ -271,7 +279,13 @@ def scale(q_TL: jax.Array, head_dim: int) -> jax.Array:
 
 
 def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
-  """Product of matrices, summed over a dim of each, in float32."""
+  """Product of matrices, summed over a dim of each, in float32.
+
+  Args:
+    a: (rows, columns).
+    b: (rows, columns), of the same type.
+    over: the dim of `a` and the dim of `b`, 0 or 1 each.
+  """
   return jax.lax.dot_general(
     a,
     b,
@@ -284,7 +298,14 @@ def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
 def cost(
   arrays: Sequence[jax.Array | jax.ShapeDtypeStruct], num_scores: int, products: int, head_dim: int
 ) -> pl.CostEstimate:
-  """What a kernel states of itself: arrays are read or written once, each score has `products`."""
+  """What a kernel states of itself: arrays are read or written once, each score has `products`.
+
+  Args:
+    arrays: inputs and outputs; shapes will do.
+    num_scores: pairs of a query and a key, over all heads and rows.
+    products: multiplications of matrices of that many scores.
+    head_dim: channels of a head.
+  """
   return pl.CostEstimate(
     flops=products * 2 * num_scores * head_dim,
     transcendentals=num_scores,

@@ -32,6 +32,13 @@ def attend_over_frames(
   Eight pixels of all frames are one sequence, as they lie in memory, in which a token sees those of
   its own pixel alone: seven eighths of the scores are masked, which costs less than a layout in
   which none is. At most MOST_FRAMES frames.
+
+  Args:
+    q_BFSC: queries.
+    k_BFSC: keys.
+    v_BFSC: values.
+    head_dim: channels of a head: 64 or 128.
+    interpret: run without a TPU.
   """
   return _over_frames(_forward, (q_BFSC, k_BFSC, v_BFSC), head_dim, interpret)[0]
 

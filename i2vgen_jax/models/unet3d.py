@@ -76,7 +76,14 @@ class DownBlock(Level):
     context_BLD: jax.Array,
     dropout_keys_B: jax.Array | None,
   ) -> tuple[jax.Array, list[jax.Array]]:
-    """Returns the output and the list of skips."""
+    """Returns the output and the list of skips.
+
+    Args:
+      x_BFHWC: features of the level.
+      embedding_BE: of the timestep, and of what else is added to it.
+      context_BLD: context tokens.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     skips = []
     for i in range(self.num_layers):
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
@@ -98,7 +105,14 @@ class MidBlock(Level):
     context_BLD: jax.Array,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
-    """(B, F, H, W, C) -> the same."""
+    """(B, F, H, W, C) -> the same.
+
+    Args:
+      x_BFHWC: features of the level.
+      embedding_BE: of the timestep, and of what else is added to it.
+      context_BLD: context tokens.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
 
@@ -118,7 +132,16 @@ class UpBlock(Level):
     context_BLD: jax.Array,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
-    """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width)."""
+    """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width).
+
+    Args:
+      x_BFHWC: features of the level.
+      skips: (B, F, H, W, any) of the encoder, in the order of the layers that take them.
+      next_size: (height, width) of the next level; None at the last.
+      embedding_BE: of the timestep, and of what else is added to it.
+      context_BLD: context tokens.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     for i, skip_BFHWC in enumerate(skips):
       if i < len(self.free_u):
         x_BFHWC, skip_BFHWC = free_u.reweigh(x_BFHWC, skip_BFHWC, *self.free_u[i])

@@ -89,7 +89,13 @@ def pixels_apart(x_BFHWC: jax.Array) -> jax.Array:
 
 
 def frames_apart(x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
-  """The inverse of pixels_apart: some frames, of the whole height and width."""
+  """The inverse of pixels_apart: some frames, of the whole height and width.
+
+  Args:
+    x_BFHWC: all frames of some pixels, in one row where the video is split.
+    height: of the whole frame.
+    width: of the whole frame.
+  """
   if num_parts() == 1:
     return x_BFHWC
   x_BF1SC = _exchange(x_BFHWC, split_axis=1, concat_axis=3)

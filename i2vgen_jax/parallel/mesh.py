@@ -145,7 +145,13 @@ def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def check_batch_sizes(buckets: Iterable[Any], mesh: AnyMesh, accumulation: int) -> None:
   """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or what is
-  left of it not over `context`."""
+  left of it not over `context`.
+
+  Args:
+    buckets: with name, batch_size and frames.
+    mesh: from `make_mesh`.
+    accumulation: micro-batches of a step.
+  """
   parts, context = batch_shards(mesh) * accumulation, mesh.shape['context']
   for bucket in buckets:
     if bucket.batch_size % parts:

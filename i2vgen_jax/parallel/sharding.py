@@ -80,7 +80,13 @@ def spec_for(
 
 
 def shard_tree(abstract_tree: Any, mesh: mesh_lib.AnyMesh, min_elements: int) -> Any:
-  """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`."""
+  """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`.
+
+  Args:
+    abstract_tree: of arrays or ShapeDtypeStructs.
+    mesh: on which they are placed.
+    min_elements: smaller tensors stay whole on every device.
+  """
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jax.sharding.NamedSharding(
       mesh, spec_for(path_name(path), leaf.shape, mesh, min_elements)

@@ -58,7 +58,14 @@ def compile_for(
   bucket: buckets_lib.Bucket,
   hlo: str = '',
 ) -> dict[str, Any]:
-  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
+  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took.
+
+  Args:
+    config: of the run.
+    topology: TPUs to compile for.
+    bucket: shape of the batch.
+    hlo: file for the compiled program as text; '' writes none.
+  """
   device = chips.device(topology)
   mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
   session = session_lib.build(config, reads_captions=False).on(mesh)
@@ -77,7 +84,13 @@ def compile_for(
 
 
 def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
-  """The plan as lines to read."""
+  """The plan as lines to read.
+
+  Args:
+    plan: to show.
+    topology: its name.
+    mfu: share of the peak that the plan assumes.
+  """
   total = sum(plan.bytes.values())
   gib = lambda number: f'{number / estimate.GIB:9.2f} GiB'  # noqa: E731
   lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']

@@ -151,7 +151,13 @@ def activation_bytes(
   session: session_lib.Session, bucket: buckets_lib.Bucket, device: chips.Device
 ) -> int:
   """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
-  recomputed, those of the costliest one besides."""
+  recomputed, those of the costliest one besides.
+
+  Args:
+    session: of the run.
+    bucket: shape of the videos.
+    device: that the kernels are chosen for.
+  """
   unet = session.unet
   inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
   params = jax.eval_shape(
@@ -167,7 +173,13 @@ def activation_bytes(
 def largest_block(
   unet: unet3d.UNet3D, mesh: jax.sharding.AbstractMesh, shape: tuple[int, ...]
 ) -> int:
-  """Bytes that the costliest block of the highest resolution keeps while it is recomputed."""
+  """Bytes that the costliest block of the highest resolution keeps while it is recomputed.
+
+  Args:
+    unet: gives channels and heads.
+    mesh: of one device.
+    shape: (B, F, H, W, C) of the noisy latents.
+  """
   batch_size, frames, height, width, _ = shape
   channels = unet.block_channels[0]
   x = jax.ShapeDtypeStruct((batch_size, frames, height, width, channels), unet.dtype)
@@ -192,7 +204,14 @@ def largest_block(
 def residual_bytes(
   module: Any, params: Any, mesh: jax.sharding.AbstractMesh, *arguments: Any
 ) -> int:
-  """Device bytes of what reverse mode keeps of one call, parameters themselves left out."""
+  """Device bytes of what reverse mode keeps of one call, parameters themselves left out.
+
+  Args:
+    module: a Flax module.
+    params: its variables; shapes will do.
+    mesh: of one device.
+    arguments: of the call; shapes will do.
+  """
 
   def forward(params: Any, *arguments: Any) -> Any:
     return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
@@ -234,7 +253,13 @@ def bucket_rows(
 
 
 def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:
-  """Lines of advice."""
+  """Lines of advice.
+
+  Args:
+    plan: its own hints are not read.
+    sizes: of the mesh axes.
+    config: of the run.
+  """
   total = sum(plan.bytes.values())
   fixed = total - plan.samples_per_device * plan.bytes_per_sample
   most = int((plan.capacity - fixed) / plan.bytes_per_sample)

@@ -123,7 +123,13 @@ def vae_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def text_config(
   config: ml_collections.ConfigDict, token_ids: Mapping[str, int], dtype: str = 'float32'
 ) -> dict[str, Any]:
-  """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids."""
+  """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids.
+
+  Args:
+    config: of the run.
+    token_ids: bos_token_id, eos_token_id and pad_token_id of the tokenizer.
+    dtype: name of the weights' type.
+  """
   model = config.text_encoder.model
   return dict(
     architectures=['CLIPTextModel'],
@@ -165,7 +171,13 @@ def vision_config(config: ml_collections.ConfigDict, dtype: str = 'float32') -> 
 def image_processor_config(
   config: ml_collections.ConfigDict, mean: Iterable[float], std: Iterable[float]
 ) -> dict[str, Any]:
-  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
+  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it.
+
+  Args:
+    config: of the run.
+    mean: of each channel, R, G, B, of pixels in [0, 1].
+    std: likewise.
+  """
   size = config.image_encoder.model.image_size
   return dict(
     image_processor_type='CLIPImageProcessor',

@@ -147,7 +147,13 @@ def to_torch(
 def from_torch(
   tensors: Mapping[str, Any], abstract_params: Params, name_of: Callable[[str], str]
 ) -> Params:
-  """`from_formats` for diffusers' or transformers' own names."""
+  """`from_formats` for diffusers' or transformers' own names.
+
+  Args:
+    tensors: of a file: anything with `shape` that np.asarray reads.
+    abstract_params: nested dict of ShapeDtypeStructs.
+    name_of: parameter path, joined by '/', to tensor name.
+  """
   return from_formats(tensors, abstract_params, name_of, (Format('diffusers'),))[0]
 
 
@@ -206,6 +212,11 @@ def choose_format(
   formats: Sequence[Format], names: Collection[str], stored: Collection[str]
 ) -> Format:
   """The format by which the fewest names are missing or unexpected.
+
+  Args:
+    formats: the layouts to try.
+    names: diffusers' or transformers' names of the model's tensors.
+    stored: names in the file.
 
   Raises:
     ValueError: by none is a single name known.
