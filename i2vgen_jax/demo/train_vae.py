@@ -43,9 +43,9 @@ MODEL: dict[str, Any] = dict(
 )
 FRAME_SIZE = 64
 FRAMES_PER_VIDEO = 8
-WINDOW_SHARE = 0.5  # Of a frame's side.
-WINDOWS_STEPS = 0.85  # Of the steps; the last ones see whole frames, whose norms differ.
-ADAM_LR_SHARE = 0.15  # Of the kernels' learning rate, for biases and norms.
+WINDOW_SHARE = 0.5  # Share of a frame's side.
+WINDOWS_STEPS = 0.85  # Share of the steps; the last see whole frames, whose norms differ.
+ADAM_LR_SHARE = 0.15  # Share of the kernels' learning rate, for biases and norms.
 # Columns: brightness, red against green, yellow against blue. Orthogonal, and hues weigh more, for
 # they vary less and would be learnt late.
 OPPONENT_COLORS = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.sqrt([3, 2, 6]) * [1, 2, 2]
@@ -57,7 +57,7 @@ def render_frames(
   """Renders frames as training sees them: after H.264 or JPEG, at `size`.
 
   Args:
-    seed: of shapes, colours and compression.
+    seed: seed of all random draws.
     num_videos: clips, of each of which FRAMES_PER_VIDEO frames are taken.
     num_images: single pictures.
     size: side of a frame in pixels.
@@ -103,11 +103,11 @@ def loss_of(
   """Pixels' absolute and squared error, their differences' absolute error, and KL divergence.
 
   Args:
-    params: of the autoencoder.
+    params: parameters of the autoencoder.
     frames_NHWC: uint8.
     key: draws from the posterior.
     model: the autoencoder.
-    kl_weight: of the mean KL divergence per latent.
+    kl_weight: weight of the mean KL divergence per latent.
   """
   images_NHWC = frames_NHWC.astype(jnp.float32) / 127.5 - 1
   apply: Callable[..., Any] = model.apply
@@ -187,11 +187,11 @@ def train(
     model: the autoencoder.
     params: initial ones.
     frames: uint8 (N, H, W, 3).
-    num_steps: of the optimizer.
+    num_steps: steps of the optimizer.
     batch_size: frames.
     peak_lr: learning rate of kernels after warm-up.
-    kl_weight: see `loss_of`.
-    seed: of batches and of the posterior's draws.
+    kl_weight: weight of the KL divergence, see `loss_of`.
+    seed: seed of batches and of the posterior's draws.
   """
   key = jax.random.key(seed)
   optimizer = make_optimizer(num_steps, peak_lr)
@@ -224,8 +224,8 @@ def normalize(params: tensors.Params, mean_C: np.ndarray, std_C: np.ndarray) -> 
   The two 1x1 convolutions around the latents take up the change: reconstructions stay the same.
 
   Args:
-    params: of the autoencoder.
-    mean_C: of each latent channel.
+    params: parameters of the autoencoder.
+    mean_C: mean of each latent channel.
     std_C: standard deviation of each latent channel.
   """
   encoded, decoded = params['quant_conv'], params['post_quant_conv']

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-DROP_SLOTS = 4  # Draws of the first release's three conditions that can be dropped, and of 'all'.
+DROP_SLOTS = 4  # The first release draws for three conditions that can be dropped, and 'all'.
 
 
 def drop_conditions(
@@ -56,7 +56,7 @@ def guided(
   guidance_scale: float,
   rescale: float = 0.0,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """A denoiser that moves from the unconditional towards, and past, the conditional prediction.
+  """A denoiser that moves from the unconditional prediction to the conditional one, and past it.
 
   Args:
     denoise: (noisy_latents_BFHWC, timesteps_B, conditioning) -> prediction_BFHWC.

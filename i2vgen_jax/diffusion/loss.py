@@ -18,11 +18,11 @@ from i2vgen_jax.diffusion import schedule as schedule_lib
 def draw_noise(keys_B: jax.Array, latents_BFHWC: jax.Array, offset_noise: float) -> jax.Array:
   """Standard normal noise plus `offset_noise` times one normal per frame and channel; float32.
 
-  The variance is 1 + offset_noise^2: as released, not renormalised.
+  The variance is 1 + offset_noise^2: the release does not renormalise it.
 
   Args:
     keys_B: one key per sample.
-    latents_BFHWC: give the shape.
+    latents_BFHWC: latents, whose shape the noise has.
     offset_noise: standard deviation of what a frame's channel shares; 0.1 in the release.
   """
 
@@ -62,7 +62,7 @@ def check_options(
   Args:
     timestep_range: (start, stop).
     min_snr_gamma: 0 is off.
-    schedule: that is trained on.
+    schedule: the noise schedule of the training.
   """
   if len(timestep_range) != 2 or not (
     0 <= timestep_range[0] < timestep_range[1] <= schedule.num_timesteps
@@ -89,7 +89,7 @@ def add_noise(
     latents_BFHWC: clean latents.
     noise_BFHWC: standard normal, same shape.
     timesteps_B: int32, in [0, T).
-    schedule: gives alpha and sigma.
+    schedule: the noise schedule, which gives alpha and sigma.
   """
   alpha, sigma = schedule.alpha_sigma(timesteps_B, latents_BFHWC.ndim)
   return alpha * latents_BFHWC + sigma * noise_BFHWC
@@ -98,14 +98,14 @@ def add_noise(
 def min_snr_weight(
   timesteps_B: jax.Array, schedule: schedule_lib.NoiseSchedule, prediction_type: str, gamma: float
 ) -> jax.Array:
-  """Min-SNR-gamma: noise levels weigh min(SNR, gamma) in terms of x0, however it is predicted.
+  """Min-SNR-gamma: weighs the squared error of x0 by min(SNR, gamma), whatever is predicted.
 
-  Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1)
-  times that of x0, the one of eps SNR times.
+  Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1) times that of
+  x0, that of eps is SNR times as large.
 
   Args:
     timesteps_B: int32, in [0, T).
-    schedule: gives alpha and sigma.
+    schedule: the noise schedule, which gives alpha and sigma.
     prediction_type: 'x0', 'eps' or 'v'.
     gamma: above 0; 5 in the paper.
 
@@ -133,7 +133,7 @@ def denoising_loss(
     latents_BFHWC: clean latents, scaled to about unit variance.
     noise_BFHWC: same shape.
     timesteps_B: int32, in [0, T).
-    schedule: a NoiseSchedule.
+    schedule: the noise schedule.
     prediction_type: 'x0', 'eps' or 'v'.
 
   Returns:

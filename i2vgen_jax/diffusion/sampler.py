@@ -1,4 +1,4 @@
-"""Samplers: from noise to latents in one `lax.scan`. Knows no model: it is given `denoise`.
+"""Samplers: from noise to latents in one `lax.scan`. They know no model but `denoise`.
 
 A sampler is a table of coefficients, a row per network call:
 
@@ -40,12 +40,12 @@ def make_table(
   """The coefficients of a sampler.
 
   Args:
-    schedule: a NoiseSchedule.
+    schedule: the noise schedule.
     num_steps: number of steps; a step is one network call, but two in 'heun' (the last is one).
     kind: a name in `KINDS`.
     spacing: 'leading', 'trailing' or 'linspace' (Lin et al. 2023, arXiv:2305.08891, Table 2).
     levels: start from z at about timestep levels - 1, not from pure noise; default all of T.
-    eta: of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
+    eta: noise of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
     set_alpha_to_one: end at alpha = 1; False ends at the first timestep's alpha, as VGen does.
 
   Returns:
@@ -97,7 +97,7 @@ def spaced_timesteps(
     elif spacing == 'trailing':
       timesteps_K = np.arange(levels, 0, -levels / num_steps).round() - 1
     elif spacing == 'linspace':
-      # At least two points: a single one is the noisy end.
+      # Take two points at least: a single one is the noisy end.
       timesteps_K = np.linspace(0, levels - 1, max(points, 2)).round()[::-1]
     else:
       raise ValueError(
@@ -118,7 +118,7 @@ def inversion_table(schedule: schedule_lib.NoiseSchedule, num_steps: int, levels
   As VGen's refinement does it: timesteps 0, s, 2s, ... with s = levels // num_steps.
 
   Args:
-    schedule: of the noise.
+    schedule: the noise schedule.
     num_steps: network calls.
     levels: timesteps to climb; 2 to T.
 
@@ -148,7 +148,7 @@ def sample(
   Args:
     denoise: (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC.
     start_BFHWC: float32 z at the table's first timestep: noise, or latents with noise added.
-    table: from `make_table` or `inversion_table`.
+    table: what `make_table` or `inversion_table` returns.
     prediction_type: what `denoise` returns.
     keys_B: one key per sample; needed by tables that add noise.
 
@@ -187,7 +187,7 @@ def step_noise(keys_B: jax.Array, timestep: jax.Array, shape: tuple[int, ...]) -
 
   Args:
     keys_B: one key per sample.
-    timestep: int32, of the step.
+    timestep: int32 scalar, where the step starts.
     shape: (B, F, H, W, C).
   """
   return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, timestep), shape[1:]))(
@@ -204,7 +204,7 @@ def _rows(
   last_x0: Column = 0.0,
   noise: Column = 0.0,
 ) -> Table:
-  """A table of K calls at (alpha, sigma); numbers stand for columns of them."""
+  """A table of K calls at (alpha, sigma); a number stands for a column of equal numbers."""
   columns = dict(alpha=alpha, sigma=sigma, z=z, x0=x0, last_x0=last_x0, noise=noise)
   shape = timesteps_K.shape
   return {'timestep': timesteps_K} | {
@@ -213,7 +213,7 @@ def _rows(
 
 
 def _ddim(timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float) -> Table:
-  """Song et al. 2021 (arXiv:2010.02502), Eq. 12 and 16. alpha, sigma have one entry more: the end.
+  """Song et al. 2021 (arXiv:2010.02502), Eq. 12 and 16; alpha and sigma end with one entry more.
 
   diffusers' scheduler goes to t - T // num_steps, which is the next timestep only where the
   spacing is 'leading' or num_steps divides T; here it is always the next.

@@ -31,8 +31,8 @@ def scaled_linear_alphas_cumprod(num_timesteps: int) -> np.ndarray:
 
 
 def logsnr_cosine_interp_alphas_cumprod(num_timesteps: int) -> np.ndarray:
-  """Cosine in log-SNR, shifted for a picture 2 to 4 times larger: little more noise at low, much
-  more at high timesteps. The refinement's in ModelScope's Video-to-Video and VGen's SR600.
+  """Cosine in log-SNR, shifted for a picture 2 to 4 times larger: a little more noise at low
+  timesteps, much more at high ones. ModelScope's Video-to-Video and VGen's SR600 refine with it.
 
   Hoogeboom et al. 2023 (arXiv:2301.11093), Sec. 2.1. float64 (T,).
   """

@@ -109,7 +109,7 @@ class ClipScorer:
     self._params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
 
   def _place(self, values: np.ndarray) -> jax.Array | np.ndarray:
-    """On all devices if they divide the batch, else on one."""
+    """Puts values on all devices if these divide the batch, else on one."""
     whole = len(values) % self._over_batch.mesh.size == 0
     return jax.device_put(values, self._over_batch) if whole else values
 

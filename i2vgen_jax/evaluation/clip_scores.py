@@ -27,9 +27,9 @@ def measure(
   """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video.
 
   Args:
-    scorer: from `load`.
+    scorer: what `load` returns first.
     videos: one for each caption.
-    captions: words; long ones are cut.
+    captions: texts; long ones are cut.
   """
   texts_BD = scorer.texts(captions)
   rows = []

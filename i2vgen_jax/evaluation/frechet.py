@@ -19,7 +19,7 @@ Features = Callable[[np.ndarray], np.ndarray]  # float32 (N, 3, F, H, W) in [-1,
 
 PROXY_CHANNELS = (16, 32, 64)
 BATCH = 4
-MOST_GROUPS = 20  # Of videos that are left out in turn.
+MOST_GROUPS = 20  # The jackknife leaves out each group of videos in turn.
 
 
 def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
@@ -53,15 +53,15 @@ def distance_with_interval(a_ND: np.ndarray, b_ND: np.ndarray, num_videos: int) 
 
   Args:
     a_ND: features of `num_videos` videos, or of as many frames of each, in their order.
-    b_ND: of the same clips: row by row left out with those of `a_ND`.
-    num_videos: below 3 there is no interval: low and high are NaN.
+    b_ND: features of the same clips, left out row by row with those of `a_ND`.
+    num_videos: number of videos; fewer than 3 give no interval: low and high are NaN.
 
   Raises:
     ValueError: as `frechet_distance`, or sets of different length.
   """
   if len(a_ND) != len(b_ND) or len(a_ND) % num_videos:
     raise ValueError(f'{len(a_ND)} and {len(b_ND)} rows of features of {num_videos} videos.')
-  distance = max(frechet_distance(a_ND, b_ND), 0.0)  # Of equal sets, rounding may be below.
+  distance = max(frechet_distance(a_ND, b_ND), 0.0)  # Rounding takes equal sets below 0.
   groups = min(num_videos, MOST_GROUPS)
   half = float('nan')
   if num_videos > 2:
@@ -116,7 +116,7 @@ def load_features(source: str) -> tuple[Features, str]:
     function = getattr(code, name)
   except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(f'features {source!r} cannot be imported: {error}.') from error
-  # Of the code; what weights it reads is the user's to note.
+  # The hash is that of the code; users note themselves which weights it reads.
   return function, hashlib.sha256(pathlib.Path(code.__file__).read_bytes()).hexdigest()
 
 

@@ -43,7 +43,7 @@ def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:
 
   Args:
     output: folder of the evaluation.
-    videos: of each set.
+    videos: the videos of each set.
     fps: frames per second.
   """
   for name, videos_BFHWC in videos.items():
@@ -71,10 +71,10 @@ def write_page(
 
   Args:
     output: folder of the page and of videos/.
-    title: of the page.
+    title: heading of the page.
     measures: {set: {measure: dict(mean, low, high)}}.
     videos: {set: (N, ...)} as written by `write_videos`.
-    captions: of the N clips.
+    captions: texts of the N clips.
     settings: whatever JSON can hold, shown below.
     figures: names of pictures in the folder.
   """
@@ -118,7 +118,7 @@ def write_vbench(
   Args:
     output: folder to write to.
     videos_BFHWC: uint8.
-    captions: of the videos.
+    captions: texts of the videos.
     fps: frames per second.
   """
   counts = {}

@@ -23,7 +23,7 @@ def is_demo(captions: Sequence[str]) -> bool:
 
 
 def measure(video_FHWC: np.ndarray, caption: str) -> dict[str, float]:
-  """Of a uint8 video: dict(follows_caption, stands_still, movement_of_width, keeps_color).
+  """dict(follows_caption, stands_still, movement_of_width, keeps_color) of a uint8 video.
 
   follows_caption: whether it moves in the captioned direction (chance 25 %).
   """

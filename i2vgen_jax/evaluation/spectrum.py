@@ -26,7 +26,7 @@ def spatial(video_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   _, height, width = luma_FHW.shape
   window_HW = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
   window_HW /= np.sqrt(np.mean(window_HW**2))
-  # The weighted mean, so that nothing of it is left at frequency zero.
+  # Take off the weighted mean, so that nothing of it is left at frequency zero.
   weight_HW = window_HW / window_HW.sum()
   luma_FHW = (luma_FHW - (luma_FHW * weight_HW).sum((1, 2), keepdims=True)) * window_HW
   power_HW = (np.abs(np.fft.fft2(luma_FHW)) ** 2).mean(0) / (height * width) ** 2
@@ -44,7 +44,7 @@ def temporal(video_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   amplitude_KHW = np.fft.rfft(luma_FHW - luma_FHW.mean(0), axis=0)
   power_K = (np.abs(amplitude_KHW) ** 2).mean((1, 2)) / frames**2
   frequencies_K = np.fft.rfftfreq(frames)
-  mirrored = (frequencies_K > 0) & (frequencies_K < 0.5)  # Of a real signal, each stands for two.
+  mirrored = (frequencies_K > 0) & (frequencies_K < 0.5)  # Each stands for two of a real signal.
   return frequencies_K, power_K * np.where(mirrored, 2, 1)
 
 

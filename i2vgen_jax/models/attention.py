@@ -1,7 +1,7 @@
 """Attention, feed-forward, and the two transformers of the U-Net: within a frame, and over frames.
 
-A video stays (B, F, S, C) throughout: what a layer attends over is told by the dims of its einsum,
-not by a transpose. Softmax is float32.
+A video stays (B, F, S, C) throughout: the dims of a layer's einsum say what it attends over, and
+nothing is transposed. Softmax is float32.
 
 Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L context tokens,
 D context width, C channels, A heads, K head size.
@@ -76,13 +76,13 @@ class FeedForward(nn.Module):
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
-@jax.checkpoint  # The backward pass is kept x as it came, nothing in float32.
+@jax.checkpoint  # Keep only x in its own dtype; recompute the float32 values in the backward pass.
 def gelu(x: jax.Array) -> jax.Array:
-  """Exact GELU, computed in float32; of bfloat16, to 3e-5, a hundredth of what rounding costs at 1.
+  """Exact GELU in float32; within 3e-5 for bfloat16, a hundredth of what rounding costs at 1.
 
-  By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu. On a TPU erf is
-  the vector unit's largest task in a transformer, and so bfloat16 is given a tanh whose argument is
-  fitted to it (minimax, over -6 to 6).
+  XLA:CPU computes erf several times faster than the erfc of jax.nn.gelu. On a TPU erf is the vector
+  unit's largest task in a transformer, so bfloat16 takes a tanh whose argument is fitted to erf
+  (minimax, over -6 to 6).
   """
   x_float32 = x.astype(jnp.float32)
   if x.dtype == jnp.bfloat16:
@@ -136,8 +136,8 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
   """Attention over frames at each pixel, twice. Starts as the identity.
 
-  There is no position encoding: order is seen through the temporal convolutions and the position
-  marks of the image latents.
+  There is no position encoding: the temporal convolutions and the position marks of the image
+  latents tell the order.
   """
 
   num_heads: int

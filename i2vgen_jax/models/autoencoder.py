@@ -20,10 +20,10 @@ class Autoencoder:
 
   Attributes:
     vae: the Flax module.
-    scaling_factor: of the latents, which brings them to about unit variance.
+    scaling_factor: factor that brings latents to about unit variance.
     frames_per_chunk: how many frames the VAE sees at a time.
     tile: larger frames are decoded in overlapping squares of so many latents; 0 decodes them whole.
-    tile_overlap: of two such squares, latents.
+    tile_overlap: how many latents two neighbouring squares share.
   """
 
   vae: vae.AutoencoderKL
@@ -116,6 +116,6 @@ class Autoencoder:
       result_FB = jax.lax.map(functools.partial(function, params), video_FBHWC, batch_size=chunk)
       return jax.tree.map(lambda result: jnp.swapaxes(result, 0, 1), result_FB)
 
-    if video_BFHWC.shape[1] > 1:  # An image alone is encoded by all devices of `context` alike.
+    if video_BFHWC.shape[1] > 1:  # All devices of `context` encode an image alike.
       of_videos = video_parts.split_videos(of_videos)
     return of_videos(frozen['vae'], video_BFHWC)

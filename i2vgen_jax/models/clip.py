@@ -33,7 +33,7 @@ class CLIPText(nn.Module):
   Attributes:
     max_length: positions the tower knows.
     activation: a key of `ACTIVATIONS`.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   vocab_size: int = 49408
@@ -85,7 +85,7 @@ class CLIPVision(nn.Module):
   Attributes:
     patch_size: side of a patch in pixels; divides `image_size`.
     activation: a key of `ACTIVATIONS`.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   hidden_size: int = 1280

@@ -24,8 +24,8 @@ def convolve(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.
 
   Args:
     x_NHWI: images.
-    kernel_HWIO: its height and width are 1 or 3.
-    stride: in pixels, of both directions.
+    kernel_HWIO: kernel, 1 or 3 high and wide.
+    stride: step in pixels along height and width.
   """
   few = math.prod(x_NHWI.shape[:3]) <= stride**2 * kernel_HWIO.shape[-1]
   form = of_patches if few and kernels.platform() == 'cpu' else of_images
@@ -40,12 +40,12 @@ def convolve_over_frames(x_BFSI: jax.Array, kernel_3IO: jax.Array) -> jax.Array:
 
 
 def of_images(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
-  """By XLA.
+  """Convolves by XLA.
 
   Args:
     x_NHWI: images.
-    kernel_HWIO: of odd height and width.
-    stride: in pixels, of both directions.
+    kernel_HWIO: kernel of odd height and width.
+    stride: step in pixels along height and width.
   """
   return jax.lax.conv_general_dilated(
     x_NHWI,
@@ -57,12 +57,12 @@ def of_images(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax
 
 
 def of_patches(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
-  """By one matrix product. Patches are no larger than the kernel if pixels are at most O.
+  """Convolves by one matrix product. Patches are no larger than the kernel if pixels are at most O.
 
   Args:
     x_NHWI: images.
-    kernel_HWIO: of odd height and width.
-    stride: in pixels, of both directions.
+    kernel_HWIO: kernel of odd height and width.
+    stride: step in pixels along height and width.
   """
   (height, width), sizes = x_NHWI.shape[1:3], kernel_HWIO.shape[:2]
   margins = [(size // 2, size // 2) for size in sizes]
@@ -78,10 +78,10 @@ def of_patches(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> ja
 
 
 def of_pixels(x_BFSI: jax.Array, kernel_3IO: jax.Array) -> jax.Array:
-  """By XLA, of S images of B rows and F columns, with a kernel 1 high and 3 wide.
+  """Convolves S images of B rows and F columns by XLA, with a kernel 1 high and 3 wide.
 
-  That is how a video lies in a TPU's memory: any other way is copied for, or pays three times for
-  its shifts (docs/performance.md).
+  A video lies so in a TPU's memory: any other form needs a copy, or shifts that cost three times as
+  much (docs/performance.md).
   """
   dims = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))
   return jax.lax.conv_general_dilated(

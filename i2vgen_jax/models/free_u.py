@@ -16,11 +16,11 @@ def reweigh(
 
   Args:
     x_BFHWC: the trunk; its first half of the channels gets the gain.
-    skip_BFHWC: of the same size, any channels.
+    skip_BFHWC: the skip, as large, with any number of channels.
     trunk_gain, skip_gain: 1 changes nothing.
 
   Returns:
-    Both, as they came.
+    Both, in their own dtypes.
   """
   channels = x_BFHWC.shape[-1]
   gains_C = np.where(np.arange(channels) < channels // 2, trunk_gain, 1).astype(x_BFHWC.dtype)
@@ -29,7 +29,7 @@ def reweigh(
 
 
 def lowest_frequencies(x_BFHWC: jax.Array) -> jax.Array:
-  """What frequencies 0 and -1 along height and width hold, its real part.
+  """Returns the real part of what frequencies 0 and -1 along height and width hold.
 
   The square of two by two in the middle of a shifted spectrum, which is not symmetric: VGen's.
   Written as matrix products, as TPUs have no fast Fourier transform to speak of.

@@ -44,10 +44,10 @@ def attend(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads:
   """softmax(q k^T / sqrt(K)) v, head by head: (B, F, S, C); softmax is float32.
 
   Args:
-    over: of OVER.
+    over: what queries attend to, a key of OVER.
     q_BFSC: queries.
     k, v: keys and values, with the dims of OVER.
-    num_heads: A.
+    num_heads: A, heads in the channels.
   """
   num_keys, head_dim = k.shape[2 if over == 'pixels' else 1], q_BFSC.shape[-1] // num_heads
   chosen = choose(platform(), over, num_keys, head_dim, q_BFSC.dtype)
@@ -60,20 +60,20 @@ def attend(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads:
 
 
 def platform() -> str:
-  """Of the devices of the mesh in context ('tpu', 'gpu', 'cpu'); 'cpu' without one."""
+  """Kind of the devices in the current mesh: 'tpu', 'gpu' or 'cpu'; 'cpu' without a mesh."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else 'cpu'
 
 
 def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
-  """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu').
+  """'pallas', 'splash', 'cudnn' or 'xla' for a shape on a platform.
 
   Args:
-    platform: of the devices.
-    over: of OVER.
-    num_keys: that each query attends to.
-    head_dim: K.
-    dtype: of queries, keys and values.
+    platform: kind of the devices: 'tpu', 'gpu' or 'cpu'.
+    over: what queries attend to, a key of OVER.
+    num_keys: how many keys a query attends to.
+    head_dim: K, channels of a head.
+    dtype: type of queries, keys and values.
   """
   if platform == 'tpu':
     if over == 'frames':
@@ -83,20 +83,20 @@ def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DType
     if fits and pallas_attention.fits_heads(head_dim):
       return 'pallas'
     return 'splash' if over == 'pixels' and num_keys >= FEWEST['tpu'] else 'xla'
-  half = dtype in (jnp.bfloat16, jnp.float16)  # All that cuDNN takes.
+  half = dtype in (jnp.bfloat16, jnp.float16)  # cuDNN takes no others.
   if platform in ('gpu', 'cuda') and over == 'pixels' and num_keys >= FEWEST['gpu'] and half:
     return 'cudnn'
   return 'xla'
 
 
 def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
-  """By two matrix products with all scores in memory between them.
+  """Attends by two matrix products, with all scores in memory between them.
 
   Args:
-    over: of OVER.
+    over: what queries attend to, a key of OVER.
     q_BFSC: queries.
     k, v: keys and values, with the dims of OVER.
-    num_heads: A.
+    num_heads: A, heads in the channels.
   """
   _, to_logits, to_output = OVER[over]
   q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
@@ -109,14 +109,14 @@ def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: 
 def pallas(
   over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
 ) -> jax.Array:
-  """By pallas_attention.
+  """Attends by pallas_attention or pallas_frame_attention.
 
   Args:
-    over: of OVER.
+    over: what queries attend to, a key of OVER.
     q_BFSC: queries.
     k, v: keys and values, with the dims of OVER.
-    head_dim: K.
-    interpret: run without a TPU.
+    head_dim: K, channels of a head.
+    interpret: whether to run without a TPU.
   """
   if over == 'frames':
     return pallas_frame_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
@@ -126,12 +126,12 @@ def pallas(
 
 
 def cudnn(_: Over, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
-  """By cuDNN's flash attention, each frame a batch entry.
+  """Attends by cuDNN's flash attention, each frame a batch entry.
 
   Args:
-    _: 'pixels', the only dims that it is chosen for.
+    _: always 'pixels'.
     qkv_BFSC: queries, keys and values, bfloat16 or float16.
-    head_dim: K.
+    head_dim: K, channels of a head.
   """
   folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
   y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
@@ -146,18 +146,18 @@ def splash(
   head_dim: int,
   interpret: bool = False,
 ) -> jax.Array:
-  """By JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
+  """Attends by JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
 
   The backward pass is the unfused one: fused, it keeps a partial dq for each block of keys, 8 GB
   more at 14,400 tokens.
 
   Args:
-    _: 'pixels', the only dims that it is chosen for.
+    _: always 'pixels'.
     q_BFSC: queries.
     k_BFTC: keys, as many as queries.
     v_BFTC: values.
-    head_dim: K.
-    interpret: run without a TPU.
+    head_dim: K, channels of a head.
+    interpret: whether to run without a TPU.
   """
   num_tokens = q_BFSC.shape[2]
   block, padded = tiling(num_tokens)

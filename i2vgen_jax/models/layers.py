@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, convolution, video_parts
 
-BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
+BLOCK_INPUT = 'block_input'  # unet3d.POLICIES may move it to the host.
 FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
 
 
@@ -158,9 +158,8 @@ def normalize(
 ) -> jax.Array:
   """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
-  The backward pass is written out: it keeps x as it came, in bfloat16 where that is what came, and
-  nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the derived one
-  (small U-Net, jax 0.10.2).
+  The backward pass is written out: it keeps x in its own dtype, and nothing else of that size, and
+  XLA:CPU compiles it in two thirds of the time of the derived one (small U-Net, jax 0.10.2).
 
   Args:
     x_C: channels last.
@@ -195,7 +194,7 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _mean(dims: tuple[int, ...], group_size: int, over_frames: bool, x_C: jax.Array) -> jax.Array:
-  """Over dims, all but the batch's, channels' and, per frame, frames'; then over adjacent channels.
+  """Means over `dims` (pixels, and frames if over_frames), then over the channels of each group.
 
   In this order x is read once for all statistics.
   """
@@ -230,7 +229,7 @@ class Dropout(nn.Module):
   """
 
   rate: float
-  split: int = FRAMES  # Of which video_parts.py may leave a part here: FRAMES or PIXELS.
+  split: int = FRAMES  # FRAMES or PIXELS: the dim that video_parts.py may split.
 
   @nn.compact
   def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
@@ -239,9 +238,9 @@ class Dropout(nn.Module):
     if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
-    # Drawn in the shape of what uses it, or it would have to be laid out anew on a TPU: of layers
-    # over frames the pixels in one dim. The four bytes of a word lie a quarter of H apart; over
-    # frames, of F, or of the pixels if frames are few.
+    # The mask is drawn in the shape of x, since a TPU would copy another one: layers over frames
+    # have the pixels in one dim. The four bytes of a word lie a quarter of H apart; in layers over
+    # frames a quarter of F, or of the pixels if there are fewer than 4 frames.
     shape = list(x.shape)
     shape[self.split] *= video_parts.num_parts()
     dim = 2
@@ -252,7 +251,7 @@ class Dropout(nn.Module):
 
     def draw(key):
       words = jax.random.bits(jax.random.fold_in(key, module), shape[1:])
-      # As bytes: where XLA lays activations with pixels in lanes, each of the four is copied.
+      # Cast to bytes: where XLA lays pixels in lanes, it copies each of the four.
       bytes_of_words = [(words >> shift).astype(jnp.uint8) for shift in (0, 8, 16, 24)]
       return jnp.concatenate(bytes_of_words, dim - 1)
 
@@ -277,7 +276,7 @@ class ResBlock(nn.Module):
 
     Args:
       x_BFHWC: features of a video.
-      embedding_BE: of the timestep, and of what else is added to it.
+      embedding_BE: the timestep's vector, with whatever is added to it.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
     x_BFHWC = checkpoint_name(x_BFHWC, BLOCK_INPUT)
@@ -321,7 +320,7 @@ class TemporalConv(nn.Module):
 class Downsample(nn.Module):
   """Halves height and width (rounding up) with a strided 3x3 convolution.
 
-  `row_margin` rows of zeros are laid on above and below, which `Upsample` cuts off again.
+  It first adds `row_margin` rows of zeros above and below, which `Upsample` cuts off again.
   """
 
   row_margin: int = 0
@@ -349,8 +348,8 @@ class Upsample(nn.Module):
 
     Args:
       x_BFHWC: features of the lower level.
-      height: of the result, in pixels of the level.
-      width: likewise.
+      height: height of the result, in pixels of its level.
+      width: its width, likewise.
     """
     # For an odd size 2n-1, nearest resize of n pixels is the doubled image without its last row.
     top = self.row_margin

@@ -7,7 +7,7 @@ set to zero, which costs a multiplier of 128 nothing, and nothing moves.
 
 All keys of a row are in vector memory, and softmax goes through them in chunks. Products take the
 inputs' type and sum in float32; softmax is float32. `interpret` runs a kernel without a TPU.
-Measured, as far as it can be without one, in docs/performance.md.
+docs/performance.md has what can be measured without one.
 
 Dimension key: B batch, T queries, U keys, C = heads x head_dim channels; within a kernel L lanes.
 """
@@ -24,10 +24,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 MOST_KEYS = 16_384
-QUERIES = 512  # Of a block.
+QUERIES = 512  # Queries of a block.
 MOST_OF_CHUNK = 1024  # Keys; scores of a block are 2 MiB then.
-VECTOR_MEMORY = 48 * 2**20  # Of the 64 MiB of a v5p core or TPU7x device, the least there is.
-RESULT = 'attention_result'  # What remat policies may keep (unet3d.POLICIES).
+VECTOR_MEMORY = 48 * 2**20  # A v5p core or TPU7x device, the smallest, has 64 MiB.
+RESULT = 'attention_result'  # Remat policies may keep it (unet3d.POLICIES).
 MASKED = -1e30
 
 
@@ -47,7 +47,7 @@ def attend(
     k_BUC: keys.
     v_BUC: values.
     head_dim: channels of a head: 64 or 128 (fits_heads).
-    interpret: run without a TPU.
+    interpret: whether to run without a TPU.
   """
   return _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)[0]
 
@@ -106,7 +106,7 @@ class _Blocks:
     (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
     self.num_keys, self.head_dim = num_keys, head_dim
     self.block = min(QUERIES, pl.cdiv(self.num_queries, 16) * 16)
-    # Of whole tiles of bfloat16, which are 16 rows high.
+    # Chunks are whole tiles of bfloat16, which are 16 rows high.
     num_chunks = pl.cdiv(num_keys, MOST_OF_CHUNK)
     self.chunk = pl.cdiv(num_keys, 16 * num_chunks) * 16
     self.padded_keys = num_chunks * self.chunk
@@ -156,7 +156,7 @@ class _Blocks:
     )(*inputs)
 
   def lanes(self) -> jax.Array:
-    """Of the kernel's tile, those that hold channels."""
+    """How many lanes of the kernel's tile hold channels."""
     return jnp.minimum(LANES, self.channels - pl.program_id(1) * LANES)
 
   def read_queries(self, ref, lanes):
@@ -298,12 +298,12 @@ def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
 def cost(
   arrays: Sequence[jax.Array | jax.ShapeDtypeStruct], num_scores: int, products: int, head_dim: int
 ) -> pl.CostEstimate:
-  """What a kernel states of itself: arrays are read or written once, each score has `products`.
+  """The cost that a kernel states: it reads or writes each array once.
 
   Args:
     arrays: inputs and outputs; shapes will do.
     num_scores: pairs of a query and a key, over all heads and rows.
-    products: multiplications of matrices of that many scores.
+    products: how many matrix products each score takes part in.
     head_dim: channels of a head.
   """
   return pl.CostEstimate(

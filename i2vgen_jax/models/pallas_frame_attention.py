@@ -19,7 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from i2vgen_jax.models import pallas_attention
 from i2vgen_jax.models.pallas_attention import LANES
 
-PIXELS = 8  # Of a sequence: the rows of a float32 tile.
+PIXELS = 8  # Pixels of a sequence: the rows of a float32 tile.
 MOST_FRAMES = 64
 
 
@@ -38,7 +38,7 @@ def attend_over_frames(
     k_BFSC: keys.
     v_BFSC: values.
     head_dim: channels of a head: 64 or 128.
-    interpret: run without a TPU.
+    interpret: whether to run without a TPU.
   """
   return _over_frames(_forward, (q_BFSC, k_BFSC, v_BFSC), head_dim, interpret)[0]
 

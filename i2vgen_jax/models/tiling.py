@@ -21,9 +21,9 @@ def apply_in_tiles(
   Args:
     function: (B, h, w, C) -> (B, scale h, scale w, C') for any size.
     x_BHWC: any size.
-    tile: side of the squares; frames no larger are done whole, and 0 does all whole.
-    overlap: by which neighbours overlap at least, at most tile / 2; weights ramp up over it.
-    scale: of the function.
+    tile: side of the squares; frames that fit into one are done whole, and with 0 all are.
+    overlap: least overlap of neighbours, at most tile / 2; weights ramp up over it.
+    scale: by how much the function enlarges.
 
   Returns:
     (B, scale H, scale W, C').

@@ -80,7 +80,7 @@ class DownBlock(Level):
 
     Args:
       x_BFHWC: features of the level.
-      embedding_BE: of the timestep, and of what else is added to it.
+      embedding_BE: the timestep's vector, with whatever is added to it.
       context_BLD: context tokens.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
@@ -109,7 +109,7 @@ class MidBlock(Level):
 
     Args:
       x_BFHWC: features of the level.
-      embedding_BE: of the timestep, and of what else is added to it.
+      embedding_BE: the timestep's vector, with whatever is added to it.
       context_BLD: context tokens.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
@@ -120,7 +120,7 @@ class MidBlock(Level):
 class UpBlock(Level):
   """Layers of one decoder level, each fed a skip, then (but for the last level) a resize."""
 
-  free_u: tuple[tuple[float, float], ...] = ()  # Of its first layers.
+  free_u: tuple[tuple[float, float], ...] = ()  # Gains of the block's first layers.
 
   @nn.compact
   def __call__(
@@ -138,7 +138,7 @@ class UpBlock(Level):
       x_BFHWC: features of the level.
       skips: (B, F, H, W, any) of the encoder, in the order of the layers that take them.
       next_size: (height, width) of the next level; None at the last.
-      embedding_BE: of the timestep, and of what else is added to it.
+      embedding_BE: the timestep's vector, with whatever is added to it.
       context_BLD: context tokens.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
@@ -171,9 +171,9 @@ class UNet3D(nn.Module):
       doubled: 1 in VGen's refinement, 0 in its base model.
     free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
       refinement has ((1.1, 0.6), (1.2, 0.4)).
-    remat: what the backward pass of a ResBlock or transformer computes again: a name in POLICIES;
-      'none' keeps all.
-    dtype: of matrix products and activations.
+    remat: what the backward pass of a ResBlock or transformer keeps: a name in POLICIES; 'none'
+      keeps all.
+    dtype: type of matrix products and activations.
   """
 
   conditioners: tuple[Any, ...]
@@ -319,7 +319,7 @@ class UNet3D(nn.Module):
           raise ValueError(
             f'block_channels={self.block_channels}: {channels} must divide over {name}={divisor}.'
           )
-    if not 0 <= self.dropout <= 255 / 256:  # In steps of 1/256: layers.Dropout.
+    if not 0 <= self.dropout <= 255 / 256:  # layers.Dropout has steps of 1/256.
       raise ValueError(f'dropout={self.dropout}: give a rate from 0 to {255 / 256:.3f}.')
 
 
@@ -336,15 +336,15 @@ class TimeEmbedding(nn.Module):
     return layers.Dense(self.width, name='linear_2')(h)
 
 
-# What is kept of a block's forward pass for its backward pass; all else is computed again.
+# What the backward pass keeps of a block's forward pass; it recomputes all else.
 POLICIES = {
-  'block': jax.checkpoint_policies.nothing_saveable,  # Its input alone.
-  # And results of products, convolutions and attention.
+  'block': jax.checkpoint_policies.nothing_saveable,  # Keep the block's input only.
+  # Keep the results of products, convolutions and attention too.
   'products': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable,
     jax.checkpoint_policies.save_only_these_names(pallas_attention.RESULT),
   ),
-  # Its input alone, and that in the memory of the host.
+  # Keep the block's input only, in the memory of the host.
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=(),
     names_which_can_be_offloaded=(layers.BLOCK_INPUT,),
@@ -355,8 +355,7 @@ POLICIES = {
 
 
 def rematerialized(cls: Target, remat: str) -> Target:
-  """The module class, whose backward pass computes anew what POLICIES does not keep; 'none' keeps
-  all."""
+  """The module class, but its backward pass recomputes what POLICIES[remat] does not keep."""
   if remat == 'none':
     return cls
   if remat not in POLICIES:

@@ -27,7 +27,7 @@ class AutoencoderKL(nn.Module):
   Attributes:
     block_channels: width of each level; the latents are 2**(levels - 1) times smaller.
     layers_per_block: residual blocks of an encoder level; a decoder level has one more.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   in_channels: int = 3

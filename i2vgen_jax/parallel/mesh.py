@@ -27,7 +27,7 @@ def resolve(axis_sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
   Args:
     axis_sizes: dict with a size for each of `AXES`, `slice` and `context` 1 if left out; at most
       one may be -1: whatever is left.
-    num_devices: in all.
+    num_devices: how many devices there are in all.
 
   Raises:
     ValueError: unknown axis, or sizes whose product is not the number of devices.
@@ -55,7 +55,7 @@ def make_mesh(
   """A mesh over all devices.
 
   Args:
-    axis_sizes: as of `resolve`.
+    axis_sizes: see `resolve`.
     devices: default all devices of all processes.
 
   Raises:
@@ -70,7 +70,7 @@ def make_mesh(
       f'mesh={sizes}: the devices lie in {len(slices)} slices; set --config.mesh.slice='
       f'{len(slices)}, so that only gradients cross between them.'
     )
-  # Rings of a torus are cut where an axis is shorter than they are, as context=2 of v5p's 4x4x4.
+  # An axis may be shorter than a ring of the torus, as context=2 is on v5p's 4x4x4: cut the ring.
   if len(slices) == 1:
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   else:
@@ -78,12 +78,12 @@ def make_mesh(
     grid = mesh_utils.create_hybrid_device_mesh(
       inside, between, devices=devices, allow_split_physical_axes=True
     )
-  # Auto: how activations lie is XLA's to find, but for what models/video_parts.py says.
+  # Auto: XLA decides how activations lie, but for what models/video_parts.py says.
   return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 def within(mesh: AnyMesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, traced with the mesh in context, where models/kernels.py looks for it."""
+  """The function, traced with this mesh as the current one, which models/kernels.py reads."""
 
   @functools.wraps(function)
   def traced(*arguments):
@@ -94,7 +94,7 @@ def within(mesh: AnyMesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_shards(mesh: AnyMesh) -> int:
-  """Into how many parts a batch is split."""
+  """How many parts a batch is split into."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
@@ -106,8 +106,8 @@ def batch_sharding(mesh: AnyMesh) -> jax.sharding.NamedSharding:
 def batch_reader(mesh: jax.sharding.Mesh) -> tuple[int, int]:
   """(index, count): which of so many parts of each batch this process reads.
 
-  Processes whose devices hold the same rows, as where the mesh splits matrices over them, read the
-  same part.
+  Processes read the same part if their devices hold the same rows, because the mesh splits matrices
+  over them.
 
   Raises:
     ValueError: the rows of one process overlap those of another in part.
@@ -135,7 +135,7 @@ def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
   Args:
     batch: tree of numpy arrays, leading dim = global batch / count of `batch_reader`.
-    mesh: from `make_mesh`.
+    mesh: the mesh of the devices.
   """
   sharding = batch_sharding(mesh)
   return jax.tree.map(
@@ -144,13 +144,13 @@ def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def check_batch_sizes(buckets: Iterable[Any], mesh: AnyMesh, accumulation: int) -> None:
-  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or what is
-  left of it not over `context`.
+  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or if the
+  rest does not divide over `context`.
 
   Args:
-    buckets: with name, batch_size and frames.
-    mesh: from `make_mesh`.
-    accumulation: micro-batches of a step.
+    buckets: anything with name, batch_size and frames.
+    mesh: the mesh of the devices.
+    accumulation: how many micro-batches make a step.
   """
   parts, context = batch_shards(mesh) * accumulation, mesh.shape['context']
   for bucket in buckets:

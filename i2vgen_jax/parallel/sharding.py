@@ -23,7 +23,7 @@ RULES = (
   (r'(to_out_0|net_2)/kernel$', ('tensor', 'fsdp')),
   (r'conv1/kernel$', (None, None, 'fsdp', 'tensor')),
   (r'conv2/kernel$', (None, None, 'tensor', 'fsdp')),
-  # From pixels or latents: too few inputs to split.
+  # Pixels and latents are too few inputs to split.
   (r'(patch_embedding|conv_in|conv_0|proj_in_0)/kernel$', (None, 'fsdp')),
   (r'/embedding$', (None, 'fsdp')),
   (r'kernel$', ('fsdp', None)),
@@ -46,8 +46,8 @@ def spec_for(
 
   Args:
     name: path of the tensor.
-    shape: of the tensor.
-    mesh: anything with a `shape` of axis sizes.
+    shape: sizes of its dims.
+    mesh: the mesh, whose `shape` has the axis sizes.
     min_elements: smaller tensors stay whole on every device: gathering them costs more than
       keeping them. At full size 910 of 1,484 tensors hold 1 M of 1,413 M parameters below 65,536.
     rules: (pattern, axes) pairs.
@@ -56,9 +56,8 @@ def spec_for(
   last dims of a convolution.
 
   Raises:
-    ValueError: the first matching rule names an axis twice, has more axes than the tensor dims, or
-    meets a dim that its
-      axis does not divide.
+    ValueError: the first matching rule names an axis twice, has more axes than the tensor has dims,
+      or its axis does not divide a dim.
   """
   if math.prod(shape) < min_elements:
     return P()
@@ -83,8 +82,8 @@ def shard_tree(abstract_tree: Any, mesh: mesh_lib.AnyMesh, min_elements: int) ->
   """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`.
 
   Args:
-    abstract_tree: of arrays or ShapeDtypeStructs.
-    mesh: on which they are placed.
+    abstract_tree: arrays or ShapeDtypeStructs.
+    mesh: the mesh to place them on.
     min_elements: smaller tensors stay whole on every device.
   """
   return jax.tree_util.tree_map_with_path(

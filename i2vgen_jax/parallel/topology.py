@@ -17,11 +17,11 @@ import re
 class Generation:
   """One kind of TPU."""
 
-  accelerator: str  # Of gcloud, before the size.
-  gke_accelerator: str  # Label of GKE's nodes.
+  accelerator: str  # gcloud's name, before the size.
+  gke_accelerator: str  # GKE's label of nodes.
   runtime: str  # TPU VM image.
-  cores_per_chip: int  # That the size in a name counts.
-  devices_per_chip: int  # That JAX shows.
+  cores_per_chip: int  # The size in a name counts cores.
+  devices_per_chip: int  # As JAX counts them.
   grids: dict  # Size in the name -> chips in each direction.
 
 
@@ -60,12 +60,12 @@ class Topology:
 
   @property
   def hosts(self) -> int:
-    """Of all slices: one process on each."""
+    """Hosts of all slices; each runs one process."""
     return self.slices * self.hosts_per_slice
 
   @property
   def devices(self) -> int:
-    """That JAX sees in all."""
+    """Devices that JAX sees in all."""
     return self.hosts * self.chips_per_host * self.devices_per_chip
 
   @property
@@ -75,7 +75,7 @@ class Topology:
 
   @property
   def chips(self) -> int:
-    """Of all slices."""
+    """Chips of all slices."""
     return self.hosts * self.chips_per_host
 
   @property

@@ -61,7 +61,7 @@ def compile_for(
   """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took.
 
   Args:
-    config: of the run.
+    config: the config of the run.
     topology: TPUs to compile for.
     bucket: shape of the batch.
     hlo: file for the compiled program as text; '' writes none.
@@ -87,7 +87,7 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   """The plan as lines to read.
 
   Args:
-    plan: to show.
+    plan: the plan to show.
     topology: its name.
     mfu: share of the peak that the plan assumes.
   """

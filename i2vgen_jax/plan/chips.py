@@ -21,11 +21,11 @@ class Device:
 
   kind: str  # device_kind of JAX.
   cores: int
-  hbm_bytes: float  # That libtpu leaves to a program.
+  hbm_bytes: float  # What libtpu leaves to a program.
   hbm_bytes_per_sec: float
   ici_bytes_per_sec: float  # All links of the device, both ways together.
   dcn_bytes_per_sec: float
-  host_vcpus: int  # Of the host of four chips.
+  host_vcpus: int  # vCPUs of the host of four chips.
   kernel_rate: float  # Share of the peak that splash attention is taken to reach.
 
   @property
@@ -41,7 +41,7 @@ class Device:
 
 
 # Attention of head size 64 fills half of a 128-wide multiplier and a quarter of a 256-wide one at
-# best; 70 % of that is taken. Not measured.
+# best; we assume 70 % of that, which is not measured.
 DEVICES = {
   'v5e': Device('TPU v5 lite', 1, 15.75 * 2**30, 819e9, 400e9, 25e9 / 8, 112, 0.35),
   'v5p': Device('TPU v5', 2, 95.0 * 2**30, 2765e9, 1200e9, 50e9 / 8, 208, 0.35),
@@ -51,7 +51,7 @@ DEVICES = {
 
 
 def device(topology: topology_lib.Topology) -> Device:
-  """The Device of a i2vgen_jax.parallel.topology.Topology.
+  """The Device of a topology.
 
   Raises:
     ValueError: it is no TPU.
@@ -64,7 +64,7 @@ def device(topology: topology_lib.Topology) -> Device:
 
 
 def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:
-  """A mesh of devices that are nowhere, for tracing and for the shapes of shards."""
+  """A mesh without real devices, for tracing and for the shapes of shards."""
   auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
   named = jax.sharding.AbstractDevice(device_of_mesh.kind, device_of_mesh.cores, 'tpu')
   return jax.sharding.AbstractMesh(

@@ -1,6 +1,6 @@
-"""The real train step, compiled for TPUs that are not here, and read.
+"""Compiles the real train step for TPUs that are not here, and reads the result.
 
-libtpu compiles for any topology without a chip (`pip install libtpu`). What it says of memory is
+libtpu compiles for any topology without a chip (`pip install libtpu`). The memory that it states is
 what the chip will hold; its times are estimates: XLA's cycles for each op, plus Pallas kernels and
 collectives, for which XLA states none, at the rates of chips.py. Encoders that run ahead of the
 step are not part of it.
@@ -35,7 +35,7 @@ def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
   Raises:
     ValueError: libtpu is not installed.
   """
-  # Neither metadata of a TPU VM nor a lock between compiling processes is wanted here.
+  # Ask no TPU VM for metadata, and let several processes compile at once.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies
@@ -53,7 +53,7 @@ def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
 
 
 def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
-  """The lowered train step for one bucket, of a batch that is encoded."""
+  """The lowered train step for one bucket, whose batch is already encoded."""
   abstract, shardings, _, step_of_loss = step_lib.from_config(session)
   encoded_loss = step_lib.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   jitted = step_of_loss(
@@ -84,10 +84,10 @@ def report(
   """What the compiled step takes, as a dict for JSON.
 
   Args:
-    compiled: for the mesh.
-    mesh: of devices.
-    device: Device of chips.py.
-    model_flops: of the whole batch and all devices, as flops.train_step counts them.
+    compiled: the step, compiled for the mesh.
+    mesh: the mesh of the devices.
+    device: what one of them has.
+    model_flops: FLOPs of the whole batch on all devices, as flops.train_step counts them.
   """
   program = hlo.parse(compiled.as_text() or '')
   memory: Any = compiled.memory_analysis()
@@ -130,7 +130,7 @@ def is_kernel(op: hlo.Op) -> bool:
 
 
 def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
-  """At the share of the peak that kernels are taken to reach, or at the rate of memory."""
+  """Seconds of a kernel, at the assumed share of the peak or at the rate of memory."""
   num_flops, num_bytes = kernel_cost(op)
   return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
 
@@ -138,8 +138,8 @@ def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
 def kernel_cost(op: hlo.Op) -> tuple[int, ...]:
   """(FLOPs, bytes) of a Pallas kernel: as it states them, or those of splash attention.
 
-  That one takes two matrix products forward, four for the gradients of keys and values, three for
-  that of queries, which make the scores anew.
+  Splash attention takes two matrix products forward, four for the gradients of keys and values and
+  three for that of queries, since the backward pass recomputes the scores.
   """
   stated = re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', op.text)
   if stated:
@@ -169,7 +169,7 @@ def by_kind_and_axis(exchanges: Sequence[hlo.Collective]) -> dict[str, dict[str,
 
 
 def all_to_alls(exchanges: Sequence[hlo.Collective]) -> dict[str, float]:
-  """MiB by the module that each all-to-all was made for: no mesh of ours asks for any."""
+  """MiB of all-to-alls by the module that each was made for; no mesh of ours asks for any."""
   rows: Any = collections.Counter()
   for exchange in exchanges:
     if exchange.kind == 'all-to-all':

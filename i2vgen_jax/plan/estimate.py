@@ -1,7 +1,7 @@
 """What a config takes on a topology, from shapes alone: no compiler, no device, seconds.
 
 Parameters, optimizer and average are exact. Activations are what JAX's reverse mode keeps: XLA
-makes some of it anew and lays some out with padding, so they are an estimate. Time is FLOPs at a
+recomputes some of it and pads some, so they are an estimate. Time is FLOPs at a
 stated share of the peak.
 """
 
@@ -33,7 +33,7 @@ class Plan:
   """All that the table shows; bytes are of one device."""
 
   num_parameters: int
-  bytes: dict  # By kind.
+  bytes: dict  # Kind -> bytes.
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
@@ -59,11 +59,11 @@ def make(
   """The Plan.
 
   Args:
-    config: of the run.
-    topology: a i2vgen_jax.parallel.topology.Topology of TPUs.
-    buckets: of the config.
-    mfu: share of the peak that the run is taken to reach.
-    clip_cpu_secs: of reading and decoding one example.
+    config: the config of the run.
+    topology: TPUs.
+    buckets: the buckets of the config.
+    mfu: assumed share of the peak, in (0, 1].
+    clip_cpu_secs: CPU seconds to read and decode one example.
 
   Raises:
     ValueError: mesh, batches or sharding do not fit the topology.
@@ -76,7 +76,7 @@ def make(
   state, placed, _, _ = step.from_config(session)
   fixed = state_bytes(state, placed, session)
 
-  # What `context` splits, be it batch or video, is less for each device.
+  # `context` splits the batch or a video, and so leaves less to each device.
   shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
   largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
   samples = largest.batch_size / shards
@@ -118,8 +118,8 @@ def state_bytes(
 
   Args:
     state: TrainState of shapes.
-    placed: its shardings.
-    session: of the run.
+    placed: TrainState of their shardings.
+    session: the session of the run.
   """
   config = session.config
   frozen = frozen_lib.abstract(session.networks)
@@ -135,7 +135,7 @@ def state_bytes(
 
 
 def device_bytes(tree: Any, shardings: Any) -> int:
-  """Bytes of a tree's shards on one device, less those in the memory of its host."""
+  """Bytes of a tree's shards in the memory of one device, not counting that of its host."""
   return sum(
     _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
     for leaf, placed in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
@@ -150,13 +150,13 @@ def _bytes(dtype: jnp.dtype, shape: tuple[int, ...]) -> int:
 def activation_bytes(
   session: session_lib.Session, bucket: buckets_lib.Bucket, device: chips.Device
 ) -> int:
-  """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
-  recomputed, those of the costliest one besides.
+  """Bytes per sample that a device keeps for the U-Net's backward pass; if it recomputes blocks,
+  also those of the costliest one.
 
   Args:
-    session: of the run.
+    session: the session of the run.
     bucket: shape of the videos.
-    device: that the kernels are chosen for.
+    device: the device that the kernels are chosen for.
   """
   unet = session.unet
   inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
@@ -177,7 +177,7 @@ def largest_block(
 
   Args:
     unet: gives channels and heads.
-    mesh: of one device.
+    mesh: a mesh of one device.
     shape: (B, F, H, W, C) of the noisy latents.
   """
   batch_size, frames, height, width, _ = shape
@@ -209,15 +209,15 @@ def residual_bytes(
   Args:
     module: a Flax module.
     params: its variables; shapes will do.
-    mesh: of one device.
-    arguments: of the call; shapes will do.
+    mesh: a mesh of one device.
+    arguments: arguments of the call; shapes will do.
   """
 
   def forward(params: Any, *arguments: Any) -> Any:
     return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
 
   kept = jax.make_jaxpr(mesh_lib.within(mesh, forward))(params, *arguments).out_avals
-  # Keys of dropout have no item size, and next to no bytes.
+  # Leave out keys of dropout: they have no item size, and next to no bytes.
   return sum(
     leaf.size * leaf.dtype.itemsize
     for leaf in kept
@@ -256,9 +256,9 @@ def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDic
   """Lines of advice.
 
   Args:
-    plan: its own hints are not read.
-    sizes: of the mesh axes.
-    config: of the run.
+    plan: the plan, whose own hints are not read.
+    sizes: size of each mesh axis.
+    config: the config of the run.
   """
   total = sum(plan.bytes.values())
   fixed = total - plan.samples_per_device * plan.bytes_per_sample

@@ -1,8 +1,8 @@
 """Reads a compiled TPU program: what each op costs by XLA's own model, and what it sends where.
 
 XLA writes `estimated_cycles` beside most ops of a scheduled TPU program. Their sum, at the chip's
-clock, is the estimate of a step: it knows tiles, padding and memory, but no contention, and nothing
-of Pallas kernels and collectives, which compiled.py adds.
+clock, is the estimate of a step: it knows tiles, padding and memory, but neither contention nor
+Pallas kernels and collectives, which compiled.py adds.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ class Op:
 
   name: str
   kind: str  # HLO opcode.
-  type: str  # Of the result, with layout.
-  path: str  # Of the module and JAX primitive that it was made for.
+  type: str  # Type of the result, with its layout.
+  path: str  # The module and JAX primitive that it was made for.
   cycles: int  # Estimated by XLA; 0 where it says nothing.
   operands: tuple  # Names.
   callees: tuple  # Names of computations.
@@ -36,7 +36,7 @@ class Op:
 
   @property
   def bytes(self) -> int:
-    """Of the result; of a tuple, the sum."""
+    """Bytes of the result; a tuple counts as the sum."""
     return type_bytes(self.type)
 
 
@@ -81,7 +81,7 @@ def _op(line: str) -> Op:
 
 
 def executed(program: Program) -> Iterator[tuple[Op, int]]:
-  """(Op, times) of all that runs: a loop's body as often as XLA knows, a fusion as one op."""
+  """Yields (Op, times) for all that runs; a loop's body counts its trips, a fusion is one op."""
   computations, entry = program
 
   def walk(name: str, times: int) -> Iterator[tuple[Op, int]]:
@@ -121,9 +121,9 @@ def dims(text: str) -> tuple[int, ...]:
 class Collective:
   """One exchange between devices."""
 
-  kind: str  # Of COLLECTIVES.
+  kind: str  # One of COLLECTIVES.
   axes: tuple  # Mesh axes along which it goes.
-  bytes: int  # Of the larger of what goes in and comes out, on one device.
+  bytes: int  # Input or output of one device, whichever is larger.
   times: int
   overlaps: bool  # Other work is scheduled between its start and its end.
   op: Op
@@ -133,7 +133,7 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
   """All Collectives of a program.
 
   Args:
-    program: from `parse`.
+    program: what `parse` returns.
     mesh_shape: dict of axis sizes, in the mesh's order.
   """
   computations, _ = program
@@ -173,7 +173,7 @@ def _exchange(op: Op, computations: Mapping[str, list[Op]]) -> tuple[str, Op] | 
   kind = op.kind.removesuffix('-start')
   if kind in COLLECTIVES:
     return kind, op
-  # Between slices a collective is a send and a recv, with what the runtime makes of them.
+  # A collective between slices is a send and a recv, which name what the runtime makes of them.
   between = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.text)
   if kind == 'send' and between:
     return between.group(1).lower().replace('_', '-'), op
@@ -189,7 +189,7 @@ def _exchange(op: Op, computations: Mapping[str, list[Op]]) -> tuple[str, Op] | 
 
 
 def _overlapped(ops: Iterable[Op]) -> Iterator[Op]:
-  """Starts of asynchronous ops before whose end something that takes time is scheduled."""
+  """Starts of asynchronous ops that other work is scheduled beside."""
   running: dict[str, tuple[Any, bool]] = {}
   for op in ops:
     if op.kind.endswith('-done') and op.kind != 'recv-done':

@@ -106,7 +106,7 @@ def vision_formats(tower: clip.CLIPVision) -> tuple[tensors.Format, ...]:
 
 
 def _open_clip_slots(prefix: str, outside: Mapping[str, str]) -> Callable[[str], tensors.Slot]:
-  """Slots of a tower. Its queries, keys and values are one tensor."""
+  """Slots of a tower, whose queries, keys and values are one tensor."""
 
   def slot_of(name: str) -> tensors.Slot:
     match = re.match(r'(?:text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$', name)

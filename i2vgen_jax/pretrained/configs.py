@@ -1,7 +1,7 @@
-"""Configs of diffusers' and transformers' classes that stand for ours; whether a folder's fits.
+"""Writes configs of diffusers' and transformers' classes, and compares a folder's with ours.
 
-A model that the class cannot express is refused. Of a folder that comes in, the tensors' shapes
-tell most; checked here is what no shape shows.
+It refuses a model that the class cannot express. The shapes of a folder's tensors tell most of what
+model they are of; here is checked what no shape shows.
 """
 
 import json
@@ -37,8 +37,8 @@ SR600 = dict(
   conditioners=(dict(kind='text'),), out_channels=4, row_margin=1, free_u=((1.1, 0.6), (1.2, 0.4))
 )
 
-# In the release's vae/config.json, where diffusers' converter of January 2024 put it by mistake;
-# VGen trained with 0.18215, as Stable Diffusion did.
+# diffusers' converter of January 2024 wrote it into the release's vae/config.json by mistake; VGen
+# trained with 0.18215, as Stable Diffusion did.
 MISTAKEN_SCALING_FACTOR = 0.18125
 
 # Ours -> diffusers'.
@@ -126,7 +126,7 @@ def text_config(
   """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids.
 
   Args:
-    config: of the run.
+    config: the config of the run.
     token_ids: bos_token_id, eos_token_id and pad_token_id of the tokenizer.
     dtype: name of the weights' type.
   """
@@ -174,9 +174,9 @@ def image_processor_config(
   """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it.
 
   Args:
-    config: of the run.
-    mean: of each channel, R, G, B, of pixels in [0, 1].
-    std: likewise.
+    config: the config of the run.
+    mean: mean of R, G and B, of pixels in [0, 1].
+    std: their standard deviation.
   """
   size = config.image_encoder.model.image_size
   return dict(
@@ -196,7 +196,7 @@ def image_processor_config(
 
 
 def scheduler_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's.
+  """Config of diffusers' DDIMScheduler; fields that we have no setting for are the release's.
 
   Raises:
     ValueError: a schedule that diffusers has no name for.
@@ -227,7 +227,7 @@ def scheduler_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def model_index() -> dict[str, Any]:
-  """Which class reads which folder."""
+  """Says which class reads which folder."""
   return dict(
     _class_name='I2VGenXLPipeline',
     _diffusers_version=DIFFUSERS_VERSION,
@@ -254,7 +254,7 @@ def check_vgen(config: ml_collections.ConfigDict) -> None:
 
 
 def _require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized: Any) -> None:
-  # Runs from before there were row_margin and free_u have neither.
+  # Older runs have neither row_margin nor free_u.
   found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
     if _as_lists(found[field]) != _as_lists(value):
@@ -275,9 +275,9 @@ def check_source(
 
   Args:
     network: 'unet', 'vae', 'text_encoder', 'image_encoder' or 't5'.
-    folder: of diffusers or transformers.
-    config: ours.
-    module: the Flax module; asked instead of the config for what T5 is.
+    folder: a folder of diffusers or transformers.
+    config: our config.
+    module: the Flax module, which says what T5 is in place of the config.
 
   Raises:
     ValueError: a field differs; all are named.
@@ -313,7 +313,7 @@ def _unseen_fields(
     return dict(num_attention_heads=model.num_heads, hidden_act=model.activation)
   head_dim = model.head_dim
   if theirs.get('_class_name') == 'UNet2DConditionModel':
-    # There the field holds the number of heads, of all levels or of each.
+    # This class keeps the number of heads there, one for all levels or one for each.
     head_dim = [channels // model.head_dim for channels in model.block_channels]
     head_dim = head_dim if isinstance(theirs.get('attention_head_dim'), list) else head_dim[0]
   return dict(norm_num_groups=model.norm_groups, attention_head_dim=head_dim)

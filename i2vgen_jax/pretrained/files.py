@@ -129,7 +129,7 @@ def _open_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 class _MappedTorchFile:
-  """The tensors of a file of torch's, mapped to memory and mapped anew once much of it was read."""
+  """The tensors of a torch file, mapped to memory and mapped anew once much of it was read."""
 
   def __init__(self, path: pathlib.Path) -> None:
     self._path = path
@@ -179,7 +179,7 @@ class _explained:  # noqa: N801 - reads as a clause.
   def __exit__(
     self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any
   ) -> None:
-    # By name: nothing here may import the module that it is of.
+    # Compare by name, since nothing here may import the class's module.
     if kind is not None and kind.__name__ == 'UnpicklingError':
       raise ValueError(
         f'{self._path!r} holds more than tensors, or is no file of torch, and is not opened: that '

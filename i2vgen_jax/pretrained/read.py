@@ -41,10 +41,10 @@ def read_params(
   Args:
     network: key of NETWORKS.
     path: local file or folder.
-    config: of the run, to compare with a config.json beside the weights.
+    config: the config of the run, to compare with a config.json beside the weights.
     module: the Flax module.
     abstract_params: ShapeDtypeStructs.
-    initial: () -> parameters for what a format lacks, as Stable Diffusion all temporal layers.
+    initial: () -> parameters that a format lacks, such as temporal layers in Stable Diffusion.
 
   Raises:
     ValueError: unreadable, or not this model's: every tensor that does not fit is named.

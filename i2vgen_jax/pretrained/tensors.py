@@ -28,13 +28,13 @@ class Slot:
   """Where a tensor of diffusers' or transformers' layout lies in a file, and how it differs there.
 
   Attributes:
-    name: in the file.
+    name: its name in the file.
     part: (i, n): the i-th of n equal blocks of rows of the file's tensor.
     trailing_ones: dims of size one that the file's tensor has at its end, as a convolution of one
       pixel in place of a matrix has.
     transposed: the file's matrix is (in, out).
-    gains: by input channel, what the file's values are multiplied with to give ours; powers of two,
-      so that there and back is exact.
+    gains: factor from the file's values to ours by input channel; powers of two, so that there and
+      back is exact.
     num_inputs: the file has this many input channels only; ours beyond are zero. For reading.
   """
 
@@ -46,7 +46,7 @@ class Slot:
   num_inputs: int | None = None
 
   def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the file's tensor, whose contents have `shape` in diffusers."""
+    """Shape in the file of a tensor that has `shape` in diffusers."""
     if self.num_inputs is not None:
       shape = (shape[0], self.num_inputs, *shape[2:])
     if self.transposed:
@@ -54,7 +54,7 @@ class Slot:
     return (shape[0] * self.part[1], *shape[1:], *(1,) * self.trailing_ones)
 
   def read(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The tensor of `shape` in diffusers' layout, from the file's."""
+    """The file's tensor in diffusers' layout, where it has `shape`."""
     value = np.split(value, self.part[1])[self.part[0]]
     value = value.reshape(value.shape[: value.ndim - self.trailing_ones])
     value = value.T if self.transposed else value
@@ -121,8 +121,8 @@ def to_torch(
   Args:
     params: nested dict of arrays.
     name_of: parameter path, joined by '/', to tensor name.
-    slot_of: of the Format to write; diffusers' and transformers' own if not given.
-    dtype: to convert to; the parameters' own if not given.
+    slot_of: that of the Format to write; diffusers' and transformers' own if not given.
+    dtype: type to convert to; the parameters' own if not given.
 
   Raises:
     ValueError: two parameters get one place, or values are not finite in `dtype`.
@@ -150,7 +150,7 @@ def from_torch(
   """`from_formats` for diffusers' or transformers' own names.
 
   Args:
-    tensors: of a file: anything with `shape` that np.asarray reads.
+    tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
     abstract_params: nested dict of ShapeDtypeStructs.
     name_of: parameter path, joined by '/', to tensor name.
   """
@@ -169,11 +169,11 @@ def from_formats(
   One tensor at a time is read and put to its shards, so that the host holds no second copy.
 
   Args:
-    tensors: of a file: anything with `shape` that np.asarray reads.
+    tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
     abstract_params: nested dict of ShapeDtypeStructs; without a sharding it becomes a numpy array.
     name_of: parameter path, joined by '/', to tensor name.
     formats: the layouts to try; the best fit is taken.
-    initial: makes the parameters that stay where a format has no tensor for them.
+    initial: makes the parameters that a format has no tensors for.
 
   Raises:
     ValueError: no format fits at all, or a tensor is missing, unexpected or of another shape; all
@@ -211,7 +211,7 @@ def from_formats(
 def choose_format(
   formats: Sequence[Format], names: Collection[str], stored: Collection[str]
 ) -> Format:
-  """The format by which the fewest names are missing or unexpected.
+  """The format with the fewest missing and unexpected names.
 
   Args:
     formats: the layouts to try.
@@ -219,7 +219,7 @@ def choose_format(
     stored: names in the file.
 
   Raises:
-    ValueError: by none is a single name known.
+    ValueError: no format knows any of the names.
   """
   scores = []
   for candidate in formats:
@@ -265,7 +265,7 @@ def _place(value: np.ndarray, abstract: Any) -> jax.Array | np.ndarray:
 
 
 def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
-  with np.errstate(over='ignore'):  # Infinities are found and named by `_raise_unless_finite`.
+  with np.errstate(over='ignore'):  # `_raise_unless_finite` names infinities.
     return value if dtype is None else value.astype(dtype, copy=False)
 
 

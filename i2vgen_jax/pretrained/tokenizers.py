@@ -30,7 +30,7 @@ def copy_files(
   """Copies those of the named files that `source` has and `target`, a folder, lacks.
 
   Args:
-    names: of files.
+    names: names of files.
     source, target: local folders or buckets.
   """
   source, target = epath.Path(source), epath.Path(target)
@@ -44,10 +44,10 @@ def folder(name: str, given: str, start: str = '', workdir: str | None = None) -
   """Where a run's tokenizer lies: its own copy, else the config's, else that of its start.
 
   Args:
-    name: of the copy's folder in a workdir.
-    given: by the config; '' takes the start's.
+    name: name of the copy's folder in a workdir.
+    given: the config's folder; '' takes the start's.
     start: workdir of the run that it starts from, or ''.
-    workdir: of the run, or None.
+    workdir: workdir of the run, or None.
   """
   if workdir and (epath.Path(workdir) / name).exists():
     return os.fspath(epath.Path(workdir) / name)
@@ -134,9 +134,9 @@ def t5(
   """captions -> int32 (B, max_length), each ended by </s>, cut before it or padded after it.
 
   Args:
-    path: see `load_t5`.
+    path: folder of the tokenizer, see `load_t5`.
     vocab_size: rows of the encoder's embedding; the tokenizer may know fewer tokens.
-    max_length: in tokens, </s> included.
+    max_length: most tokens, </s> included.
     pad_id: the id that the encoder masks.
 
   Raises:

@@ -11,8 +11,8 @@ from i2vgen_jax.pretrained import tensors
 # was published before and has kept the names.
 _OLD_ATTENTION = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
 
-# Of latent-diffusion's ldm/modules/diffusionmodules/model.py, which counts the decoder's levels
-# from the other end; `{up}` is that count.
+# latent-diffusion [ldm/modules/diffusionmodules/model.py] counts the decoder's levels from the
+# other end; `{up}` is that count.
 _LDM = (
   (r'(encoder)\.down_blocks\.(\d+)\.resnets\.(\d+)\.', r'\1.down.\2.block.\3.'),
   (r'(encoder)\.down_blocks\.(\d+)\.downsamplers\.0\.', r'\1.down.\2.downsample.'),
@@ -55,7 +55,7 @@ def _old_slot(name: str) -> tensors.Slot:
 
 def _ldm_slots(vae: vae_lib.AutoencoderKL, prefix: str) -> Callable[[str], tensors.Slot]:
   def slot_of(name: str) -> tensors.Slot:
-    # Its attention is made of convolutions of one pixel.
+    # latent-diffusion's attention consists of 1x1 convolutions.
     is_matrix = re.search(r'attentions\.0\.to_(q|k|v|out\.0)\.weight', name)
     level = re.match(r'decoder\.up_blocks\.(\d+)', name)
     up = len(vae.block_channels) - 1 - int(level[1]) if level else 0

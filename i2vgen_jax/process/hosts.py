@@ -14,15 +14,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
-# Set by a launcher where jax.distributed finds no cluster to ask; beside JAX's own
+# A launcher sets these where jax.distributed finds no cluster to ask, beside JAX's own
 # JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_BIND_ADDRESS.
 NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
 def join() -> None:
-  """Joins the other processes; called before anything touches a device.
+  """Joins the other processes; call it before anything touches a device.
 
-  Cloud TPU, GKE and Slurm are asked who they are; elsewhere the environment says so.
+  JAX asks Cloud TPU, GKE and Slurm for the processes; elsewhere the environment names them.
   """
   if NUM_PROCESSES in os.environ:
     jax.distributed.initialize(
@@ -61,12 +61,12 @@ def check_alike(what: str, text: str) -> str:
 
 
 def preflight(config: Any, workdir: str | os.PathLike[str], needed_bytes: int) -> None:
-  """Says where the run starts, and checks it: hosts agree, the workdir can be written and holds it.
+  """Logs where the run starts and checks that hosts agree and that the workdir takes the run.
 
   Args:
-    config: of the run.
-    workdir: of the run; exists.
-    needed_bytes: that the run's checkpoints may still take.
+    config: the config of the run.
+    workdir: an existing folder, local or a bucket.
+    needed_bytes: how much the run's checkpoints may still take.
 
   Raises:
     ValueError: processes differ in config or packages; no write access; too little disk.
