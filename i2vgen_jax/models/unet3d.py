@@ -105,14 +105,7 @@ class MidBlock(Level):
     context_BLD: jax.Array,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
-    """(B, F, H, W, C) -> the same.
-
-    Args:
-      x_BFHWC: features of the level.
-      embedding_BE: the timestep's vector, with whatever is added to it.
-      context_BLD: context tokens.
-      dropout_keys_B: a jax.random key per sample, or None for no dropout.
-    """
+    """(B, F, H, W, C) -> the same; arguments as those of DownBlock."""
     x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
 
@@ -138,9 +131,7 @@ class UpBlock(Level):
       x_BFHWC: features of the level.
       skips: (B, F, H, W, any) of the encoder, in the order of the layers that take them.
       next_size: (height, width) of the next level; None at the last.
-      embedding_BE: the timestep's vector, with whatever is added to it.
-      context_BLD: context tokens.
-      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+      embedding_BE, context_BLD, dropout_keys_B: as those of DownBlock.
     """
     for i, skip_BFHWC in enumerate(skips):
       if i < len(self.free_u):

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -132,7 +132,7 @@ def require(*names: str) -> None:
 
 
 @contextlib.contextmanager
-def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+def signals_to(handler: Callable, *numbers: int) -> Generator[None, None, None]:
   """Handles these signals so, and puts back at the end what was there before.
 
   Only the main thread of a process may handle signals: in another one they stay as they are.

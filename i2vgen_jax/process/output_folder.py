@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 def check(output: str | os.PathLike[str]) -> None:
@@ -17,7 +17,7 @@ def check(output: str | os.PathLike[str]) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(output: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def written_whole(output: str | os.PathLike[str]) -> Generator[pathlib.Path, None, None]:
   """A folder beside `output` that takes its name on success and vanishes on failure."""
   check(output)
   output = pathlib.Path(output).absolute()
