@@ -159,26 +159,28 @@ class _Blocks:
     """How many lanes of the kernel's tile hold channels."""
     return jnp.minimum(LANES, self.channels - pl.program_id(1) * LANES)
 
-  def read_queries(self, ref, lanes):
+  def read_queries(self, ref: Any, lanes: jax.Array) -> jax.Array:
     """(T, L), with zeros for what lies beyond the array: a block may hold anything there, and
     0 x NaN is NaN."""
     return self._inside(ref[0], pl.program_id(2) * self.block, self.num_queries, lanes)
 
-  def read_keys(self, ref, start, lanes):
+  def read_keys(self, ref: Any, start: int | jax.Array, lanes: jax.Array) -> jax.Array:
     """(U, L), a chunk, likewise."""
     return self._inside(ref[0, pl.ds(start, self.chunk)], start, self.num_keys, lanes)
 
-  def _inside(self, x, first_row, num_rows, lanes):
+  def _inside(
+    self, x: jax.Array, first_row: int | jax.Array, num_rows: int, lanes: jax.Array
+  ) -> jax.Array:
     if num_rows % x.shape[0] == 0 and self.channels % LANES == 0:
       return x
     row, lane = (jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) for dim in (0, 1))
     return jnp.where((lane < lanes) & (first_row + row < num_rows), x, 0)
 
-  def over_heads(self, function, init, lanes):
+  def over_heads(self, function: Callable[..., Any], init: Any, lanes: jax.Array) -> Any:
     """function(head, carry) for each head of the tile."""
     return jax.lax.fori_loop(0, lanes // self.head_dim, function, init)
 
-  def over_chunks(self, function, init):
+  def over_chunks(self, function: Callable[..., Any], init: Any) -> Any:
     """function(first key, carry) for each chunk of keys."""
     if self.chunk == self.padded_keys:
       return function(0, init)
@@ -188,12 +190,12 @@ class _Blocks:
 
     return jax.lax.fori_loop(0, self.padded_keys // self.chunk, of_chunk, init)
 
-  def of_head(self, x_TL, head):
+  def of_head(self, x_TL: jax.Array, head: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mask of the head's lanes, x with zeros in all others)."""
     mask = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1) // self.head_dim == head
     return mask, jnp.where(mask, x_TL, 0)
 
-  def scores(self, k_UL, q_TL, start):
+  def scores(self, k_UL: jax.Array, q_TL: jax.Array, start: int | jax.Array) -> jax.Array:
     """(U, T): a query is a column, so that its maximum and sums are rows and broadcast as such."""
     scores_UT = dot(k_UL, q_TL, over=(1, 1))
     if self.padded_keys == self.num_keys:
