@@ -54,7 +54,7 @@ def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:
 def write_sheet(path: epath.PathLike, videos: Videos) -> None:
   """The first clips of all sets, one under the other, all frames side by side."""
   sets = [list(videos_BFHWC[:SHEET_ROWS]) for videos_BFHWC in videos.values()]
-  rows = [video for clip in zip(*sets, strict=True) for video in clip]
+  rows: Any = [video for clip in zip(*sets, strict=True) for video in clip]
   pictures.write_png(path, pictures.contact_sheet(rows))
 
 
