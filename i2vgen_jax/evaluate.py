@@ -23,7 +23,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import held_out, stages
-from i2vgen_jax.training import step
+from i2vgen_jax.training import objective
 
 
 def main() -> None:
@@ -254,8 +254,8 @@ def loss_by_noise_level(
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses(params, frozen, part, start, stop):
-    loss = step.make_eval_loss(run.session, (start, stop))
-    return loss(params, frozen, part, step.data_seed(run.config.seed))
+    loss = objective.make_eval_loss(run.session, (start, stop))
+    return loss(params, frozen, part, objective.data_seed(run.config.seed))
 
   losses = jax.jit(mesh_lib.within(run.session.mesh, losses))
   rows = []

@@ -22,7 +22,15 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
-from i2vgen_jax.training import compilation, data, goodput, profiler, validation, warm_start
+from i2vgen_jax.training import (
+  compilation,
+  data,
+  goodput,
+  objective,
+  profiler,
+  validation,
+  warm_start,
+)
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
 
@@ -100,7 +108,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   # 5 The step: jitted, and compiled for every bucket.
   @functools.cache
   def make_step(rates):
-    return step_of_loss(step_lib.make_loss(session, dict(rates)))
+    return step_of_loss(objective.make_loss(session, dict(rates)))
 
   def step_of_bucket(name):
     rates = tuple(sorted(session.dropout_rates(name).items()))

@@ -23,6 +23,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, hlo
+from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 
 # Collectives that move every byte through a link about twice: reduce and gather.
@@ -55,7 +56,7 @@ def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
 def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
   """The lowered train step for one bucket, whose batch is already encoded."""
   abstract, shardings, _, step_of_loss = step_lib.from_config(session)
-  encoded_loss = step_lib.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
+  encoded_loss = objective.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   jitted = step_of_loss(
     lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step)
   )

@@ -18,6 +18,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import hosts
 from i2vgen_jax.sampling import generate, held_out, pictures, video_file
+from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
 
@@ -44,7 +45,7 @@ class Validation:
     self._num_samples = min(self._train.num_sample_videos, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
-      mesh_lib.within(self._mesh, step_lib.make_eval_loss(session, config.loss.timestep_range)),
+      mesh_lib.within(self._mesh, objective.make_eval_loss(session, config.loss.timestep_range)),
       out_shardings=mesh_lib.replicated(self._mesh),
     )
     self._generate = generate.make_generate(session, **generate.settings(config))
