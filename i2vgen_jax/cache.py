@@ -1,16 +1,25 @@
-"""Checks that a cache of latents and embeddings (precompute.py) was made by the run's networks."""
+"""What the frozen networks make of a corpus once, for a cache that training reads in place of media:
+how it is made, and whether it was made by the networks that a run names.
+
+data_pipelines/stream/cache.py has the files.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_pipelines.stream import cache
+from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding, xla_profiles
+
+CAPTIONS_PER_STEP = 8
 
 
 def check(session: session_lib.Session) -> None:
@@ -65,3 +74,85 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     for name in sorted({*theirs, *ours})
     if theirs.get(name) != ours.get(name)
   )
+
+
+class Encode:
+  """Rows with the pixels of all their frames -> rows with the kept arrays.
+
+  The networks always see the same number of frames and of captions: another would compile again.
+
+  Attributes:
+    pixels: the fields that are decoded.
+    frames_per_step: how many frames they see at once.
+  """
+
+  def __init__(self, session: session_lib.Session):
+    self._session = session
+    self.pixels = fields_lib.pixel_fields(session.fields())
+    self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
+    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
+    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
+    self._of_captions = [
+      field
+      for signal in of_records
+      for field in signal.fields()
+      if isinstance(field, fields_lib.RowField)
+    ]
+
+    def encode_frames(frozen, batch):
+      mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
+      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
+      for signal in of_frames:
+        found |= signal.keep(frozen, batch)
+      return found
+
+    def encode_records(frozen, batch):
+      found = {}
+      for signal in of_records:
+        found |= signal.keep(frozen, batch)
+      return found
+
+    whole = mesh_lib.replicated(session.mesh)
+    self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
+    self._encode_records = jax.jit(encode_records, out_shardings=whole)
+
+  def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of cache.DecodeRow -> records of the cache, in their order."""
+    counts = [len(row['video']) for row in rows]
+    frames = {
+      field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
+    }
+    frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
+    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
+    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
+    tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
+    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
+    stops = np.cumsum(counts)
+    for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
+      part = slice(stop - counts[i], stop)
+      yield (
+        {name: row[name] for name in ('key', 'caption', 'first_time')}
+        | {name: values[part] for name, values in of_frames.items()}
+        | {name: values[i] for name, values in of_records.items()}
+      )
+
+  def _frames(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    placed = mesh_lib.place_batch(batch, self._session.mesh)
+    return self._encode_frames(self._session.frozen, placed)
+
+  def _records(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    return self._encode_records(self._session.frozen, batch)
+
+
+def _in_steps(
+  function: Callable[[dict[str, np.ndarray]], Any], batch: Mapping[str, np.ndarray], size: int
+) -> dict[str, np.ndarray]:
+  """Calls the function with `size` rows at a time and joins what it returns for each row."""
+  total = len(next(iter(batch.values())))
+  if not total:  # A row of zeros tells which arrays the function returns.
+    batch = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in batch.items()}
+  results = [
+    jax.device_get(function({name: values[rows] for name, values in batch.items()}))
+    for rows, _ in padding.steps_of_rows(max(total, 1), size)
+  ]
+  return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}

@@ -33,14 +33,11 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import cache as cache_lib
-from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli, config_flag, hosts
 
-CAPTIONS_PER_STEP = 8
 MAX_ROWS = 64  # Decoded rows held in memory at once.
 DTYPES = ('float16', 'float32')
 PARTS = '_precomputed'
@@ -99,7 +96,7 @@ def precompute(
       )
     return found
   shapes = _shapes(session, identity['sizes'])
-  work = _ShardWork(_Encode(session), corpora, table, identity, shapes, num_threads)
+  work = _ShardWork(cache.Encode(session), corpora, table, identity, shapes, num_threads)
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
   hosts.meet('all have looked for a cache')
@@ -196,7 +193,7 @@ class _ShardWork:
 
   def __init__(
     self,
-    encode: '_Encode',
+    encode: 'cache.Encode',
     corpora: reader.Corpora,
     table: table_lib.Table,
     identity: Mapping[str, Any],
@@ -275,82 +272,6 @@ def _groups(rows: Iterable[dict], num_frames: int) -> Iterator[list[dict]]:
       group, count = [], 0
   if group:
     yield group
-
-
-class _Encode:
-  """Rows with the pixels of all their frames -> rows with the kept arrays.
-
-  The networks always see the same number of frames and of captions: another would compile again.
-
-  Attributes:
-    pixels: the fields that are decoded.
-    frames_per_step: how many frames they see at once.
-  """
-
-  def __init__(self, session: session_lib.Session):
-    self._session = session
-    self.pixels = fields_lib.pixel_fields(session.fields())
-    self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
-    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
-    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
-    self._of_captions = [field for signal in of_records for field in signal.fields()]
-
-    def encode_frames(frozen, batch):
-      mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
-      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
-      for signal in of_frames:
-        found |= signal.keep(frozen, batch)
-      return found
-
-    def encode_records(frozen, batch):
-      found = {}
-      for signal in of_records:
-        found |= signal.keep(frozen, batch)
-      return found
-
-    whole = mesh_lib.replicated(session.mesh)
-    self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
-    self._encode_records = jax.jit(encode_records, out_shardings=whole)
-
-  def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    counts = [len(row['video']) for row in rows]
-    frames = {
-      field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
-    }
-    frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
-    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
-    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
-    tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
-    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
-    stops = np.cumsum(counts)
-    for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
-      part = slice(stop - counts[i], stop)
-      yield (
-        {name: row[name] for name in ('key', 'caption', 'first_time')}
-        | {name: values[part] for name, values in of_frames.items()}
-        | {name: values[i] for name, values in of_records.items()}
-      )
-
-  def _frames(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    placed = mesh_lib.place_batch(batch, self._session.mesh)
-    return self._encode_frames(self._session.frozen, placed)
-
-  def _records(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return self._encode_records(self._session.frozen, batch)
-
-
-def _in_steps(
-  function: Callable[[dict[str, np.ndarray]], Any], batch: Mapping[str, np.ndarray], size: int
-) -> dict[str, np.ndarray]:
-  """Calls the function with `size` rows at a time and joins what it returns for each row."""
-  total = len(next(iter(batch.values())))
-  if not total:  # A row of zeros tells which arrays the function returns.
-    batch = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in batch.items()}
-  results = [
-    jax.device_get(function({name: values[rows] for name, values in batch.items()}))
-    for rows, _ in padding.steps_of_rows(max(total, 1), size)
-  ]
-  return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}
 
 
 def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
