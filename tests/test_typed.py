@@ -20,6 +20,7 @@ from tests import typed
     ('def _f(x): ...', {}),
     ('def f() -> int:\n  def g(x): ...', {'f': True}),
     ('if True:\n  async def f(x): ...', {'f': False}),
+    ('if True:\n  pass\nelse:\n  def f(x): ...', {'f': False}),
     ('try:\n  def f(x): ...\nexcept E:\n  def f() -> int: ...', {'f': False, 'f ': True}),
     ('class A:\n  def f(self, x: int) -> int: ...', {'A.f': True}),
     ('class A:\n  @staticmethod\n  def f(x) -> int: ...', {'A.f': False}),
