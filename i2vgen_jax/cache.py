@@ -1,5 +1,5 @@
-"""What the frozen networks make of a corpus once, for a cache that training reads in place of media:
-how it is made, and whether it was made by the networks that a run names.
+"""What the frozen networks make of a corpus once, for training to read in place of media: how it is
+made, and whether it was made by the networks that a run names.
 
 data_pipelines/stream/cache.py has the files.
 """
