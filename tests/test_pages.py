@@ -1,8 +1,12 @@
-"""Pages name what exists: files, modules, links, and in tables and diagrams what a file defines."""
+"""Pages, docstrings and comments name what exists: files, modules, links; tables and diagrams also
+what a file defines."""
 
+import ast
+import io
 import pathlib
 import re
 import sys
+import tokenize
 import types
 
 import jax
@@ -75,6 +79,32 @@ def test_files_modules_and_links_that_a_page_names_exist(page):
   absent += [name for name in MODULE.findall(text) if not is_module(name)]
   absent += [name for name in LINK.findall(text) if not (folder / name).exists()]
   assert not absent, f'{page} names {sorted(set(absent))}.'
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_modules_and_paths_in_docstrings_and_comments_exist(package):
+  absent = []
+  for file in sorted(name for name in CODE if name.startswith(f'{package}/')):
+    for token in tokenize.generate_tokens(io.StringIO(read(file)).readline):
+      if token.type == tokenize.COMMENT or token.string.startswith('"""'):
+        absent += [(file, name) for name in MODULE.findall(token.string) if not is_module(name)]
+        paths = PATH.findall(token.string)
+        absent += [(file, name) for name in paths if not (ROOT / name).exists()]
+  assert not absent
+
+
+@pytest.mark.parametrize('file', sorted(name for name in CODE if name.endswith('/__init__.py')))
+def test_a_packages_docstring_names_its_modules(file):
+  text = ast.get_docstring(ast.parse(read(file)))
+  folder = (ROOT / file).parent
+  places = (folder, folder.parent)
+  absent = [
+    name
+    for name in NAME.findall(text)
+    if '.' not in name
+    and not any((place / name).is_dir() or (place / f'{name}.py').exists() for place in places)
+  ]
+  assert text and not absent
 
 
 @pytest.mark.parametrize('page', MAPS)
