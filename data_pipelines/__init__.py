@@ -1,1 +1,1 @@
-"""From public corpora to training batches: read, ingest, stream. Numpy only."""
+"""From public corpora to training batches: ingest, curate, index, stream. numpy, without JAX."""

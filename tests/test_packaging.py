@@ -159,13 +159,3 @@ def test_a_commit_runs_the_checks_that_the_test_script_runs():
   config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
   hooks = {hook['entry'] for repo in config['repos'] for hook in repo['hooks']}
   assert len(checks) >= 2 and set(checks) <= hooks
-
-
-@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'THIRD_PARTY.md'])
-def test_paths_that_a_page_names_exist(page):
-  text = (ROOT / page).read_text()
-  folders = '|'.join((*PACKAGES, 'benchmarks', 'docs', 'tests'))
-  named = re.findall(rf'`((?:{folders})/[\w/.]*)`', text)
-  linked = re.findall(r'\]\((?!https?:)([^)#]+)', text)
-  absent = sorted(path for path in {*named, *linked} if not (ROOT / path).exists())
-  assert linked and not absent, absent

@@ -1,1 +1,1 @@
-"""Which rows are drawn, and how often: balanced cells."""
+"""Which rows of corpora are drawn, and how often: cells of rows, and their shares."""

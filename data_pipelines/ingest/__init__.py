@@ -1,1 +1,1 @@
-"""Foreign layouts into corpora, with every file checked."""
+"""From foreign layouts to corpora; every file is decoded once to check it."""

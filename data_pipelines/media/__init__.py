@@ -1,1 +1,1 @@
-"""Encoded pictures and videos to pixels."""
+"""From encoded pictures and videos to pixels, in child processes that may crash."""

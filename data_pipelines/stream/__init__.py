@@ -1,1 +1,1 @@
-"""From an index to the batches of a run."""
+"""The batches of a run, a function of the step: from media, or from a cache."""

@@ -1,1 +1,1 @@
-"""What the demo runs need: a small VAE, its training script, a small tokenizer."""
+"""What the demo runs need: a small VAE, a small tokenizer, and the scripts that made them."""

@@ -1,1 +1,1 @@
-"""Linen modules: the 3D UNet, its conditioners, the VAE and the CLIP towers."""
+"""Flax modules: the video U-Net, the VAE, the CLIP towers, T5's encoder; attention kernels."""

@@ -1,1 +1,1 @@
-"""The process and its hosts: flags, exit codes, folders."""
+"""A command as a process among hosts: its flags, exit codes and output folders."""

@@ -1,1 +1,1 @@
-"""The parts of `train`."""
+"""The parts of `train`: data, start, step, optimizer, compilation, validation, figures."""
