@@ -88,7 +88,6 @@ def test_dry_runs_look_and_write_nothing(directory, tmp_path, capsys):
   for command, said in (
     (['verify', corpus, '--dry-run'], '4 examples in 1 shards'),
     (['curate', corpus, '--dry_run'], '1 shards, 1 measured'),
-    (['score', corpus, '--dry_run'], '4 examples to score'),
     (['report', corpus, f'--output={tmp_path}/page.html', '--dry_run'], 'would write'),
     (['index', corpus, f'--output={tmp_path}/index', '--where=true or keep', '--dry_run'], 'would'),
     (['demo', f'--output={tmp_path}/demo', '--dry_run'], 'would write'),
