@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ('i2vgen_jax', 'data_pipelines')
-FLOOR = 0.51
+FLOOR = 1.0
 
 
 def public_functions(
