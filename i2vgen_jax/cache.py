@@ -124,7 +124,8 @@ class Encode:
     }
     frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
     of_frames = _in_steps(self._frames, frames, self.frames_per_step)
-    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
+    bucket: Any = None  # What a record keeps once is made of its caption alone.
+    captions = fields_lib.Rows(bucket, [row['caption'] for row in rows], range(len(rows)))
     tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
     of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
     stops = np.cumsum(counts)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -52,13 +52,16 @@ class Checkpoints:
 
   def __init__(self, workdir: epath.PathLike, every: int, keep_last: int, keep_every: int):
     policies = ocp.training.preservation_policies
-    preserve = [policies.LatestN(keep_last)]
+    preserve: list[Any] = [policies.LatestN(keep_last)]
     if keep_every:
       preserve.append(policies.EveryNSteps(keep_every))
     self._directory = absolute(workdir) / 'checkpoints'
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
+      # Orbax declares other arguments for policies than its own policies take.
+      # pyrefly: ignore[bad-argument-type]
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
+      # pyrefly: ignore[bad-argument-type]
       preservation_policy=policies.AnyPreservationPolicy(preserve),
       cleanup_tmp_directories=True,
     )
@@ -95,7 +98,7 @@ class Checkpoints:
     metadata = self._checkpointer.metadata(step)
     check_tree(metadata.metadata, abstract_state, f'checkpoint {self._directory / str(step)}')
     state = self._checkpointer.load_checkpointables(step, {'state': abstract_state})['state']
-    return state, metadata.custom_metadata['data']
+    return state, cast(Mapping[str, Any], metadata.custom_metadata)['data']
 
   def close(self) -> None:
     """Waits for the save under way."""
@@ -188,13 +191,14 @@ def load_tree(directory: epath.PathLike, abstract_tree: Any, partly: bool = Fals
     ValueError: as `Checkpoints.restore`.
   """
   directory = absolute(directory)
-  stored = ocp.metadata(directory).metadata
+  stored = cast(dict[str, Any], ocp.metadata(directory).metadata)
   rest = [name for name in stored if name not in abstract_tree] if partly else []
   found = {name: branch for name, branch in stored.items() if name not in rest}
   check_tree(found, abstract_tree, str(directory))
   skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[name]) for name in rest}
   with _sparing(abstract_tree):
-    loaded = ocp.load(directory, abstract_tree | skipped if rest else abstract_tree)
+    tree = abstract_tree | skipped if rest else abstract_tree
+    loaded = cast(dict[str, Any], ocp.load(directory, tree))
   return {name: loaded[name] for name in abstract_tree} if rest else loaded
 
 

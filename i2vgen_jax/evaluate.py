@@ -84,7 +84,8 @@ def load_networks(given: flags.FlagValues) -> tuple[dict[str, Any], dict[str, st
   Raises:
     ValueError: a file is missing, or holds no such network.
   """
-  networks, hashes = {'fvd_proxy': frechet.random_features()}, {}
+  networks: dict[str, Any] = {'fvd_proxy': frechet.random_features()}
+  hashes: dict[str, str] = {}
   for name, source in (('fvd', given.video_features), ('fid', given.frame_features)):
     if source:
       networks[name], hashes[name] = frechet.load_features(source)
@@ -210,7 +211,7 @@ def describe(
     videos_BFHWC: uint8.
     captions: one per video, for CLIP.
   """
-  described = {}
+  described: dict[str, Any] = {}
   for name, network in networks.items():
     if name == 'clip':
       described[name] = clip_scores.measure(network, videos_BFHWC, captions)
@@ -253,11 +254,11 @@ def loss_by_noise_level(
   start, stop = run.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
-  def losses(params, frozen, part, start, stop):
+  def losses_of(params, frozen, part, start, stop):
     loss = objective.make_eval_loss(run.session, (start, stop))
     return loss(params, frozen, part, objective.data_seed(run.config.seed))
 
-  losses = jax.jit(mesh_lib.within(run.session.mesh, losses))
+  losses = jax.jit(mesh_lib.within(run.session.mesh, losses_of))
   rows = []
   names = [name for name in batch if name not in ('caption', 'key')]
   for low, high in zip(edges, edges[1:], strict=False):
@@ -265,7 +266,7 @@ def loss_by_noise_level(
     for picks, count in padding.steps_of_rows(len(batch['video']), held_out.BATCH):
       part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
       found.append(np.asarray(losses(run.params, run.session.frozen, part, low, high))[:count])
-    interval = measures.mean_with_interval(np.concatenate(found))
+    interval = measures.mean_with_interval(np.concatenate(found)) or {}
     rows.append(dict(start=int(low), stop=int(high), **interval))
   return rows
 

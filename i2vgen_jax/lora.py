@@ -47,11 +47,11 @@ class AdaptedUNet:
     for i, (path, kernel_IO) in enumerate(_flatten(params).items()):
       if not path.endswith('/kernel') or not re.search(self.match, path):
         continue
-      *inputs, outputs = kernel_IO.shape
+      *sizes, outputs = kernel_IO.shape
       # PEFT's: torch's initialisation.
-      bound = math.prod(inputs) ** -0.5
+      bound = math.prod(sizes) ** -0.5
       down_IR = jax.random.uniform(
-        jax.random.fold_in(key, i), (*inputs, self.rank), minval=-bound, maxval=bound
+        jax.random.fold_in(key, i), (*sizes, self.rank), minval=-bound, maxval=bound
       )
       layer = path.removesuffix('/kernel')
       adapters |= {f'{layer}/down': down_IR, f'{layer}/up': jnp.zeros((self.rank, outputs))}

@@ -10,9 +10,10 @@ Size, frame rate and sampler settings default to the runs' configs. The image's 
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
+import PIL.Image
 from absl import flags
 from etils import epath
 
@@ -63,7 +64,8 @@ def main() -> None:
     part, num_parts = (int(number) for number in given.part.split('/'))
     stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
-    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
+    first = cast(PIL.Image.Image, image)
+    stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:

@@ -48,10 +48,10 @@ class Session:
   networks: Mapping[str, Any]
   signals: Mapping[str, base.Signal]
   schedule: schedule.NoiseSchedule
-  mesh: jax.sharding.Mesh | None = None
-  frozen: Mapping[str, Any] | None = None
+  mesh: Any = None  # A Mesh; to plan, an AbstractMesh.
+  frozen: Any = None  # A tree of arrays.
 
-  def on(self, mesh: jax.sharding.Mesh) -> 'Session':
+  def on(self, mesh: mesh_lib.AnyMesh) -> 'Session':
     """The session on a mesh."""
     return dataclasses.replace(self, mesh=mesh)
 
@@ -183,7 +183,7 @@ class Session:
   # From a batch or a request to what the U-Net is given.
 
   def encode(
-    self, frozen: Any, batch: Mapping[str, Array], posterior_B: jax.Array, image_B: jax.Array
+    self, frozen: Any, batch: Mapping[str, Any], posterior_B: jax.Array, image_B: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(latents_BFHWC, conditioning) of a training batch, which holds pixels or a cache's arrays.
 
@@ -196,8 +196,8 @@ class Session:
     if 'video' in batch:
       latents_BFHWC = self.autoencoder.encode_video(frozen, batch['video'], posterior_B)
       return latents_BFHWC, self.condition(frozen, self.of_batch(batch), image_B)
-    moments = [batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')]
-    return self.autoencoder.draw_latents(*moments, posterior_B), {
+    mean, logvar = (batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar'))
+    return self.autoencoder.draw_latents(mean, logvar, posterior_B), {
       name: signal.from_cache(batch, image_B) for name, signal in self.signals.items()
     }
 

@@ -9,7 +9,7 @@ CLIP image vector.
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from i2vgen_jax.process import paths
 # OpenAI CLIP's image statistics, RGB.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+Tokenize = Callable[[Sequence[str]], np.ndarray]  # Captions -> int32 (B, L).
 
 
 class Tokens(Signal):
@@ -41,10 +42,11 @@ class Tokens(Signal):
     super().__init__(parts)
     [self._network] = self.networks
     self.module = parts.networks[self._network]
-    self.tokenize = self.make_tokenize() if parts.reads_captions else None
+    tokenize = self.make_tokenize() if parts.reads_captions else None
+    self.tokenize = cast(Tokenize, tokenize)  # A session that is only planned calls none.
 
   @abc.abstractmethod
-  def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
+  def make_tokenize(self) -> Tokenize:
     """captions -> int32 (B, L); raises ValueError without a tokenizer that fits the tower."""
 
   def fields(self) -> tuple[fields.Field, ...]:
@@ -96,7 +98,7 @@ class Caption(Tokens):
   field = 'token_ids'
   drop_slot = 2
 
-  def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
+  def make_tokenize(self) -> Tokenize:
     """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
     return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
 
@@ -140,7 +142,7 @@ class ImageEmbedding(Signal):
     """The pictures' squares, as VGen cuts them."""
     size = self._module.image_size
     squares = [crops.clip_square(image, request.width, size) for image in request.images]
-    return {'clip_image': np.stack(squares)}
+    return {'clip_image': np.stack([np.asarray(square) for square in squares])}
 
   def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
     """Zeros, as in the release; as Signal.unconditional."""
@@ -191,14 +193,14 @@ class ImageLatents(Signal):
     """The pictures, scaled to cover the video's size and cut to their centres."""
     size = request.height, request.width
     images = [crops.center_crop_resize(image, *size) for image in request.images]
-    return {self.field: np.stack(images)}
+    return {self.field: np.stack([np.asarray(image) for image in images])}
 
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, H, W, C), drawn from the frame's moments."""
-    moments = [
+    mean, logvar = (
       batch[name][:, self.frame].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')
-    ]
-    return self.parts.autoencoder.draw_latents(*moments, keys_B)[:, 0]
+    )
+    return self.parts.autoencoder.draw_latents(mean, logvar, keys_B)[:, 0]
 
 
 class FrameRate(Signal):

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -113,7 +113,7 @@ def torch_name(path: str) -> str:
 def to_torch(
   params: Params,
   name_of: Callable[[str], str],
-  slot_of: Callable[[str], Slot] = Slot,
+  slot_of: Callable[[str], Slot | None] = Slot,
   dtype: Any = None,
 ) -> dict[str, np.ndarray]:
   """Returns the parameters as contiguous numpy arrays under a format's names and in its layout.
@@ -129,7 +129,7 @@ def to_torch(
   """
   parts = collections.defaultdict(dict)
   for path, value in flatten(params).items():
-    slot = slot_of(name_of(path))
+    slot = cast(Slot, slot_of(name_of(path)))  # None is of formats that are only read.
     i, num_parts = slot.part
     if i in parts[slot.name]:
       raise ValueError(f'Two parameters are called {slot.name!r}, one of them {path!r}.')

@@ -40,7 +40,9 @@ def copy_files(
       (target / name).write_bytes((source / name).read_bytes())
 
 
-def folder(name: str, given: str, start: str = '', workdir: str | None = None) -> str:
+def folder(
+  name: str, given: str, start: str = '', workdir: str | os.PathLike[str] | None = None
+) -> str:
   """Where a run's tokenizer lies: its own copy, else the config's, else that of its start.
 
   Args:

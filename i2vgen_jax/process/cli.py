@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from absl.logging import converter
 from jax.experimental import multihost_utils
 
 from data_pipelines import user_errors
@@ -102,7 +103,7 @@ def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
     # Show only warnings of libraries: Orbax logs twenty lines about every save.
     logging.get_absl_handler().addFilter(
       lambda record: (
-        record.levelno >= logging.converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
+        record.levelno >= converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
       )
     )
     arguments = argv[1:]

@@ -188,7 +188,7 @@ def make_video(
     path: of the mp4.
     more: values of the signals' own flags.
   """
-  video_FHWC = None
+  video_FHWC: Any = None  # Of the stage before.
   for stage in stages:
     video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
     logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))

@@ -23,6 +23,7 @@ def use_cache(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Non
   '' keeps nothing; JAX_COMPILATION_CACHE_DIR overrides the config. Call it before anything
   compiles. In a bucket, all hosts share what process 0 has compiled.
   """
+  # pyrefly: ignore[missing-attribute]  # JAX makes the attributes of its options at import.
   if not config.compilation.cache or jax.config.jax_compilation_cache_dir:
     return
   folder = config.compilation.cache

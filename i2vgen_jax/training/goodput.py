@@ -7,7 +7,7 @@ into starting, compiling, waiting for input or for a save, or validating.
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -58,7 +58,7 @@ class Figures:
         file.write(json.dumps({name: time.time()} | more) + '\n')
 
   @contextlib.contextmanager
-  def spending(self, kind: str) -> Iterator[None]:
+  def spending(self, kind: str) -> Generator[None, None, None]:
     """Counts the time within as 'input', 'checkpoint', 'compile' or 'validation'."""
     started = time.time()
     yield
@@ -100,8 +100,8 @@ class Figures:
       'checkpoint_stall_secs': self._secs['checkpoint'],
       'goodput': max(0.0, 1 - self._lost / max(now - self._born, 1e-9)),
     }
-    if flops.peak(device.device_kind):
-      values['mfu'] = values['tflops_per_device'] * 1e12 / flops.peak(device.device_kind)
+    if peak := flops.peak(device.device_kind):
+      values['mfu'] = values['tflops_per_device'] * 1e12 / peak
     if memory := device.memory_stats():  # None on CPU.
       values['device_memory_peak_gib'] = memory['peak_bytes_in_use'] / 2**30
     if len(waits) > 1:

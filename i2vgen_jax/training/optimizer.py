@@ -194,7 +194,7 @@ def _by_shape(transformation: optax.GradientTransformation) -> optax.GradientTra
     rows = {name: iter(jnp.unstack(group['kernel'])) for name, group in stacks.items()}
     return structure.unflatten([next(rows[shape_name(leaf)]) for leaf in leaves])
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
     stacks, state = transformation.update(stack(updates), state, stack(params))
     return unstack(stacks, updates), state
 

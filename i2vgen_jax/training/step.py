@@ -1,5 +1,6 @@
 """One optimizer step as a pure function: differentiate the objective, update, average."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ def make_init(
 def start_from(state: TrainState, params: Any) -> TrainState:
   """The state of a new run with other first parameters, which its average starts from too."""
   copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # A step donates each buffer once.
-  return state.replace(params=params, ema_params=copy(params))
+  return dataclasses.replace(state, params=params, ema_params=copy(params))
 
 
 def make_mean_gradient(

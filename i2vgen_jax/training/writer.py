@@ -81,13 +81,16 @@ class Writer:
     # Without moviepy, tensorboardX's add_video drops videos in silence; an image summary may hold
     # any GIF.
     _, height, width, channels = video_FHWC.shape
-    image = summary_pb2.Summary.Image(
+    # pyrefly: ignore[missing-attribute]  # Protobuf makes the classes at import.
+    summary_class = summary_pb2.Summary
+    image = summary_class.Image(
       height=height,
       width=width,
       colorspace=channels,
       encoded_image_string=pictures.gif(video_FHWC, fps),
     )
-    summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=name, image=image)])
+    summary = summary_class(value=[summary_class.Value(tag=name, image=image)])
+    # pyrefly: ignore[missing-attribute]  # It is None only after `close`.
     self._events.file_writer.add_summary(summary, step)
 
   def close(self) -> None:
