@@ -66,7 +66,7 @@ class Cell:
 
 
 class Table:
-  """Rows in the order of their cells.
+  """Rows in the order of their cells; rows, columns and fingerprint are attributes as well.
 
   Args:
     corpora: whose rows they are.
@@ -75,9 +75,6 @@ class Table:
     cells: name, media, places [start, stop], min_duration (seconds) and min_fps of each.
     balance: how the cells are drawn.
     fingerprint: changes with the corpora, their order, cells and shares.
-
-  Attributes:
-    rows, columns, fingerprint: as given.
   """
 
   def __init__(
@@ -227,15 +224,8 @@ def whole(corpora: reader.Corpora) -> Table:
   counts = np.bincount(codes, minlength=len(schema.MEDIA))
   for media, count in zip(schema.MEDIA, counts, strict=True):
     if count:
-      cells.append(
-        dict(
-          name=media,
-          media=media,
-          places=[start, start + int(count)],
-          min_duration=-1.0,
-          min_fps=0.0,
-        )
-      )
+      places = [start, start + int(count)]
+      cells.append(dict(name=media, media=media, places=places, min_duration=-1.0, min_fps=0.0))
       start += int(count)
   taken = {name: columns[name] if order is None else columns[name][order] for name in COLUMNS}
   return Table(corpora, order, taken, cells, Balance(), '-'.join(corpora.fingerprints))
