@@ -20,6 +20,7 @@ from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import verify
 from data_pipelines.media import decode, probe
+from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
 from tests import corpora
 from tests.test_data_curate import pan
@@ -108,9 +109,8 @@ def check_stream(directory, rows, sound):
     for name, frames in (('second', 8), ('all', 24))
   )
   stream = stream_lib.TrainStream(
-    str(directory), [second, all_of_it], lambda captions: np.zeros((len(captions), 1)), 16, seed=0,
-    max_bad_fraction=0.0,
-  )  # fmt: skip
+    str(directory), [second, all_of_it], [fields.Video()], seed=0, max_bad_fraction=0.0
+  )
   drawn = {'second': {}, 'all': {}}
   for step in range(24):
     batch, bucket = stream.batch_at(step), stream.bucket_at(step)
