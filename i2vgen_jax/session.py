@@ -48,10 +48,10 @@ class Session:
   networks: Mapping[str, Any]
   signals: Mapping[str, base.Signal]
   schedule: schedule.NoiseSchedule
-  mesh: jax.sharding.Mesh | None = None
-  frozen: Mapping[str, Any] | None = None
+  mesh: Any = None  # A Mesh, or an AbstractMesh where nothing runs.
+  frozen: Any = None
 
-  def on(self, mesh: jax.sharding.Mesh) -> 'Session':
+  def on(self, mesh: mesh_lib.AnyMesh) -> 'Session':
     """The session on a mesh."""
     return dataclasses.replace(self, mesh=mesh)
 
