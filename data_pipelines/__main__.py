@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
     self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
-def _add_demo(commands):
+def _add_demo(commands: jobs.Commands) -> None:
   text = 'Render the demo corpus: moving coloured shapes, as WebVid videos and img2dataset images.'
   parser = commands.add_parser('demo', help=text, description=text)
   parser.add_argument('--output', required=True, help='folder to write to; kept if complete')
@@ -78,7 +78,7 @@ def _add_demo(commands):
   parser.set_defaults(run=_demo)
 
 
-def _demo(output, dry_run, **counts):
+def _demo(output: str, dry_run: bool, **counts: int) -> None:
   if dry_run:
     print(f'would write {output}/webvid and {output}/images: {counts}; nothing was written')
     return

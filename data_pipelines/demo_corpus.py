@@ -10,15 +10,18 @@ first frame does not tell its video's direction: all four start in the same cent
 
 import concurrent.futures
 import csv
+import fractions
 import functools
 import io
 import itertools
 import json
 import math
 import multiprocessing
+import os
 import pathlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import av
 import numpy as np
@@ -93,7 +96,8 @@ def render_video(
     rng: draws background, start and radius, and the attributes if not given.
     attributes: dict(shape, color, direction).
     size: side of the square frame in pixels.
-    num_frames, fps: of the video; the shape stays in view for the default length, 15/16 s.
+    num_frames: of the video; the shape stays in view for the default length, 15/16 s.
+    fps: frames per second.
   Returns:
     (frames uint8 (F, H, W, 3), caption, attributes).
   """
@@ -108,13 +112,23 @@ def render_video(
 def render_image(
   rng: np.random.Generator, attributes: dict[str, str] | None = None, size: int = SIZE
 ) -> tuple[np.ndarray, str, dict[str, str]]:
-  """Renders one shape anywhere in the frame: (image uint8 (H, W, 3), caption, attributes)."""
+  """Renders one shape anywhere in the frame.
+
+  Args:
+    rng: draws background, place and radius, and the attributes if not given.
+    attributes: dict(shape, color, direction); the direction does not show.
+    size: side of the square frame in pixels.
+  Returns:
+    (image uint8 (H, W, 3), caption, attributes).
+  """
   attributes = attributes or attributes_of(int(rng.integers(72)))
   center = rng.uniform(RADIUS[1], 1 - RADIUS[1], size=(1, 2))
   return _render(rng, center, attributes, size)[0], IMAGE_CAPTION.format(**attributes), attributes
 
 
-def _render(rng, centers, attributes, size):
+def _render(
+  rng: np.random.Generator, centers: np.ndarray, attributes: Mapping[str, str], size: int
+) -> np.ndarray:
   """Draws the shape at `centers` (F, 2), fractions of the side, on a plain background."""
   brightness = rng.choice([rng.uniform(15, 65), rng.uniform(190, 235)])
   background = np.rint(np.clip(brightness + rng.uniform(-12, 12, size=3), 0, 255))
@@ -133,7 +147,7 @@ def _render(rng, centers, attributes, size):
   return frames
 
 
-def _distance(shape, x, y, radius):
+def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
   """Signed distance in pixels from the outline, negative inside; areas are about equal."""
   if shape == 'circle':
     return np.sqrt(x * x + y * y) - radius
@@ -145,8 +159,14 @@ def _distance(shape, x, y, radius):
   )  # Equilateral, centred on its centroid.
 
 
-def encode_video(frames: np.ndarray, fps: float = FPS, crf: int = 14) -> bytes:
-  """Encodes uint8 (F, H, W, 3) frames as H.264 mp4; crf 14 leaves no visible artefact on these."""
+def encode_video(frames: np.ndarray, fps: int | fractions.Fraction = FPS, crf: int = 14) -> bytes:
+  """Encodes frames as H.264 mp4.
+
+  Args:
+    frames: uint8 (F, H, W, 3), of even height and width.
+    fps: frames per second.
+    crf: quality, 0 is the best; 14 leaves no visible artefact on these.
+  """
   buffer = io.BytesIO()
   with av.open(buffer, 'w', format='mp4') as container:
     # Without look-ahead, whose threads do not always give the same bytes.
@@ -162,7 +182,7 @@ def encode_video(frames: np.ndarray, fps: float = FPS, crf: int = 14) -> bytes:
 
 
 def write(
-  directory: str,
+  directory: str | os.PathLike[str],
   num_videos: int = NUM_VIDEOS,
   num_validation: int = NUM_VALIDATION,
   num_images: int = NUM_IMAGES,
@@ -174,10 +194,26 @@ def write(
 
   Equal arguments give equal bytes, whatever num_processes. Validation videos hold each combination
   of shape, colour and direction equally often.
+
+  Args:
+    directory: new, or of an earlier run.
+    num_videos: for training.
+    num_validation: videos that are held out.
+    num_images: for training.
+    size: side of the square frames in pixels.
+    seed: of all that is drawn.
+    num_processes: that render.
+  Raises:
+    ValueError: a count is negative, or the folder holds a demo corpus of other arguments.
   """
   root = pathlib.Path(directory)
-  written = dict(num_videos=num_videos, num_validation=num_validation, num_images=num_images)
-  written = json.dumps(dict(written, size=size, seed=seed))
+  counts = dict(num_videos=num_videos, num_validation=num_validation, num_images=num_images)
+  for name, number in counts.items():
+    if number < 0:
+      raise ValueError(f'{name}={number} should be >= 0.')
+  if num_processes < 1:
+    raise ValueError(f'num_processes={num_processes} should be >= 1.')
+  written = json.dumps(dict(counts, size=size, seed=seed))
   marker = root / 'demo.json'  # Written last.
   if marker.exists():
     if marker.read_text() != written:
@@ -208,11 +244,11 @@ def write(
   marker.write_text(written)
 
 
-def _write_page(root, size, seed, indices):
+def _write_page(root: pathlib.Path, size: int, seed: int, indices: range) -> list[tuple[str, ...]]:
   page_dir = f'{indices[0]:06d}_{indices[-1]:06d}'
   folder = root / 'videos' / page_dir
   folder.mkdir(parents=True, exist_ok=True)
-  rows = []
+  rows: list[tuple[str, ...]] = []
   for index in indices:
     rng = np.random.default_rng((seed, 0, index))
     frames, caption, _ = render_video(rng, attributes_of(index), size)
@@ -222,20 +258,22 @@ def _write_page(root, size, seed, indices):
   return rows
 
 
-def _write_csv(path, rows):
+def _write_csv(path: pathlib.Path, rows: Iterable[tuple[str, ...]]) -> None:
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
     writer.writerow(('videoid', 'contentUrl', 'duration', 'page_dir', 'name'))
     writer.writerows(rows)
 
 
-def _write_image_shard(root, size, seed, indices):
+def _write_image_shard(root: pathlib.Path, size: int, seed: int, indices: range) -> None:
   root.mkdir(parents=True, exist_ok=True)
   shard = f'{indices[0] // IMAGES_PER_SHARD:05d}'
   rows = []
   with tarfile.open(root / f'{shard}.tar', 'w') as tar:
     for key, jpeg, caption in _images(indices, shard, size, seed):
-      row = dict(url='', caption=caption, key=key, status='success', error_message=None)
+      row: dict[str, Any] = dict(
+        url='', caption=caption, key=key, status='success', error_message=None
+      )
       row.update(width=size, height=size, original_width=size, original_height=size)
       rows.append(row)
       for suffix, data in (
@@ -251,7 +289,7 @@ def _write_image_shard(root, size, seed, indices):
   (root / f'{shard}_stats.json').write_text(json.dumps(stats))
 
 
-def _images(indices, shard, size, seed) -> Iterator[tuple[str, bytes, str]]:
+def _images(indices: range, shard: str, size: int, seed: int) -> Iterator[tuple[str, bytes, str]]:
   for position, index in zip(itertools.count(), indices):
     rng = np.random.default_rng((seed, 1, index))
     image, caption, _ = render_image(rng, attributes_of(index), size)

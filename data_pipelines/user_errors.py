@@ -12,7 +12,7 @@ from typing import NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
 # A path that cannot be used, whoever met it.
-_PATHS = {
+_PATHS: dict[type[BaseException], str] = {
   FileNotFoundError: 'does not exist',
   NotADirectoryError: 'lies below a file, not a folder',
   IsADirectoryError: 'is a folder, not a file',
@@ -34,12 +34,13 @@ def message(error: BaseException) -> str | None:
   """The line for the user, or None for a bug, whose traceback says more."""
   if isinstance(error, ValueError) and _raised_by_us(error):
     return str(error)
-  if type(error) in _PATHS:  # A bucket's library gives the path alone.
+  if isinstance(error, OSError) and type(error) in _PATHS:
+    # A bucket's library gives the path alone.
     return f'{error.filename or error} {_PATHS[type(error)]}: check the path.'
   return None
 
 
-def _raised_by_us(error):
+def _raised_by_us(error: BaseException) -> bool:
   """Then its text was written for the user; that of a library says nothing of our flags."""
   return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
 

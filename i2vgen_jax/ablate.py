@@ -1,19 +1,17 @@
-"""What each way of the image into the model brings: the paper's ablation of conditions.
+"""Measures what each image condition contributes: the paper's ablation.
 
   python -m i2vgen_jax.ablate --workdir=DIR [--output=DIR/ablation] [--train]
 
-Of a base stage: as it is, and without each of its conditioners that has a word for it: of the
-release the global tokens of the image's latents, its detail latents beside the noise, and CLIP's
-tokens. Without --train the run's own weights go on with
-one conditioner's parameters taken out, which tells how far this model relies on it; with --train
-each variant is trained by the run's config into OUTPUT, as the paper does, which tells what a model
-can do without it.
+Compares a base stage as it is with the stage without each of its conditioners that has a word for
+it: for the release these are the global tokens of the image's latents, its detail latents beside
+the noise, and CLIP's tokens. Without --train, the run's own weights lose one conditioner's
+parameters, which tells how far this model relies on it. With --train, each variant is trained by
+the run's config into OUTPUT, as in the paper, which tells what a model can do without it.
 
 Writes table.md, report.json, contact_sheet.png (per clip: real, then the variants) and videos/.
 """
 
 import dataclasses
-import json
 
 import ml_collections
 from absl import flags, logging
@@ -28,7 +26,7 @@ from i2vgen_jax.sampling import generate, held_out, stages
 from i2vgen_jax.training import warm_start
 
 
-def main():
+def main() -> int:
   """Makes the variants, samples from all, and writes what they do; returns the exit code."""
   given = flags.FLAGS
   run = stages.load(given.workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
@@ -68,10 +66,14 @@ def main():
   return exit_codes.DONE
 
 
-def variants_of(session):
-  """{'no ...': kind} of the conditioners that ablations leave out; raises ValueError without any.
+def variants_of(session: session_lib.Session) -> dict[str, str]:
+  """{'no ...': kind} of the conditioners that ablations leave out.
 
-  Those whose class has a word for it (Conditioner.ablated), as long as a context token is left.
+  These are the conditioners whose class has a word for it (Conditioner.ablated), as long as a
+  context token is left.
+
+  Raises:
+    ValueError: there is none.
   """
   lines = lora.bare(session.unet).conditioners
   variants = {}
@@ -86,18 +88,25 @@ def variants_of(session):
   return variants
 
 
-def without(config, kind):
+def without(config: ml_collections.ConfigDict, kind: str) -> ml_collections.ConfigDict:
   """The config of a model that lacks a conditioner."""
-  # Through JSON, for lines of a tuple are no ConfigDicts.
-  config = ml_collections.ConfigDict(json.loads(config.to_json()))
+  # Copied through JSON, because the lines in a tuple are no ConfigDicts.
+  config = ml_collections.ConfigDict(checkpoint.plain_config(config))
   config.unet.conditioners = tuple(
     line for line in config.unet.conditioners if line['kind'] != kind
   )
   return config.lock()
 
 
-def take_out(run, kind, seed, source):
-  """The stage with its own weights, but for those of one conditioner; `source` names it in logs."""
+def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) -> stages.Stage:
+  """The stage with its own weights, but for those of one conditioner.
+
+  Args:
+    run: the whole stage.
+    kind: of the conditioner to leave out.
+    seed: of the noise that a sampler adds.
+    source: workdir of the stage, which logs name.
+  """
   session = session_lib.build(without(run.config, kind), source).on(run.session.mesh)
   session = dataclasses.replace(session, frozen=run.session.frozen)
   return dataclasses.replace(

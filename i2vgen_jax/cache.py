@@ -1,14 +1,25 @@
-"""Is a cache of latents and embeddings (precompute.py) of the networks that a run names?"""
+"""What the frozen networks make of a corpus once, for training to read in place of media: how it is
+made, and whether it was made by the networks that a run names.
+
+data_pipelines/stream/cache.py has the files.
+"""
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_pipelines.stream import cache
+from data_pipelines.stream import fields as fields_lib
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding, xla_profiles
+
+CAPTIONS_PER_STEP = 8
 
 
 def check(session: session_lib.Session) -> None:
@@ -32,16 +43,16 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   # Hash the VAE's encoder only: another decoder must not invalidate the cache.
   weights['vae'] = {name: weights['vae'][name] for name in ('encoder', 'quant_conv')}
   digests = digest(weights)
-  blocks = json.loads(session.config.to_json())
+  blocks = checkpoint.plain_config(session.config)
   return dict(dtype=session.config.dtype) | {
     name: dict(weights=digests[name], model=blocks[name]['model']) for name in digests
   }
 
 
-def digest(trees):
-  """{name: parameters} -> {name: text}: equal only if every bit is, on any mesh."""
+def digest(trees: Mapping[str, Any]) -> dict[str, str]:
+  """{name: parameters} -> {name: text}: equal only if every bit is equal, on any mesh."""
 
-  def of_leaf(leaf):
+  def of_leaf(leaf: jax.Array) -> jax.Array:
     bits_N = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32).reshape(-1)
     place_N = jax.lax.iota(jnp.uint32, bits_N.size)
     # Integer sums do not depend on their order; the odd factor makes places differ.
@@ -56,10 +67,92 @@ def digest(trees):
   }
 
 
-def differences(theirs, ours):
-  """The fields in which two dicts differ, for people."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+  """Text that names the fields in which two dicts differ, for error messages."""
   return '; '.join(
     f'{name}: {theirs.get(name)} there, {ours.get(name)} here'
     for name in sorted({*theirs, *ours})
     if theirs.get(name) != ours.get(name)
   )
+
+
+class Encode:
+  """Rows with the pixels of all their frames -> rows with the kept arrays.
+
+  The networks always see the same number of frames and of captions: another would compile again.
+
+  Attributes:
+    pixels: the fields that are decoded.
+    frames_per_step: how many frames they see at once.
+  """
+
+  def __init__(self, session: session_lib.Session):
+    self._session = session
+    self.pixels = fields_lib.pixel_fields(session.fields())
+    self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
+    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
+    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
+    self._of_captions = [
+      field
+      for signal in of_records
+      for field in signal.fields()
+      if isinstance(field, fields_lib.RowField)
+    ]
+
+    def encode_frames(frozen, batch):
+      mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
+      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
+      for signal in of_frames:
+        found |= signal.keep(frozen, batch)
+      return found
+
+    def encode_records(frozen, batch):
+      found = {}
+      for signal in of_records:
+        found |= signal.keep(frozen, batch)
+      return found
+
+    whole = mesh_lib.replicated(session.mesh)
+    self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
+    self._encode_records = jax.jit(encode_records, out_shardings=whole)
+
+  def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of cache.DecodeRow -> records of the cache, in their order."""
+    counts = [len(row['video']) for row in rows]
+    frames = {
+      field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
+    }
+    frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
+    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
+    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
+    tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
+    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
+    stops = np.cumsum(counts)
+    for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
+      part = slice(stop - counts[i], stop)
+      yield (
+        {name: row[name] for name in ('key', 'caption', 'first_time')}
+        | {name: values[part] for name, values in of_frames.items()}
+        | {name: values[i] for name, values in of_records.items()}
+      )
+
+  def _frames(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    placed = mesh_lib.place_batch(batch, self._session.mesh)
+    return self._encode_frames(self._session.frozen, placed)
+
+  def _records(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    return self._encode_records(self._session.frozen, batch)
+
+
+def _in_steps(
+  function: Callable[[dict[str, np.ndarray]], Any], batch: Mapping[str, np.ndarray], size: int
+) -> dict[str, np.ndarray]:
+  """Calls the function with `size` rows at a time and joins what it returns for each row."""
+  total = len(next(iter(batch.values())))
+  if not total:  # A row of zeros tells which arrays the function returns.
+    batch = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in batch.items()}
+  results = [
+    jax.device_get(function({name: values[rows] for name, values in batch.items()}))
+    for rows, _ in padding.steps_of_rows(max(total, 1), size)
+  ]
+  return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}

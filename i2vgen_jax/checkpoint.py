@@ -1,5 +1,4 @@
-"""What a run leaves in its workdir, and how it comes back: state, data position, frozen networks,
-config.
+"""Stores and loads what a run keeps in its workdir: state, data position, frozen networks, config.
 
     workdir/config.json            the resolved config
     workdir/tokenizer/             the tokenizer's files
@@ -8,13 +7,14 @@ config.
     workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data
     position (metadata)
 
-A step counts only once Orbax has committed it; a save that was cut off is removed at the next
-start.
+A step counts only once Orbax has committed it; the next start removes a save that was cut off.
 """
 
 import json
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -27,7 +27,7 @@ from data_pipelines.corpus import storage
 from i2vgen_jax import old_configs
 from i2vgen_jax.parallel import sharding
 
-# Of a tree on its way to or from the disk, if no single tensor is larger.
+# How much of a tree is read or written at once, if no single tensor is larger.
 MAX_BYTES_IN_FLIGHT = 2**29
 COMMITTED = 'commit_success.txt'
 # Fields that may change between two starts of the same run: where and how it runs, not what it
@@ -50,7 +50,7 @@ class Checkpoints:
     keep_every: steps at multiples of this stay; 0 keeps none.
   """
 
-  def __init__(self, workdir, every, keep_last, keep_every):
+  def __init__(self, workdir: epath.PathLike, every: int, keep_last: int, keep_every: int):
     policies = ocp.training.preservation_policies
     preserve = [policies.LatestN(keep_last)]
     if keep_every:
@@ -64,13 +64,21 @@ class Checkpoints:
     )
 
   @property
-  def latest_step(self):
+  def latest_step(self) -> int | None:
     """The newest committed step, or None."""
     return latest_step(self._directory)
 
-  def save(self, step, state, data_position, force=False):
-    """Starts an asynchronous save if one is due (or `force`); errors of the previous save surface
-    here."""
+  def save(self, step: int, state: Any, data_position: dict[str, Any], force: bool = False) -> None:
+    """Starts an asynchronous save if one is due, or if `force`.
+
+    Errors of the previous save are raised here.
+
+    Args:
+      step: updates done.
+      state: tree of arrays.
+      data_position: what JSON can hold; `restore` returns it.
+      force: save also between the steps that are due.
+    """
     if self.latest_step == step:
       return
     if force or self._checkpointer.should_save(step):
@@ -78,7 +86,7 @@ class Checkpoints:
         step, {'state': state}, custom_metadata={'data': data_position}, force=True
       )
 
-  def restore(self, step, abstract_state):
+  def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
     """(state, data position) of `step`, placed by the shardings in `abstract_state`.
 
     Raises:
@@ -89,23 +97,29 @@ class Checkpoints:
     state = self._checkpointer.load_checkpointables(step, {'state': abstract_state})['state']
     return state, metadata.custom_metadata['data']
 
-  def close(self):
+  def close(self) -> None:
     """Waits for the save under way."""
     self._checkpointer.close()
 
 
-def absolute(path):
+def absolute(path: epath.PathLike) -> epath.Path:
   """The path as Orbax wants it: absolute if local, as it is if in a bucket."""
   return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
 
 
-def bytes_to_come(workdir, keep_last, abstract_state):
-  """How much more storage a run's checkpoints need: the `keep_last` newest, and one under way."""
+def bytes_to_come(workdir: epath.PathLike, keep_last: int, abstract_state: Any) -> int:
+  """How many more bytes a run's checkpoints need: the `keep_last` newest, and one under way.
+
+  Args:
+    workdir: of the run; the checkpoints that it holds already are counted.
+    keep_last: how many of the newest stay.
+    abstract_state: arrays or ShapeDtypeStructs of one checkpoint.
+  """
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
   return size * max(1, keep_last + 1 - len(steps(absolute(workdir) / 'checkpoints')))
 
 
-def steps(directory):
+def steps(directory: epath.PathLike) -> list[int]:
   """The steps that Orbax committed under `directory`."""
   directory = absolute(directory)
   if not directory.exists():
@@ -117,15 +131,24 @@ def steps(directory):
   ]
 
 
-def latest_step(directory):
+def latest_step(directory: epath.PathLike) -> int | None:
   """The newest step that Orbax committed under `directory`, or None."""
   return max(steps(directory), default=None)
 
 
-def check_tree(found, expected, what):
-  """Raises ValueError listing every tensor in which two trees of shapes differ."""
+def check_tree(found: Any, expected: Any, what: str) -> None:
+  """Compares two trees of shapes.
 
-  def table(tree):
+  Args:
+    found: tree of what was read.
+    expected: tree of the config's model.
+    what: names `found` in the error.
+
+  Raises:
+    ValueError: a tensor is missing, unexpected or of another shape or type; the first 20 are named.
+  """
+
+  def table(tree: Any) -> dict[str, tuple]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
       sharding.path_name(path): (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in leaves
@@ -147,19 +170,19 @@ def check_tree(found, expected, what):
     raise ValueError(f'{what} does not fit the model of this config:\n  {listed}')
 
 
-def save_tree(directory, tree):
+def save_tree(directory: epath.PathLike, tree: Any) -> None:
   """Writes a tree of arrays with Orbax, once."""
   with _sparing(tree):
     ocp.save(absolute(directory), tree)
 
 
-def load_tree(directory, abstract_tree, partly=False):
+def load_tree(directory: epath.PathLike, abstract_tree: Any, partly: bool = False) -> Any:
   """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`.
 
   Args:
     directory: of the tree.
     abstract_tree: ShapeDtypeStructs with shardings.
-    partly: leave out the branches that the abstract tree has not at its top.
+    partly: leave out the top branches that the abstract tree lacks.
 
   Raises:
     ValueError: as `Checkpoints.restore`.
@@ -175,8 +198,8 @@ def load_tree(directory, abstract_tree, partly=False):
   return {name: loaded[name] for name in abstract_tree} if rest else loaded
 
 
-def _sparing(tree):
-  """Orbax copies a whole tree at once if it may."""
+def _sparing(tree: Any) -> ocp.Context:
+  """A context in which Orbax moves a part of the tree at a time; by default it copies it whole."""
   context = ocp.Context()
   largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
   for name in ('write', 'read', 'transfer'):
@@ -184,7 +207,12 @@ def _sparing(tree):
   return context
 
 
-def flatten_config(config):
+def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as config.json holds it: nested dicts of its own, with lists for tuples."""
+  return json.loads(config.to_json())
+
+
+def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
   """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
   flat = {}
   for name, value in config.items():
@@ -195,18 +223,19 @@ def flatten_config(config):
   return flat
 
 
-def write_config(workdir, config):
+def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Stores the resolved config of a run."""
   path = absolute(workdir) / 'config.json'
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(config.to_json(indent=2))  # In its order, which is that of the buckets' draws.
 
 
-def check_config(workdir, config):
+def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Makes the workdir, or compares the config with the one that it was started with.
 
   Raises:
-    ValueError: workdir not writable, or started with another config; every difference is listed.
+    ValueError: the workdir is not writable, holds loaded weights, or was started with another
+      config; every difference is listed.
   """
   path = absolute(workdir) / 'config.json'
   if (path.parent / 'params').exists():
@@ -223,7 +252,7 @@ def check_config(workdir, config):
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
   before = flatten_config(old_configs.complete(storage.read_json(path), path))
-  now = flatten_config(json.loads(config.to_json()))
+  now = flatten_config(plain_config(config))
   absent = '(absent)'
   differences = [
     f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
@@ -238,7 +267,7 @@ def check_config(workdir, config):
     )
 
 
-def read_config(workdir):
+def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   """The resolved config of a run.
 
   Raises:
@@ -251,7 +280,12 @@ def read_config(workdir):
   return ml_collections.ConfigDict(config).lock()
 
 
-def load_params(workdir, abstract_params, weights='ema', step=None):
+def load_params(
+  workdir: epath.PathLike,
+  abstract_params: Any,
+  weights: str = 'ema',
+  step: int | None = None,
+) -> tuple[Any, int]:
   """Parameters alone from the newest (or given) checkpoint of a run; the optimizer state is not
   read.
 
@@ -259,7 +293,7 @@ def load_params(workdir, abstract_params, weights='ema', step=None):
     workdir: of a run, or a folder of `load`, whose one set of parameters is step 0.
     abstract_params: ShapeDtypeStructs with shardings.
     weights: 'ema' or 'raw'.
-    step: default the newest.
+    step: of the checkpoint; default the newest.
 
   Returns:
     (params, step).

@@ -10,6 +10,9 @@ made as small as those (shrunk, restored), where no other error than the missing
 Writes report.json, index.html, spectrum.png, contact_sheet.png and videos/; prints the figures.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from absl import flags
@@ -17,12 +20,13 @@ from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import held_out, stages
-from i2vgen_jax.training import step
+from i2vgen_jax.training import objective
 
 
-def main():
+def main() -> None:
   """Samples, measures, writes, prints."""
   given = flags.FLAGS
   networks, hashes = load_networks(given)
@@ -74,11 +78,11 @@ def main():
   print(summary(found, videos, output))
 
 
-def load_networks(given):
+def load_networks(given: flags.FlagValues) -> tuple[dict[str, Any], dict[str, str]]:
   """({measure: what describes videos}, {measure: hash of its weights}), the user's and our proxy.
 
   Raises:
-    ValueError: one is not there, or is none.
+    ValueError: a file is missing, or holds no such network.
   """
   networks, hashes = {'fvd_proxy': frechet.random_features()}, {}
   for name, source in (('fvd', given.video_features), ('fid', given.frame_features)):
@@ -89,8 +93,12 @@ def load_networks(given):
   return networks, hashes
 
 
-def load_stages(given):
-  """(base, refinement or None); raises ValueError if one is in the other's place."""
+def load_stages(given: flags.FlagValues) -> tuple[stages.Stage, stages.Stage | None]:
+  """(base, refinement or None).
+
+  Raises:
+    ValueError: one stands in the other's place, or a run is missing.
+  """
   stages.check_stages(given.workdir, given.refine_workdir)
   shared = dict(weights=given.weights, seed=given.seed)
   base = stages.load(
@@ -109,8 +117,17 @@ def load_stages(given):
   return base, refinement
 
 
-def make_videos(base, refinement, batch, seed):
-  """{set: uint8 (N, F, H, W, 3)}, all of the size of the last stage's clips."""
+def make_videos(
+  base: stages.Stage, refinement: stages.Stage | None, batch: dict[str, Any], seed: int
+) -> dict[str, np.ndarray]:
+  """{set: uint8 (N, F, H, W, 3)}, all of the size of the last stage's clips.
+
+  Args:
+    base: the base stage.
+    refinement: the refinement stage, or None to evaluate the base stage alone.
+    batch: held-out clips of the last stage's size, as held_out.clips makes them.
+    seed: of the start noise.
+  """
   real_BFHWC = batch['video']
   if refinement is None:
     return {'real': real_BFHWC, 'sampled': held_out.sample(base, batch, seed)}
@@ -127,8 +144,17 @@ def make_videos(base, refinement, batch, seed):
   }
 
 
-def measure_sets(videos, real_BFHWC, captions, fps):
-  """{set: {measure: dict(mean, low, high, num), or a list over frames}}."""
+def measure_sets(
+  videos: Mapping[str, np.ndarray], real_BFHWC: np.ndarray, captions: Sequence[str], fps: float
+) -> dict[str, dict[str, Any]]:
+  """{set: {measure: dict(mean, low, high, num), or a list over frames}}.
+
+  Args:
+    videos: uint8 (N, F, H, W, 3) by set.
+    real_BFHWC: uint8, the clips that the sets are compared with.
+    captions: N of them; those of the demo corpus are measured too.
+    fps: frames per second of all sets.
+  """
   is_demo = shapes.is_demo(captions)
   found = {}
   for name, videos_BFHWC in videos.items():
@@ -155,10 +181,18 @@ def measure_sets(videos, real_BFHWC, captions, fps):
   return found
 
 
-def gain(videos_BFHWC, others_BFHWC, real_BFHWC):
+def gain(
+  videos_BFHWC: np.ndarray, others_BFHWC: np.ndarray, real_BFHWC: np.ndarray
+) -> dict[str, Any] | None:
   """dict(mean, low, high, num): by how many dB videos are nearer to the real clips than others.
 
-  Clip by clip, so that its interval is that of the gain and not of how hard clips are.
+  The difference is taken clip by clip, so that the interval is that of the gain and not of how hard
+  the clips are.
+
+  Args:
+    videos_BFHWC: uint8, the better ones.
+    others_BFHWC: uint8, the worse ones.
+    real_BFHWC: uint8, the real clips.
   """
   triples = zip(videos_BFHWC, others_BFHWC, real_BFHWC, strict=True)
   return measures.mean_with_interval(
@@ -166,8 +200,16 @@ def gain(videos_BFHWC, others_BFHWC, real_BFHWC):
   )
 
 
-def describe(networks, videos_BFHWC, captions):
-  """{network: (N, D) features of the videos, or of CLIP a score for each}."""
+def describe(
+  networks: Mapping[str, Any], videos_BFHWC: np.ndarray, captions: Sequence[str]
+) -> dict[str, Any]:
+  """{network: (N, D) features of the videos, or one dict of scores per video from CLIP}.
+
+  Args:
+    networks: of `load_networks`.
+    videos_BFHWC: uint8.
+    captions: one per video, for CLIP.
+  """
   described = {}
   for name, network in networks.items():
     if name == 'clip':
@@ -178,8 +220,16 @@ def describe(networks, videos_BFHWC, captions):
   return described
 
 
-def compare(described, real, num_videos):
-  """{measure: dict(mean, low, high, num)}: distance to the real clips, two at least, and scores."""
+def compare(
+  described: Mapping[str, Any], real: Mapping[str, Any], num_videos: int
+) -> dict[str, Any]:
+  """{measure: dict(mean, low, high, num)}: distance to the real clips, and CLIP's scores.
+
+  Args:
+    described: of `describe`, for the videos.
+    real: of `describe`, for the real clips.
+    num_videos: N; a distance needs two at least.
+  """
   found = {}
   for name, features_ND in described.items():
     if name == 'clip':
@@ -190,39 +240,51 @@ def compare(described, real, num_videos):
   return found
 
 
-def loss_by_noise_level(run: stages.Stage, batch, bins):
-  """[dict(start, stop, mean, low, high, num)] of held-out clips; noise is fixed by (seed, row)."""
+def loss_by_noise_level(
+  run: stages.Stage, batch: Mapping[str, Any], bins: int
+) -> list[dict[str, Any]]:
+  """[dict(start, stop, mean, low, high, num)] of held-out clips; noise is fixed by (seed, row).
+
+  Args:
+    run: the stage whose loss is measured.
+    batch: of held_out.clips, at the stage's size.
+    bins: how many intervals of timesteps the trained range is cut into.
+  """
   start, stop = run.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses(params, frozen, part, start, stop):
-    loss = step.make_eval_loss(run.session, (start, stop))
-    return loss(params, frozen, part, step.data_seed(run.config.seed))
+    loss = objective.make_eval_loss(run.session, (start, stop))
+    return loss(params, frozen, part, objective.data_seed(run.config.seed))
 
   losses = jax.jit(mesh_lib.within(run.session.mesh, losses))
   rows = []
   names = [name for name in batch if name not in ('caption', 'key')]
   for low, high in zip(edges, edges[1:], strict=False):
     found = []
-    total = len(batch['video'])
-    for first in range(0, total, held_out.BATCH):
-      picks = np.minimum(np.arange(first, first + held_out.BATCH), total - 1)
+    for picks, count in padding.steps_of_rows(len(batch['video']), held_out.BATCH):
       part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
-      found.append(
-        np.asarray(losses(run.params, run.session.frozen, part, low, high))[: total - first]
-      )
+      found.append(np.asarray(losses(run.params, run.session.frozen, part, low, high))[:count])
     interval = measures.mean_with_interval(np.concatenate(found))
     rows.append(dict(start=int(low), stop=int(high), **interval))
   return rows
 
 
-def best_of(videos):
-  """The set that the command is about: of the last stage."""
+def best_of(videos: Mapping[str, np.ndarray]) -> str:
+  """The set that the last stage made: what the command is about."""
   return 'refined' if 'refined' in videos else 'sampled'
 
 
-def summary(found, videos, output):
-  """One line on the last stage."""
+def summary(
+  found: Mapping[str, Mapping[str, Any]], videos: Mapping[str, np.ndarray], output: epath.Path
+) -> str:
+  """One line on the last stage.
+
+  Args:
+    found: of `measure_sets`.
+    videos: by set.
+    output: folder of the report.
+  """
   mean = {name: value['mean'] for name, value in found[best_of(videos)].items() if _is_mean(value)}
   line = f'first frame {mean["first_frame_psnr_db"]:.1f} dB: {output}/index.html'
   if 'follows_caption' not in mean:
@@ -233,7 +295,7 @@ def summary(found, videos, output):
   )
 
 
-def _is_mean(value):
+def _is_mean(value: Any) -> bool:
   return isinstance(value, dict)
 
 

@@ -14,10 +14,14 @@ U-Net that the other code cannot express is refused.
 import functools
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import safetensors.numpy
 from absl import flags
+from etils import epath
 
 from i2vgen_jax import frozen, lora
 from i2vgen_jax import session as session_lib
@@ -35,7 +39,7 @@ FILES = {
 DTYPES = ('float32', 'float16', 'bfloat16')
 
 
-def main():
+def main() -> None:
   """Loads the run's weights and writes them."""
   given = flags.FLAGS
   output_folder.check(given.output)  # Before minutes of loading.
@@ -67,14 +71,19 @@ def main():
     print(f'Wrote {given.output}: diffusers.I2VGenXLPipeline.from_pretrained({given.output!r})')
 
 
-def export_diffusers(output, config, read_params, dtype='float32'):
+def export_diffusers(
+  output: epath.PathLike,
+  config: ml_collections.ConfigDict,
+  read_params: Callable[[str], Any],
+  dtype: str = 'float32',
+) -> None:
   """Writes a complete I2VGenXLPipeline folder, or nothing.
 
   Args:
     output: local folder that does not exist yet.
     config: of the run: unet, vae, text_encoder, image_encoder, tokenizer, schedule, loss, sample.
-    read_params: a key of FILES -> that network's parameters; called for one after the other, so
-      that one need be in memory at a time.
+    read_params: a key of FILES -> that network's parameters; called for one network after the
+      other, so that only one need be in memory at a time.
     dtype: one of DTYPES.
 
   Raises:
@@ -108,12 +117,18 @@ def export_diffusers(output, config, read_params, dtype='float32'):
       del named  # Before the next network is read.
 
 
-def export_vgen(output, config, unet_params, step, dtype='float32'):
+def export_vgen(
+  output: epath.PathLike,
+  config: ml_collections.ConfigDict,
+  unet_params: Any,
+  step: int,
+  dtype: str = 'float32',
+) -> None:
   """Writes the U-Net as VGen's checkpoint {state_dict, step}, or nothing.
 
   Args:
-    output: local file that does not exist yet. VGen samples from any; to train on, it takes the
-      step from the name's end, as of i2vgen_xl_00854500.pth.
+    output: local file that does not exist yet. VGen samples from any name; to go on training, it
+      takes the step from the end of the name, as in i2vgen_xl_00854500.pth.
     config: of the run.
     unet_params: parameters of the U-Net.
     step: updates done.
@@ -130,7 +145,7 @@ def export_vgen(output, config, unet_params, step, dtype='float32'):
     import torch
   except ImportError as error:
     raise ValueError('--format=vgen writes a file of torch: pip install torch.') from error
-  # numpy's bfloat16 is unknown to torch: it converts that itself.
+  # torch does not know numpy's bfloat16: it is given float32, and converts that itself.
   slots = unet_names.vgen(lora.bare(session_lib.build(config).unet)).slot_of
   named = tensors.to_torch(unet_params, unet_names.name_of, slots, jnp.dtype(dtype))
   state_dict = {
@@ -146,7 +161,7 @@ def export_vgen(output, config, unet_params, step, dtype='float32'):
     part.unlink(missing_ok=True)
 
 
-def _tokenizer(config):
+def _tokenizer(config: ml_collections.ConfigDict) -> tuple[dict[str, str], dict[str, int]]:
   """(file name -> content, ids of the special tokens) of the run's tokenizer.
 
   Written by hand: the files that transformers 5 saves are not those that version 4 reads.
@@ -171,7 +186,7 @@ def _tokenizer(config):
   return files, {role: getattr(tokenizer, role) for role in roles}
 
 
-def _write(path, content):
+def _write(path: pathlib.Path, content: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(content, encoding='utf-8')
 

@@ -4,10 +4,12 @@ XLA's own count leaves out Pallas kernels and what CPU libraries do, so it is no
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
-# Dense bfloat16 FLOP/s of one JAX device, by how its device_kind begins; of vendors' tables. A
+# Dense bfloat16 FLOP/s of one JAX device, by how its device_kind begins, from vendors' tables. A
 # TPU7x chip is two devices.
 PEAKS = {
   'TPU v5 lite': 197e12,
@@ -20,16 +22,20 @@ PEAKS = {
 }
 
 
-def peak(device_kind):
-  """FLOP/s of a device, or None where no table says."""
+def peak(device_kind: str) -> float | None:
+  """FLOP/s of a device, or None if it is not in the table."""
   names = [name for name in PEAKS if device_kind.startswith(name)]
   return PEAKS[max(names, key=len)] if names else None
 
 
-def train_step(session, bucket):
+def train_step(session: Any, bucket: Any) -> int:
   """FLOPs by which MFU is defined: three times the U-Net's forward pass, for a whole batch.
 
   The frozen encoders and what is computed twice to save memory do not count.
+
+  Args:
+    session: a session.Session.
+    bucket: a buckets.Bucket.
   """
   inputs = session.unet_inputs(bucket.frames, bucket.height, bucket.width)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -37,16 +43,16 @@ def train_step(session, bucket):
   return 3 * bucket.batch_size * count(session.unet.apply, params, *inputs)
 
 
-def count(function, *arguments):
+def count(function: Callable[..., Any], *arguments: Any) -> int:
   """FLOPs of the matrix products and convolutions of one call; arguments may be shapes."""
   return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _of_jaxpr(jaxpr):
+def _of_jaxpr(jaxpr: Any) -> int:
   return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation):
+def _of_equation(equation: Any) -> int:
   name, parameters = equation.primitive.name, equation.params
   if name == 'dot_general':
     (contracted, _), _ = parameters['dimension_numbers']

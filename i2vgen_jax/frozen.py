@@ -16,21 +16,21 @@ from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import hosts, paths
 
-# By their block of a config, which holds `weights` and `model`.
+# Classes by the block of a config that holds their `weights` and `model`.
 MODULES = {
   'vae': vae.AutoencoderKL,
   'text_encoder': clip.CLIPText,
   'image_encoder': clip.CLIPVision,
   't5': t5.T5Encoder,
 }
-# Networks of weights='random' are drawn from this key: the same in every run.
+# Networks with weights='random' are drawn from this key: the same in every run.
 RANDOM_SEED = 0
-# These have a part of the key each; a later network draws by its name.
+# Each of these has its part of the key; a later network draws by its name.
 _FIRST = ('vae', 'text_encoder', 'image_encoder')
 
 
-def modules(config: Any) -> dict[str, nn.Module]:
-  """The networks that the config has a block of."""
+def modules(config: Any) -> dict[str, Any]:
+  """Flax modules of the networks that the config has a block of, by block."""
   dtype = jnp.dtype(config.dtype)
   return {
     name: cls(**config[name].model, dtype=dtype) for name, cls in MODULES.items() if name in config
@@ -38,8 +38,8 @@ def modules(config: Any) -> dict[str, nn.Module]:
 
 
 def wanted(config: Any, read_by_signals: set[str]) -> tuple[str, ...]:
-  """Those that a run holds: what its signals read, its VAE, and what the config gives weights of,
-  so that an export is whole."""
+  """The networks that a run holds: its VAE, those that its signals read, and those that the config
+  gives weights of, so that an export is complete."""
   return tuple(
     name
     for name in MODULES
@@ -65,7 +65,7 @@ def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
   return jax.eval_shape(lambda key: init(networks, key), key)
 
 
-def _example(module):
+def _example(module: nn.Module) -> jax.Array:
   """The smallest input of a network."""
   if isinstance(module, vae.AutoencoderKL):
     pixels = 2 ** len(module.block_channels)
@@ -79,7 +79,7 @@ def load(
   config: Any,
   networks: Mapping[str, nn.Module],
   mesh: jax.sharding.Mesh,
-  workdir: str | None = None,
+  workdir: epath.PathLike | None = None,
 ) -> dict[str, Any]:
   """Parameters by network, on the mesh.
 
@@ -94,7 +94,7 @@ def load(
     workdir: of the run, which gets a copy; None keeps none.
 
   Raises:
-    ValueError: no weights given, or a file that is not this network's.
+    ValueError: the config gives no weights, or a file does not fit its network.
   """
   shapes = abstract(networks)
   shardings = sharding.shard_tree(shapes, mesh, config.sharding.min_elements)

@@ -11,9 +11,13 @@ from there.
 """
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import ml_collections
 from absl import flags
+from etils import epath
 
 from i2vgen_jax import checkpoint, frozen
 from i2vgen_jax import session as session_lib
@@ -25,21 +29,21 @@ from i2vgen_jax.process import cli, config_flag, output_folder, paths
 PARTS = (*read.NETWORKS, 'tokenizer')
 
 
-def main():
+def main() -> None:
   """Finds the sources and loads them."""
   given = flags.FLAGS
-  sources = {part: given[part].value for part in PARTS if given[part].value}
+  sources: dict[str, Any] = {part: given[part].value for part in PARTS if given[part].value}
   if given.pipeline:
     sources = find_parts(given.pipeline) | sources
   load(given.config, sources, given.output)
   print(f'Wrote {given.output}: give it to train as --config.start, to others as --workdir.')
 
 
-def find_parts(pipeline):
-  """Part -> its folder within a diffusers pipeline's.
+def find_parts(pipeline: epath.PathLike) -> dict[str, str]:
+  """Part -> its folder in the folder of a diffusers pipeline.
 
   Raises:
-    ValueError: that is no pipeline.
+    ValueError: the folder holds no pipeline.
   """
   folder = pathlib.Path(pipeline)
   if not (folder / 'model_index.json').exists():
@@ -47,16 +51,18 @@ def find_parts(pipeline):
   return {part: str(folder / part) for part in PARTS if (folder / part).is_dir()}
 
 
-def load(config, sources, output):
+def load(
+  config: ml_collections.ConfigDict, sources: Mapping[str, str], output: epath.PathLike
+) -> None:
   """Writes config.json, tokenizer/, params/ and frozen/ into the new folder `output`, or nothing.
 
   Args:
-    config: the model's; its own `tokenizer` and `weights` count where `sources` has none.
-    sources: path by part: unet, vae, text_encoder, image_encoder, tokenizer.
+    config: of the model; its own `tokenizer` and `weights` are read where `sources` has none.
+    sources: paths by part: unet, tokenizer, and blocks of the config such as vae.
     output: local folder that does not exist yet.
 
   Raises:
-    ValueError: `output` exists, a part is missing, or weights are not this config's.
+    ValueError: `output` exists, a part is missing, or weights do not fit the config.
   """
   output_folder.check(output)
   config = config.copy_and_resolve_references()
@@ -79,8 +85,12 @@ def load(config, sources, output):
     checkpoint.save_tree(folder / 'params', read_unet(session, sources['unet']))
 
 
-def read_unet(session: session_lib.Session, path: str):
-  """The U-Net's parameters on the mesh; what the file's format lacks is drawn as for a new run."""
+def read_unet(session: session_lib.Session, path: str) -> Any:
+  """The U-Net's parameters on the mesh; what the file's format lacks is drawn as for a new run.
+
+  Raises:
+    ValueError: the file is missing, of an unknown format, or of another model.
+  """
   config, abstract = session.config, session.abstract_params()
 
   def initial():

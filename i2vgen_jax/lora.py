@@ -1,9 +1,9 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): a U-Net whose kernels W become W + alpha / rank * A B.
 
 One block of a config, `lora`: a rank above 0 puts A ('down', random) and B ('up', zeros) beside
-every kernel that `match` fits, freezes all else, and starts as the model was. Of a convolution A
-has the window, and B is of one pixel. A run keeps both; `export` merges them, or writes them alone
-for PEFT and diffusers.
+every kernel that `match` fits, freezes all else, and starts as the model was. For a convolution, A
+has its window and B is 1x1. A run keeps both; `export` merges them, or writes them alone for PEFT
+and diffusers.
 
 Dimension key: I inputs (after the window's dims, of a convolution), R rank, O outputs.
 """
@@ -11,17 +11,19 @@ Dimension key: I inputs (after the window's dims, of a convolution), R rank, O o
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import ml_collections
 
-KEY = 'lora'  # Of the adapters, beside the U-Net's own blocks.
+KEY = 'lora'  # The adapters' place beside the U-Net's own blocks.
 
 
-def is_used(config):
-  """Whether the run trains adapters; runs from before there were any have no such block."""
+def is_used(config: ml_collections.ConfigDict) -> bool:
+  """True if the run trains adapters; older runs have no such block."""
   return KEY in config and config.lora.rank > 0
 
 
@@ -34,8 +36,12 @@ class AdaptedUNet:
   alpha: float
   match: str
 
-  def init(self, key, *inputs):
-    """{'params': the U-Net's, and under 'lora' the adapters'}; raises ValueError if none fits."""
+  def init(self, key: jax.Array, *inputs: Any) -> dict[str, Any]:
+    """{'params': the U-Net's, and under 'lora' the adapters'}.
+
+    Raises:
+      ValueError: `match` fits no kernel.
+    """
     params = self.unet.init(key, *inputs)['params']
     adapters = {}
     for i, (path, kernel_IO) in enumerate(_flatten(params).items()):
@@ -53,30 +59,36 @@ class AdaptedUNet:
       raise ValueError(f'lora.match={self.match!r} fits no kernel of this U-Net.')
     return {'params': params | {KEY: _unflatten(adapters)}}
 
-  def apply(self, variables, *inputs, **arguments):
-    """What the U-Net of the merged parameters says."""
+  def apply(self, variables: Mapping[str, Any], *inputs: Any, **arguments: Any) -> Any:
+    """What the U-Net returns with the merged parameters.
+
+    Args:
+      variables: {'params': as of `init`}.
+      *inputs: of UNet3D.
+      **arguments: of flax's `apply`.
+    """
     params = merge(variables['params'], self.alpha)
     return self.unet.apply({'params': params}, *inputs, **arguments)
 
 
-def adapt(unet, config):
+def adapt(unet: Any, config: ml_collections.ConfigDict) -> Any:
   """The U-Net of a config, with adapters if it asks for them."""
   return AdaptedUNet(unet, **config.lora) if is_used(config) else unet
 
 
-def bare(unet):
+def bare(unet: Any) -> Any:
   """The UNet3D itself."""
   return unet.unet if isinstance(unet, AdaptedUNet) else unet
 
 
-def groups(config):
-  """optimizer.groups of a config: with adapters, all but them are frozen."""
+def groups(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], ...]:
+  """optimizer.groups of a config; if it has adapters, a last group freezes all other parameters."""
   given = tuple(dict(group) for group in config.optimizer.groups)
   return (*given, dict(match=f'^(?!{KEY}/)', freeze=True)) if is_used(config) else given
 
 
-def merge(params, alpha):
-  """The U-Net's own parameters with the adapters, if there are any, worked in."""
+def merge(params: Mapping[str, Any], alpha: float) -> Any:
+  """The U-Net's own parameters with the adapters, if there are any, added to its kernels."""
   if KEY not in params:
     return params
   flat = _flatten({name: block for name, block in params.items() if name != KEY})
@@ -91,9 +103,9 @@ def merge(params, alpha):
   return _unflatten(flat)
 
 
-def _flatten(tree):
+def _flatten(tree: Any) -> dict[str, Any]:
   return flax.traverse_util.flatten_dict(tree, sep='/')
 
 
-def _unflatten(flat):
+def _unflatten(flat: Mapping[str, Any]) -> Any:
   return flax.traverse_util.unflatten_dict(flat, sep='/')

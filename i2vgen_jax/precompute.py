@@ -4,42 +4,46 @@
   python -m i2vgen_jax.train --config=configs/demo.py --config.data.cache=CACHE --workdir=DIR
 
 Worth it for several epochs at one size: the VAE's encoder is a sixth of a step (counted FLOPs).
-What a cache freezes, and how large it is: data_pipelines/README.md. Shard by shard, so that what
-was killed goes on when the command is given again. With --distributed the hosts of a job share the
-shards; each encodes its own on its own devices, and `output` is a folder or bucket of all.
+data_pipelines/README.md says what a cache freezes and how large it is. It is made shard by shard: a
+command that was killed goes on when it is given again. With --distributed the hosts of a job share
+the shards; each encodes its own on its own devices, and all write to the same folder or bucket
+`output`.
 """
 
 import collections
 import dataclasses
 import json
 import math
+import pathlib
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import jax
+import ml_collections
 import numpy as np
 from absl import flags, logging
 from etils import epath
 
+from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import cache as cache_lib
-from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import cli, config_flag, hosts
 
-CAPTIONS_PER_STEP = 8
-MAX_ROWS = 64  # That are held at a time.
+MAX_ROWS = 64  # Decoded rows held in memory at once.
 DTYPES = ('float16', 'float32')
 PARTS = '_precomputed'
 
 
-def main():
+def main() -> None:
   """Entry point."""
   given = flags.FLAGS
   if given.distributed:
@@ -54,22 +58,29 @@ def main():
   )
 
 
-def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_threads=2):
+def precompute(
+  config: ml_collections.ConfigDict,
+  output: epath.PathLike,
+  fps: float = 0.0,
+  max_frames: int = 64,
+  dtype: str = 'float16',
+  num_threads: int = 2,
+) -> dict[str, Any]:
   """Writes the cache of the training rows that the config's buckets take.
 
   Args:
     config: of a run.
     output: folder of the cache; nothing is done if it is there already.
-    fps: frames per second that are kept; 0 for the most of the buckets.
-    max_frames: that are kept of a video, from its start on.
-    dtype: of what is kept. float16 rounds latents to 5e-4 of their value.
-    num_threads: that decode, each in a child process.
+    fps: frames per second to keep; 0 for the highest rate of the buckets.
+    max_frames: how many frames of a video to keep, from its start on.
+    dtype: of the arrays kept. float16 rounds latents to 5e-4 of their value.
+    num_threads: how many threads decode, each in a child process.
 
   Returns:
     The manifest.
 
   Raises:
-    ValueError: a config that cannot be, buckets that do not fit, or another cache in `output`.
+    ValueError: the config is invalid, its buckets do not fit, or `output` holds another cache.
   """
   session, corpora, table, identity = _open(config, fps, max_frames, dtype)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, jax.local_devices())
@@ -85,7 +96,7 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
       )
     return found
   shapes = _shapes(session, identity['sizes'])
-  work = _ShardWork(_Encode(session), corpora, table, identity, shapes, num_threads)
+  work = _ShardWork(cache.Encode(session), corpora, table, identity, shapes, num_threads)
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
   hosts.meet('all have looked for a cache')
@@ -102,8 +113,25 @@ def precompute(config, output, fps=0.0, max_frames=64, dtype='float16', num_thre
   return cache_lib.read_manifest(output)
 
 
-def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
-  """What `precompute` would write, in a line; the weights are not looked at."""
+def plan(
+  config: ml_collections.ConfigDict,
+  output: epath.PathLike,
+  fps: float = 0.0,
+  max_frames: int = 64,
+  dtype: str = 'float16',
+) -> str:
+  """A line on what `precompute` would write; it does not look at the weights.
+
+  Args:
+    config: as of `precompute`, like all others.
+    output: folder of the cache, which may be done in part.
+    fps: frames per second to keep; 0 for the highest rate of the buckets.
+    max_frames: how many frames of a video to keep.
+    dtype: of the arrays kept.
+
+  Raises:
+    ValueError: the config is invalid, or its buckets do not fit.
+  """
   session, corpora, table, identity = _open(config, fps, max_frames, dtype)
   items = _items(corpora, identity['sizes'])
   num_done = sum(1 for _ in (epath.Path(output) / PARTS).glob(f'*/{jobs.MARKER}'))
@@ -125,7 +153,9 @@ def plan(config, output, fps=0.0, max_frames=64, dtype='float16'):
   )
 
 
-def _open(config, fps, max_frames, dtype):
+def _open(
+  config: ml_collections.ConfigDict, fps: float, max_frames: int, dtype: str
+) -> tuple[session_lib.Session, reader.Corpora, table_lib.Table, dict[str, Any]]:
   """(session, corpora, their table, what identifies a cache of them but for the networks)."""
   if dtype not in DTYPES:
     raise ValueError(f'dtype={dtype!r} should be one of {DTYPES}.')
@@ -148,8 +178,8 @@ def _open(config, fps, max_frames, dtype):
   return session, corpora, table, identity
 
 
-def _items(corpora, sizes):
-  """The units of work."""
+def _items(corpora: reader.Corpora, sizes: Sequence[dict]) -> list[tuple[str, dict, dict]]:
+  """The units of work: (name of a corpus, shard, size)."""
   return [
     (name, shard, size)
     for name, directory in corpora.directories.items()
@@ -161,7 +191,15 @@ def _items(corpora, sizes):
 class _ShardWork:
   """((name of a corpus, shard, size), folder) -> records of the cache, one per record there."""
 
-  def __init__(self, encode, corpora, table, identity, shapes, num_threads):
+  def __init__(
+    self,
+    encode: 'cache.Encode',
+    corpora: reader.Corpora,
+    table: table_lib.Table,
+    identity: Mapping[str, Any],
+    shapes: Mapping[str, Mapping[str, list]],
+    num_threads: int,
+  ):
     self._encode = encode
     self._corpora = corpora
     self._table = table
@@ -173,7 +211,7 @@ class _ShardWork:
     places = np.arange(len(corpora) if table.rows is None else len(table.rows))
     self._place_of_row[slice(None) if table.rows is None else table.rows] = places
 
-  def __call__(self, item, folder):
+  def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item
     path = str(self._corpora.directories[name] / shard['records'])
     load = self._load(path, size)
@@ -192,10 +230,10 @@ class _ShardWork:
     counts = writer.close()
     return counts | dict(num_cached=num_cached)
 
-  def close(self):
+  def close(self) -> None:
     self._decode.close()
 
-  def _load(self, path, size):
+  def _load(self, path: str, size: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
     height, width = size['height'], size['width']
     first_row = self._corpora.first_row(path)
     empty = cache_lib.frame_shapes(self._encode.pixels, height, width)
@@ -223,8 +261,8 @@ class _ShardWork:
     return load
 
 
-def _groups(rows, num_frames):
-  """Lists of rows that have num_frames frames or a few more; no row is cut."""
+def _groups(rows: Iterable[dict], num_frames: int) -> Iterator[list[dict]]:
+  """Lists of whole rows that have num_frames frames or a few more together; MAX_ROWS at most."""
   group, count = [], 0
   for row in rows:
     group.append(row)
@@ -236,84 +274,7 @@ def _groups(rows, num_frames):
     yield group
 
 
-class _Encode:
-  """Rows with the pixels of all their frames -> rows with the kept arrays.
-
-  The networks always see as many frames and captions at once: another number would compile again.
-
-  Attributes:
-    pixels: the fields that are decoded.
-    frames_per_step: how many frames they see.
-  """
-
-  def __init__(self, session: session_lib.Session):
-    self._session = session
-    self.pixels = fields_lib.pixel_fields(session.fields())
-    self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
-    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
-    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
-    self._of_captions = [field for signal in of_records for field in signal.fields()]
-
-    def encode_frames(frozen, batch):
-      mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
-      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
-      for signal in of_frames:
-        found |= signal.keep(frozen, batch)
-      return found
-
-    def encode_records(frozen, batch):
-      found = {}
-      for signal in of_records:
-        found |= signal.keep(frozen, batch)
-      return found
-
-    whole = mesh_lib.replicated(session.mesh)
-    self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
-    self._encode_records = jax.jit(encode_records, out_shardings=whole)
-
-  def __call__(self, rows):
-    counts = [len(row['video']) for row in rows]
-    frames = {
-      field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
-    }
-    frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
-    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
-    captions = fields_lib.Rows(None, [row['caption'] for row in rows], range(len(rows)))
-    tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
-    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
-    stops = np.cumsum(counts)
-    for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
-      part = slice(stop - counts[i], stop)
-      yield (
-        {name: row[name] for name in ('key', 'caption', 'first_time')}
-        | {name: values[part] for name, values in of_frames.items()}
-        | {name: values[i] for name, values in of_records.items()}
-      )
-
-  def _frames(self, batch):
-    placed = mesh_lib.place_batch(batch, self._session.mesh)
-    return self._encode_frames(self._session.frozen, placed)
-
-  def _records(self, batch):
-    return self._encode_records(self._session.frozen, batch)
-
-
-def _in_steps(function, batch, size):
-  """function of `size` rows at a time; the last ones are filled up with zeros, and cut again."""
-  total = len(next(iter(batch.values())))
-  results = []
-  for start in range(0, max(total, 1), size):
-    part = {name: values[start : start + size] for name, values in batch.items()}
-    missing = size - len(next(iter(part.values())))
-    part = {
-      name: np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-      for name, values in part.items()
-    }
-    results.append(jax.device_get(function(part)))
-  return {name: np.concatenate([result[name] for result in results])[:total] for name in results[0]}
-
-
-def _sizes(buckets):
+def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
   media = collections.defaultdict(set)
   for bucket in buckets:
     media[bucket.height, bucket.width].add(bucket.media)
@@ -323,7 +284,7 @@ def _sizes(buckets):
   ]
 
 
-def _shapes(session, sizes):
+def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, list]]:
   """{size: {array: its shape in a record}}; None is the number of frames."""
   return {
     f'{size["width"]}x{size["height"]}': {
@@ -333,8 +294,15 @@ def _shapes(session, sizes):
   }
 
 
-def _publish(output, items, results, parts, manifest, dtype):
-  """Moves the shards to their places, writes the metadata of tfds and the manifest."""
+def _publish(
+  output: epath.Path,
+  items: Sequence[tuple[str, dict, dict]],
+  results: Sequence[dict[str, Any]],
+  parts: epath.Path,
+  manifest: dict[str, Any],
+  dtype: str,
+) -> dict[str, Any]:
+  """Moves the shards to their places; writes tfds's metadata and the manifest, which it returns."""
   found = collections.defaultdict(list)
   for index, ((name, shard, size), result) in enumerate(zip(items, results, strict=True)):
     target = cache_lib.folder(output, name, size['height'], size['width'])

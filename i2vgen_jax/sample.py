@@ -10,6 +10,8 @@ Size, frame rate and sampler settings default to the runs' configs. The image's 
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+from typing import Any
+
 import jax
 from absl import flags
 from etils import epath
@@ -20,7 +22,7 @@ from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import stages as stages_lib
 
 
-def main():
+def main() -> None:
   """Checks what was asked for, loads the stages, and runs them."""
   given = flags.FLAGS
   check_flags(given)
@@ -64,10 +66,16 @@ def main():
     stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
 
 
-def condition_flags(given):
-  """Name -> text of what is given to signals besides image and prompt, by flags of their own or by
-  --condition; raises ValueError for a --condition that is not NAME=VALUE."""
-  more = {name: given[name].value for name in conditions.flags() if given[name].value is not None}
+def condition_flags(given: flags.FlagValues) -> dict[str, str]:
+  """Name -> text of what the user gives to signals besides image and prompt, by their own flags or
+  by --condition.
+
+  Raises:
+    ValueError: a --condition is not NAME=VALUE.
+  """
+  more: dict[str, Any] = {
+    name: given[name].value for name in conditions.flags() if given[name].value is not None
+  }
   for item in given.condition:
     name, separator, value = item.partition('=')
     if not separator or not name:
@@ -76,9 +84,13 @@ def condition_flags(given):
   return more
 
 
-def check_flags(given):
-  """Raises ValueError unless either --list or both --image and --prompt are given, and --output
-  can be such."""
+def check_flags(given: flags.FlagValues) -> None:
+  """Checks the flags together, before anything is loaded.
+
+  Raises:
+    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder
+      where a file is written, or an invalid --part.
+  """
   single = given.image is not None and given.prompt is not None
   if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
     raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')

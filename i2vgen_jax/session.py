@@ -1,6 +1,6 @@
 """A config opened: the modules that it names, the mesh, and the frozen weights.
 
-Everything that can be wrong in a config is found by `build`, before anything compiles.
+`build` finds everything that can be wrong in a config, before anything compiles.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import cache as cache_lib
@@ -28,17 +29,17 @@ Array = jax.Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """What train, sample, evaluate, plan and export work with.
+  """A config opened: train, sample, evaluate, plan and export work with one.
 
   Attributes:
     config: of the run.
-    unet: to be trained.
-    autoencoder: between pixels and latents.
+    unet: the network that is trained.
+    autoencoder: turns pixels into latents and back.
     networks: the frozen networks by their block of the config.
-    signals: what the U-Net is conditioned on, encoded by the networks; by name.
+    signals: by name; the networks encode them, and the U-Net is conditioned on them.
     schedule: of the noise.
     mesh: of the devices, once there are some.
-    frozen: parameters of the networks, and under 'null' what a dropped signal becomes; once loaded.
+    frozen: parameters of the networks, once loaded; under 'null', what replaces dropped signals.
   """
 
   config: Any
@@ -54,7 +55,7 @@ class Session:
     """The session on a mesh."""
     return dataclasses.replace(self, mesh=mesh)
 
-  def load_frozen(self, workdir: str | None = None) -> 'Session':
+  def load_frozen(self, workdir: epath.PathLike | None = None) -> 'Session':
     """The session with its frozen weights, as frozen_lib.load finds them; raises as that does."""
     loaded = frozen_lib.load(self.config, self.networks, self.mesh, workdir)
     null = {}
@@ -110,7 +111,7 @@ class Session:
     """The shapes of batches.
 
     Raises:
-      ValueError: no corpus, no buckets, or a size that the model cannot take.
+      ValueError: the config names no corpus or no buckets, or the model cannot take a size.
     """
     if not self.config.data.directories or not self.config.data.buckets:
       raise ValueError(
@@ -123,7 +124,11 @@ class Session:
     return found
 
   def sample_bucket(self) -> buckets_lib.Bucket:
-    """The bucket that is held out and sampled: sample.bucket, or the first with most frames."""
+    """The bucket of held-out clips and samples: sample.bucket, or the first with most frames.
+
+    Raises:
+      ValueError: sample.bucket is unknown.
+    """
     by_name = {bucket.name: bucket for bucket in self.buckets()}
     wanted = self.config.sample.bucket
     if not wanted:
@@ -133,7 +138,16 @@ class Session:
     return by_name[wanted]
 
   def check_size(self, frames: int, height: int, width: int) -> None:
-    """Raises ValueError for a video that the model cannot make, its size in pixels."""
+    """Checks the size of a video.
+
+    Args:
+      frames: of the video.
+      height: pixels.
+      width: pixels.
+
+    Raises:
+      ValueError: the model cannot make such a video.
+    """
     factor = self.autoencoder.downsampling
     if frames < 1:
       raise ValueError(f'frames={frames} must be at least 1.')
@@ -143,8 +157,12 @@ class Session:
       )
 
   def fields(self) -> tuple[fields_lib.Field, ...]:
-    """What the stream makes: the clip, and all that the signals read."""
-    found = {'video': fields_lib.Video()}
+    """The fields of a batch: the clip, and all that the signals read.
+
+    Raises:
+      ValueError: two signals read different arrays under one name.
+    """
+    found: dict[str, fields_lib.Field] = {'video': fields_lib.Video()}
     for signal in self.signals.values():
       for field in signal.fields():
         if found.setdefault(field.name, field) != field:
@@ -152,7 +170,7 @@ class Session:
     return tuple(found.values())
 
   def kept(self, height: int = 0, width: int = 0) -> tuple[cache_lib.Kept, ...]:
-    """What a cache holds in place of pixels: moments of the latents, and what the signals keep.
+    """Arrays that a cache holds in place of pixels: moments of the latents, and what signals keep.
 
     The bucket's size, in pixels, matters for their shapes alone.
     """
@@ -165,9 +183,9 @@ class Session:
   # From a batch or a request to what the U-Net is given.
 
   def encode(
-    self, frozen: Any, batch: Mapping[str, Array], posterior_B: Array, image_B: Array
+    self, frozen: Any, batch: Mapping[str, Array], posterior_B: jax.Array, image_B: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(latents_BFHWC, conditioning) of a training batch, of pixels or from a cache.
+    """(latents_BFHWC, conditioning) of a training batch, which holds pixels or a cache's arrays.
 
     Args:
       frozen: as the attribute.
@@ -184,9 +202,15 @@ class Session:
     }
 
   def condition(
-    self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: Array | None = None
+    self, frozen: Any, inputs: Mapping[str, Mapping], keys_B: jax.Array | None = None
   ) -> dict[str, jax.Array]:
-    """`conditioning` of the signals' inputs by name; see Signal.encode."""
+    """`conditioning` of the signals' inputs.
+
+    Args:
+      frozen: as the attribute.
+      inputs: by signal, of `of_batch` or `of_request`.
+      keys_B: one key per sample, in training; None wants the same value at every call.
+    """
     return {
       name: signal.encode(frozen, inputs[name], keys_B) for name, signal in self.signals.items()
     }
@@ -194,11 +218,11 @@ class Session:
   def unconditional(
     self, frozen: Any, negative: Mapping[str, Mapping], conditioning: Mapping[str, jax.Array]
   ) -> dict[str, jax.Array]:
-    """`conditioning` of what guidance moves away from.
+    """The `conditioning` that guidance moves away from.
 
     Args:
       frozen: as the attribute.
-      negative: of the method of that name.
+      negative: as the method `negative` returns it.
       conditioning: what guidance moves towards.
     """
     return {
@@ -207,7 +231,7 @@ class Session:
     }
 
   def null(self, frozen: Any) -> dict[str, jax.Array]:
-    """What each signal that can be dropped becomes."""
+    """By signal, what replaces it when it is dropped; signals that never are have no entry."""
     found = {name: signal.null(frozen) for name, signal in self.signals.items()}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -220,7 +244,7 @@ class Session:
     return {name: signal.of_request(request) for name, signal in self.signals.items()}
 
   def negative(self, prompt: str) -> dict[str, dict]:
-    """Inputs by signal, of what guidance moves away from; of the signals that have any."""
+    """Inputs by signal for what guidance moves away from; signals without any have no entry."""
     found = {name: signal.negative(prompt) for name, signal in self.signals.items()}
     return {name: inputs for name, inputs in found.items() if inputs}
 
@@ -229,16 +253,18 @@ class Session:
     return dropout.rates(self.config, self.signals, bucket)
 
 
-def build(config: Any, workdir: str | None = None, reads_captions: bool = True) -> Session:
+def build(
+  config: Any, workdir: epath.PathLike | None = None, reads_captions: bool = True
+) -> Session:
   """A session of a config, on no devices yet.
 
   Args:
     config: of the run.
-    workdir: whose own tokenizer comes before the config's.
-    reads_captions: False for what is only planned: no tokenizer is needed then.
+    workdir: of the run; its own tokenizer comes before the config's.
+    reads_captions: False for a session that is only planned: it needs no tokenizer.
 
   Raises:
-    ValueError: whatever is invalid in the config.
+    ValueError: the config is invalid; the message names the field.
   """
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   _check(config, noise_schedule)
@@ -275,16 +301,15 @@ def build(config: Any, workdir: str | None = None, reads_captions: bool = True) 
   )
 
 
-def _unet(config, lines):
-  model = dict(config.unet, conditioners=lines)
+def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
+  model: dict[str, Any] = dict(config.unet, conditioners=lines)
   for name in ('block_channels', 'attention_levels'):
     model[name] = tuple(model[name])
-  if 'free_u' in model:  # Runs from before there was one have none.
-    model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
+  model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
 
 
-def _check(config, noise_schedule):
+def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
   """Raises ValueError for an objective or a refinement that is invalid."""
   parameterization.check_prediction_type(config.loss.prediction_type, noise_schedule)
   loss.check_options(config.loss.timestep_range, config.loss.min_snr_gamma, noise_schedule)
@@ -300,7 +325,7 @@ def _check(config, noise_schedule):
     )
 
 
-def open_run(workdir: str, devices: list | None = None) -> Session:
+def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
   """The session of a trained run or of a folder of `load`, without weights.
 
   Args:
@@ -308,7 +333,7 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
     devices: default all; the batch is split over them, weights are whole on each.
 
   Raises:
-    ValueError: no run.
+    ValueError: the workdir holds no run.
   """
   config = checkpoint.read_config(workdir)
   with config.unlocked():
@@ -319,14 +344,24 @@ def open_run(workdir: str, devices: list | None = None) -> Session:
 
 
 def load_unet(
-  session: Session, workdir: str, weights: str = 'ema', step: int | None = None
+  session: Session, workdir: epath.PathLike, weights: str = 'ema', step: int | None = None
 ) -> tuple[Any, int]:
-  """(parameters of the U-Net, their step) of an opened run; see checkpoint.load_params."""
+  """(parameters of the U-Net, their step) of an opened run; raises as checkpoint.load_params.
+
+  Args:
+    session: of `open_run`.
+    workdir: of the run.
+    weights: 'ema' or 'raw'.
+    step: of the checkpoint; default the newest.
+  """
   return checkpoint.load_params(workdir, session.abstract_params(), weights, step)
 
 
 def load_run(
-  workdir: str, weights: str = 'ema', step: int | None = None, devices: list | None = None
+  workdir: epath.PathLike,
+  weights: str = 'ema',
+  step: int | None = None,
+  devices: list | None = None,
 ) -> tuple[Session, Any]:
   """(session with frozen weights, parameters of the U-Net), ready to sample from.
 

@@ -7,8 +7,11 @@ checkpoint.
 import contextlib
 import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+import ml_collections
 from absl import flags, logging
 from clu import parameter_overview
 from etils import epath
@@ -19,19 +22,27 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
-from i2vgen_jax.training import compilation, data, goodput, profiler, validation, warm_start
+from i2vgen_jax.training import (
+  compilation,
+  data,
+  goodput,
+  objective,
+  profiler,
+  validation,
+  warm_start,
+)
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
 
 
-def main():
+def main() -> int:
   """Entry point; returns the exit code."""
   if flags.FLAGS.distributed:
     hosts.join()
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
-def train(config, workdir):
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   """Runs the config in the workdir, from its newest checkpoint if it has one.
 
   Returns:
@@ -39,7 +50,7 @@ def train(config, workdir):
     in each case.
 
   Raises:
-    ValueError: config, data, mesh, checkpoint or workdir cannot be; before anything compiles.
+    ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
     cli.BudgetError: the loss is not finite, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
@@ -97,7 +108,7 @@ def train(config, workdir):
   # 5 The step: jitted, and compiled for every bucket.
   @functools.cache
   def make_step(rates):
-    return step_of_loss(step_lib.make_loss(session, dict(rates)))
+    return step_of_loss(objective.make_loss(session, dict(rates)))
 
   def step_of_bucket(name):
     rates = tuple(sorted(session.dropout_rates(name).items()))
@@ -110,7 +121,7 @@ def train(config, workdir):
 
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
-  last_step = max(last_step, first_step)  # Asked again for what is done: nothing is left to do.
+  last_step = max(last_step, first_step)  # A run that is done stays so.
   batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
   step_metrics = None
   timing.begin_loop()
@@ -168,7 +179,7 @@ def train(config, workdir):
   return 0
 
 
-def check_finite(step_metrics, step):
+def check_finite(step_metrics: Mapping[str, Any], step: int) -> None:
   """Raises cli.BudgetError before a broken state is saved or shown."""
   for name in ('loss', 'grad_norm'):
     value = float(step_metrics[name])
@@ -179,7 +190,7 @@ def check_finite(step_metrics, step):
       )
 
 
-def write_overview(workdir, params):
+def write_overview(workdir: epath.PathLike, params: Any) -> None:
   """Writes the table of all parameters beside the run, and logs its size."""
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   path = epath.Path(workdir) / 'parameters.txt'

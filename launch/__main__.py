@@ -9,8 +9,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import jax
+import ml_collections
 from absl import flags
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -30,7 +32,7 @@ TARGETS = {
 FIELDS = ('zone', 'project', 'cluster', 'queue', 'image', 'partition', 'provision', 'secret')
 
 
-def main(target):
+def main(target: str) -> int:
   """Entry point; returns the exit code."""
   if target not in ('local', *TARGETS):
     raise ValueError(f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}.')
@@ -53,8 +55,8 @@ def main(target):
   return execute(plan, values.output) if values.go else 0
 
 
-def training_flags(arguments):
-  """Those of our flags that are for the training itself, as they were given.
+def training_flags(arguments: Sequence[str]) -> tuple[str, ...]:
+  """The flags that the training gets, as they were given: --config, its overrides, --workdir.
 
   Raises:
     ValueError: a flag and its value are two arguments.
@@ -66,9 +68,12 @@ def training_flags(arguments):
   return tuple(chosen)
 
 
-def check_fit(config, machines):
-  """Raises ValueError if the config's mesh or batches do not fit the topology: before anyone pays
-  for it."""
+def check_fit(config: ml_collections.ConfigDict, machines: topology.Topology) -> None:
+  """Compares the config with the topology, before anyone pays for it.
+
+  Raises:
+    ValueError: the config's mesh or batches do not fit.
+  """
   sizes = mesh_lib.resolve(config.mesh, machines.devices)
   if machines.kind == 'tpu' and sizes['slice'] != machines.slices:
     raise ValueError(
@@ -80,8 +85,12 @@ def check_fit(config, machines):
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
 
 
-def execute(plan, output):
-  """Writes the files of a plan and runs its commands; returns the first exit code that is not 0."""
+def execute(plan: job_lib.Plan, output: str) -> int:
+  """Writes the files of a plan and runs its commands; returns the first exit code that is not 0.
+
+  Raises:
+    ValueError: a command is not installed here.
+  """
   folder = pathlib.Path(output or tempfile.mkdtemp(prefix='launch_'))
   folder.mkdir(parents=True, exist_ok=True)
   for name, text in plan.files.items():

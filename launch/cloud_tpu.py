@@ -35,8 +35,12 @@ systemctl restart {name}
 """
 
 
-def tpu_vm(job):
-  """Creates one slice and starts the run on all its hosts by ssh."""
+def tpu_vm(job: job_lib.Job) -> job_lib.Plan:
+  """Creates one slice and starts the run on all its hosts by ssh.
+
+  Raises:
+    ValueError: the job has several slices, no TPU, or lacks a field.
+  """
   _check(job)
   if job.topology.slices > 1:
     raise ValueError(f'topology={job.topology.name}: tpu_vm makes one slice; use queued for more.')
@@ -52,8 +56,12 @@ def tpu_vm(job):
   return job_lib.Plan({'start.sh': start_script(job)}, (create, copy, start))
 
 
-def queued(job):
-  """Asks for slices; each host starts the run when it boots, also after a preemption."""
+def queued(job: job_lib.Job) -> job_lib.Plan:
+  """Asks for slices; each host starts the run when it boots, also after a preemption.
+
+  Raises:
+    ValueError: the job has no TPU, or lacks a field.
+  """
   _check(job)
   nodes = (f'--node-id={job.name}',)
   if job.topology.slices > 1:
@@ -68,8 +76,8 @@ def queued(job):
   return job_lib.Plan({'start.sh': start_script(job)}, (create,))
 
 
-def start_script(job):
-  """What each host runs as root."""
+def start_script(job: job_lib.Job) -> str:
+  """Text of the script that each host runs as root."""
   variables = [f'--env={name}={value}' for name, value in job.environment.items()]
   docker_run = (
     '/usr/bin/docker', 'run', '--rm', f'--name={job.name}', '--privileged', '--network=host',
@@ -86,16 +94,16 @@ def start_script(job):
   )
 
 
-def systemd_quote(word):
-  """A word of ExecStart: systemd knows quotes, backslashes, % and $."""
+def systemd_quote(word: str) -> str:
+  """A word of ExecStart, quoted: systemd reads quotes, backslashes, % and $."""
   word = word.replace('\\', '\\\\').replace('"', '\\"').replace('%', '%%').replace('$', '$$')
   return word if re.fullmatch(r'[\w@%+=:,./-]+', word) else f'"{word}"'
 
 
-def _place(job):
+def _place(job: job_lib.Job) -> tuple[str, ...]:
   return (f'--zone={job.zone}', f'--project={job.project}')
 
 
-def _check(job):
+def _check(job: job_lib.Job) -> None:
   job.require_kind('tpu')
   job.require('zone', 'project', 'image')

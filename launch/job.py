@@ -1,4 +1,4 @@
-"""What is to run, whatever runs it; and what a target makes of it."""
+"""A job describes what to run, on any target; a plan is what a target makes of it."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ class Job:
   secret: str = ''
   max_restarts: int = 10
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', self.name):
       raise ValueError(
         f'name={self.name!r}: at most 40 of a-z, 0-9 and -, beginning with a letter.'
@@ -54,26 +54,26 @@ class Job:
         )
 
   @property
-  def command(self):
-    """The same on every host."""
+  def command(self) -> tuple[str, ...]:
+    """The command of a process, the same on every host."""
     distributed = (
       ('--distributed',) if self.topology.hosts > 1 or self.topology.kind == 'tpu' else ()
     )
     return ('python', '-m', 'i2vgen_jax.train', *distributed, *self.training)
 
   @property
-  def environment(self):
+  def environment(self) -> dict[str, str]:
     """Variables of every process."""
     return {'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1'}
 
-  def require(self, *names):
+  def require(self, *names: str) -> None:
     """Raises ValueError if a field that the target needs is empty."""
     for name in names:
       if not getattr(self, name):
         raise ValueError(f'this target needs --{name}.')
 
-  def require_kind(self, *kinds):
-    """Raises ValueError if the target does not run on such machines."""
+  def require_kind(self, *kinds: str) -> None:
+    """Raises ValueError if the topology is of another kind than the target runs on."""
     if self.topology.kind not in kinds:
       raise ValueError(
         f'topology={self.topology.name}: this target runs on {" or ".join(kinds)}, not on '
@@ -83,7 +83,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a target does with a job.
+  """The files and commands by which a target runs a job.
 
   Attributes:
     files: name -> text, written before the commands run.
@@ -93,7 +93,7 @@ class Plan:
   files: dict[str, str]
   commands: tuple[tuple[str, ...], ...]
 
-  def show(self):
-    """Text for the user."""
+  def show(self) -> str:
+    """The files and commands as text for the user."""
     parts = [f'# ---- {name}\n{text}' for name, text in self.files.items()]
     return '\n'.join([*parts, '# ---- commands', *map(shlex.join, self.commands)])

@@ -1,6 +1,8 @@
 """TPU slices of a GKE cluster: a JobSet of our own, or the one that XPK makes."""
 
 import shlex
+from collections.abc import Iterable
+from typing import Any
 
 import yaml
 
@@ -11,14 +13,18 @@ from launch import job as job_lib
 _MATCHED = '.*matching FailJob rule at index {}'
 
 
-def gke(job):
-  """Applies a JobSet to the cluster that kubectl points at."""
+def gke(job: job_lib.Job) -> job_lib.Plan:
+  """Applies a JobSet to the cluster that kubectl points at.
+
+  Raises:
+    ValueError: the job has no TPU, has provision=reserved, or lacks an image.
+  """
   _check(job, 'image')
   manifest = yaml.safe_dump(jobset(job), sort_keys=False, width=100)
   return job_lib.Plan({'jobset.yaml': manifest}, (('kubectl', 'apply', '-f', 'jobset.yaml'),))
 
 
-def jobset(job):
+def jobset(job: job_lib.Job) -> dict[str, Any]:
   """The manifest as a dict: one Job per slice, one pod per host.
 
   A pod that ends with an exit code of exit_codes.FINAL fails the JobSet; a preemption or eviction
@@ -60,10 +66,10 @@ def jobset(job):
   }
 
 
-def _slice(job):
+def _slice(job: job_lib.Job) -> dict[str, Any]:
   """Spec of one slice's Job. The pods' failure rules are numbered as `jobset` reads them."""
 
-  def on_exit(codes):
+  def on_exit(codes: Iterable[int]) -> dict[str, Any]:
     return {
       'action': 'FailJob',
       'onExitCodes': {'containerName': 'train', 'operator': 'In', 'values': list(codes)},
@@ -88,7 +94,7 @@ def _slice(job):
   }
 
 
-def _pod(job):
+def _pod(job: job_lib.Job) -> dict[str, Any]:
   topology = job.topology
   selector = {
     'cloud.google.com/gke-tpu-accelerator': topology.generation.gke_accelerator,
@@ -122,7 +128,7 @@ def _pod(job):
   }
 
 
-def _check(job, *needed):
+def _check(job: job_lib.Job, *needed: str) -> None:
   job.require_kind('tpu')
   job.require(*needed)
   if job.provision == 'reserved':
@@ -131,10 +137,13 @@ def _check(job, *needed):
     )
 
 
-def xpk(job):
+def xpk(job: job_lib.Job) -> job_lib.Plan:
   """A workload on a cluster that XPK made.
 
-  Of itself XPK restarts on exit codes 42 and 127 to 255, and on no other: as exit_codes has it.
+  By default XPK restarts on exit codes 42 and 127 to 255, and on no other, as exit_codes wants it.
+
+  Raises:
+    ValueError: the job has no TPU, has provision=reserved, or lacks a field.
   """
   _check(job, 'cluster', 'project', 'zone', 'image')
   create = (

@@ -12,21 +12,25 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from i2vgen_jax.process import cli, exit_codes, hosts
 from launch import job as job_lib
 
 LOOPBACK = '127.0.0.1'
-# After one process failed, the others have so long to notice, before they are killed.
+# How long the other processes have to notice that one failed, before they are killed.
 FAILURE_GRACE_SECS = 10
 
 
-def run(job, logs):
+def run(job: job_lib.Job, logs: str | os.PathLike) -> int:
   """Runs a job to its end, with restarts; returns its exit code.
 
   Args:
     job: on a cpu topology.
     logs: folder for the output of all processes but the first, whose output is ours.
+
+  Raises:
+    ValueError: the topology is not of CPUs.
   """
   job.require_kind('cpu')
   logs = pathlib.Path(logs)
@@ -46,14 +50,14 @@ def run(job, logs):
   return code
 
 
-def _run_once(job, logs, stopping):
+def _run_once(job: job_lib.Job, logs: pathlib.Path, stopping: list[int]) -> int:
   """One start of all processes, to the end of the last; returns the exit code of the run."""
   address = f'{LOOPBACK}:{free_port()}'
   processes = []
   for index in range(job.topology.hosts):
     environment = os.environ | job.environment | environment_of(job, index, address)
     with (logs / f'process_{index}.log').open('ab') as log:
-      # A session of its own: Ctrl-C is for us, who then tell all.
+      # In a session of its own, so that Ctrl-C reaches us alone; we then stop all.
       process = subprocess.Popen(
         [sys.executable, *job.command[1:]],
         env=environment,
@@ -71,9 +75,9 @@ def _run_once(job, logs, stopping):
         process.wait()
 
 
-def _wait(processes, stopping):
-  """Waits until all have ended, or one has failed and the others had time to; returns the code that
-  says most."""
+def _wait(processes: Sequence[subprocess.Popen], stopping: list[int]) -> int:
+  """Waits until all have ended, or one has failed and the others had time to end; returns the
+  verdict of their codes."""
   told, deadline = False, None
   while True:
     codes = [process.poll() for process in processes]
@@ -92,16 +96,22 @@ def _wait(processes, stopping):
   return verdict([_shell_code(code) for code in codes if code is not None])
 
 
-def verdict(codes):
-  """Exit code of a run from those of its processes: what rules a restart out comes first, then what
-  went wrong, then preemption."""
+def verdict(codes: Sequence[int]) -> int:
+  """Exit code of a run from those of its processes: a code that rules a restart out comes first,
+  then other failures, then preemption."""
   failures = [code for code in codes if code not in (exit_codes.DONE, exit_codes.PREEMPTED)]
   final = [code for code in failures if not exit_codes.restarts(code)]
   return (final + failures + [code for code in codes if code] + [exit_codes.DONE])[0]
 
 
-def environment_of(job, index, address):
-  """What tells a process who it is."""
+def environment_of(job: job_lib.Job, index: int, address: str) -> dict[str, str]:
+  """Variables that tell a process which one of the run it is.
+
+  Args:
+    job: on a cpu topology.
+    index: of the process, from 0.
+    address: host:port of the coordinator.
+  """
   flags = os.environ.get('XLA_FLAGS', '').split()
   flags = [flag for flag in flags if 'xla_force_host_platform_device_count' not in flag]
   return {
@@ -116,18 +126,18 @@ def environment_of(job, index, address):
   }
 
 
-def _shell_code(code):
+def _shell_code(code: int) -> int:
   return code if code >= 0 else 128 - code
 
 
-def free_port():
+def free_port() -> int:
   """A port on which nobody listens."""
   with socket.socket() as listener:
     listener.bind((LOOPBACK, 0))
     return listener.getsockname()[1]
 
 
-def _warn_of_open_sockets():
+def _warn_of_open_sockets() -> None:
   """gloo listens on the address of the machine's name, and has no option to choose another."""
   try:
     address = socket.gethostbyname(socket.gethostname())
@@ -141,8 +151,8 @@ def _warn_of_open_sockets():
     )
 
 
-def show(job):
-  """What `run` does, as text."""
+def show(job: job_lib.Job) -> str:
+  """What `run` does, as text; raises ValueError as `run`."""
   job.require_kind('cpu')
   lines = [f'# {job.topology.hosts} processes of {job.topology.chips_per_host} CPU devices:']
   for index in range(job.topology.hosts):

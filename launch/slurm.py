@@ -36,8 +36,12 @@ exit "$code"
 """
 
 
-def slurm(job):
-  """Submits a batch script that requeues itself by exit code."""
+def slurm(job: job_lib.Job) -> job_lib.Plan:
+  """Submits a batch script that requeues itself by exit code.
+
+  Raises:
+    ValueError: the topology is not of GPUs.
+  """
   job.require_kind('gpu')
   script = SCRIPT.format(
     name=job.name,

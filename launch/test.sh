@@ -6,6 +6,8 @@ source launch/env.sh
 prepare_env requirements-test.txt
 ruff check .
 ruff format --check .
+pyrefly check
+python -m tests.typed
 [ $# -gt 0 ] || set -- -m 'not slow'
 # Two processes, a file of tests at a time: most of the time is XLA compiling on one core.
 exec python -m pytest -q -n 2 --dist loadfile "$@"

@@ -17,7 +17,7 @@ from i2vgen_jax import conditions, lora
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import unet3d
-from i2vgen_jax.training import step
+from i2vgen_jax.training import objective
 from tests import tiny
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
@@ -40,7 +40,7 @@ def build(kinds):
 def training(kinds):
   """The gradient function of the training loss, and the shapes of its arguments."""
   config, built = build(kinds)
-  batch_loss = step.make_loss(built, built.dropout_rates())
+  batch_loss = objective.make_loss(built, built.dropout_rates())
   key, shape = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct
   bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=2)
   batch = {

@@ -6,8 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.media import decode
+from tests import corpora
 
 TOWARDS = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}  # x, y downwards.
 
@@ -77,6 +79,14 @@ def test_captions_use_the_declared_vocabulary():
 def test_captions_that_name_no_or_two_values_are_refused(caption):
   with pytest.raises(ValueError, match='should name one'):
     demo_corpus.parse_caption(caption)
+
+
+@pytest.mark.parametrize('wrong', ['num_videos=-1', 'num_images=-1', 'num_processes=0'])
+def test_counts_that_cannot_be_are_refused(tmp_path, wrong):
+  arguments = ['--num_videos=1', '--num_validation=1', '--num_images=1', f'--{wrong}']
+  with corpora.ends_with_2(wrong):
+    commands.main(['demo', f'--output={tmp_path}/demo', *arguments])
+  assert not list(tmp_path.iterdir())
 
 
 def test_written_bytes_depend_on_the_arguments_alone(tmp_path):

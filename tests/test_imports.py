@@ -35,16 +35,17 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
+  'i2vgen_jax/old_configs': '',
   'i2vgen_jax/pretrained': 'models process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/checkpoint': 'parallel data_pipelines/corpus',
+  'i2vgen_jax/checkpoint': 'old_configs parallel data_pipelines/corpus',
   'i2vgen_jax/frozen': 'checkpoint models parallel pretrained process',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
     'checkpoint conditions diffusion frozen lora models parallel pretrained '
     'data_pipelines/corpus data_pipelines/stream'
   ),
-  'i2vgen_jax/cache': 'parallel session data_pipelines/stream',
+  'i2vgen_jax/cache': 'checkpoint parallel session data_pipelines/stream',
   'i2vgen_jax/sampling': (
     'checkpoint conditions diffusion models parallel session data_pipelines/corpus '
     'data_pipelines/media data_pipelines/stream'

@@ -2,10 +2,12 @@
 resume, sampling and ablation; and so do T5 text and the last frame, a file each.
 """
 
+import dataclasses
 import json
 
 import av
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
@@ -15,9 +17,12 @@ from configs import common
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
 from i2vgen_jax import ablate, checkpoint, precompute, train
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.models import layers
+from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import held_out, stages
+from i2vgen_jax.training import data
 from tests import runs, tiny
 
 BRIGHTNESS = 'tests.test_own_condition:Brightness'
@@ -83,20 +88,15 @@ def tiny_t5(config):
 
 
 def configure(corpus, case, tokenizer):
-  config = tiny.get_config(corpus, num_steps=4, images=True)
-  config.data.buckets.videos.weight = 1.0
+  config = tiny.get_config(corpus, num_steps=4)
   config.checkpoint.every = 2
   lines = list(config.unet.conditioners)
   if case == 'own':
     config.unet.conditioners = (*lines, dict(kind=BRIGHTNESS))
   elif case == 'last frame':
     config.unet.conditioners = (*lines, dict(kind='last_frame'))
-    config.condition_dropout.buckets = dict(images=dict(last_frame_latents=1.0))
-  elif case == 'T5 beside CLIP':
-    config.unet.conditioners = (*lines, dict(kind='t5_text'))
   else:
-    config.unet.conditioners = (dict(kind='t5_text'), *lines[1:])
-  if 'T5' in case:
+    config.unet.conditioners = (*lines, dict(kind='t5_text'))
     tiny_t5(config)
     config.t5.tokenizer = str(tokenizer)
   return config
@@ -123,62 +123,101 @@ def tokenizer(tmp_path_factory):
   return folder
 
 
-CASES = {
-  'own': 'mean',
-  'last frame': 'last_frame_latents',
-  'T5 beside CLIP': 't5_text',
-  'T5': 't5_text',
-}
+# What a cache keeps of each, and the flag by which `sample` is given it.
+CASES = {'own': 'mean', 'last frame': '', 'T5': 't5_text'}
+GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, tokenizer, tmp_path):
   config = configure(demo_corpus, case, tokenizer)
   config.data.cache = str(tmp_path / 'cache')
-  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32)
+  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32, dtype='float32')
   shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
   # The last frame is drawn from the latents that are there.
   assert set(shapes) >= {'latent_mean'} | ({CASES[case]} - {''})
+  assert_the_cache_gives_what_the_pixels_do(config)
 
-  # Trained from the cache; stopped half-way, and resumed.
+  # Trained; stopped half-way, and resumed: the same as in one go.
+  workdir = tmp_path / 'run'
   config.train.stop_at = 2
-  assert train.train(config, tmp_path / 'run') == 0
+  assert train.train(config, workdir) == 0
   config.train.stop_at = 0
-  assert train.train(config, tmp_path / 'run') == 0
-  assert checkpoint.latest_step(tmp_path / 'run' / 'checkpoints') == 4
-  whole = tmp_path / 'whole'
-  assert train.train(config, whole) == 0
-  assert runs.losses(whole) == runs.losses(tmp_path / 'run')
+  assert train.train(config, workdir) == 0
+  assert checkpoint.latest_step(workdir / 'checkpoints') == 4
+  assert train.train(config, tmp_path / 'whole') == 0
+  assert runs.losses(tmp_path / 'whole') == runs.losses(workdir)
 
-  # From pixels, the same losses to the cache's rounding.
-  config.data.cache = ''
-  assert train.train(config, tmp_path / 'pixels') == 0
-  from_pixels, cached = runs.losses(tmp_path / 'pixels'), runs.losses(whole)
-  assert from_pixels == pytest.approx(cached, rel=2e-2)
+  # Sampled and ablated, of what the workdir holds alone.
+  if case in GIVEN:
+    assert_the_command_samples_with_its_flag(case, workdir, tmp_path)
+  stage = stages.load(workdir)
+  batch = held_out.clips(stage.session, stage.bucket, 2)
+  line = stage.session.unet.conditioners[-1]
+  variants = ablate.variants_of(stage.session)
+  variant = ablate.take_out(stage, variants[f'no {line.conditioner.ablated}'], 0, workdir)
+  assert set(stage.params) - set(variant.params) == {line.name}
+  with_it, without = (held_out.sample(other, batch, 0) for other in (stage, variant))
+  assert with_it.shape == without.shape == (2, 4, 32, 32, 3) and (with_it != without).any()
 
-  # Sampled by command, and ablated.
-  picture = tmp_path / 'picture.png'
+
+def assert_the_cache_gives_what_the_pixels_do(config):
+  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
+  session = session_lib.build(config).on(mesh).load_frozen()
+  cached = data.make_stream(session).batch_at(0)
+  plain = config.copy_and_resolve_references()
+  plain.data.update(cache='', sandbox=False)
+  pixels = data.make_stream(dataclasses.replace(session, config=plain)).batch_at(0)
+  keys_B = jax.random.split(jax.random.key(0), len(cached['position']))
+  encode = jax.jit(session.encode)
+  ours, expected = (encode(session.frozen, batch, keys_B, keys_B)[1] for batch in (cached, pixels))
+  for name, value in expected.items():
+    np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def assert_the_command_samples_with_its_flag(case, workdir, folder):
+  """And without it says that it is missing."""
+  picture = folder / 'picture.png'
   PIL.Image.new('RGB', (48, 40), 'navy').save(picture)
-  given = {'own': ['--condition=mean=0.3'], 'last frame': [f'--last_image={picture}']}
-  done = runs.module(
-    'i2vgen_jax.sample', f'--workdir={whole}', f'--image={picture}', '--prompt=a red circle',
-    f'--output={tmp_path / "o.mp4"}', *given.get(case, []),
-  )  # fmt: skip
+  command = ('i2vgen_jax.sample', f'--workdir={workdir}', f'--image={picture}', '--prompt=a circle')
+  flag = GIVEN[case].format(picture)
+  done = runs.module(*command, f'--output={folder / "o.mp4"}', flag)
   assert done.returncode == 0, done.stderr[-2000:]
-  with av.open(str(tmp_path / 'o.mp4')) as video:
+  with av.open(str(folder / 'o.mp4')) as video:
     assert sum(1 for _ in video.decode(video=0)) == 4
-  if case in given:
-    refused = runs.module(
-      'i2vgen_jax.sample', f'--workdir={whole}', f'--image={picture}', '--prompt=a red circle',
-      f'--output={tmp_path / "none.mp4"}',
-    )  # fmt: skip
-    assert refused.returncode == 2 and given[case][0].split('=')[0] in refused.stderr
-  if case != 'T5':  # Whose line is the only text: CLIP's picture would be the whole context.
-    stage = stages.load(whole)
-    variants = ablate.variants_of(stage.session)
-    word = stage.session.unet.conditioners[-1].conditioner.ablated
-    variant = ablate.take_out(stage, variants[f'no {word}'], 0, whole)
-    name = stage.session.unet.conditioners[-1].name
-    assert set(stage.params) - set(variant.params) == {name}
-    batch = held_out.clips(variant.session, variant.bucket, 2)
-    assert held_out.sample(variant, batch, 0).shape == (2, 4, 32, 32, 3)
+  refused = runs.module(*command, f'--output={folder / "none.mp4"}')
+  assert refused.returncode == 2 and flag.partition('=')[0] in refused.stderr
+
+
+def test_t5_may_be_the_only_text(tokenizer, demo_corpus):
+  """Then CLIP's text tower and its tokenizer are not asked for."""
+  config = configure(demo_corpus, 'T5', tokenizer)
+  lines = config.unet.conditioners
+  config.unet.conditioners = (lines[-1], *lines[1:-1])
+  config.tokenizer = config.text_encoder.weights = ''
+  session = session_lib.build(config)
+  assert 'text' not in session.signals and 'text_encoder' not in session.networks
+  inputs = session.smallest_unet_inputs()
+  params = jax.eval_shape(session.unet.init, jax.random.key(0), *inputs)['params']
+  assert params['t5_text']['projection']['kernel'].shape == (16, config.unet.context_dim)
+  del config.t5
+  with pytest.raises(ValueError, match=r"read the networks \['t5'\]"):
+    session_lib.build(config)
+
+
+def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, tokenizer):
+  config = configure(demo_corpus, 'last frame', tokenizer)
+  config.condition_dropout.buckets = dict(videos=dict(image_latents=1.0, last_frame_latents=0.5))
+  session = session_lib.build(config)
+  elsewhere, videos = session.dropout_rates(), session.dropout_rates('videos')
+  assert (elsewhere['image_latents'], videos['image_latents']) == (0.0, 1.0)
+  assert (elsewhere['last_frame_latents'], videos['last_frame_latents']) == (0.1, 0.5)  # Its own.
+  assert videos['text'] == elsewhere['text'] == 0.1
+  for rates, message in (
+    (dict(film=dict(text=1.0)), r"names \['film'\]"),
+    (dict(videos=dict(txt=1.0)), "names 'txt'"),
+    (dict(videos=dict(text=1.5)), r'text=1.5 must lie in \[0, 1\]'),
+  ):
+    config.condition_dropout.buckets = rates
+    with pytest.raises(ValueError, match=message):
+      session_lib.build(config)

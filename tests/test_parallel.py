@@ -11,6 +11,7 @@ from i2vgen_jax.models import attention
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
+from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 from tests import tiny
 
@@ -78,7 +79,7 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     lambda leaf: draw(leaf.shape).astype(np.float32),
     dict(latents=latents, conditioning=conditioning),
   ) | dict(position=np.arange(4, dtype=np.int32))
-  loss = step_lib.make_encoded_loss(built.unet, built.schedule, **config.loss)
+  loss = objective.make_encoded_loss(built.unet, built.schedule, **config.loss)
   seed = jax.random.key_data(jax.random.key(3))
 
   def on(sizes, devices, params=None):

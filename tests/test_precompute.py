@@ -14,8 +14,7 @@ from i2vgen_jax import cache, precompute
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.training import data
-from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import data, objective
 from tests import tiny
 
 
@@ -59,7 +58,7 @@ def test_a_step_has_the_same_loss_from_the_cache(run):
     others = jax.random.split(jax.random.key(1), 8)  # Of another step: latents are drawn anew.
     assert np.abs(encode(session.frozen, made[1], others, others)[0] - ours[0]).max() > 1e-3
   assert batches.keys() == {'images', 'videos'}
-  loss = step_lib.make_loss(session, session.dropout_rates())
+  loss = objective.make_loss(session, session.dropout_rates())
   init = xla_profiles.jit_once(session.unet.init)
   params = init(key, *session.smallest_unet_zeros())['params']
   params = jax.tree.map(lambda leaf: leaf + 0.02, params)  # No layer is zero: all conditions count.

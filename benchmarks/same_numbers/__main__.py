@@ -9,8 +9,8 @@ read without code of ours and compared: batches, losses, parameters, averages, o
 held-out losses, frames, records, bytes of files.
 
 Prints a line per comparison, and exits with 0 if all are equal, 1 if not, 2 for a mistake in the
-arguments or a REV that does not run. REV's results are kept in --cache: a second time only the work
-tree runs. Each process has one core, for XLA's sums depend on the number of its threads.
+arguments or a case that REV does not run. REV's results are kept in --cache: a second time only the
+work tree runs. Each process has one core, for XLA's sums depend on the number of its threads.
 """
 
 import argparse
@@ -46,13 +46,13 @@ def main() -> int:
   entry.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(f'{entry}.lock'):
     reference = _reference(entry, commit, options.cache)
-    failed = reference.run([cases.CORPUS]) or reference.run(
+    missing = reference.run([cases.CORPUS]) or reference.run(
       [name for name in names if name != cases.CORPUS]
     )
-  if failed:
-    _print_failures(failed)
-    print(f'error: {options.revision} does not run: there is nothing to compare.', file=sys.stderr)
+  _print_failures(options.revision, missing)
+  if cases.CORPUS in missing:
     return 2
+  names = [name for name in names if name not in missing]
   folder = pathlib.Path(options.keep or tempfile.mkdtemp(prefix='same_numbers_'))
   try:
     ours = _work_tree(folder, entry, options)
@@ -61,15 +61,17 @@ def main() -> int:
   finally:
     if not options.keep:
       shutil.rmtree(folder)
-  _print_failures(failed)
+  _print_failures('work tree', failed)
   what = f'{num_different} comparisons differ' if num_different else 'all that ran is equal'
-  if failed:
-    what += f', {len(failed)} cases failed'
+  if failed or missing:
+    what += f', {len(failed | missing)} cases failed'
   spent = resource.getrusage(resource.RUSAGE_CHILDREN)
   print(
     f'{options.revision} ({commit[:12]}) -> work tree: {what}; '
     f'{time.monotonic() - started:.0f} s, {spent.ru_utime + spent.ru_stime:.0f} CPU s'
   )
+  if missing:
+    return 2
   return 1 if num_different or failed else 0
 
 
@@ -152,9 +154,9 @@ def _print_result(full, result):
   print(line, flush=True)
 
 
-def _print_failures(failed):
+def _print_failures(where, failed):
   for name, error in failed.items():
-    print(f'FAILED    {name}: {error}', flush=True)
+    print(f'FAILED    {name} in {where}: {error}', flush=True)
 
 
 if __name__ == '__main__':

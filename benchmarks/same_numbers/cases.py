@@ -68,7 +68,8 @@ IMAGES = {
   'data.buckets.images.batch_size': 4,
   'data.buckets.images.weight': 9.0,  # As the videos': every other step.
 }
-BASE = {
+EXPORTED = {'unet.temporal_in_heads': 8}  # Theirs, built in.
+BASE = EXPORTED | {
   'unet.dropout': 0.1,
   'condition_dropout.text': 0.3,
   'condition_dropout.image_embedding': 0.3,
@@ -76,7 +77,7 @@ BASE = {
   'train.eval_every': 2,
   'train.sample_every': 3,
 }
-REFINEMENT = {
+REFINEMENT = EXPORTED | {
   'data.buckets.videos.height': 64,
   'data.buckets.videos.width': 64,
   'refine.height': 32,
@@ -89,7 +90,7 @@ CACHED = {
   'loss.min_snr_gamma': 5.0,
 }
 # Muon on adapters, which have few shapes: of a whole U-Net it compiles for a minute.
-LORA = {'lora.rank': 2, 'train.accumulation': 2, 'optimizer.kind': 'muon'}
+LORA = EXPORTED | {'lora.rank': 2, 'train.accumulation': 2, 'optimizer.kind': 'muon'}
 MESH = {
   'mesh.data': 2,
   'mesh.fsdp': 2,

@@ -1,6 +1,7 @@
 """One tree's cases, run in parallel and each on one core, and their arrays kept on the disk."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -87,20 +88,18 @@ class Side:
   def _run_on_a_core(self, name, free):
     """'' or why it failed. One core: XLA's sums are then always in one order."""
     core = free.get()
-    if core is not None:
-      os.sched_setaffinity(0, {core})  # Of this thread, and of the processes that it starts.
     try:
-      return self._run(name)
+      return self._run(name, core)
     finally:
       free.put(core)
 
-  def _run(self, name):
+  def _run(self, name, core):
     started = time.monotonic()
     folder, results = self._place.folder / name, self._results / name
     ran, key = folder / DONE, self._key(name)
     if not (ran.exists() and ran.read_text() == key):
       shutil.rmtree(results, ignore_errors=True)
-      error = self._run_commands(name, folder)
+      error = self._run_commands(name, folder, core)
       if error:
         return error
       ran.write_text(key)
@@ -123,13 +122,13 @@ class Side:
     print(f'{self.name}: {name} ran, {time.monotonic() - started:.0f} s', flush=True)
     return ''
 
-  def _run_commands(self, name, folder):
+  def _run_commands(self, name, folder, core):
     """'' or what went wrong."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number, command in enumerate(self._commands(name)):
       log = folder / f'{number}.log'
-      outcome = self._execute(command, log, cases.CASES[name].devices)
+      outcome = self._execute(command, log, cases.CASES[name].devices, core)
       if outcome:
         lines = log.read_text(errors='replace').splitlines()[-LOG_LINES:]
         return '\n  '.join([f'{outcome} of python {" ".join(command)}', *lines])
@@ -142,7 +141,7 @@ class Side:
         command = [part.replace(f'--config.{old}=', f'--config.{new}=') for part in command]
       yield list(command)
 
-  def _execute(self, command, log, devices):
+  def _execute(self, command, log, devices, core):
     """'' or what went wrong."""
     flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
     variables = dict(
@@ -155,7 +154,7 @@ class Side:
       OMP_NUM_THREADS='1',
     )
     try:
-      with log.open('wb') as file:
+      with log.open('wb') as file, _pinned_to(core):
         done = subprocess.run(
           [sys.executable, *command],
           cwd=self._tree, env=variables, stdout=file, stderr=file, timeout=TIMEOUT,
@@ -172,3 +171,17 @@ class Side:
     needs = [] if name == cases.CORPUS else [cases.CORPUS, *case.needs]
     described = json.dumps([commands, case.devices, driver, [self._key(need) for need in needs]])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _pinned_to(core):
+  """Keeps this thread, and the processes that it starts, on one core; None: on any."""
+  if core is None:
+    yield
+    return
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, {core})
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, before)

@@ -72,13 +72,27 @@ def from_config(config: Mapping) -> list[Bucket]:
   return [Bucket(name=name, **fields) for name, fields in config['data']['buckets'].items()]
 
 
-def fills(bucket: Bucket, duration, fps):
-  """Whether videos of these durations (seconds) and frame rates fill the bucket; elementwise."""
+def fills(
+  bucket: Bucket, duration: float | np.ndarray, fps: float | np.ndarray
+) -> bool | np.ndarray:
+  """Whether videos fill the bucket; elementwise.
+
+  Args:
+    bucket: of videos.
+    duration: seconds, of one video or of each.
+    fps: their frames per second, of the same shape.
+  """
   return (duration >= bucket.span - 1e-3) & (fps >= bucket.fps * (1 - FPS_TOLERANCE))
 
 
 def nothing_fits(bucket: Bucket, duration: np.ndarray, fps: np.ndarray) -> str:
-  """Why none of the bucket's media fills it, and what would."""
+  """Why none of the bucket's media fills it, and what would.
+
+  Args:
+    bucket: that stays empty.
+    duration: (N,), seconds, of the media of its kind.
+    fps: (N,), their frames per second.
+  """
   if not len(duration):
     return f'bucket {bucket.name!r} needs {bucket.media}s, and the corpus has none.'
   enough = fps >= bucket.fps * (1 - FPS_TOLERANCE)

@@ -5,6 +5,7 @@ killed, run again, does only what is unfinished, with the same bytes; Beam itsel
 Nothing but the shards' names goes through Beam: media is never shuffled.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -14,8 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeAlias
 
 import tqdm
 from etils import epath
@@ -23,6 +24,8 @@ from etils import epath
 from data_pipelines.corpus import storage
 
 Work = Callable[[Any, pathlib.Path], dict]
+# What a parser's add_subparsers returns: where commands are added.
+Commands: TypeAlias = 'argparse._SubParsersAction[Any]'
 MARKER = 'result.json'
 
 
@@ -85,7 +88,7 @@ def claim(parts: epath.Path, identity: str) -> None:
       storage.remove_folder(folder)
 
 
-def add_flags(parser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `run` to a command's."""
   parser.add_argument(
     '--num_processes', type=int, default=2, help='on this machine; 1 works without Beam'
@@ -95,7 +98,7 @@ def add_flags(parser) -> None:
   )
 
 
-def add_dry_run(parser) -> None:
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
   """Adds --dry_run, spelled either way."""
   text = 'only say what would be done; nothing is written'
   parser.add_argument('--dry_run', '--dry-run', action='store_true', help=text)
@@ -106,7 +109,7 @@ class _ShardWork:
   work: Work
   parts: epath.Path
 
-  def __call__(self, numbered):
+  def __call__(self, numbered: tuple[int, Any]) -> None:
     index, item = numbered
     target = part(self.parts, index)
     if (target / MARKER).exists():  # Beam may give a shard to two workers.
@@ -118,7 +121,12 @@ class _ShardWork:
     storage.publish(folder, target, last=MARKER)
 
 
-def _run_beam(shard_work, todo, num_processes, beam_flags):
+def _run_beam(
+  shard_work: _ShardWork,
+  todo: Sequence[tuple[int, Any]],
+  num_processes: int,
+  beam_flags: Sequence[str],
+) -> None:
   import apache_beam as beam  # Half a second, and not needed to train.
   from apache_beam.options import pipeline_options
 
@@ -138,7 +146,7 @@ def _run_beam(shard_work, todo, num_processes, beam_flags):
 
 
 @contextlib.contextmanager
-def _stderr_in_a_file() -> Iterator[None]:
+def _stderr_in_a_file() -> Generator[None, None, None]:
   """Beam's processes on this machine say 18 lines each to stderr: kept for those who need them."""
   sys.stderr.flush()
   terminal, python_stderr = os.dup(2), sys.stderr
@@ -161,7 +169,7 @@ def _stderr_in_a_file() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(parts, total) -> Iterator[None]:
+def _progress(parts: epath.Path, total: int) -> Generator[None, None, None]:
   """Shows how many parts are done, by looking: the workers may be anywhere."""
   stopped = threading.Event()
 
@@ -182,14 +190,14 @@ def _progress(parts, total) -> Iterator[None]:
     thread.join()
 
 
-def _done(parts):
+def _done(parts: epath.Path) -> set[int]:
   """Numbers of the items whose parts are whole."""
   return {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
 
 
-def _poll_secs(parts):
+def _poll_secs(parts: epath.Path) -> float:
   return 1.0 if storage.is_local(parts) else 20.0
 
 
-def _read_text(path):
+def _read_text(path: epath.Path) -> str:
   return path.read_text()

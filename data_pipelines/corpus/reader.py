@@ -6,9 +6,9 @@ import bisect
 import collections
 import functools
 import itertools
-import pathlib
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,12 +39,15 @@ class Corpora:
     corpus_starts: the same of each corpus.
   """
 
-  def __init__(self, directories: str | pathlib.Path | Mapping[str, str], split: str):
+  def __init__(self, directories: epath.PathLike | Mapping[str, epath.PathLike], split: str):
     if not isinstance(directories, Mapping):
       directories = {'corpus': directories}
     self.names = tuple(sorted(directories))
     self.directories = {name: epath.Path(directories[name]) for name in self.names}
-    self.fingerprints, self.sidecars, self._shards, lengths = [], [], [], []
+    self.fingerprints: list[str] = []
+    self.sidecars: list[epath.Path] = []
+    self._shards: list[str] = []
+    lengths: list[int] = []
     self.corpus_starts = [0]
     for directory in self.directories.values():
       manifest = read_manifest(directory)
@@ -72,11 +75,13 @@ class Corpora:
     media = pa.array(schema.MEDIA)
     columns = {name: [table[name] for table in tables] for name in COLUMNS}
     columns['media'] = [
-      pa.compute.index_in(column, media).cast(pa.uint8()) for column in columns['media']
+      # pyrefly: ignore[missing-attribute]  # pyarrow makes its kernels' functions at import.
+      pa.compute.index_in(column, media).cast(pa.uint8())
+      for column in columns['media']
     ]
     return {name: np.concatenate(values) for name, values in columns.items()}
 
-  def locate(self, row: int) -> tuple[str, int]:
+  def locate(self, row: int | np.integer) -> tuple[str, int]:
     """(shard's file of records, place in it) of a row."""
     shard = bisect.bisect_right(self.starts, row) - 1
     return self._shards[shard], int(row) - self.starts[shard]
@@ -85,7 +90,7 @@ class Corpora:
     """Of a shard, by its file of records."""
     return self.starts[self._shards.index(shard)]
 
-  def key(self, row: int) -> str:
+  def key(self, row: int | np.integer) -> str:
     """The row's key by its sidecar, which can be read where the record cannot."""
     shard = bisect.bisect_right(self.starts, row) - 1
     keys = storage.read_table(self.sidecars[shard], ['key'])['key']
@@ -104,8 +109,9 @@ class Records:
     from tensorflow_datasets.proto import tf_example_pb2
 
     self._texts, self._data = texts, data
+    # pyrefly: ignore[missing-attribute]  # Protobuf makes the classes at import.
     self._example = tf_example_pb2.Example
-    self._readers = collections.OrderedDict()
+    self._readers: collections.OrderedDict[str, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
 
   def read(self, shard: str, record: int) -> dict:
@@ -127,7 +133,7 @@ class Records:
     """Number of the shard's records; raises what ArrayRecord does if its file is damaged."""
     return self._reader(shard).num_records()
 
-  def _reader(self, shard):
+  def _reader(self, shard: str) -> Any:  # array_record's, or remote_records'.
     with self._lock:
       if shard in self._readers:
         self._readers.move_to_end(shard)
@@ -140,7 +146,7 @@ class Records:
     return reader
 
 
-def _open(shard):
+def _open(shard: str) -> Any:
   if not storage.is_local(shard):
     return remote_records.Reader(shard)
   from array_record.python import array_record_module
@@ -150,7 +156,7 @@ def _open(shard):
   )
 
 
-def read_manifest(directory: str | pathlib.Path) -> dict:
+def read_manifest(directory: epath.PathLike) -> dict:
   """The manifest of a whole corpus; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'
   if not path.exists():
@@ -166,13 +172,13 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
   return manifest
 
 
-def _check_lengths(sidecars, lengths):
+def _check_lengths(sidecars: Sequence[epath.Path], lengths: Sequence[int]) -> None:
   counts = storage.in_threads(_num_rows, sidecars)
   for path, length, found in zip(sidecars, lengths, counts, strict=True):
     if found != length:
       raise ValueError(f'{path} has {found} rows for {length} records.')
 
 
-def _num_rows(path):
+def _num_rows(path: epath.Path) -> int:
   with path.open('rb') as file:
     return pa.parquet.read_metadata(file).num_rows

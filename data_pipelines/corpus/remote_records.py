@@ -47,14 +47,14 @@ class Reader:
     """The records at these places."""
     return [self._read(index) for index in indices]
 
-  def _read(self, index):
+  def _read(self, index: int) -> bytes:
     if not 0 <= index < self.num_records():
       raise ValueError(f'record {index} is not among the {self.num_records()} of {self._path}.')
     start, end = self._offsets[index : index + 2].tolist()
     [record] = _records(self._chunk(start, end))
     return record
 
-  def _chunk(self, start, end):
+  def _chunk(self, start: int, end: int) -> bytes:
     """A chunk's data, between two offsets, without the headers of blocks and chunk."""
     raw = self._filesystem.cat_file(self._path, start=start, end=end)
     if len(raw) != end - start:
@@ -71,7 +71,7 @@ class Reader:
     return data
 
 
-def _records(data):
+def _records(data: bytes) -> list[bytes]:
   """Those of a simple chunk: compression, size of the sizes, the sizes, the values."""
   if data[:1] != b'\0':
     raise ValueError('the shard is compressed, and can be read from a disk only.')
@@ -87,7 +87,7 @@ def _records(data):
   return records
 
 
-def _fields(message):
+def _fields(message: bytes) -> dict[int, int]:
   """The numbers of a protocol buffer by field; fields of bytes are left out."""
   found, position = {}, 0
   while position < len(message):
@@ -100,7 +100,7 @@ def _fields(message):
   return found
 
 
-def _varint(data, position):
+def _varint(data: bytes, position: int) -> tuple[int, int]:
   """(number, position behind it)."""
   value = shift = 0
   while True:

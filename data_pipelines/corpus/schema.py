@@ -8,8 +8,13 @@ rejected/IIIII.jsonl                       what was not taken, and why
 manifest.json                              counts, checksums; written last: it marks a whole corpus
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 VERSION = '1.2.0'
 DATASET_NAME = 'corpus'
@@ -88,7 +93,7 @@ SCORE = pa.schema(
 STAGES = {'curate': CURATE, 'score': SCORE}
 
 
-def features():
+def features() -> 'tfds.features.FeaturesDict':
   """The record as tfds features; `data` is the encoded media file, untouched."""
   import tensorflow_datasets as tfds  # Half a second: not for those who only list a corpus.
 
@@ -103,7 +108,13 @@ def features():
 
 
 def shard_names(split: str, index: int, num_shards: int) -> tuple[str, str]:
-  """File names, relative to the corpus, of a shard's records and of its sidecar."""
+  """File names, relative to the corpus, of a shard's records and of its sidecar.
+
+  Args:
+    split: 'train' or 'validation'.
+    index: of the shard in its split.
+    num_shards: of the split.
+  """
   numbers = f'{index:05d}-of-{num_shards:05d}'
   return f'{DATASET_NAME}-{split}.array_record-{numbers}', f'sidecar/{split}-{numbers}.parquet'
 

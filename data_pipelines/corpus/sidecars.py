@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import fsspec
 import numpy as np
@@ -37,7 +37,7 @@ class Sidecars:
     )
     self._db.execute(f'CREATE TEMP VIEW sidecars AS {_joined(names, parts)}')
 
-  def _columns_of(self, stage, parts):
+  def _columns_of(self, stage: str, parts: Sequence[Mapping[str, str]]) -> list[str]:
     files = [part[stage] for part in parts if stage in part]
     return [row[0] for row in self._db.execute(f'DESCRIBE {_read(files)}').fetchall()][:-2]
 
@@ -54,7 +54,7 @@ class Sidecars:
       found.append(dict(condition=condition, num_rows=kept))
     return found
 
-  def _count(self, condition):
+  def _count(self, condition: str) -> int:
     return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class Sidecars:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
     return self._db.sql(sql).to_arrow_table().to_pylist()
 
-  def _query(self, sql):
+  def _query(self, sql: str) -> dict[str, np.ndarray]:
     try:
       return self._db.execute(sql).fetchnumpy()
     except self._duckdb.Error as error:
@@ -92,18 +92,18 @@ class Sidecars:
 
 def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
   """{stage: path} of the sidecars of each shard; '' is ingest's."""
-  added = collections.defaultdict(dict)
+  added: dict[epath.Path, dict[str, str]] = collections.defaultdict(dict)
   for folder in dict.fromkeys(path.parent for path in sidecars):
     for path in sorted(folder.glob('*/*.parquet')):  # One listing: a bucket takes its time.
       added[folder / path.name][path.parent.name] = str(path)
   return [{'': str(path)} | added[path] for path in sidecars]
 
 
-def _all_stages(parts):
+def _all_stages(parts: Sequence[Mapping[str, str]]) -> list[str]:
   return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
 
 
-def _read(files):
+def _read(files: Sequence[str]) -> str:
   listed = ', '.join("'" + file.replace("'", "''") + "'" for file in files)
   return (
     f'SELECT * FROM read_parquet([{listed}], union_by_name=true, filename=true, '
@@ -111,7 +111,7 @@ def _read(files):
   )
 
 
-def _joined(names, parts):
+def _joined(names: Mapping[str, list[str]], parts: Sequence[Mapping[str, str]]) -> str:
   """SQL: ingest's columns, and of each other stage those that no stage before it has."""
   taken, joins, columns = set(), [], []
   for i, (stage, found) in enumerate(names.items()):

@@ -12,10 +12,11 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import fsspec
+import fsspec.config
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
@@ -25,7 +26,7 @@ for _protocol in ('s3', 'gs', 'gcs'):
   fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
 
 
-def is_local(path: epath.Path) -> bool:
+def is_local(path: epath.PathLike) -> bool:
   """False in a bucket."""
   return '://' not in str(path)
 
@@ -101,7 +102,7 @@ def remove_folder(path: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def fetched(path: epath.Path) -> Iterator[pathlib.Path]:
+def fetched(path: epath.Path) -> Generator[pathlib.Path, None, None]:
   """The file as a local one, for libraries that read only those."""
   if is_local(path):
     yield pathlib.Path(path)
@@ -113,7 +114,7 @@ def fetched(path: epath.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def written(path: epath.Path) -> Iterator[pathlib.Path]:
+def written(path: epath.Path) -> Generator[pathlib.Path, None, None]:
   """A local path for libraries that write only those; what they wrote appears whole at `path`."""
   if is_local(path):
     path.parent.mkdir(parents=True, exist_ok=True)

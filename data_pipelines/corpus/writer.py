@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -11,11 +12,14 @@ from etils import epath
 from data_pipelines.corpus import schema
 from data_pipelines.sources import raw
 
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
 
 class RecordWriter:
   """Writes tfds examples to one file of records."""
 
-  def __init__(self, path: pathlib.Path, features):
+  def __init__(self, path: pathlib.Path, features: 'tfds.features.FeaturesDict'):
     import tensorflow_datasets as tfds
     from array_record.python import array_record_module
 
@@ -50,7 +54,7 @@ class ShardWriter:
     self._records = folder / f'{split}.array_record'
     self._sidecar = folder / f'{split}.parquet'
     self._writer = RecordWriter(self._records, schema.features())
-    self._rows = []
+    self._rows: list[dict] = []
 
   def write(self, example: raw.RawExample, measured: Mapping) -> None:
     """Appends an example; `measured` is what probe.probe found."""
@@ -73,8 +77,18 @@ class ShardWriter:
     )
 
 
-def write_tfds_metadata(output: epath.Path, splits: Mapping[str, dict], features=None) -> None:
-  """Writes features.json and dataset_info.json: tfds.builder_from_directory reads the folder."""
+def write_tfds_metadata(
+  output: epath.Path,
+  splits: Mapping[str, dict],
+  features: 'tfds.features.FeaturesDict | None' = None,
+) -> None:
+  """Writes features.json and dataset_info.json: tfds.builder_from_directory reads the folder.
+
+  Args:
+    output: folder of the shards.
+    splits: by name; `shards` of each has num_examples and num_bytes of its files, in order.
+    features: of a record; those of a corpus if None.
+  """
   import tensorflow_datasets as tfds
 
   infos = [

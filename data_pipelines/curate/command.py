@@ -36,7 +36,7 @@ MAX_CAPTION = 1000  # Characters; CLIP reads 77 tokens.
 def curate(
   directory: str,
   rules: decide.Rules | None = None,
-  denylists: Sequence[str] = (),
+  denylists: Sequence[epath.PathLike] = (),
   allow_no_denylist: str = '',
   hooks: Mapping[str, str] | None = None,
   num_processes: int = 2,
@@ -72,7 +72,7 @@ def curate(
   jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
   work.close()
 
-  def read(number):
+  def read(number: int) -> list[dict]:
     """The rows of a shard: what ingest knows and what was measured."""
     base = storage.read_table(output / shards[number][1]['sidecar']).to_pylist()
     found = storage.read_table(jobs.part(measured_in, number) / 'measured.parquet').to_pylist()
@@ -134,14 +134,14 @@ class MeasureShard:
     self._measure.close()
 
 
-def _measure(data, known, hooks):
+def _measure(data: bytes, known: Mapping, hooks: Mapping[str, str]) -> dict:
   from data_pipelines.curate import measure
 
   end = known['first_time'] + known['duration']
   return measure.measure(data, known['media'], known['fps'], hooks, end)
 
 
-def _check_hooks(hooks):
+def _check_hooks(hooks: Mapping[str, str]) -> None:
   from data_pipelines.curate import measure
 
   for name, path in hooks.items():
@@ -165,7 +165,7 @@ class _Web:
   has_tags: bool = False
 
   @classmethod
-  def of(cls, output, shards):
+  def of(cls, output: epath.Path, shards: Sequence[tuple[str, Mapping]]) -> '_Web':
     found = cls()
     for _, shard in shards:
       rows = storage.read_table(output / shard['sidecar'], ['media', 'url', 'nsfw']).to_pylist()
@@ -176,7 +176,7 @@ class _Web:
     return found
 
 
-def _denylist_or_reason(web, denylists, reason):
+def _denylist_or_reason(web: _Web, denylists: Sequence[epath.PathLike], reason: str) -> str:
   """Raises if images from the web come without a list of what must not be used."""
   if denylists or not web.num_images:
     return ''
@@ -189,7 +189,7 @@ def _denylist_or_reason(web, denylists, reason):
   return reason
 
 
-def _flags(known, record):
+def _flags(known: Mapping, record: dict | Exception) -> list[str]:
   flags = ['variable_rate'] * known['is_variable_rate'] + ['truncated'] * known['is_truncated']
   if not isinstance(record, Exception):
     caption = record['caption']
@@ -199,7 +199,7 @@ def _flags(known, record):
   return flags
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `curate` to the command line."""
   text = 'Measure a corpus (shots, motion, subject, copies) and say what is worth training on.'
   parser = commands.add_parser('curate', help=text, description=text)
@@ -230,18 +230,26 @@ def add_command(commands) -> None:
   parser.set_defaults(run=_run_command)
 
 
-def _run_command(directory, denylists, allow_no_denylist, hooks, dry_run, num_processes, beam_flags,
-                 **rules):  # fmt: skip
+def _run_command(
+  directory: str,
+  denylists: Sequence[str],
+  allow_no_denylist: str,
+  hooks: Sequence[str],
+  dry_run: bool,
+  num_processes: int,
+  beam_flags: Sequence[str],
+  **given: Any,
+) -> None:
   start = time.monotonic()
-  hooks = dict(hook.partition('=')[::2] for hook in hooks)
-  rules = decide.Rules(**dict(rules, nsfw=tuple(rules['nsfw'].split(','))))
+  named = {column: path for column, _, path in (hook.partition('=') for hook in hooks)}
+  rules = decide.Rules(**dict[str, Any](given, nsfw=tuple(given['nsfw'].split(','))))
   if dry_run:
     manifest = reader.read_manifest(directory)
     num_shards = sum(len(found['shards']) for found in manifest['splits'].values())
     num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
-  summary = curate(directory, rules, denylists, allow_no_denylist, hooks, num_processes, beam_flags)
+  summary = curate(directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags)
   for step in summary['funnel']:
     if step['num_broken']:
       print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left')

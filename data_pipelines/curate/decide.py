@@ -6,7 +6,7 @@ and ranked by. The second gives each shard's rows their decisions, and forgets t
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -103,7 +103,9 @@ class Decisions:
       found.append(dict(rule=rule, num_broken=self._num_broken[rule], num_left=left))
     return found
 
-  def _facts(self, rows, is_held_out, denied):
+  def _facts(
+    self, rows: Sequence[Mapping], is_held_out: bool, denied: frozenset[str]
+  ) -> np.ndarray:
     facts = np.zeros(len(rows), _FACTS)
     facts['is_held_out'] = is_held_out
     for fact, row in zip(facts, rows, strict=True):
@@ -132,7 +134,7 @@ _FACTS = np.dtype(
 )
 
 
-def _compare(facts_N):
+def _compare(facts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(group of copies, whether one of it is denied, whether a better one of it is there)."""
   from data_pipelines.curate import duplicates
 
@@ -158,7 +160,7 @@ def _compare(facts_N):
   return group_N, denied_N, is_copy_N
 
 
-def _broken_rules(row, rules, has_tags, is_denied):
+def _broken_rules(row: Mapping, rules: Rules, has_tags: bool, is_denied: bool) -> list[str]:
   is_video = row['media'] == 'video'
   length = (row['span_end'] or 0.0) - (row['span_start'] or 0.0)
   broken = dict(
@@ -175,5 +177,5 @@ def _broken_rules(row, rules, has_tags, is_denied):
   return [rule for rule, is_broken in broken.items() if is_broken]
 
 
-def _within(value, low, high):
+def _within(value: float | None, low: float | None, high: float | None) -> bool:
   return value is None or ((low is None or value >= low) and (high is None or value <= high))

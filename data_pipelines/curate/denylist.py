@@ -6,7 +6,8 @@ line. All are compared as text.
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow.parquet
 from etils import epath
@@ -18,7 +19,7 @@ KEYS = ('url', 'hash', 'sha256', 'md5')
 FIELDS = ('url', 'link_hash', 'source_sha256', 'sha256')  # Of a sidecar's row.
 
 
-def load(paths: Iterable[str]) -> frozenset[str]:
+def load(paths: Iterable[epath.PathLike]) -> frozenset[str]:
   """The union of lists; raises ValueError if one is empty or has no column to compare."""
   denied: set[str] = set()
   for path in map(epath.Path, paths):
@@ -36,7 +37,7 @@ def is_denied(row: Mapping, denied: frozenset[str]) -> bool:
   return any(row.get(field) in denied for field in FIELDS)
 
 
-def _values(path):
+def _values(path: epath.Path) -> Iterable[Any]:
   if path.suffix == '.parquet':
     with path.open('rb') as file:
       names = _known(path, pyarrow.parquet.read_schema(file).names)
@@ -50,7 +51,7 @@ def _values(path):
   return path.read_text().splitlines()
 
 
-def _known(path, found):
+def _known(path: epath.Path, found: Sequence[str]) -> list[str]:
   names = [name for name in (columns.find(found, (key,)) for key in KEYS) if name]
   if not names:
     raise ValueError(f'denylist {path} has columns {list(found)}; it needs one of {KEYS}.')

@@ -5,6 +5,8 @@ Candidates are neighbours when hashes are sorted, starting from several of their
 2007), so that nothing is compared with everything; they are copies if all their hashes are near.
 """
 
+from collections.abc import Iterator, Sequence
+
 import cv2
 import numpy as np
 
@@ -50,20 +52,21 @@ def groups(digest_ND: np.ndarray, hashes_NF: np.ndarray, num_hashes_N: np.ndarra
   return group_N
 
 
-def _joined(group_N, pairs):
+def _joined(group_N: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
   """The groups after those of each pair became one; each is named by its smallest index."""
   from scipy import sparse
+  from scipy.sparse import csgraph
 
   index_N = np.arange(len(group_N))
   first = np.concatenate([index_N, *(first for first, _ in pairs)])
   second = np.concatenate([group_N, *(second for _, second in pairs)])
   graph = sparse.coo_array((np.ones(len(first), bool), (first, second)), (len(group_N),) * 2)
-  _, label_N = sparse.csgraph.connected_components(graph, directed=False)
+  _, label_N = csgraph.connected_components(graph, directed=False)
   _, smallest = np.unique(label_N, return_index=True)
   return smallest[label_N]
 
 
-def _near_pairs(hashes_NF):
+def _near_pairs(hashes_NF: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields arrays of pairs of indices whose F hashes all differ by at most MAX_DISTANCE bits."""
   # The middle frame names the candidates, and every frame decides. Up to 6 wrong bits leave 9 in a
   # row that are right, from where sorting brings two copies together; 20 in a row are usual.

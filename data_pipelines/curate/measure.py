@@ -8,9 +8,11 @@ import dataclasses
 import importlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import av
+import av.video.reformatter
 import cv2
 import numpy as np
 
@@ -25,6 +27,7 @@ FIRST_KEPT_FPS = 4.0
 POSITIONS = (0.1, 0.5, 0.9)  # Of a shot: the frames that stand for it.
 
 Hooks = Mapping[str, str]
+Functions = Mapping[str, Callable[[np.ndarray], float]]
 
 
 @dataclasses.dataclass
@@ -54,7 +57,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
   if media == 'image':
     frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
     small_HWC = _shrink(frame_HWC)
-    row = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
+    row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
     share = subject.subject_share(small_HWC)
     row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
     return row | _of_frames([small_HWC], functions)
@@ -70,7 +73,7 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
     raise ValueError(f'hook {path!r} should be module:function: {error}.') from error
 
 
-def _measure_video(data, fps, functions, end):
+def _measure_video(data: bytes, fps: float, functions: Functions, end: float) -> dict:
   detector, meter = shots.ShotDetector(fps), motion.FlowMeter()
   times, motions, kept = [], [], []
   previous = residual_HW = None
@@ -97,7 +100,7 @@ def _measure_video(data, fps, functions, end):
   starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
   spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]
   span = max(spans, key=lambda span: span[1] - span[0])
-  row = dict(span_start=span[0], span_end=span[1], num_shots=len(spans))
+  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(spans))
   row['cuts'] = [times[cut] for cut in cuts]
   row.update(_motion_within(span, motions))
   row.update(_subject_within(span, kept))
@@ -109,11 +112,11 @@ def _measure_video(data, fps, functions, end):
   return row
 
 
-def _small_frames(data):
+def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
   """Yields (presentation time, uint8 BGR frame of 256 pixels' width with square pixels)."""
   reformatter = av.video.reformatter.VideoReformatter()
   try:
-    with av.open(io.BytesIO(data), metadata_errors='replace') as container:
+    with av.open(io.BytesIO(data), 'r', metadata_errors='replace') as container:
       stream = container.streams.video[0]
       stream.thread_count = 1
       aspect = float(stream.sample_aspect_ratio or 1)
@@ -127,12 +130,14 @@ def _small_frames(data):
     raise decode.DecodeError('decode', str(error)) from error
 
 
-def _shrink(frame_HWC):
+def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
   height = max(16, round(WIDTH * frame_HWC.shape[0] / frame_HWC.shape[1]))
   return cv2.resize(frame_HWC, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def _motion_within(span, motions):
+def _motion_within(
+  span: tuple[float, float], motions: Sequence[tuple[float, float, float, float, float]]
+) -> dict[str, float | None]:
   """Means over the pairs of frames inside the span: none crosses a cut."""
   inside = np.array([m[2:] for m in motions if m[0] >= span[0] - 1e-6 and m[1] <= span[1] + 1e-6])
   if not len(inside):
@@ -141,7 +146,7 @@ def _motion_within(span, motions):
   return dict(motion=total, camera_motion=camera, object_motion=objects)
 
 
-def _subject_within(span, kept):
+def _subject_within(span: tuple[float, float], kept: Sequence[_Kept]) -> dict[str, Any]:
   """The median share of three frames of the span."""
   inside = [k for k in kept if span[0] < k.time <= span[1] and k.residual_HW is not None]
   if not inside:
@@ -156,13 +161,13 @@ def _subject_within(span, kept):
   return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
 
 
-def _nearest(kept, time):
+def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
   return min(kept, key=lambda k: abs(k.time - time))
 
 
-def _of_frames(frames, functions):
+def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:
   """What is the same for images and videos."""
-  row = dict(
+  row: dict[str, Any] = dict(
     border_area=min(border_share(frame_HWC) for frame_HWC in frames),
     hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
   )

@@ -10,6 +10,7 @@ import dataclasses
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
 REDUCE = 4  # Flow is averaged over blocks of this many pixels: it is no finer.
 INLIERS_WITHIN = 1.0 / REDUCE  # One pixel of the frame.
@@ -43,10 +44,17 @@ class FlowMeter:
 
   def __init__(self):
     # FAST is within 2 % of MEDIUM's mean flow at a third of its cost.
-    self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
   def __call__(self, before_HW: np.ndarray, after_HW: np.ndarray, seconds: float) -> Motion:
-    """Motion from one uint8 frame to another, `seconds` later."""
+    """Motion from one frame to another.
+
+    Args:
+      before_HW: uint8, grey.
+      after_HW: likewise, of the same size.
+      seconds: between the two.
+    """
+    # pyrefly: ignore[no-matching-overload]  # Its stubs want an array to write to; None makes one.
     flow_HW2 = _reduced(self._flow.calc(before_HW, after_HW, None))
     textured_HW = _textured(before_HW)
     camera_HW2 = _camera_flow(flow_HW2, textured_HW)
@@ -61,13 +69,13 @@ class FlowMeter:
     )
 
 
-def _reduced(values_HW):
+def _reduced(values_HW: np.ndarray) -> np.ndarray:
   height, width = values_HW.shape[:2]
   size = (width // REDUCE, height // REDUCE)
   return cv2.resize(values_HW, size, interpolation=cv2.INTER_AREA)
 
 
-def _textured(grey_HW):
+def _textured(grey_HW: np.ndarray) -> np.ndarray:
   """Where there is something to see move, reduced."""
   dx, dy = cv2.spatialGradient(cv2.GaussianBlur(grey_HW, (3, 3), 0))
   gradient = cv2.magnitude(dx.astype(np.float32), dy.astype(np.float32)) / 8
@@ -75,7 +83,7 @@ def _textured(grey_HW):
   return _reduced(cv2.dilate(gradient, reach)) > MIN_GRADIENT
 
 
-def _camera_flow(flow_HW2, textured_HW):
+def _camera_flow(flow_HW2: np.ndarray, textured_HW: np.ndarray) -> np.ndarray:
   """The flow (H, W, 2) of the homography that most of the frame follows; zero if there is none."""
   height, width = flow_HW2.shape[:2]
   still_HW2 = np.zeros_like(flow_HW2)
@@ -97,13 +105,15 @@ def _camera_flow(flow_HW2, textured_HW):
   return (moved_HW2 - grid_HW2) * REDUCE
 
 
-def _simplest_model(points_N2, moved_N2):
+def _simplest_model(points_N2: np.ndarray, moved_N2: np.ndarray) -> tuple[MatLike, np.ndarray]:
   """(homography, inliers): no motion or a similarity, if it explains about as many points.
 
   Eight parameters would else bend to the flow's smear around objects and call it camera.
   """
   enough = SIMPLER_IF * len(points_N2)
-  models = [(np.eye(3), _length(moved_N2 - points_N2) < STILL_WITHIN)]
+  models: list[tuple[MatLike, np.ndarray]] = [
+    (np.eye(3), _length(moved_N2 - points_N2) < STILL_WITHIN)
+  ]
   if models[-1][1].sum() < enough:
     similarity, inliers = cv2.estimateAffinePartial2D(
       points_N2, moved_N2, method=cv2.RANSAC, ransacReprojThreshold=INLIERS_WITHIN
@@ -118,5 +128,5 @@ def _simplest_model(points_N2, moved_N2):
   return next(model for model in models if model[1].sum() >= SIMPLER_IF * most)
 
 
-def _length(flow_HW2):
+def _length(flow_HW2: np.ndarray) -> np.ndarray:
   return np.sqrt(np.square(flow_HW2).sum(axis=-1))

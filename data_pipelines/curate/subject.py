@@ -35,14 +35,14 @@ def subject_share(frame_HWC: np.ndarray, residual_HW: np.ndarray | None = None) 
   return None if mask_HW is None else float(mask_HW.mean())
 
 
-def _moving(residual_HW):
+def _moving(residual_HW: np.ndarray) -> np.ndarray:
   """1 where something moves by itself; a plain body too, of which only the outline is seen to."""
   moving = (residual_HW > max(MIN_MOTION_PIXELS, 0.25 * residual_HW.max())).astype(np.uint8)
   outlines, _ = cv2.findContours(moving, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
   return cv2.drawContours(moving, outlines, -1, 1, cv2.FILLED).astype(np.float32)
 
 
-def _saliency(grey_HW):
+def _saliency(grey_HW: np.ndarray) -> np.ndarray:
   """Spectral residual, scaled to [0, 1]."""
   small = cv2.resize(grey_HW, (SPECTRUM, SPECTRUM), interpolation=cv2.INTER_AREA)
   spectrum = np.fft.fft2(small.astype(np.float32))
@@ -54,7 +54,7 @@ def _saliency(grey_HW):
   return (saliency - saliency.min()) / max(float(np.ptp(saliency)), 1e-9)
 
 
-def _contrast(frame_HWC):
+def _contrast(frame_HWC: np.ndarray) -> np.ndarray:
   """How unlike the frame's border a pixel's colour is, scaled to [0, 1]."""
   lab = cv2.cvtColor(cv2.GaussianBlur(frame_HWC, (5, 5), 0), cv2.COLOR_BGR2LAB).astype(np.float32)
   edge = max(2, lab.shape[0] // 16)
@@ -66,7 +66,7 @@ def _contrast(frame_HWC):
   return np.clip(distance / max(float(np.quantile(distance, 0.98)), 2.0), 0, 1)
 
 
-def _grow(frame_HWC, seeds_HW):
+def _grow(frame_HWC: np.ndarray, seeds_HW: np.ndarray) -> np.ndarray | None:
   """Foreground mask around the seeds; None if there are none or all is foreground."""
   levels = np.clip(255 * seeds_HW / max(seeds_HW.max(), 1e-9), 0, 255).astype(np.uint8)
   _, seed = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
@@ -80,6 +80,7 @@ def _grow(frame_HWC, seeds_HW):
   background, foreground = np.zeros((2, 1, 65))
   try:
     cv2.setRNGSeed(0)  # GrabCut's k-means: the same frame gives the same share.
+    # pyrefly: ignore[no-matching-overload]  # Its stubs want a rectangle, which a mask replaces.
     cv2.grabCut(frame_HWC, mask, None, background, foreground, 3, cv2.GC_INIT_WITH_MASK)
   except cv2.error:  # Too few colours to fit a mixture to.
     return seed

@@ -59,9 +59,9 @@ def index(
   corpora = reader.Corpora(dict(directories), 'train')
   balance = balance or table_lib.Balance()
   identity = _identity(corpora, where, axes, quantiles, edges, balance)
-  output = epath.Path(output)
-  if (output / 'manifest.json').exists() and not dry_run:
-    found = table_lib.read_manifest(output)
+  folder = epath.Path(output)
+  if (folder / 'manifest.json').exists() and not dry_run:
+    found = table_lib.read_manifest(folder)
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
       return found
@@ -90,16 +90,18 @@ def index(
     num_rows=len(order),
     cells=found_cells,
   )
-  columns = {name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()}
+  columns: dict[str, np.ndarray] = {
+    name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()
+  }
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
   manifest['fingerprint'] = _fingerprint(manifest, columns)
   if not dry_run:
-    _write(output, manifest, columns)
+    _write(folder, manifest, columns)
   return manifest
 
 
-def _default_axes(table):
-  found = []
+def _default_axes(table: sidecars.Sidecars) -> list[str]:
+  found: list[str] = []
   for names in AXES:
     there = [name for name in names if name in table.columns]
     known = [
@@ -109,7 +111,9 @@ def _default_axes(table):
   return found
 
 
-def _quantile_edges(rows, axes, quantiles):
+def _quantile_edges(
+  rows: Mapping[str, np.ndarray], axes: Sequence[str], quantiles: int
+) -> dict[str, list[float]]:
   """Inner edges per axis, over the known scores; equal ones are merged."""
   if quantiles < 1:
     raise ValueError(f'quantiles={quantiles} should be >= 1.')
@@ -123,7 +127,7 @@ def _quantile_edges(rows, axes, quantiles):
   return edges
 
 
-def _read_edges(path, axes):
+def _read_edges(path: str, axes: Sequence[str]) -> dict[str, list[float]]:
   edges = storage.read_json(epath.Path(path), 'edges')['edges']
   missing = [axis for axis in axes if axis not in edges]
   if missing:
@@ -131,7 +135,9 @@ def _read_edges(path, axes):
   return {axis: edges[axis] for axis in axes}
 
 
-def _group(rows, axes, edges):
+def _group(
+  rows: Mapping[str, np.ndarray], axes: Sequence[str], edges: Mapping[str, list[float]]
+) -> tuple[np.ndarray, list[dict]]:
   """(order of the rows, cells): media first, then the scores, an unknown one last of its axis."""
   code = np.nan_to_num(rows['media_code']).astype(np.int64)
   sizes = [len(edges[axis]) + 2 for axis in axes]
@@ -161,7 +167,14 @@ def _group(rows, axes, edges):
   return order, found
 
 
-def _identity(corpora, where, axes, quantiles, edges, balance):
+def _identity(
+  corpora: reader.Corpora,
+  where: Sequence[str],
+  axes: Sequence[str] | None,
+  quantiles: int,
+  edges: str,
+  balance: table_lib.Balance,
+) -> str:
   """Changes if the sidecars, of any stage, or an option change."""
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
   files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
@@ -171,16 +184,16 @@ def _identity(corpora, where, axes, quantiles, edges, balance):
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
-def _fingerprint(manifest, columns):
+def _fingerprint(manifest: Mapping, columns: Mapping[str, np.ndarray]) -> str:
   digest = hashlib.sha256()
   for name in ('corpora', 'balance', 'cells'):
     digest.update(json.dumps(manifest[name]).encode())
   for name in sorted(columns):
-    digest.update(np.ascontiguousarray(columns[name]))
+    digest.update(np.ascontiguousarray(columns[name]).data)
   return digest.hexdigest()[:16]
 
 
-def _write(output, manifest, columns):
+def _write(output: epath.Path, manifest: Mapping, columns: Mapping[str, np.ndarray]) -> None:
   (output / 'manifest.json').unlink(missing_ok=True)  # While the files change, there is none.
   for old in output.glob('*.npy'):
     old.unlink()
@@ -192,11 +205,11 @@ def _write(output, manifest, columns):
     storage.write_bytes(output / f'{name}.json', json.dumps(found, indent=2).encode())
 
 
-def _funnel_text(funnel):
+def _funnel_text(funnel: Sequence[Mapping]) -> str:
   return ', '.join(f'{step["condition"]}: {step["num_rows"]}' for step in funnel)
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `index` to python -m data_pipelines."""
   text = 'Choose the rows of ingested corpora that training draws, and even out their scores.'
   parser = commands.add_parser('index', help=text, description=text)
@@ -249,7 +262,7 @@ def named(corpora: Sequence[str]) -> dict[str, str]:
   return directories
 
 
-def _report(manifest):
+def _report(manifest: Mapping) -> None:
   before = None
   for step in manifest['funnel']:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'

@@ -7,8 +7,8 @@ quantiles of the scores, and their shares are evened out: share ~ size^(1 - alph
 import dataclasses
 import functools
 import itertools
-import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -68,13 +68,27 @@ class Cell:
 class Table:
   """Rows in the order of their cells.
 
-  Attributes:
-    rows: numbers in reader.Corpora, None if they are the places themselves.
-    columns: COLUMNS by place; memory-mapped if they come from an index.
+  Args:
+    corpora: whose rows they are.
+    rows: numbers in reader.Corpora, (N,); None if they are the places themselves.
+    columns: COLUMNS by place, (N,) each; memory-mapped if they come from an index.
+    cells: name, media, places [start, stop], min_duration (seconds) and min_fps of each.
+    balance: how the cells are drawn.
     fingerprint: changes with the corpora, their order, cells and shares.
+
+  Attributes:
+    rows, columns, fingerprint: as given.
   """
 
-  def __init__(self, corpora, rows, columns: Mapping[str, np.ndarray], cells, balance, fingerprint):
+  def __init__(
+    self,
+    corpora: reader.Corpora,
+    rows: np.ndarray | None,
+    columns: Mapping[str, np.ndarray],
+    cells: Sequence[Mapping[str, Any]],
+    balance: Balance,
+    fingerprint: str,
+  ):
     self.rows = rows
     self.columns = columns
     self.fingerprint = fingerprint
@@ -83,7 +97,7 @@ class Table:
     self._cells = cells
     self._balance = balance
 
-  def row(self, place: int) -> int:
+  def row(self, place: int | np.integer) -> int:
     """The row in reader.Corpora at a place."""
     return int(place if self.rows is None else self.rows[place])
 
@@ -137,7 +151,7 @@ class Table:
         shares[mine] = weight / total * inner
     return shares
 
-  def _parts(self, places, by_source):
+  def _parts(self, places: range, by_source: bool) -> list[tuple[str, range]]:
     """(name of a corpus or '', its places): a cell's rows ascend, so those of a corpus adjoin."""
     if not by_source:
       return [('', places)]
@@ -148,7 +162,9 @@ class Table:
     pairs = zip(self._sources, itertools.pairwise(bounds), strict=True)
     return [(name, range(*pair)) for name, pair in pairs]
 
-  def _places(self, bucket, cell, places):
+  def _places(
+    self, bucket: buckets_lib.Bucket, cell: Mapping[str, Any], places: range
+  ) -> range | np.ndarray:
     if bucket.media == 'image' or buckets_lib.fills(bucket, cell['min_duration'], cell['min_fps']):
       return places
     part = slice(places.start, places.stop)
@@ -156,7 +172,7 @@ class Table:
     small = np.uint32 if places.stop < 2**32 else np.uint64
     return (np.flatnonzero(fits) + places.start).astype(small)
 
-  def _nothing_fits(self, bucket):
+  def _nothing_fits(self, bucket: buckets_lib.Bucket) -> str:
     mine = [range(*cell['places']) for cell in self._cells if cell['media'] == bucket.media]
     columns = {
       name: np.concatenate([self.columns[name][p.start : p.stop] for p in mine] or [[]])
@@ -165,9 +181,16 @@ class Table:
     return buckets_lib.nothing_fits(bucket, columns['duration'], columns['fps'])
 
 
-def balanced_shares(counts, is_unknown, balance: Balance, share_of_draws: float = 1.0):
-  """Shares of cells of the given counts, which sum to 1.
+def balanced_shares(
+  counts: np.ndarray, is_unknown: np.ndarray, balance: Balance, share_of_draws: float = 1.0
+) -> np.ndarray:
+  """Shares of cells, which sum to 1.
 
+  Args:
+    counts: float (N,), rows of the cells.
+    is_unknown: bool (N,), whether a score of the cell is not known.
+    balance: how they are drawn.
+    share_of_draws: of balance.num_draws, that these cells get together.
   Raises:
     ValueError: the draws are more than max_epochs epochs of all cells together.
   """
@@ -218,7 +241,7 @@ def whole(corpora: reader.Corpora) -> Table:
   return Table(corpora, order, taken, cells, Balance(), '-'.join(corpora.fingerprints))
 
 
-def read_manifest(directory: str | pathlib.Path) -> dict:
+def read_manifest(directory: epath.PathLike) -> dict:
   """The manifest of an index; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'
   if not path.exists() or not (manifest := storage.read_json(path)).get('cells'):
@@ -231,7 +254,7 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
   return manifest
 
 
-def read(directory: str | pathlib.Path, corpora: reader.Corpora) -> Table:
+def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
   """The table of an index, memory-mapped.
 
   Raises:
@@ -251,7 +274,7 @@ def read(directory: str | pathlib.Path, corpora: reader.Corpora) -> Table:
   return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
 
 
-def _map(directory, name):
+def _map(directory: epath.Path, name: str) -> np.ndarray:
   [path] = directory.glob(f'{name}.*.npy')
   with storage.fetched(path) as local:  # A copy's space is free again when its map is gone.
     return np.load(local, mmap_mode='r')

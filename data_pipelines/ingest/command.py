@@ -12,6 +12,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from etils import epath
 
@@ -25,8 +26,8 @@ HASH_RANGE = 2**32
 
 
 def ingest(
-  path: str,
-  output: str,
+  path: epath.PathLike,
+  output: epath.PathLike,
   layout: str | None = None,
   validation_fraction: float = 0.01,
   num_processes: int = 2,
@@ -40,7 +41,8 @@ def ingest(
     layout: of the input; detected if None.
     validation_fraction: share of examples, chosen by a hash of their keys, that is held out for
       validation; at least one. Not used if the source tells its validation split.
-    num_processes, beam_flags: see jobs.run.
+    num_processes: see jobs.run.
+    beam_flags: see jobs.run.
   Returns:
     The manifest (see schema.py).
   Raises:
@@ -73,7 +75,13 @@ class _Plan:
   identity: str
 
   @classmethod
-  def of(cls, path, output, layout, validation_fraction):
+  def of(
+    cls,
+    path: epath.PathLike,
+    output: epath.PathLike,
+    layout: str | None,
+    validation_fraction: float,
+  ) -> '_Plan':
     if not 0 <= validation_fraction < 1:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
     source = sources.open_source(path, layout)
@@ -87,10 +95,10 @@ class _Plan:
     return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16])
 
   @property
-  def parts(self):
+  def parts(self) -> epath.Path:
     return self.output / '_parts'
 
-  def is_done(self):
+  def is_done(self) -> bool:
     if not (self.output / 'manifest.json').exists():
       return False
     if reader.read_manifest(self.output)['identity'] != self.identity:
@@ -102,9 +110,10 @@ class _Plan:
     logging.info('%s is ingested already.', self.output)
     return True
 
-  def text(self):
+  def text(self) -> str:
     counts = [self.source.count(shard) for shard in self.shards]
-    listed = 'unknown until read' if None in counts else f'{sum(counts):,}'
+    known = [count for count in counts if count is not None]
+    listed = f'{sum(known):,}' if len(known) == len(counts) else 'unknown until read'
     done = sum(1 for _ in self.parts.glob(f'*/{jobs.MARKER}')) if self.parts.exists() else 0
     return (
       f'{type(self.source).__name__}: {listed} examples in {len(self.shards)} shards, {done} of '
@@ -123,8 +132,9 @@ class IngestShard:
   def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
     """Keys whose hash is below the threshold are held out, unless the shard has its split."""
     writers: dict[str, writer_lib.ShardWriter] = {}
-    rejected = []
+    rejected: list[dict] = []
     smallest_hash = HASH_RANGE
+    row: dict[str, Any] = {}
     for example in self._source.read(shard):
       if isinstance(example, raw.RawExample):
         try:
@@ -151,7 +161,7 @@ class IngestShard:
     self._probe.close()
 
 
-def _hold_out_one(plan, results):
+def _hold_out_one(plan: _Plan, results: list[dict]) -> list[dict]:
   smallest = min(result['smallest_hash'] for result in results)
   if sum(result['splits'].get('train', {}).get('num_examples', 0) for result in results) < 2:
     return results
@@ -164,7 +174,7 @@ def _hold_out_one(plan, results):
   return results
 
 
-def _finish(plan, results):
+def _finish(plan: _Plan, results: list[dict]) -> dict:
   """Names the shards by their final number, writes the metadata and, last, the manifest."""
   output = plan.output
   rejected = [bad for result in results for bad in result['rejected']]
@@ -197,9 +207,9 @@ def _finish(plan, results):
   return manifest
 
 
-def _place_shards(plan, results, split):
+def _place_shards(plan: _Plan, results: list[dict], split: str) -> dict:
   numbered = [i for i, result in enumerate(results) if split in result['splits']]
-  shards = []
+  shards: list[dict[str, Any]] = []
   for number, index in enumerate(numbered):
     names = schema.shard_names(split, number, len(numbered))
     for name, suffix in zip(names, ('array_record', 'parquet'), strict=True):
@@ -215,7 +225,7 @@ def _place_shards(plan, results, split):
   )
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `ingest` to the command line."""
   text = (
     'Turn a corpus (WebVid, tars, VGen list, folder) into the shards that training streams from.'
@@ -232,7 +242,14 @@ def add_command(commands) -> None:
   parser.set_defaults(run=_run_command)
 
 
-def _run_command(input, output, layout, validation_fraction, dry_run, **options):
+def _run_command(
+  input: str,
+  output: str,
+  layout: str | None,
+  validation_fraction: float,
+  dry_run: bool,
+  **options: Any,
+) -> None:
   start = time.monotonic()
   if dry_run:
     print(_Plan.of(input, output, layout, validation_fraction).text())

@@ -3,9 +3,12 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from etils import epath
 
 from data_pipelines import sources
+from data_pipelines.corpus import jobs
 from data_pipelines.media import decode, probe
 from data_pipelines.sources import laion, raw
 
@@ -57,7 +60,7 @@ class Finding:
     return '\n'.join([*lines, self.advice])
 
 
-def inspect(path: str, layout: str | None = None, num_examples: int = 64) -> Finding:
+def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int = 64) -> Finding:
   """Reads and decodes some examples of the corpus at `path`; writes nothing.
 
   Args:
@@ -71,11 +74,12 @@ def inspect(path: str, layout: str | None = None, num_examples: int = 64) -> Fin
   source = sources.open_source(path, layout)
   shards = source.shards()
   counts = [source.count(shard) for shard in shards]
+  known = [count for count in counts if count is not None]
   finding = Finding(
     layout=layout,
     columns=source.columns(),
     num_shards=len(shards),
-    num_listed=None if None in counts else sum(counts),
+    num_listed=sum(known) if len(known) == len(counts) else None,
     splits=dict(collections.Counter(shard.split or 'untold' for shard in shards)),
   )
   for example in _some_examples(source, shards, num_examples):
@@ -86,14 +90,16 @@ def inspect(path: str, layout: str | None = None, num_examples: int = 64) -> Fin
   return finding
 
 
-def _some_examples(source, shards, num_examples) -> Iterator[raw.RawExample | raw.Rejected]:
+def _some_examples(
+  source: raw.Source, shards: list[raw.Shard], num_examples: int
+) -> Iterator[raw.RawExample | raw.Rejected]:
   stride = -(-len(shards) // NUM_SHARDS_READ)
   chosen = shards[::stride] if shards else []
   for shard in chosen:
     yield from itertools.islice(source.read(shard), -(-num_examples // len(chosen)))
 
 
-def _judge(finding, example):
+def _judge(finding: Finding, example: raw.RawExample | raw.Rejected) -> None:
   finding.num_read += 1
   if isinstance(example, raw.RawExample):
     try:
@@ -111,23 +117,23 @@ def _judge(finding, example):
     finding.bad_samples.append(f'{example.key}  {example.reason}: {example.detail[:100]}')
 
 
-def _measures(media, row):
+def _measures(media: str, row: dict) -> str:
   size = f'{media} {row["width"]}x{row["height"]}'
   if media == 'image':
     return size
   return f'{size}, {row["num_frames"]} frames, {row["duration"]:.2f} s, {row["fps"]:.4g} fps'
 
 
-def _quote(example):
+def _quote(example: raw.RawExample) -> str:
   text = example.caption if len(example.caption) <= 60 else example.caption[:57] + '...'
   return repr(text)
 
 
-def _counts(counts):
+def _counts(counts: Mapping[str, int]) -> str:
   return ', '.join(f'{name} {count:,}' for name, count in counts.items())
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `inspect` to the command line."""
   text = 'Say what a corpus holds: layout, columns, counts, samples, and what would be rejected.'
   parser = commands.add_parser('inspect', help=text, description=text + ' Nothing is written.')

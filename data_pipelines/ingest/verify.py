@@ -11,6 +11,8 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -34,13 +36,18 @@ class Findings:
 
 
 def verify(
-  directory: str, decode_fraction: float = 0.01, num_processes: int = 2, beam_flags=()
+  directory: epath.PathLike,
+  decode_fraction: float = 0.01,
+  num_processes: int = 2,
+  beam_flags: Sequence[str] = (),
 ) -> Findings:
   """Checks the corpus in `directory`, and the sidecars that curate and score added.
 
   Args:
+    directory: that ingest wrote.
     decode_fraction: share of the records that is decoded whole.
-    num_processes, beam_flags: see jobs.run.
+    num_processes: see jobs.run.
+    beam_flags: see jobs.run.
   Raises:
     ValueError: if there is no corpus.
   """
@@ -67,17 +74,23 @@ def verify(
   return Findings(num_examples, sum(result['num_decoded'] for result in results), problems)
 
 
-def _stage_manifest(output, stage):
+def _stage_manifest(output: epath.Path, stage: str) -> epath.Path:
   return output / 'sidecar' / stage / 'manifest.json'
 
 
-def _of_keys(keys):
+def _of_keys(keys: Iterable[str]) -> list[str]:
   seen: set[str] = set()
   return [f'key {key!r} is there twice' for key in keys if key in seen or seen.add(key)]
 
 
 class VerifyShard:
-  """(shard of the manifest, folder) -> problems, keys, num_decoded."""
+  """(shard of the manifest, folder) -> problems, keys, num_decoded.
+
+  Args:
+    output: folder of the corpus.
+    stages: whose sidecars are checked too.
+    decode_fraction: share of the records that is decoded whole.
+  """
 
   def __init__(self, output: epath.Path, stages: list[str], decode_fraction: float):
     self._output = output
@@ -88,7 +101,7 @@ class VerifyShard:
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
     """Writes nothing into the folder."""
     problems: list[str] = []
-    result = dict(problems=problems, keys=[], num_decoded=0)
+    result: dict[str, Any] = dict(problems=problems, keys=[], num_decoded=0)
     for name in (shard['records'], shard['sidecar']):
       if not (self._output / name).exists():
         problems.append(f'{name} is missing')
@@ -112,7 +125,7 @@ class VerifyShard:
     """Ends the child that decodes."""
     self._probe.close()
 
-  def _of_stage(self, stage, shard, keys):
+  def _of_stage(self, stage: str, shard: Mapping, keys: list[str]) -> list[str]:
     name = schema.stage_sidecar(stage, shard['sidecar'])
     if not (self._output / name).exists():
       return [f'{name} is missing']
@@ -129,7 +142,9 @@ class VerifyShard:
       if value is not None and not math.isfinite(value)
     ]
 
-  def _of_record(self, name, row, record):
+  def _of_record(
+    self, name: str, row: dict | None, record: dict | Exception | None
+  ) -> tuple[list[str], bool]:
     """(problems, whether it was decoded)."""
     if row is None or record is None:
       return [f'{name} and its sidecar are not of one length'], False
@@ -152,7 +167,7 @@ class VerifyShard:
     ], True
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `verify` to the command line."""
   text = 'Check a corpus: checksums, counts, alignment of sidecars, keys; decode a share of it.'
   parser = commands.add_parser('verify', help=text, description=text)
@@ -163,7 +178,7 @@ def add_command(commands) -> None:
   parser.set_defaults(run=_run_command)
 
 
-def _run_command(directory, dry_run, **options):
+def _run_command(directory: str, dry_run: bool, **options: Any) -> None:
   start = time.monotonic()
   if dry_run:
     splits = reader.read_manifest(directory)['splits'].values()

@@ -10,13 +10,26 @@ import PIL.Image
 
 
 def scaled_size(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
-  """(height, width) to which a source is scaled before its centre is cut to height x width."""
+  """(height, width) to which a source is scaled before its centre is cut; all in pixels.
+
+  Args:
+    source_height: of the source.
+    source_width: of the source.
+    height: of the cut.
+    width: of the cut.
+  """
   scale = min(source_width / width, source_height / height)
   return max(height, int(source_height // scale)), max(width, int(source_width // scale))
 
 
 def square_cover(source_height: int, source_width: int, size: int) -> tuple[int, int]:
-  """(height, width) that cover size x size and stand out by whole pixels on either side."""
+  """(height, width) that cover a square and stand out by whole pixels on either side.
+
+  Args:
+    source_height: of the source, pixels.
+    source_width: of the source, pixels.
+    size: side of the square, pixels.
+  """
   scale = size / min(source_height, source_width)
   height, width = (
     size + 2 * round((side * scale - size) / 2) for side in (source_height, source_width)
@@ -25,20 +38,38 @@ def square_cover(source_height: int, source_width: int, size: int) -> tuple[int,
 
 
 def center_crop(pixels_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-  """The central height x width of an image that is at least as large."""
+  """The centre of an image, a view.
+
+  Args:
+    pixels_HWC: of any type; at least as large as what is cut.
+    height: of the cut, pixels.
+    width: of the cut, pixels.
+  """
   top = (pixels_HWC.shape[0] - height) // 2
   left = (pixels_HWC.shape[1] - width) // 2
   return pixels_HWC[top : top + height, left : left + width]
 
 
 def cover(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
-  """Box-scales an RGB image to cover height x width."""
+  """Box-scales an image to cover a size.
+
+  Args:
+    image: RGB.
+    height: that is covered, pixels.
+    width: that is covered, pixels.
+  """
   scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
   return image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
 
 
 def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
-  """Box-scales an RGB image to cover height x width and cuts the centre (VGen CenterCropWide)."""
+  """Box-scales an image to cover a size and cuts the centre (VGen CenterCropWide).
+
+  Args:
+    image: RGB.
+    height: of the result, pixels.
+    width: of the result, pixels.
+  """
   image = cover(image, height, width)
   left = (image.width - width) // 2
   top = (image.height - height) // 2
@@ -58,6 +89,12 @@ def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
 
 def clip_square(image: PIL.Image.Image, width: int, size: int) -> PIL.Image.Image:
-  """VGen's image for the CLIP tower: a square of the video's width, bilinear to size x size."""
+  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly.
+
+  Args:
+    image: RGB.
+    width: of the video, pixels.
+    size: side of the result, pixels.
+  """
   square = center_crop_resize(image, width, width)
   return square.resize((size, size), PIL.Image.Resampling.BILINEAR)

@@ -6,8 +6,10 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import av
+import av.video.reformatter
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
@@ -23,7 +25,8 @@ _FLAGS = av.video.reformatter.Interpolation
 INTERPOLATION = _FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
 SQUARE_INTERPOLATION = _FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
 _TURN = PIL.Image.Transpose
-UPRIGHT = {  # By the value of the EXIF tag Orientation; 1 is upright.
+# By the value of the EXIF tag Orientation; 1 is upright.
+UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
   2: _TURN.FLIP_LEFT_RIGHT,
   3: _TURN.ROTATE_180,
   4: _TURN.FLIP_TOP_BOTTOM,
@@ -56,7 +59,7 @@ class View:
 
 
 def decode_video(
-  data: bytes, times: np.ndarray, height: int, width: int, square_size: int = 0
+  data: bytes, times: Sequence[float] | np.ndarray, height: int, width: int, square_size: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
   """(frames uint8 (F, height, width, 3), square of the first); see decode_video_into.
 
@@ -79,7 +82,7 @@ def decode_video(
 def decode_video_into(
   views: Sequence[View],
   data: bytes,
-  times: np.ndarray,
+  times: Sequence[float] | np.ndarray,
   converter: 'Converter | None' = None,
 ) -> None:
   """Decodes the frames nearest to given presentation times.
@@ -138,8 +141,13 @@ def decode_image_into(views: Sequence[View], data: bytes) -> None:
 def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Image.Image:
   """Decodes a still image to RGB, upright; raises DecodeError.
 
-  With min_height and min_width, a JPEG that stays at least so large may come at half its size or
-  less: scaled as it is decoded, by leaving out its high frequencies.
+  A JPEG may come at half its size or less: scaled as it is decoded, by leaving out its high
+  frequencies.
+
+  Args:
+    data: an encoded image.
+    min_height: pixels that a smaller one still has; 0, for both, takes the image whole.
+    min_width: likewise.
   """
   try:
     image = PIL.Image.open(io.BytesIO(data))
@@ -149,7 +157,9 @@ def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Im
     raise DecodeError('image', str(error)) from error
 
 
-def _decode_jpeg(image, data, min_height, min_width):
+def _decode_jpeg(
+  image: PIL.Image.Image, data: bytes, min_height: int, min_width: int
+) -> PIL.Image.Image | None:
   """As decode_image, in 0.55 to 0.85 of Pillow's time; None for what only Pillow takes."""
   if image.format != 'JPEG' or image.mode not in ('RGB', 'L'):
     return None
@@ -165,7 +175,7 @@ def _decode_jpeg(image, data, min_height, min_width):
   return image if turn is None else image.transpose(turn)
 
 
-def display_size(frame, aspect: float) -> tuple[int, int]:
+def display_size(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
   """(height, width) with square pixels, upright."""
   height, width = frame.height, max(1, round(frame.width * aspect))
   return (width, height) if frame.rotation % 180 else (height, width)
@@ -178,10 +188,25 @@ class Converter:
   """
 
   def __init__(self):
-    self._reformatters = {}
+    self._reformatters: dict[Any, av.video.reformatter.VideoReformatter] = {}
 
-  def __call__(self, frame, height, width, interpolation=INTERPOLATION):
-    """The frame as uint8 (height, width, 3), a view that lives until the next call's result."""
+  def __call__(
+    self,
+    frame: av.VideoFrame,
+    height: int,
+    width: int,
+    interpolation: av.video.reformatter.Interpolation = INTERPOLATION,
+  ) -> np.ndarray:
+    """The frame as uint8 (height, width, 3), a view that lives until the next call's result.
+
+    Args:
+      frame: as decoded.
+      height: of the result, upright, pixels.
+      width: of the result, upright, pixels.
+      interpolation: of swscale.
+    Raises:
+      DecodeError: the frame cannot be converted.
+    """
     turns = round(frame.rotation / 90) % 4
     stored = (width, height) if turns % 2 else (height, width)
     # One per kind of use, which is the most that stay alike from video to video.
@@ -194,6 +219,7 @@ class Converter:
     except frames_lib.FFMPEG_ERRORS as error:
       raise DecodeError('convert', f'{frame.format.name}: {error}') from error
     plane = rgb.planes[0]  # A view: the one copy is that into the batch.
+    # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
     rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
     pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
     return np.rot90(pixels_HWC, turns) if turns else pixels_HWC

@@ -7,10 +7,15 @@ they promise, every frame is decoded and its own time is used.
 """
 
 import contextlib
+import fractions
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import av
+from av.container import InputContainer
+
+T = TypeVar('T')
 
 SEEK_AFTER_SECS = 1.0  # Below this, decoding from the start costs less than a seek risks.
 FFMPEG_ERRORS = (av.FFmpegError, ValueError, OSError, EOFError, MemoryError)
@@ -30,7 +35,7 @@ class DecodeError(ValueError):
     return type(self), (self.reason, self.detail)
 
 
-def at_times(data: bytes, times: list[float]) -> Iterator[tuple[int, av.VideoFrame, float]]:
+def at_times(data: bytes, times: Sequence[float]) -> Iterator[tuple[int, av.VideoFrame, float]]:
   """Decodes the frames whose presentation times are nearest to the given ones.
 
   Args:
@@ -50,14 +55,16 @@ def at_times(data: bytes, times: list[float]) -> Iterator[tuple[int, av.VideoFra
           yield index, frame, aspect
 
 
-def _wanted_only(data, times):
+def _wanted_only(
+  data: bytes, times: Sequence[float]
+) -> Generator[tuple[int, av.VideoFrame, float], None, int]:
   """As at_times while all is well; returns how many of the times were served."""
   served = 0
   try:
     with open_video(data, stream_options=_DECODE_NOTHING_AT_OPEN) as (container, stream, aspect):
       packets = _packets(container, stream, times)
-      shown = sorted(packet.pts for packet in packets if not packet.is_discard)
-      scale = float(stream.time_base)
+      shown = sorted(cast(int, packet.pts) for packet in packets if not packet.is_discard)
+      scale = float(_time_base(stream))
       wanted = list(_nearest(((pts * scale, pts) for pts in shown), times))
       for frame in _decode_wanted(stream.codec_context, packets, wanted):
         if frame.is_corrupt:
@@ -76,10 +83,12 @@ class _Doubt(Exception):  # noqa: N818
   """The packets do not tell enough to rely on them."""
 
 
-def _packets(container, stream, times):
+def _packets(
+  container: InputContainer, stream: av.VideoStream, times: Sequence[float]
+) -> list[av.Packet]:
   """Packets from a key frame before the first time to the frame after the last one."""
-  first, last = (int(time / stream.time_base) for time in (times[0], times[-1]))
-  if times[0] - (stream.start_time or 0) * float(stream.time_base) > SEEK_AFTER_SECS:
+  first, last = (int(time / _time_base(stream)) for time in (times[0], times[-1]))
+  if times[0] - (stream.start_time or 0) * float(_time_base(stream)) > SEEK_AFTER_SECS:
     container.seek(first, stream=stream)
   packets, after_last = [], None
   for packet in container.demux(stream):
@@ -98,7 +107,13 @@ def _packets(container, stream, times):
   return packets
 
 
-def _decode_wanted(context, packets, wanted):
+def _time_base(stream: av.VideoStream) -> fractions.Fraction:
+  return cast(fractions.Fraction, stream.time_base)  # Only streams to be written may have none yet.
+
+
+def _decode_wanted(
+  context: av.VideoCodecContext, packets: Iterable[av.Packet], wanted: Iterable[int]
+) -> Iterator[av.VideoFrame]:
   """Yields the frames of the packets that are wanted, and of those that others refer to."""
   missing = set(wanted)
   skips = None
@@ -114,7 +129,9 @@ def _decode_wanted(context, packets, wanted):
 
 
 @contextlib.contextmanager
-def open_video(data: bytes, **options):
+def open_video(
+  data: bytes, **options: Any
+) -> Generator[tuple[InputContainer, av.VideoStream, float], None, None]:
   """Yields (container, its first video stream, width of a pixel over its height).
 
   Raises:
@@ -125,7 +142,7 @@ def open_video(data: bytes, **options):
       raise DecodeError('open', 'the file is empty.')
     # An mp4 is known by its first box; FFmpeg would try all its formats.
     layout = 'mp4' if data[4:8] == b'ftyp' else None
-    container = av.open(io.BytesIO(data), format=layout, metadata_errors='replace', **options)
+    container = av.open(io.BytesIO(data), 'r', layout, metadata_errors='replace', **options)
   except FFMPEG_ERRORS as error:
     raise error if isinstance(error, DecodeError) else DecodeError('open', str(error)) from error
   with container:
@@ -136,24 +153,31 @@ def open_video(data: bytes, **options):
     yield container, stream, float(stream.sample_aspect_ratio or 1)
 
 
-def decode_all(container, stream, from_time: float | None = None) -> Iterator[av.VideoFrame]:
-  """Yields the frames in presentation order, from one that is not later than from_time on.
+def decode_all(
+  container: InputContainer, stream: av.VideoStream, from_time: float | None = None
+) -> Iterator[av.VideoFrame]:
+  """Yields the frames in presentation order.
 
+  Args:
+    container: of `open_video`.
+    stream: likewise.
+    from_time: presentation time, seconds; the first frame is not later. None is the start.
   Raises:
     DecodeError: the file is damaged.
   """
   count = 0
-  start = (stream.start_time or 0) * float(stream.time_base)
-  seeks = from_time is not None and from_time - start > SEEK_AFTER_SECS
+  start = (stream.start_time or 0) * float(_time_base(stream))
+  sought = from_time if from_time is not None and from_time - start > SEEK_AFTER_SECS else None
   try:
-    if seeks:
-      container.seek(int(from_time / stream.time_base), stream=stream)
+    if sought is not None:
+      container.seek(int(sought / _time_base(stream)), stream=stream)
     for frame in container.decode(stream):
       if frame.pts is None:
         raise DecodeError('timestamps', f'frame {count} has no presentation time.')
       if frame.is_corrupt:
         raise DecodeError('decode', f'frame {count} is damaged.')
-      if seeks and count == 0 and frame.time > from_time:  # A broken index: take the long way.
+      if sought is not None and count == 0 and frame.time > sought:
+        # A broken index: take the long way.
         container.seek(0)
         yield from decode_all(container, stream)
         return
@@ -165,11 +189,12 @@ def decode_all(container, stream, from_time: float | None = None) -> Iterator[av
     raise DecodeError('decode', f'after {count} frames: {error}') from error
 
 
-def _nearest(timed, times):
+def _nearest(timed: Iterable[tuple[float, T]], times: Iterable[float]) -> Iterator[T]:
   """For each of the ascending times, the item of ascending (time, item) whose time is nearest."""
   wanted = iter(times)
   time = next(wanted)
-  before_time, before = None, None
+  before_time: float | None = None
+  before: Any = None  # An item, once there is a time.
   gap = 0.0
   for item_time, item in timed:
     while item_time >= time:

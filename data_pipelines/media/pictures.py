@@ -1,9 +1,11 @@
 """Picture files of users."""
 
+import os
+
 import PIL.Image
 
 
-def open_image(path: str) -> PIL.Image.Image:
+def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
   """A PIL image.
 
   Raises:

@@ -1,5 +1,7 @@
 """What ingest needs to know of a media file; of a damaged video, of what precedes the damage."""
 
+from typing import Any
+
 import numpy as np
 
 from data_pipelines.media import decode
@@ -23,8 +25,10 @@ def probe(data: bytes, media: str) -> dict:
   )  # fmt: skip
 
 
-def _probe_video(data):
-  times, damage = [], None
+def _probe_video(data: bytes) -> dict[str, Any]:
+  times: list[float] = []
+  damage: decode.DecodeError | None = None
+  height = width = 0
   with frames_lib.open_video(data) as (container, stream, aspect):
     try:
       for frame in frames_lib.decode_all(container, stream):

@@ -102,7 +102,7 @@ class Sandbox:
     with self._lock:
       return [child.process.pid for child in self._children]
 
-  def _take(self):
+  def _take(self) -> '_Child':
     if not self._is_open:
       raise RuntimeError('the processes that decode were closed.')
     try:
@@ -118,7 +118,7 @@ class Sandbox:
         raise RuntimeError('the processes that decode were closed.') from None
     return child
 
-  def _remove(self, child):
+  def _remove(self, child: '_Child') -> bool:
     with self._lock:
       is_ours = child in self._children
       self._children.discard(child)
@@ -136,7 +136,7 @@ class _Child:
   is given to the next one opened, which another thread would then read from, or close.
   """
 
-  def __init__(self, function):
+  def __init__(self, function: Callable[..., Any]):
     ours, theirs = socket.socketpair()
     code = f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -160,10 +160,12 @@ class _Child:
       self.close()
       raise RuntimeError(f'the process that decodes ended with {code} as it started.') from error
 
-  def is_alive(self):
+  def is_alive(self) -> bool:
     return self.process.poll() is None
 
-  def call(self, arguments, timeout, progress):
+  def call(
+    self, arguments: tuple[Any, ...], timeout: float, progress: np.ndarray | None
+  ) -> tuple[Any, Exception | None]:
     """(result, error) of the function; raises DecodeError if the child is as good as dead."""
     try:
       self._pipe.send(arguments)
@@ -172,7 +174,7 @@ class _Child:
     except (EOFError, OSError) as error:
       raise DecodeError('crash', f'the decoder ended with {self._exit_code()}.') from error
 
-  def kill(self):
+  def kill(self) -> None:
     self.process.kill()
     self.process.wait()
 
@@ -188,8 +190,8 @@ class _Child:
     fields = stat.rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
-  def _wait(self, timeout, progress):
-    done = None
+  def _wait(self, timeout: float, progress: np.ndarray | None) -> None:
+    done, start, cpu_start = None, 0.0, 0.0
     while not self._pipe.poll(min(timeout, 1.0)):
       if done is None or (progress is not None and progress[0] != done):
         done = progress[0] if progress is not None else 0
@@ -199,7 +201,7 @@ class _Child:
       ):
         raise DecodeError('timeout', f'no result in {timeout:.0f} s of the processor.')
 
-  def _exit_code(self):
+  def _exit_code(self) -> str:
     try:
       code = self.process.wait(5)
     except subprocess.TimeoutExpired:

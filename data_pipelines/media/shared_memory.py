@@ -17,12 +17,16 @@ Layout = dict[str, tuple[int, tuple[int, ...]]]  # Name -> (first byte, shape) o
 _ALIGNMENT = 64
 
 
-class Batch(dict):
+class Batch(dict[str, np.ndarray]):
   """uint8 arrays by name, and where another process finds them.
 
-  Attributes:
+  Args:
     path: of the block, for `Opened`.
-    layout: of the block.
+    memory: uint8 (N,), all of the block.
+    layout: where in it the arrays lie.
+
+  Attributes:
+    path, layout: as given.
     progress: int64 (1,), a number in the block that the two processes share.
   """
 
@@ -42,7 +46,8 @@ class Memory:
 
   def batch(self, shapes: Mapping[str, tuple[int, ...]]) -> Batch:
     """A batch of arrays of these shapes, not cleared."""
-    layout, num_bytes = {}, _ALIGNMENT  # First, the progress.
+    layout: Layout = {}
+    num_bytes = _ALIGNMENT  # First, the progress.
     for name, shape in shapes.items():
       layout[name] = (num_bytes, shape)
       num_bytes += -(-math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
@@ -77,7 +82,7 @@ class Opened:
 class _Block:
   """Anonymous memory that another process opens by its path."""
 
-  def __init__(self, num_bytes):
+  def __init__(self, num_bytes: int):
     self.num_bytes = num_bytes
     self._file = os.fdopen(os.memfd_create('batch'), 'r+b')
     self._file.truncate(num_bytes)
@@ -85,17 +90,17 @@ class _Block:
     self.memory = np.frombuffer(mmap.mmap(self._file.fileno(), num_bytes), np.uint8)
     self._refcount = sys.getrefcount(self.memory)
 
-  def is_free(self):
+  def is_free(self) -> bool:
     # Every array in the block refers to `memory`, numpy sees to that, and so does who holds one.
     return sys.getrefcount(self.memory) == self._refcount
 
 
-def _arrays(memory, layout):
+def _arrays(memory: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
   return {
     name: memory[start : start + math.prod(shape)].reshape(shape)
     for name, (start, shape) in layout.items()
   }
 
 
-def _progress(memory):
+def _progress(memory: np.ndarray) -> np.ndarray:
   return memory[:8].view(np.int64)

@@ -8,9 +8,11 @@ escaped. The same corpus gives the same bytes.
 import pathlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jinja2
+import numpy as np
 import tqdm
 from etils import epath
 
@@ -18,6 +20,8 @@ from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.report import counts, drift, pictures
+
+Group = tuple[str, str, list[int]]  # (kind, title, rows).
 
 
 def report(
@@ -67,7 +71,7 @@ def report(
   return found
 
 
-def _corpus(name, directory):
+def _corpus(name: str, directory: str) -> dict:
   manifest = reader.read_manifest(directory)
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
   return dict(
@@ -82,7 +86,7 @@ def _corpus(name, directory):
   )
 
 
-def _heatmaps(manifest):
+def _heatmaps(manifest: Mapping) -> list[dict]:
   """Tables of cells: the first score downwards, the second to the right, the others in its title.
 
   Returns:
@@ -112,7 +116,7 @@ def _heatmaps(manifest):
   return list(found.values())
 
 
-def _range(manifest, axis, level):
+def _range(manifest: Mapping, axis: str, level: str) -> str:
   """The scores of a level of an axis, for people."""
   if level == table_lib.UNKNOWN:
     return level
@@ -123,14 +127,20 @@ def _range(manifest, axis, level):
   return f'from {low}' if low else f'below {high}' if high else 'all'
 
 
-def _anchor(name):
+def _anchor(name: str) -> str:
   return re.sub(r'[^a-z0-9]+', '-', name.lower())
 
 
-def _groups(table, conditions, manifest, order, num_examples):
+def _groups(
+  table: sidecars.Sidecars,
+  conditions: Mapping[str, str],
+  manifest: Mapping | None,
+  order: np.ndarray | None,
+  num_examples: int,
+) -> list[Group]:
   """Contact sheets as (kind, title, rows): of cells, or of what is kept; and of what is dropped."""
-  groups = []
-  if manifest:
+  groups: list[Group] = []
+  if manifest and order is not None:
     for cell in manifest['cells']:
       start, stop = cell['places']
       step = max(1, (stop - start) // max(1, num_examples))
@@ -151,7 +161,9 @@ def _groups(table, conditions, manifest, order, num_examples):
   return [group for group in groups if group[2]]
 
 
-def _sheets(corpora, table, groups):
+def _sheets(
+  corpora: reader.Corpora, table: sidecars.Sidecars, groups: Sequence[Group]
+) -> list[dict]:
   """The groups with their examples drawn; an example that is in several is drawn once."""
   details = counts.details(table, [row for _, _, rows in groups for row in rows])
   strips = pictures.Strips(corpora)
@@ -174,7 +186,7 @@ def _sheets(corpora, table, groups):
   ]
 
 
-def _page(found, sheets):
+def _page(found: Mapping[str, Any], sheets: Sequence[Mapping]) -> str:
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -186,7 +198,7 @@ def _page(found, sheets):
   return environment.get_template('page.html').render(**found, sheets=sheets)
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `report` to the command line."""
   text = 'Write one HTML page about a corpus: what it holds, what was dropped, what is drawn.'
   parser = commands.add_parser('report', help=text, description=text)
@@ -203,7 +215,9 @@ def add_command(commands) -> None:
   parser.set_defaults(run=_run_command)
 
 
-def _run_command(corpus, index, output, num_examples, dry_run):
+def _run_command(
+  corpus: Sequence[str], index: str, output: str, num_examples: int, dry_run: bool
+) -> None:
   start = time.monotonic()
   directories = index_lib.named(corpus)
   if dry_run:

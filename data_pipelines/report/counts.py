@@ -3,6 +3,7 @@
 import collections
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -60,7 +61,7 @@ def histograms(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[
   return found
 
 
-def _histogram(table, sql, conditions):
+def _histogram(table: sidecars.Sidecars, sql: str, conditions: Mapping[str, str]) -> dict | None:
   value = f'({sql})::DOUBLE'
   [found] = table.rows(
     f'SELECT quantile_disc(x, {TAILS}) AS low, quantile_disc(x, {1 - TAILS}) AS high, '
@@ -82,12 +83,12 @@ def _histogram(table, sql, conditions):
   return dict(low=low, high=low + BINS * width, num_unknown=num_unknown, counts=counts)
 
 
-def _sums(conditions):
+def _sums(conditions: Mapping[Any, str]) -> str:
   counted = (f'count(*) FILTER (WHERE {condition})' for condition in conditions.values())
   return ', '.join(f'{count} AS n{i}' for i, count in enumerate(counted))
 
 
-def _counts(row):
+def _counts(row: Mapping[str, Any]) -> list[int]:
   return [value for name, value in row.items() if name.startswith('n') and name[1:].isdigit()]
 
 
@@ -130,7 +131,13 @@ def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
 
 
 def copies(table: sidecars.Sidecars, corpus_starts: list[int], num_clusters: int) -> dict:
-  """Groups of copies in the training split: num_clusters, num_rows, and clusters (rows of some)."""
+  """Groups of copies in the training split: num_clusters, num_rows, and clusters (rows of some).
+
+  Args:
+    table: of the corpora.
+    corpus_starts: first row of each corpus.
+    num_clusters: how many are shown.
+  """
   if 'dup_group' not in table.columns:
     return dict(num_clusters=0, num_rows=0, clusters=[])
   of_corpus = ' + '.join(f'(row_number_ >= {start})::INTEGER' for start in corpus_starts)
@@ -178,7 +185,13 @@ def stage_manifest(directory: str, stage: str) -> dict | None:
 
 
 def some_rows(table: sidecars.Sidecars, condition: str, count: int) -> list[int]:
-  """Numbers of some rows of a condition, in no order that a source has; the same every time."""
+  """Numbers of some rows of a condition, in no order that a source has; the same every time.
+
+  Args:
+    table: of the corpora.
+    condition: SQL on its columns.
+    count: at most so many.
+  """
   rows = table.rows(
     f'SELECT row_number_ FROM sidecars WHERE {condition} '
     f'ORDER BY hash(row_number_), row_number_ LIMIT {count}'

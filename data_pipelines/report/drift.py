@@ -1,5 +1,7 @@
 """How corpora, and the shards of one corpus, differ in what was measured of them."""
 
+from typing import Any
+
 import numpy as np
 
 from data_pipelines.corpus import reader, sidecars
@@ -14,7 +16,13 @@ MAX_SHARDS = 12
 def between_corpora(
   table: sidecars.Sidecars, corpora: reader.Corpora, condition: str
 ) -> list[dict]:
-  """Of each measure: title, and quantiles per corpus (SHARES; None where nothing is known)."""
+  """Of each measure: title, and quantiles per corpus (SHARES; None where nothing is known).
+
+  Args:
+    table: of the corpora.
+    corpora: that are compared.
+    condition: SQL, which rows count.
+  """
   found = []
   for title, value in _values(table):
     asked = ', '.join(f'quantile_disc(x, {share}) AS q{i}' for i, share in enumerate(SHARES))
@@ -30,11 +38,15 @@ def between_corpora(
 def between_shards(table: sidecars.Sidecars, corpora: reader.Corpora, condition: str) -> list[dict]:
   """Shards whose values are distributed otherwise than their corpus's, the farthest first.
 
+  Args:
+    table: of the corpora.
+    corpora: of the shards.
+    condition: SQL, which rows count.
   Returns:
     Up to MAX_SHARDS dicts of corpus, shard (name of its records), title, num_rows, distance (the
     largest difference of the two cumulative shares), median and corpus_median.
   """
-  found = []
+  found: list[dict[str, Any]] = []
   names = {start: corpora.locate(start)[0] for start in corpora.starts[:-1] if start < len(corpora)}
   for title, value in _values(table):
     for number, name in enumerate(corpora.names):
@@ -46,7 +58,7 @@ def between_shards(table: sidecars.Sidecars, corpora: reader.Corpora, condition:
   return found[:MAX_SHARDS]
 
 
-def _far_shards(table, rows):
+def _far_shards(table: sidecars.Sidecars, rows: str) -> list[dict[str, Any]]:
   shares = [i / STEPS for i in range(1, STEPS)]
   [edges] = table.rows(f'SELECT quantile_disc(x, {shares}) AS edges FROM ({rows})')
   if edges['edges'] is None:
@@ -73,12 +85,12 @@ def _far_shards(table, rows):
   ]  # fmt: skip
 
 
-def _values(table: sidecars.Sidecars):
+def _values(table: sidecars.Sidecars) -> list[tuple[str, str]]:
   return [(title, f'({sql})::DOUBLE') for title, column, sql in counts.MEASURES
           if column in table.columns]  # fmt: skip
 
 
-def _of_corpus(corpora, number, value, condition):
+def _of_corpus(corpora: reader.Corpora, number: int, value: str, condition: str) -> str:
   start, stop = corpora.corpus_starts[number : number + 2]
   return (
     f'SELECT row_number_, {value} AS x FROM sidecars WHERE ({condition}) AND isfinite({value}) '

@@ -7,10 +7,13 @@ layers are taken in the order of the number in them. The file's metadata may say
 """
 
 import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import safetensors
 from etils import epath
+
+Function = Callable[[np.ndarray], np.ndarray]
 
 ACTIVATIONS = {'none': lambda x: x, 'relu': lambda x: np.maximum(x, 0)}
 OUTPUTS = {
@@ -55,11 +58,13 @@ class Head:
     return self._output(vectors_BD)
 
 
-def _number(name):
+def _number(name: str) -> list[int]:
   return [int(number) for number in re.findall(r'\d+', name)]
 
 
-def _choice(path, metadata, name, choices):
+def _choice(
+  path: str, metadata: Mapping[str, str], name: str, choices: Mapping[str, Function]
+) -> Function:
   value = metadata.get(name, 'none')
   if value not in choices:
     raise ValueError(f'head {path} has {name}={value!r}; it should be one of {tuple(choices)}.')

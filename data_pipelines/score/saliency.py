@@ -6,6 +6,8 @@ output: (B, 1, S, S) in [0, 1]. It runs where onnxruntime does: on this host's p
 GPU with onnxruntime-gpu. Without a network there is curate's own estimate (subject.py).
 """
 
+from typing import cast
+
 import numpy as np
 from etils import epath
 
@@ -26,6 +28,7 @@ class Saliency:
 
     if not epath.Path(path).exists():
       raise ValueError(f'saliency network {path} does not exist.')
+    # pyrefly: ignore[missing-attribute]  # A compiled module without stubs.
     errors = onnxruntime.capi.onnxruntime_pybind11_state
     try:
       self._session = onnxruntime.InferenceSession(
@@ -52,13 +55,14 @@ class Saliency:
     """
     inputs_BCHW = ((pixels_BHWC.astype(np.float32) / 255 - MEAN) / DEVIATION).transpose(0, 3, 1, 2)
     step = 1 if self._is_single else len(inputs_BCHW)
-    shares = []
+    shares: list[float | None] = []
     for first in range(0, len(inputs_BCHW), step):
       part = np.ascontiguousarray(inputs_BCHW[first : first + step])
-      shares += self._shares(self._session.run(None, {self._input.name: part})[0])
+      outputs = self._session.run(None, {self._input.name: part})
+      shares += self._shares(cast(np.ndarray, outputs[0]))
     return shares
 
-  def _shares(self, map_B1HW):
+  def _shares(self, map_B1HW: np.ndarray) -> list[float | None]:
     low, high = float(map_B1HW.min()), float(map_B1HW.max())
     if map_B1HW.ndim != 4 or map_B1HW.shape[1] != 1 or not -0.01 <= low <= high <= 1.01:
       raise ValueError(

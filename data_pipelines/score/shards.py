@@ -9,8 +9,8 @@ several hosts, give each its own corpora. CLIP needs JAX and comes as an argumen
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -79,13 +79,15 @@ def score(
   manifest = reader.read_manifest(directory)
   heads = _heads(scorer, aesthetic, nsfw)
   network = saliency_lib.Saliency(saliency) if saliency else None
-  files = dict(aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer and scorer.weights)
-  files = {name: storage.sha256(epath.Path(file)) for name, file in files.items() if file}
+  files = dict(
+    aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer.weights if scorer else ''
+  )
+  digests = {name: storage.sha256(epath.Path(file)) for name, file in files.items() if file}
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
-  identity = json.dumps([VERSION, manifest['fingerprint'], files, _spans_digest(output, shards)])
+  identity = json.dumps([VERSION, manifest['fingerprint'], digests, _spans_digest(output, shards)])
   parts = output / '_scored'
   jobs.claim(parts, identity)
-  method = files.get('saliency', '')[:12]
+  method = digests.get('saliency', '')[:12]
   work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
@@ -97,7 +99,7 @@ def score(
   summary = dict(
     version=VERSION,
     corpus=manifest['fingerprint'],
-    weights=files,
+    weights=digests,
     num_examples=sum(result['num_examples'] for result in results),
     num_scored=sum(result['num_scored'] for result in results),
   )
@@ -105,12 +107,14 @@ def score(
   return summary
 
 
-def _heads(scorer, aesthetic, nsfw):
+def _heads(scorer: Scorer | None, aesthetic: str, nsfw: str) -> dict[str, heads_lib.Head]:
   named = dict(aesthetic=aesthetic, nsfw_score=nsfw)
+  if scorer is None:
+    return {}
   return {name: heads_lib.Head(path, scorer.dim) for name, path in named.items() if path}
 
 
-def _spans_digest(output, shards):
+def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
   """Changes if curate chose other shots."""
   digest = hashlib.sha256()
   for shard in shards:
@@ -124,7 +128,16 @@ def _spans_digest(output, shards):
 class _ScoreShard:
   """(shard of the manifest, folder) -> scored.parquet, one row per record."""
 
-  def __init__(self, output, scorer, heads, network, method, batch_size, num_threads):
+  def __init__(
+    self,
+    output: epath.Path,
+    scorer: Scorer | None,
+    heads: Mapping[str, heads_lib.Head],
+    network: saliency_lib.Saliency | None,
+    method: str,
+    batch_size: int,
+    num_threads: int,
+  ):
     self._output = output
     self._scorer = scorer
     self._heads = heads
@@ -149,22 +162,22 @@ class _ScoreShard:
       for batch in batches:
         scored += [dict(key=example['key']) for example in batch]
         if self._scorer:
-          self._score(batch, scored[-len(batch) :])
+          self._score(self._scorer, batch, scored[-len(batch) :])
         if self._network:
-          self._find_subjects(batch, scored[-len(batch) :])
+          self._find_subjects(self._network, batch, scored[-len(batch) :])
         num_good += sum(example['is_good'] for example in batch)
     table = pa.Table.from_pylist(scored, schema.SCORE)
     pa.parquet.write_table(table, folder / 'scored.parquet')
     return dict(num_examples=len(scored), num_scored=num_good)
 
-  def _score(self, batch, rows):
+  def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:
     # Always of one size: another one would compile again.
     filler = [batch[0]] * (self._batch_size - len(batch))
     pixels_BFHWC = np.stack([example['pixels'] for example in batch + filler])
     size = pixels_BFHWC.shape[:2]
-    images_ND = self._scorer.images(pixels_BFHWC.reshape(-1, *pixels_BFHWC.shape[2:]))
+    images_ND = scorer.images(pixels_BFHWC.reshape(-1, *pixels_BFHWC.shape[2:]))
     images_BFD = images_ND.reshape(*size, -1)
-    texts_BD = self._scorer.texts([example['caption'] for example in batch + filler])
+    texts_BD = scorer.texts([example['caption'] for example in batch + filler])
     similarity_B = np.einsum('bfd,bd->bf', images_BFD, texts_BD).mean(axis=1)
     scores = {name: head(images_ND).reshape(size) for name, head in self._heads.items()}
     for index, (example, row) in enumerate(zip(batch, rows, strict=True)):
@@ -175,9 +188,11 @@ class _ScoreShard:
         if 'nsfw_score' in scores:  # One frame is enough.
           row['nsfw_score'] = float(scores['nsfw_score'][index].max())
 
-  def _find_subjects(self, batch, rows):
+  def _find_subjects(
+    self, network: saliency_lib.Saliency, batch: list[dict], rows: list[dict]
+  ) -> None:
     for example, row in zip(batch, rows, strict=True):
-      shares = self._network(example['whole']) if example['is_good'] else []
+      shares = network(example['whole']) if example['is_good'] else []
       shares = [share for share in shares if share is not None]
       if shares:
         row['network_subject'] = float(np.median(shares))
@@ -191,13 +206,13 @@ class _Load:
   frames for the saliency network. For a network that is not there, S or N is 0.
   """
 
-  def __init__(self, records, rows, image_size, whole_size):
+  def __init__(self, records: str, rows: Sequence[Mapping], image_size: int, whole_size: int):
     self._shard, self._records = records, reader.Records()
     self._rows = rows
     self._image_size = image_size
     self._whole_size = whole_size
 
-  def __call__(self, index):
+  def __call__(self, index: int) -> dict[str, Any]:
     row, size = self._rows[index], self._image_size
     pixels, whole = (
       np.zeros((len(POSITIONS), side, side, 3), np.uint8) for side in (size, self._whole_size)
@@ -226,15 +241,15 @@ class _Load:
     return dict(loaded, is_good=True)
 
 
-def _span(row):
+def _span(row: Mapping) -> tuple[float, float]:
   if row.get('span_end'):
     return row['span_start'], row['span_end']
   return row['first_time'], row['first_time'] + row['duration']
 
 
-def _square(image, size):
+def _square(image: PIL.Image.Image, size: int) -> np.ndarray:
   return np.asarray(crops.center_crop_resize(image, size, size))
 
 
-def _squeezed(image, size):
+def _squeezed(image: PIL.Image.Image, size: int) -> np.ndarray:
   return np.asarray(image.resize((size, size), PIL.Image.Resampling.BILINEAR))

@@ -31,7 +31,14 @@ def csv_header(file: epath.Path) -> list[str]:
 
 
 def require(file: Any, found: Sequence[str], needed: Sequence[str], layout: str) -> None:
-  """Raises ValueError, with a hint, if a needed column is not among those found."""
+  """Raises ValueError, with a hint, if a needed column is not among those found.
+
+  Args:
+    file: that has the columns, as the error names it.
+    found: its columns.
+    needed: columns that it should have.
+    layout: that needs them, as the error names it.
+  """
   for name in needed:
     if name not in found:
       near = difflib.get_close_matches(name, found, n=1)
@@ -47,7 +54,7 @@ def find(found: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
   """What a row of a table says of an example, by the names of schema.ORIGIN."""
-  origin = {}
+  origin: dict[str, Any] = {}
   for name, aliases in ORIGIN_ALIASES.items():
     column = find(list(row), aliases)
     value = row[column] if column else None
@@ -57,7 +64,7 @@ def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
   return origin
 
 
-def _number(value):
+def _number(value: Any) -> float | None:
   try:
     return float(value)
   except ValueError:

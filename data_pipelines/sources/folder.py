@@ -58,7 +58,7 @@ class Folder(raw.Source):
     files = [self.path / name for name in CAPTION_FILES]
     return {file.name: columns.csv_header(file) for file in files if file.exists()}
 
-  def _listed(self):
+  def _listed(self) -> list[raw.Listed]:
     """All media files; raises if any lacks a caption."""
     captions = _captions_in_csv(self.path)
     listed, missing = [], []
@@ -80,7 +80,7 @@ class Folder(raw.Source):
     return listed
 
 
-def _media_files(path):
+def _media_files(path: epath.Path) -> Iterator[epath.Path]:
   protocol = str(path).partition('://')[0] if '://' in str(path) else ''
   for folder, _, names in path.walk():
     if protocol and '://' not in str(folder):  # etils 1.15 loses it.
@@ -90,8 +90,8 @@ def _media_files(path):
         yield folder / name
 
 
-def _captions_in_csv(path):
-  captions = {}
+def _captions_in_csv(path: epath.Path) -> dict[str, str]:
+  captions: dict[str, str] = {}
   for name in CAPTION_FILES:
     if not (path / name).exists():
       continue

@@ -66,7 +66,7 @@ class LaionParquet(raw.Source):
     )
 
 
-def _tables(path):
+def _tables(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if path.suffix == '.parquet' else []
   return sorted(path.glob('*.parquet'))

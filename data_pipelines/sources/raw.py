@@ -159,7 +159,7 @@ class RowsSource(Source):
     return [shard.split, rows.file.name, rows.offset, rows.sha256]
 
 
-def _read_range(file, offset, num_bytes):
+def _read_range(file: epath.Path, offset: int, num_bytes: int) -> bytes:
   with file.open('rb') as stream:
     stream.seek(offset)
     return stream.read(num_bytes)

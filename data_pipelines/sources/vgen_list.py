@@ -38,7 +38,7 @@ class VGenList(raw.RowsSource):
       yield raw.Listed(split, name, file, caption)
 
 
-def _line_ends(file):
+def _line_ends(file: epath.Path) -> list[int]:
   """Bytes at the start and after each line; raises if a line is not `file|||caption`."""
   ends = [0]
   with file.open('rb') as stream:
@@ -54,11 +54,11 @@ def _line_ends(file):
   return ends
 
 
-def _lists(path):
+def _lists(path: epath.Path) -> list[epath.Path]:
   files = [path] if path.is_file() else sorted(path.glob('*.txt'))
   return [file for file in files if file.suffix == '.txt' and SEPARATOR in _first_line(file)]
 
 
-def _first_line(file):
+def _first_line(file: epath.Path) -> str:
   with raw.open_text(file) as lines:
     return lines.readline()

@@ -8,7 +8,8 @@ truncated tar.
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, cast
 
 import pyarrow.parquet
 from etils import epath
@@ -70,19 +71,20 @@ def table_columns(table: epath.Path) -> list[str]:
     return pyarrow.parquet.read_schema(file).names
 
 
-def _tars(path):
+def _tars(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if path.suffix == '.tar' else []
   return sorted(path.glob('*.tar')) + sorted(path.glob('*/*.tar'))
 
 
-def _split(path, tar):
+def _split(path: epath.Path, tar: epath.Path) -> str | None:
   return raw.split_of(tar.parent.name) if tar.parent != path else None
 
 
-def _groups(tar):
+def _groups(tar: epath.Path) -> Iterator[tuple[str, dict[str, bytes] | None]]:
   """Yields (key, {suffix: bytes}) per example; (tar's name, None) if the tar ends too early."""
-  key, members, end = None, {}, 0
+  key, end = '', 0
+  members: dict[str, bytes] = {}
   try:
     with tar.open('rb') as stream, tarfile.open(fileobj=stream) as file:
       for member in file:
@@ -93,7 +95,7 @@ def _groups(tar):
           yield key, members
           members = {}
         key = stem
-        data = file.extractfile(member).read()
+        data = cast(IO[bytes], file.extractfile(member)).read()
         if len(data) < member.size:
           raise tarfile.ReadError('unexpected end of data')
         members[f'.{suffix.lower()}'] = data
@@ -109,7 +111,9 @@ def _groups(tar):
     yield key, members
 
 
-def _example(key, members, failure, row):
+def _example(
+  key: str, members: Mapping[str, bytes], failure: str, row: Mapping[str, Any]
+) -> raw.RawExample | raw.Rejected:
   media = next((suffix for suffix in members if suffix in raw.MEDIA_BY_SUFFIX), None)
   if media is None:
     detail = failure or _json(members).get('error_message') or f'members: {sorted(members)}'
@@ -122,7 +126,7 @@ def _example(key, members, failure, row):
   return raw.RawExample(key, caption, raw.MEDIA_BY_SUFFIX[media], members[media], origin)
 
 
-def _json(members):
+def _json(members: Mapping[str, bytes]) -> dict[str, Any]:
   try:
     found = json.loads(members.get('.json', b'{}'))
   except ValueError:
@@ -130,7 +134,7 @@ def _json(members):
   return found if isinstance(found, dict) else {}
 
 
-def _rows_by_key(table):
+def _rows_by_key(table: epath.Path) -> dict[str, dict[str, Any]]:
   """The rows of img2dataset's or video2dataset's table; none if it is not theirs."""
   found = table_columns(table) if table.exists() else []
   if not {'key', 'status'} & set(found):

@@ -46,13 +46,13 @@ class WebVid(raw.RowsSource):
     return {file.name: columns.csv_header(file) for file in _csv_files(self.path)}
 
 
-def _csv_files(path):
+def _csv_files(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if path.suffix == '.csv' else []
   return [file for file in sorted(path.glob('*.csv')) if 'videoid' in columns.csv_header(file)]
 
 
-def _row_ends(file):
+def _row_ends(file: epath.Path) -> list[int]:
   """Bytes after the header and after each row; a row may span lines."""
   consumed = 0
 

@@ -3,13 +3,21 @@
 import logging
 import math
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
+from data_pipelines.index import table as table_lib
+from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
 
 MAX_REPLACEMENTS = 8
+Decoder = decoder_lib.Decoder | decoder_lib.SandboxedDecoder | cache_lib.Reader
+Drawn = Sequence[tuple[int, tuple[int, int]]]  # (index, (number of the cell, place)).
 
 
 class DataError(ValueError):
@@ -17,10 +25,24 @@ class DataError(ValueError):
 
 
 def request(
-  corpora, table, bucket, place, start_fraction, max_duration=math.inf
+  corpora: reader.Corpora,
+  table: table_lib.Table,
+  bucket: buckets_lib.Bucket,
+  place: int | np.integer,
+  start_fraction: float,
+  max_duration: float = math.inf,
 ) -> decoder_lib.Request:
-  """What to decode for a place in the table; start_fraction puts the window into the video, of
-  which the first max_duration seconds count."""
+  """What to decode for a place in the table.
+
+  Args:
+    corpora: where the record is.
+    table: whose place it is.
+    bucket: that it is drawn for.
+    place: in the table.
+    start_fraction: in [0, 1), where the window begins: 0 is the earliest frame, 1 the latest that
+      leaves room for the bucket's frames.
+    max_duration: seconds of the video that count, from its start.
+  """
   shard, record = corpora.locate(table.row(place))
   if bucket.media == 'image':
     return decoder_lib.Request(shard, record, ())
@@ -35,9 +57,29 @@ class Batches:
   """[(index in the bucket's endless stream, (number of the cell, place))] -> batch.
 
   What cannot be decoded is replaced by another row of its cell, which the index decides.
+
+  Args:
+    decoder: of the pixels, or of what stands for them.
+    corpora: where the records are.
+    table: whose places are drawn.
+    bucket: of the batches.
+    bucket_cells: its cells, by number.
+    fields: what a batch holds.
+    seed: of the windows and the replacements.
+    health: counts what is decoded and what is not.
   """
 
-  def __init__(self, decoder, corpora, table, bucket, bucket_cells, fields, seed, health):
+  def __init__(
+    self,
+    decoder: Decoder,
+    corpora: reader.Corpora,
+    table: table_lib.Table,
+    bucket: buckets_lib.Bucket,
+    bucket_cells: Sequence[table_lib.Cell],
+    fields: Sequence[fields_lib.Field],
+    seed: int,
+    health: 'Health',
+  ):
     self._decoder = decoder
     self._corpora = corpora
     self._table = table
@@ -47,7 +89,7 @@ class Batches:
     self._seed = seed
     self._health = health
 
-  def __call__(self, drawn) -> dict[str, np.ndarray]:
+  def __call__(self, drawn: Drawn) -> dict[str, np.ndarray]:
     """Raises DataError if too much of it cannot be decoded."""
     batch = self._decoder.empty(self._bucket, len(drawn))
     captions = [''] * len(drawn)
@@ -78,17 +120,23 @@ class Batches:
       batch, self._fields, fields_lib.Rows(self._bucket, captions, positions)
     )
 
-  def row(self):
+  def row(self) -> dict[str, np.ndarray]:
     """A batch of one row, whose values mean nothing: the names, shapes and types of all."""
     batch = self._decoder.empty(self._bucket, 1)
     return fields_lib.add_rows(batch, self._fields, fields_lib.Rows(self._bucket, [''], [0]))
 
-  def _request(self, place, start):
+  def _request(self, place: int | np.integer, start: float) -> decoder_lib.Request:
     duration = self._decoder.max_duration
     return request(self._corpora, self._table, self._bucket, place, start, duration)
 
-  def describe(self, index, cell, place):
-    """Key, cell, and where and when in the corpus a draw lies, before any replacement."""
+  def describe(self, index: int, cell: int, place: int) -> dict[str, Any]:
+    """Key, cell, and where and when in the corpus a draw lies, before any replacement.
+
+    Args:
+      index: in the bucket's endless stream.
+      cell: number of the cell.
+      place: in the table.
+    """
     start = np.random.default_rng((self._seed, index)).random()
     drawn = self._request(place, start)
     key = self._corpora.key(self._table.row(place))

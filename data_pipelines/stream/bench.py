@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -32,15 +33,22 @@ class Costs:
 
 
 def measure(
-  directories: dict[str, str],
+  directories: Mapping[str, str],
   bucket: buckets_lib.Bucket,
   num_batches: int = 8,
   num_threads: int = 2,
   clip_image_size: int = 224,
   index: str = '',
 ) -> Costs:
-  """Streams num_batches batches of the bucket and decodes their examples once more, alone.
+  """Streams batches of a bucket and decodes their examples once more, alone.
 
+  Args:
+    directories: name -> ingested corpus.
+    bucket: shape of the batches.
+    num_batches: that are timed.
+    num_threads: batches made at a time, each in a process.
+    clip_image_size: side of the CLIP tower's squares, pixels.
+    index: folder of an index of the corpora, or ''.
   Raises:
     ValueError: no corpus there, or nothing in it that fills the bucket.
   """
@@ -60,14 +68,20 @@ def measure(
   return Costs(_decode_secs(stream, num_batches), cpu / count, count / wall)
 
 
-def _stream(directories, bucket, num_threads, index, clip_image_size=224):
+def _stream(
+  directories: Mapping[str, str],
+  bucket: buckets_lib.Bucket,
+  num_threads: int,
+  index: str,
+  clip_image_size: int = 224,
+) -> stream_lib.TrainStream:
   fields = fields_lib.released(_tokenize, clip_image_size)
   return stream_lib.TrainStream(
     directories, [bucket], fields, seed=0, num_threads=num_threads, index=index
   )
 
 
-def _decode_secs(stream, num_batches):
+def _decode_secs(stream: stream_lib.TrainStream, num_batches: int) -> float:
   """Processor seconds per example for decoding alone, of what can be decoded."""
   records, total, count = reader.Records(), 0.0, 0
   for step in range(num_batches):
@@ -86,11 +100,11 @@ def _decode_secs(stream, num_batches):
   return total / max(count, 1)
 
 
-def _tokenize(captions):
+def _tokenize(captions: Sequence[str]) -> np.ndarray:
   return np.zeros((len(captions), 1), np.int32)
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `bench` to python -m data_pipelines."""
   text = 'Measure the stream on ingested corpora, and say how many vCPUs a host needs for it.'
   parser = commands.add_parser('bench', help=text, description=text)

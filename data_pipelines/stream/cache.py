@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from etils import epath
@@ -25,6 +26,9 @@ from data_pipelines.media import decode
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import decoder
 from data_pipelines.stream import fields as fields_lib
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 VERSION = 1
 
@@ -49,7 +53,9 @@ class Kept:
     return [*([None] if self.frames else []), *self.shape]
 
 
-def features(shapes: Mapping[str, Sequence[int | None]], dtype: str):
+def features(
+  shapes: Mapping[str, Sequence[int | None]], dtype: str
+) -> 'tfds.features.FeaturesDict':
   """The record as tfds features; shapes as of Kept.in_record."""
   import tensorflow_datasets as tfds
 
@@ -64,19 +70,39 @@ def features(shapes: Mapping[str, Sequence[int | None]], dtype: str):
   return tfds.features.FeaturesDict(dict(key=text, caption=text, first_time=start) | tensors)
 
 
-def folder(directory: epath.Path, name: str, height: int, width: int) -> epath.Path:
-  """Of the records of one corpus at one size."""
+def folder(directory: epath.PathLike, name: str, height: int, width: int) -> epath.Path:
+  """Of the records of one corpus at one size.
+
+  Args:
+    directory: of the cache.
+    name: of the corpus.
+    height: of the buckets, pixels.
+    width: of the buckets, pixels.
+  """
   return epath.Path(directory) / name / f'{width}x{height}'
 
 
 def frame_times(first_time: float, duration: float, fps: float, max_frames: int) -> list[float]:
-  """Presentation times of the frames that are kept of a video, seconds."""
+  """Presentation times of the frames that are kept of a video, seconds.
+
+  Args:
+    first_time: presentation time of the video's first frame, seconds.
+    duration: from the first frame to the last one, seconds.
+    fps: of the cache, frames per second.
+    max_frames: of the cache.
+  """
   count = min(max_frames, int((duration + 1e-3) * fps) + 1)
   return [first_time + k / fps for k in range(count)]
 
 
 def check_buckets(buckets: Sequence[buckets_lib.Bucket], fps: float, max_frames: int) -> None:
-  """Raises ValueError for a bucket that cannot be drawn from such a cache."""
+  """Raises ValueError for a bucket that cannot be drawn from such a cache.
+
+  Args:
+    buckets: of a run.
+    fps: of the cache, frames per second.
+    max_frames: that the cache has of a video.
+  """
   for bucket in buckets:
     if bucket.media == 'image':
       continue
@@ -92,7 +118,7 @@ def check_buckets(buckets: Sequence[buckets_lib.Bucket], fps: float, max_frames:
       )
 
 
-def read_manifest(directory: str) -> dict:
+def read_manifest(directory: epath.PathLike) -> dict:
   """The manifest of a whole cache; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'
   if not path.exists():
@@ -122,15 +148,19 @@ class DecodeRow:
 
   def __init__(self, fields: Sequence[fields_lib.PixelField]):
     self._fields = tuple(fields)
-    self._records = None
+    self._records: reader.Records | None = None
 
-  def __call__(self, shard, record, times, height, width):
+  def __call__(
+    self, shard: str, record: int, times: Sequence[float], height: int, width: int
+  ) -> dict[str, Any]:
     """key, caption, and of each field all frames: uint8 (F, height, width, 3).
 
     Args:
-      shard, record: where it is.
-      times: of the frames; [] for an image.
-      height, width: of the bucket.
+      shard: its file of records.
+      record: its place in that file.
+      times: ascending presentation times of the F frames, seconds; [] for an image.
+      height: of the bucket, pixels.
+      width: of the bucket, pixels.
     Raises:
       DecodeError: it cannot be decoded.
     """
@@ -155,7 +185,13 @@ class DecodeRow:
 def frame_shapes(
   fields: Sequence[fields_lib.PixelField], height: int, width: int
 ) -> dict[str, tuple[int, ...]]:
-  """(height, width, 3) by field, of one frame in a bucket of that size."""
+  """Shape of one frame in a bucket of a size, by field: (height, width, 3), as each shows it.
+
+  Args:
+    fields: of pixels.
+    height: of the bucket, pixels.
+    width: of the bucket, pixels.
+  """
   bucket = buckets_lib.Bucket('', 1, height, width, fps=1.0, batch_size=1, media='image')
   return {field.name: field.shape(bucket)[-3:] for field in fields}
 
@@ -165,7 +201,8 @@ class Reader:
 
   Args:
     directory: of the cache.
-    corpora, table: that are streamed.
+    corpora: that are streamed.
+    table: which of their rows are.
     buckets: that are drawn.
     kept: the arrays to read.
 
@@ -179,7 +216,7 @@ class Reader:
 
   def __init__(
     self,
-    directory: str,
+    directory: epath.PathLike,
     corpora: reader.Corpora,
     table: table_lib.Table,
     buckets: Sequence[buckets_lib.Bucket],
@@ -203,13 +240,13 @@ class Reader:
     self._kept = {array.name: array for array in kept}
     self._shapes = {size: manifest['shapes'][f'{size[1]}x{size[0]}'] for size in sizes}
     self._check_arrays(directory)
-    self._folders = {}
+    self._folders: dict[tuple[str, tuple[int, int]], epath.Path] = {}
     for name, path in corpora.directories.items():
       for size in sizes:
         self._folders[str(path), size] = folder(directory, name, *size)
     self._records = reader.Records(('key', 'caption'), ('first_time', *self._kept))
 
-  def _check_arrays(self, directory):
+  def _check_arrays(self, directory: epath.PathLike) -> None:
     for shapes in self._shapes.values():
       missing = [name for name in self._kept if name not in shapes]
       if missing:
@@ -219,7 +256,9 @@ class Reader:
         )
 
   @staticmethod
-  def _check_source(directory, identity, corpora, table):
+  def _check_source(
+    directory: epath.PathLike, identity: Mapping, corpora: reader.Corpora, table: table_lib.Table
+  ) -> None:
     opened = dict(zip(corpora.names, corpora.fingerprints, strict=True))
     if identity['corpora'] != opened or identity['table'] != table.fingerprint:
       raise ValueError(
@@ -228,7 +267,7 @@ class Reader:
         'give the same data.directories and data.index, or precompute again.'
       )
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict[str, np.ndarray]:
     """The kept arrays of a batch: of all drawn frames (b, F, ...), or of one or none (b, ...)."""
     batch = _Batch((bucket.height, bucket.width))
     for name, array in self._kept.items():
@@ -239,9 +278,10 @@ class Reader:
     return batch
 
   def fill(
-    self, batch: dict, requests: Mapping[int, decoder.Request]
+    self, batch: dict[str, np.ndarray], requests: Mapping[int, decoder.Request]
   ) -> Iterator[tuple[int, decoder.Decoded]]:
     """As decoder.Decoder.fill."""
+    batch = cast('_Batch', batch)  # `empty` made it.
     for row, request in requests.items():
       shard = epath.Path(request.shard)
       path = self._folders[str(shard.parent), batch.size] / shard.name
@@ -255,7 +295,9 @@ class Reader:
         continue
       yield row, decoder.Decoded(key, record['caption'])
 
-  def _take(self, batch, row, record, times):
+  def _take(
+    self, batch: '_Batch', row: int, record: Mapping[str, bytes], times: Sequence[float]
+  ) -> None:
     arrays = {
       name: np.frombuffer(record[name], self._dtype).reshape(
         [-1 if size is None else size for size in self._shapes[batch.size][name]]
@@ -286,9 +328,9 @@ class Reader:
     """Nothing to end."""
 
 
-class _Batch(dict):
+class _Batch(dict[str, np.ndarray]):
   """Arrays by name, and the (height, width) in pixels that they stand for."""
 
-  def __init__(self, size):
+  def __init__(self, size: tuple[int, int]):
     super().__init__()
     self.size = size

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -49,7 +50,13 @@ class Decoded:
 def shapes(
   fields: Sequence[fields_lib.PixelField], bucket: buckets_lib.Bucket, batch_size: int
 ) -> dict[str, tuple[int, ...]]:
-  """Of the pixels of a batch, uint8."""
+  """Shapes of the pixels of a batch, uint8, by name.
+
+  Args:
+    fields: of pixels.
+    bucket: of the batch.
+    batch_size: rows of the batch.
+  """
   return {field.name: (batch_size, *field.shape(bucket)) for field in fields}
 
 
@@ -71,19 +78,21 @@ class Decoder:
     self._records = reader.Records()
     self._local = threading.local()
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict[str, np.ndarray]:
     """The pixels of a batch, to be filled."""
     found = shapes(self.fields, bucket, batch_size)
     return {name: np.empty(shape, np.uint8) for name, shape in found.items()}
 
-  def fill(self, batch: dict, requests: Mapping[int, Request]) -> Iterator[tuple[int, Decoded]]:
+  def fill(
+    self, batch: dict[str, np.ndarray], requests: Mapping[int, Request]
+  ) -> Iterator[tuple[int, Decoded]]:
     """Fills rows of a batch that `empty` made; yields (row, what became of it), in order."""
     if not hasattr(self._local, 'converter'):
       self._local.converter = decode.Converter()
     for row, request in requests.items():
       yield row, self._fill({name: values[row] for name, values in batch.items()}, request)
 
-  def _fill(self, pixels, request):
+  def _fill(self, pixels: Mapping[str, np.ndarray], request: Request) -> Decoded:
     key = ''
     try:
       record = self._records.read(request.shard, request.record)
@@ -98,7 +107,7 @@ class Decoder:
       return Decoded(key, error=str(error))
     return Decoded(key, record['caption'])
 
-  def _views(self, pixels, num_frames):
+  def _views(self, pixels: Mapping[str, np.ndarray], num_frames: int) -> list[decode.View]:
     views = []
     for field in self.fields:
       values = pixels[field.name]
@@ -106,7 +115,7 @@ class Decoder:
       views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
     return views
 
-  def _check(self, data):
+  def _check(self, data: bytes) -> None:
     # Hashing costs 1 % of decoding: only once there is something to look for.
     if self.quarantine and hashlib.sha256(data).hexdigest() in self.quarantine:
       raise decode.DecodeError('quarantine', 'a decoder crashed or hung on this file.')
@@ -148,12 +157,15 @@ class SandboxedDecoder:
     self.open, self.close = self.sandbox.open, self.sandbox.close
     self.cpu_secs = self.sandbox.cpu_secs
 
-  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict:
+  def empty(self, bucket: buckets_lib.Bucket, batch_size: int) -> dict[str, np.ndarray]:
     """As Decoder.empty, in memory that the children see."""
     return self._memory.batch(shapes(self.fields, bucket, batch_size))
 
-  def fill(self, batch: dict, requests: Mapping[int, Request]) -> Iterator[tuple[int, Decoded]]:
+  def fill(
+    self, batch: dict[str, np.ndarray], requests: Mapping[int, Request]
+  ) -> Iterator[tuple[int, Decoded]]:
     """As Decoder.fill."""
+    batch = cast(shared_memory.Batch, batch)  # `empty` made it.
     left = dict(requests)
     suspect = None
     while left:
@@ -170,7 +182,7 @@ class SandboxedDecoder:
           yield row, self._lose(request, str(error))
         suspect = row  # Once may be the machine's fault, and must not change the batch.
 
-  def _lose(self, request, reason):
+  def _lose(self, request: Request, reason: str) -> Decoded:
     """Quarantines the media at which a child was lost."""
     self.num_lost += 1
     key = ''
@@ -186,10 +198,17 @@ class SandboxedDecoder:
 class _Fill:
   """In the child: (where the batch is, requests, quarantine) -> [(row, Decoded)]."""
 
-  def __init__(self, fields):
-    self._fields, self._decoder = fields, None
+  def __init__(self, fields: Sequence[fields_lib.PixelField]):
+    self._fields = fields
+    self._decoder: Decoder | None = None
 
-  def __call__(self, path, layout, requests, quarantine):
+  def __call__(
+    self,
+    path: str,
+    layout: shared_memory.Layout,
+    requests: Mapping[int, Request],
+    quarantine: Collection[str],
+  ) -> list[tuple[int, Decoded]]:
     if self._decoder is None:  # Only there: what it opens is not to be pickled.
       self._decoder, self._memory = Decoder(self._fields), shared_memory.Opened()
     batch = self._memory.batch(path, layout)

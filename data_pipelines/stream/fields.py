@@ -7,7 +7,7 @@ in the signal that reads it (i2vgen_jax/conditions/).
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -86,13 +86,12 @@ class ClipImage(PixelField):
 
 
 class RowField(abc.ABC):
-  """An array that is made of the bucket and the captions.
+  """An array that is made of the bucket and the captions."""
 
-  Attributes:
-    name: of the array in the batch.
-  """
-
-  name: str
+  @property
+  @abc.abstractmethod
+  def name(self) -> str:
+    """Of the array in the batch."""
 
   @abc.abstractmethod
   def of_rows(self, rows: Rows) -> np.ndarray:
@@ -142,8 +141,16 @@ def pixel_fields(fields: Sequence[Field]) -> tuple[PixelField, ...]:
   return tuple(field for field in fields if isinstance(field, PixelField))
 
 
-def add_rows(batch: dict, fields: Sequence[Field], rows: Rows) -> dict[str, np.ndarray]:
-  """The batch, with the arrays of its row fields."""
+def add_rows(
+  batch: Mapping[str, np.ndarray], fields: Sequence[Field], rows: Rows
+) -> dict[str, np.ndarray]:
+  """The batch, with the arrays of its row fields.
+
+  Args:
+    batch: its pixels, by name.
+    fields: of the batch; those of pixels are passed over.
+    rows: what else is known of it.
+  """
   made = {field.name: field.of_rows(rows) for field in fields if isinstance(field, RowField)}
   return dict(batch) | made
 

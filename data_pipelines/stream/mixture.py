@@ -6,8 +6,10 @@ arithmetic on the index (half a microsecond per stream), so any element is found
 
 import bisect
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 # Of the smallest weight; the others are rounded to as much of it. Grain's own mix has 100 here.
 _RESOLUTION = 10_000
@@ -23,8 +25,10 @@ class Mixture:
       Of two that begin at one index, the later counts.
   """
 
-  def __init__(self, phases: Sequence[tuple[int, Sequence[float]]]):
-    self._starts, self._proportions, self._before = [], [], []
+  def __init__(self, phases: Sequence[tuple[int, Sequence[float] | np.ndarray]]):
+    self._starts: list[int] = []
+    self._proportions: list[list[int]] = []
+    self._before: list[list[int]] = []
     for start, weights in phases:
       self._before.append(self.counts(start) if start else [0] * len(weights))
       smallest = min(weight for weight in weights if weight)
@@ -48,7 +52,7 @@ class Mixture:
     return found
 
 
-def _select(proportions, index):
+def _select(proportions: Sequence[int], index: int) -> tuple[int, int]:
   """The stream whose count grows at the index, and its count before."""
   left, left_after, remaining = index, index + 1, sum(proportions)
   for stream, proportion in enumerate(proportions):
@@ -86,7 +90,8 @@ def read_phases(
 
   Args:
     phases: (start, buckets, sources) as of Phase; what one leaves out is as in the phase before.
-    buckets, sources: before the first of them.
+    buckets: weights by name, before the first of them.
+    sources: weights by name of the corpus, likewise.
     corpora: their names.
   Raises:
     ValueError: an unknown name, a weight that is not positive, or steps that do not ascend.
@@ -118,11 +123,11 @@ def read_phases(
   return found
 
 
-def _floats(weights):
+def _floats(weights: Mapping[str, float]) -> dict[str, float]:
   return {name: float(weight) for name, weight in weights.items()}
 
 
-def _check_weights(name, weights, known):
+def _check_weights(name: str, weights: Mapping[str, float], known: Collection[str]) -> None:
   for key, weight in weights.items():
     if key not in known:
       raise ValueError(f'{name} names {key!r}; known: {", ".join(known)}.')

@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
@@ -19,6 +20,11 @@ GAP = 4  # Pixels between its pictures.
 def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   """Writes step-<step>.json and step-<step>.png into `output`.
 
+  Args:
+    workdir: of the run, whose config.json tells the stream.
+    step: of the run, from 0 on.
+    output: folder; it is made.
+    dry_run: decode and write nothing.
   Returns:
     What the JSON file says: bucket, fingerprint, and per example what TrainStream.examples_at
     does, its caption, and why it was replaced by another if it was. With dry_run nothing is
@@ -31,9 +37,9 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   if step < 0:
     raise ValueError(f'step={step} should be >= 0.')
-  captions = []
+  captions: list[str] = []
 
-  def keep_captions(batch_captions):
+  def keep_captions(batch_captions: Sequence[str]) -> np.ndarray:
     captions[:] = batch_captions
     return np.zeros((len(batch_captions), 1), np.int32)
 
@@ -78,7 +84,7 @@ def contact_sheet(batch: stream_lib.Batch) -> PIL.Image.Image:
   return sheet
 
 
-def add_command(commands) -> None:
+def add_command(commands: jobs.Commands) -> None:
   """Adds `peek` to python -m data_pipelines."""
   text = 'Show exactly what a step of a run will see: keys, captions, frames.'
   parser = commands.add_parser('peek', help=text, description=text)
@@ -89,7 +95,7 @@ def add_command(commands) -> None:
   parser.set_defaults(run=_run)
 
 
-def _run(workdir, step, output, dry_run):
+def _run(workdir: str, step: int, output: str, dry_run: bool) -> None:
   seen = peek(workdir, step, output, dry_run)
   bucket = seen['bucket']
   print(

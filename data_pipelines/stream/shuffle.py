@@ -26,12 +26,12 @@ def epochs(length: int, seed: int) -> grain.MapDataset:
 class _Permutations:
   """Shuffles few items: there Grain's shuffle is slow (7 ms per index for 4 items, measured)."""
 
-  def __init__(self, length, seed):
+  def __init__(self, length: int, seed: int):
     self.length = length
     self.seed = seed
-    self.cached = (-1, None)
+    self.cached: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
-  def __call__(self, index):
+  def __call__(self, index: int) -> np.integer:
     epoch, position = divmod(index, self.length)
     cached_epoch, order = self.cached
     if cached_epoch != epoch:
@@ -40,7 +40,7 @@ class _Permutations:
     return order[position]
 
 
-def _shuffle_is_broken(length):
+def _shuffle_is_broken(length: int) -> bool:
   """Grain 0.2.18 repeats an element of 2^k + 1, for even k >= 16, and leaves out another."""
   bits = (length - 1).bit_length() - 1
   return length - 1 == 1 << bits and bits >= 16 and bits % 2 == 0

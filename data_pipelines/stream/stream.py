@@ -15,9 +15,11 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import grain
 import numpy as np
+from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
@@ -29,6 +31,9 @@ from data_pipelines.stream import fields as fields_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
+# (index in the bucket's stream, (number of the cell, place)). By its types, Grain may give None for
+# one that a filter drops; here nothing is filtered.
+Draw = tuple[int, tuple[int, int]]
 DataError = batches.DataError
 
 
@@ -42,7 +47,8 @@ class TrainStream:
     buckets: shapes of the steps.
     fields: what a batch holds, such as fields.Video() and fields.Fps().
     seed: of the order, the windows in the videos, and what replaces a bad example.
-    host_index, host_count: whose rows.
+    host_index: whose rows.
+    host_count: how many hosts there are.
     num_threads: batches that are made at a time; each has its decoding process.
     max_bad_fraction: more undecodable examples than this share of those seen are an error.
     index: folder of an index of the corpora (python -m data_pipelines index), or ''.
@@ -64,7 +70,7 @@ class TrainStream:
 
   def __init__(
     self,
-    directories: str | Mapping[str, str],
+    directories: epath.PathLike | Mapping[str, epath.PathLike],
     buckets: Sequence[buckets_lib.Bucket],
     fields: Sequence[fields_lib.Field],
     seed: int,
@@ -85,6 +91,7 @@ class TrainStream:
     self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
+    self._decoder: batches.Decoder
     if cache:
       self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets, kept)
     else:
@@ -97,7 +104,9 @@ class TrainStream:
     self._mixture = mixture.Mixture(
       [(phase.start, [phase.buckets.get(name, 0.0) for name in weights]) for phase in planned]
     )
-    self._drawn, self._batches, self._of_bucket = [], [], []
+    self._drawn: list[grain.MapDataset] = []
+    self._batches: list[batches.Batches] = []
+    self._of_bucket: list[grain.MapDataset] = []
     for number, bucket in enumerate(buckets):
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       bucket_cells, cell_mixture = self._cells(number, planned)
@@ -113,11 +122,13 @@ class TrainStream:
     self._steps = grain.MapDataset.range(2**62).map(self._make)
     described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
     described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
-    if cache:
+    if isinstance(self._decoder, cache_lib.Reader):
       described.append(self._decoder.fingerprint)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
-  def _cells(self, number, phases):
+  def _cells(
+    self, number: int, phases: Sequence[mixture.Phase]
+  ) -> tuple[list[table_lib.Cell], mixture.Mixture]:
     """A bucket's cells, and their mixture: its phases begin at the bucket's own draws."""
     bucket = self._buckets[number]
     found = self._table.eligible(bucket, by_source=any(phase.sources for phase in phases))
@@ -139,9 +150,9 @@ class TrainStream:
       )
     return found, mixture.Mixture(mixed)
 
-  def _make(self, step):
+  def _make(self, step: int) -> Batch:
     number, index = self._mixture[step]
-    return self._of_bucket[number][index]
+    return cast(Batch, self._of_bucket[number][index])
 
   def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> (shape, type) of a bucket's global batch."""
@@ -168,10 +179,8 @@ class TrainStream:
     number, batch_index = self._mixture[step]
     bucket, drawn = self._buckets[number], self._drawn[number]
     first = batch_index * bucket.batch_size
-    return [
-      self._batches[number].describe(index, *draw)
-      for index, draw in (drawn[first + i] for i in range(bucket.batch_size))
-    ]
+    draws = (cast(Draw, drawn[first + i]) for i in range(bucket.batch_size))
+    return [self._batches[number].describe(index, *draw) for index, draw in draws]
 
   @property
   def child_cpu_secs(self) -> float:
@@ -185,7 +194,7 @@ class TrainStream:
   def batch_at(self, step: int) -> Batch:
     """This host's rows of a step's batch; what `iterate` yields, by definition."""
     self._decoder.open()
-    return self._steps[step]
+    return cast(Batch, self._steps[step])
 
   def iterate(self, first_step: int = 0) -> 'BatchIterator':
     """Yields (bucket, batch) from first_step on, for ever, decoded ahead in threads."""
@@ -197,7 +206,7 @@ class TrainStream:
     return BatchIterator(self, self._steps[first_step:].to_iter_dataset(options), first_step)
 
 
-def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options) -> TrainStream:
+def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options: Any) -> TrainStream:
   """The stream of a run's config; with the rows of all hosts unless the options say otherwise.
 
   Args:
@@ -220,8 +229,14 @@ def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options) 
   )
 
 
-class BatchIterator(Iterator):
-  """Iterator over (bucket, batch); close it to stop its threads."""
+class BatchIterator(Iterator[tuple[buckets_lib.Bucket, Batch]]):
+  """Iterator over (bucket, batch); close it to stop its threads.
+
+  Args:
+    stream: that tells the buckets; closed with this.
+    batches: from first_step on.
+    first_step: of the run.
+  """
 
   def __init__(self, stream: TrainStream, batches: grain.IterDataset, first_step: int):
     self._stream = stream
@@ -240,7 +255,7 @@ class BatchIterator(Iterator):
 
 
 def held_out(
-  directories: str | Mapping[str, str],
+  directories: epath.PathLike | Mapping[str, epath.PathLike],
   bucket: buckets_lib.Bucket,
   fields: Sequence[fields_lib.Field],
   num_examples: int,
@@ -251,6 +266,13 @@ def held_out(
 
   What cannot be decoded, or crashes a decoder, is left out and logged.
 
+  Args:
+    directories: ingested corpora.
+    bucket: shape of the examples; its batch_size does not matter.
+    fields: what the batch holds.
+    num_examples: at most so many.
+    split: that is held out.
+    sandbox: decode in a process that may crash; else in this one.
   Returns:
     A batch as of TrainStream, with 'caption' and 'key' (lists of str) besides; of fewer than
     num_examples rows if the split has fewer, which is logged.
@@ -260,7 +282,8 @@ def held_out(
   [cell] = table.eligible(bucket)
   decoder = decoder_lib.make_decoder(fields, sandbox)
   batch = decoder.empty(bucket, num_examples)
-  captions, keys = [], []
+  captions: list[str] = []
+  keys: list[str] = []
   for place in cell.places:
     request = batches.request(corpora, table, bucket, place, 0.0)
     [(_, decoded)] = decoder.fill(batch, {len(keys): request})
@@ -286,7 +309,9 @@ def held_out(
 class _Draw:
   """index -> (index, (number of the cell, place)): each cell in shuffled epochs of its own."""
 
-  def __init__(self, bucket_cells, cell_mixture, seed):
+  def __init__(
+    self, bucket_cells: Sequence[table_lib.Cell], cell_mixture: mixture.Mixture, seed: int
+  ):
     self._places = [cell.places for cell in bucket_cells]
     self._mixture = cell_mixture
     self._orders = [
@@ -294,12 +319,13 @@ class _Draw:
       for cell in bucket_cells
     ]
 
-  def __call__(self, index):
+  def __call__(self, index: int) -> Draw:
     number, position = self._mixture[index]
-    return index, (number, int(self._places[number][int(self._orders[number][position])]))
+    order = cast(np.integer, self._orders[number][position])
+    return index, (number, int(self._places[number][int(order)]))
 
 
-def _check_buckets(buckets, host_index, host_count):
+def _check_buckets(buckets: Sequence[buckets_lib.Bucket], host_index: int, host_count: int) -> None:
   if not buckets:
     raise ValueError('buckets is empty: a run needs at least one.')
   names = [bucket.name for bucket in buckets]

@@ -1,4 +1,4 @@
-"""What a model is conditioned on: the lines of `unet.conditioners` as classes.
+"""The conditions of a model: the lines of `unet.conditioners` as classes.
 
 The kind of a line is the name of a file in this folder, whose class is named alike, in CamelCase:
 'image_tokens' is ImageTokens of image_tokens.py. A class from anywhere else that can be imported is
@@ -33,7 +33,7 @@ class Line:
 
   @property
   def name(self) -> str:
-    """Of its parameters."""
+    """The name of its parameters."""
     return name_of(self.kind)
 
   def make(self, **fields: Any) -> base.Conditioner:
@@ -78,7 +78,8 @@ def read(lines: Iterable[Mapping[str, Any]]) -> tuple[Line, ...]:
   """The lines of a config's unet.conditioners.
 
   Raises:
-    ValueError: an unknown kind, a kind twice, a field that its class has not, or no context token.
+    ValueError: a kind is unknown or stands twice, its class lacks a field, or no line makes context
+      tokens.
   """
   found = []
   for line in lines:
@@ -99,10 +100,10 @@ def read(lines: Iterable[Mapping[str, Any]]) -> tuple[Line, ...]:
 
 
 def signal_classes(lines: Sequence[Line]) -> tuple[type[base.Signal], ...]:
-  """Those that the lines read, each once, in the order of their names.
+  """The signals that the lines read, each once, in the order of their names.
 
   Raises:
-    ValueError: two of the same name.
+    ValueError: two signals have the same name.
   """
   classes = {cls for line in lines for cls in line.conditioner.signals}
   by_name = {cls.name: cls for cls in classes}

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+from etils import epath
 
 from data_pipelines.stream import cache, fields
 from i2vgen_jax.models import autoencoder
@@ -25,26 +26,26 @@ from i2vgen_jax.models import autoencoder
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a signal is made of.
+  """The parts of a run that a signal is made from.
 
   Attributes:
     config: of the run.
     autoencoder: of the run.
     networks: the frozen networks by their block of the config; Flax modules.
-    workdir: of the run, whose own copy of a tokenizer comes first; or None.
-    reads_captions: False for what is only planned: then there is no tokenizer.
+    workdir: of the run, or None; its own copy of a tokenizer comes first.
+    reads_captions: False for a session that is only planned: then there is no tokenizer.
   """
 
   config: Any
   autoencoder: autoencoder.Autoencoder
-  networks: Mapping[str, nn.Module]
-  workdir: str | None = None
+  networks: Mapping[str, Any]
+  workdir: epath.PathLike | None = None
   reads_captions: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a user gives to sample from, one entry for each video.
+  """A user's request for videos, with one entry for each.
 
   Attributes:
     images: RGB pictures of any size.
@@ -88,11 +89,11 @@ class Signal(abc.ABC):
 
   @abc.abstractmethod
   def fields(self) -> tuple[fields.Field, ...]:
-    """What it reads of a batch."""
+    """The fields that it reads from a batch."""
 
   @abc.abstractmethod
   def shape(self, height: int, width: int) -> tuple[int, ...]:
-    """Of a row of what `encode` returns, for a video of this size in pixels."""
+    """Shape of a row of what `encode` returns, for a video of this size in pixels."""
 
   @abc.abstractmethod
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
@@ -115,7 +116,8 @@ class Signal(abc.ABC):
   # Dropped and guided.
 
   def null(self, frozen: Any) -> jax.Array | None:
-    """What takes its place when it is dropped, broadcastable to (B, ...); None is never dropped.
+    """The value that replaces it when it is dropped, broadcastable to (B, ...); None if it is
+    never dropped.
 
     frozen['null'][name] is the encoding of `negative` of the run's own negative prompt, if it has
     one.
@@ -123,7 +125,7 @@ class Signal(abc.ABC):
     return jnp.zeros(())
 
   def negative(self, prompt: str) -> dict[str, np.ndarray]:
-    """`inputs`, of one row, of what guidance moves away from; {} needs none."""
+    """`inputs` of one row for what guidance moves away from; {} if it needs none."""
     return {}
 
   def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
@@ -139,7 +141,7 @@ class Signal(abc.ABC):
   # Cached.
 
   def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """Arrays that a cache keeps of it; () is made of the batch, or of the latents, at each step."""
+    """Arrays that a cache keeps of it; with () each step makes it from the batch or the latents."""
     return ()
 
   def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
@@ -152,10 +154,10 @@ class Signal(abc.ABC):
     return {}
 
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """As `encode`, of a batch with kept arrays, and with `latent_mean` and `latent_logvar`."""
+    """As `encode`, for a batch with the kept arrays, `latent_mean` and `latent_logvar`."""
     return self.encode({}, self.of_batch(batch), keys_B)
 
-  def keep_files(self, workdir: str) -> None:  # noqa: B027  # Most read nothing else.
+  def keep_files(self, workdir: epath.PathLike) -> None:  # noqa: B027  # Most read nothing else.
     """Copies what it reads from elsewhere, such as a tokenizer, into the workdir."""
 
 

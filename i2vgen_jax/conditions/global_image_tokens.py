@@ -1,6 +1,7 @@
 """The paper's semantics of the image (Sec. 3.1, G.Enc): CLIP's vector plus a learned one."""
 
 import flax.linen as nn
+import jax
 
 from i2vgen_jax.conditions import base, image_latent_tokens, image_tokens, signals
 
@@ -18,8 +19,21 @@ class GlobalImageTokens(base.Conditioner):
   pool_size: int = 32
 
   @nn.compact
-  def __call__(self, image_embedding_BV, image_latents_BHWC, num_frames, dropout_keys_B):
-    """(B, V) and (B, H, W, C) -> (B, num_tokens, D)."""
+  def __call__(
+    self,
+    image_embedding_BV: jax.Array,
+    image_latents_BHWC: jax.Array,
+    num_frames: int,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
+    """(B, V) and (B, H, W, C) -> (B, num_tokens, D).
+
+    Args:
+      image_embedding_BV: CLIP's vector of the first frame.
+      image_latents_BHWC: of the first frame.
+      num_frames: not used.
+      dropout_keys_B: not used.
+    """
     shared = dict(embedding_width=self.embedding_width, dropout=self.dropout, dtype=self.dtype)
     global_encoder = image_latent_tokens.ImageLatentTokens(
       pool_size=self.pool_size,

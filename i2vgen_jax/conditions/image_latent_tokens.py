@@ -18,8 +18,16 @@ class ImageLatentTokens(base.Conditioner):
   pool_size: int = 32
 
   @nn.compact
-  def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
-    """(B, H, W, C) -> (B, L, D)."""
+  def __call__(
+    self, image_latents_BHWC: jax.Array, num_frames: int, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
+    """(B, H, W, C) -> (B, L, D).
+
+    Args:
+      image_latents_BHWC: of the first frame.
+      num_frames: not used.
+      dropout_keys_B: not used.
+    """
     channels = image_latents_BHWC.shape[-1]
     h = layers.Conv(8 * channels, dtype=self.dtype, name='conv_0')(image_latents_BHWC)
     h = adaptive_average_pool(nn.silu(h), self.pool_size)
@@ -28,7 +36,7 @@ class ImageLatentTokens(base.Conditioner):
     return h.reshape(h.shape[0], -1, self.route_width)
 
 
-def adaptive_average_pool(x_BHWC, size):
+def adaptive_average_pool(x_BHWC: jax.Array, size: int) -> jax.Array:
   """(B, H, W, C) -> (B, size, size, C): torch's AdaptiveAvgPool2d, also for H or W below `size`."""
   height, width = x_BHWC.shape[1:3]
   return jnp.einsum(
@@ -40,7 +48,7 @@ def adaptive_average_pool(x_BHWC, size):
   ).astype(x_BHWC.dtype)
 
 
-def _pooling_matrix(num_inputs, num_bins):
+def _pooling_matrix(num_inputs: int, num_bins: int) -> np.ndarray:
   """(num_bins, num_inputs): bin i averages [floor(i n / bins), ceil((i + 1) n / bins))."""
   matrix = np.zeros((num_bins, num_inputs), np.float32)
   for i in range(num_bins):

@@ -1,6 +1,7 @@
 """The release's details of the image: its latents as channels beside the noise."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.conditions import base, signals
@@ -15,8 +16,16 @@ class ImageLatents(base.Conditioner):
   ablated = 'detail latents'
 
   @nn.compact
-  def __call__(self, image_latents_BHWC, num_frames, dropout_keys_B):
-    """(B, H, W, C) -> (B, F, H, W, C)."""
+  def __call__(
+    self, image_latents_BHWC: jax.Array, num_frames: int, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
+    """(B, H, W, C) -> (B, F, H, W, C).
+
+    Args:
+      image_latents_BHWC: of the first frame.
+      num_frames: F.
+      dropout_keys_B: a key per sample, or None for no dropout.
+    """
     channels = image_latents_BHWC.shape[-1]
     h = video_parts.own_part(mark_positions(image_latents_BHWC, num_frames), 1)
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
@@ -26,7 +35,7 @@ class ImageLatents(base.Conditioner):
     return adapter(h, dropout_keys_B)
 
 
-def mark_positions(image_latents_BHWC, num_frames):
+def mark_positions(image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:
   """(B, H, W, C) -> (B, F, H, W, C): the image, then constant frames k/(F-1) for k = 1..F-1."""
   positions_F = jnp.arange(1, num_frames) / max(num_frames - 1, 1)
   batch_size, *shape = image_latents_BHWC.shape

@@ -45,7 +45,7 @@ class LastFrameLatents(signals.ImageLatents):
     images = [image] * len(request.captions)
     return super().of_request(dataclasses.replace(request, images=images))
 
-  def _own(self, keys_B):
+  def _own(self, keys_B: jax.Array | None) -> jax.Array | None:
     return None if keys_B is None else base.keys_of(self.name, keys_B)
 
 
@@ -68,7 +68,7 @@ class LastFrame(base.Conditioner):
       dropout_keys_B: a key per sample, or None for no dropout.
     """
     channels = latents_BHWC.shape[-1]
-    # From the last frame backwards what image_latents.py makes from the first one forwards.
+    # image_latents.py makes this from the first frame forwards; here it goes backwards.
     sequence = jnp.flip(image_latents.mark_positions(latents_BHWC, num_frames), axis=1)
     h = video_parts.own_part(sequence, 1)
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))

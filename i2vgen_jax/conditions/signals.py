@@ -35,7 +35,7 @@ class Tokens(Signal):
   """
 
   field: ClassVar[str]
-  dropout = 0.1  # Of VGen's text-to-video stage.
+  dropout = 0.1  # As VGen's text-to-video stage.
 
   def __init__(self, parts: Parts):
     super().__init__(parts)
@@ -89,7 +89,7 @@ class Tokens(Signal):
 
 
 class Caption(Tokens):
-  """By CLIP: the penultimate layer after the final norm, as the release conditions on."""
+  """The caption by CLIP: the penultimate layer after the final norm, as in the release."""
 
   name = 'text'
   networks = ('text_encoder',)
@@ -97,14 +97,14 @@ class Caption(Tokens):
   drop_slot = 2
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
-    """By config.tokenizer, or the run's own copy of it."""
+    """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
     return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
 
-  def _folder(self):
+  def _folder(self) -> str:
     config = self.parts.config
     return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
 
-  def keep_files(self, workdir: str) -> None:
+  def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     tokenizers.copy_files(
       tokenizers.CLIP_FILES, paths.find(self._folder()), epath.Path(workdir) / 'tokenizer'
@@ -120,7 +120,7 @@ class ImageEmbedding(Signal):
   drop_slot = 0
 
   @property
-  def _module(self):
+  def _module(self) -> Any:
     return self.parts.networks['image_encoder']
 
   def fields(self) -> tuple[fields.Field, ...]:
@@ -147,7 +147,7 @@ class ImageEmbedding(Signal):
     return jnp.zeros_like(value)
 
   def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """That of each frame, any of which may become the first."""
+    """The embedding of each frame, any of which may become the first."""
     return (cache.Kept(self.name, self.shape(height, width), frames='first'),)
 
   def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:

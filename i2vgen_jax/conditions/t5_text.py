@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from etils import epath
 
 from i2vgen_jax.conditions import base, signals
 from i2vgen_jax.models import layers, t5
@@ -26,7 +27,7 @@ class T5Caption(signals.Tokens):
   field = 't5_token_ids'
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
-    """By config.t5.tokenizer, or the run's own copy of it."""
+    """Tokenizes by the run's own copy of the tokenizer, or by config.t5.tokenizer."""
     return tokenizers.t5(self._folder(), self.module.vocab_size, self.module.max_length, t5.PAD_ID)
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
@@ -34,12 +35,12 @@ class T5Caption(signals.Tokens):
     is_word_BL = inputs[self.field] != t5.PAD_ID
     return super().encode(frozen, inputs) * is_word_BL[..., None]
 
-  def keep_files(self, workdir: str) -> None:
+  def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     copy = f'{workdir}/t5_tokenizer'
     tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self._folder()), copy)
 
-  def _folder(self):
+  def _folder(self) -> str:
     config = self.parts.config
     given, start = config.t5.tokenizer, config.start
     return tokenizers.folder('t5_tokenizer', given, start, self.parts.workdir)

@@ -9,6 +9,7 @@ one token of each of `WORDS`. Running it reproduces the folder in the repository
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -38,7 +39,7 @@ def byte_symbols() -> list[str]:
   return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
 
 
-def learn_merges(words: list[str]) -> list[tuple[str, str]]:
+def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
   """Merges after which each word is one symbol, in order of rank.
 
   A word is merged by what the words before it left, then its first two symbols are joined until
@@ -79,7 +80,7 @@ def files() -> dict[str, str]:
   }
 
 
-def main():
+def main() -> None:
   """Writes the folder."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def main():
     (output / name).write_text(content, encoding='utf-8')
 
 
-def _apply(merge, symbols):
+def _apply(merge: tuple[str, str], symbols: list[str]) -> list[str]:
   """Joins every occurrence of a pair of neighbours, from left to right."""
   merged = []
   for symbol in symbols:

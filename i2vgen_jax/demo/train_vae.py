@@ -15,6 +15,8 @@ import functools
 import io
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import av
 import jax
@@ -32,7 +34,7 @@ from i2vgen_jax.pretrained import tensors, vae_names
 from i2vgen_jax.process import cli
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
-MODEL = dict(
+MODEL: dict[str, Any] = dict(
   in_channels=3,
   latent_channels=4,
   block_channels=(8, 16, 16, 32),
@@ -41,9 +43,9 @@ MODEL = dict(
 )
 FRAME_SIZE = 64
 FRAMES_PER_VIDEO = 8
-WINDOW_SHARE = 0.5  # Of a frame's side.
-WINDOWS_STEPS = 0.85  # Of the steps; the last ones see whole frames, whose norms differ.
-ADAM_LR_SHARE = 0.15  # Of the kernels' learning rate, for biases and norms.
+WINDOW_SHARE = 0.5  # Share of a frame's side.
+WINDOWS_STEPS = 0.85  # Share of the steps; the last see whole frames, whose norms differ.
+ADAM_LR_SHARE = 0.15  # Share of the kernels' learning rate, for biases and norms.
 # Columns: brightness, red against green, yellow against blue. Orthogonal, and hues weigh more, for
 # they vary less and would be learnt late.
 OPPONENT_COLORS = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.sqrt([3, 2, 6]) * [1, 2, 2]
@@ -54,6 +56,12 @@ def render_frames(
 ) -> np.ndarray:
   """Renders frames as training sees them: after H.264 or JPEG, at `size`.
 
+  Args:
+    seed: seed of all random draws.
+    num_videos: clips, of each of which FRAMES_PER_VIDEO frames are taken.
+    num_images: single pictures.
+    size: side of a frame in pixels.
+
   Returns:
     uint8 (num_videos * FRAMES_PER_VIDEO + num_images, size, size, 3).
   """
@@ -62,7 +70,7 @@ def render_frames(
   frames = []
   for _ in range(num_videos):
     video, _, _ = demo_corpus.render_video(rng, size=source_size)
-    with av.open(io.BytesIO(demo_corpus.encode_video(video))) as container:
+    with av.open(io.BytesIO(demo_corpus.encode_video(video)), 'r') as container:
       decoded = [frame.to_image() for frame in container.decode(video=0)]
     picks = rng.choice(len(decoded), FRAMES_PER_VIDEO, replace=False)
     frames.extend(_resize(decoded[pick], size) for pick in picks)
@@ -85,18 +93,33 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
   return np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def loss_of(params, frames_NHWC, key, model, kl_weight):
-  """Pixels' absolute and squared error, their differences' absolute error, and KL divergence."""
+def loss_of(
+  params: tensors.Params,
+  frames_NHWC: jax.Array,
+  key: jax.Array,
+  model: vae.AutoencoderKL,
+  kl_weight: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Pixels' absolute and squared error, their differences' absolute error, and KL divergence.
+
+  Args:
+    params: parameters of the autoencoder.
+    frames_NHWC: uint8.
+    key: draws from the posterior.
+    model: the autoencoder.
+    kl_weight: weight of the mean KL divergence per latent.
+  """
   images_NHWC = frames_NHWC.astype(jnp.float32) / 127.5 - 1
-  mean_NHWC, logvar_NHWC = model.apply({'params': params}, images_NHWC, method='encode')
+  apply: Callable[..., Any] = model.apply
+  mean_NHWC, logvar_NHWC = apply({'params': params}, images_NHWC, method='encode')
   noise_NHWC = jax.random.normal(key, mean_NHWC.shape)
   latents_NHWC = mean_NHWC + jnp.exp(0.5 * logvar_NHWC) * noise_NHWC
-  error_NHWC = model.apply({'params': params}, latents_NHWC, method='decode') - images_NHWC
+  error_NHWC = apply({'params': params}, latents_NHWC, method='decode') - images_NHWC
   error_NHWC = error_NHWC @ jnp.asarray(OPPONENT_COLORS, jnp.float32)
   absolute = jnp.mean(jnp.abs(error_NHWC))
   squared = jnp.mean(error_NHWC**2)
   # Outlines, which say what the shape is, are a small part of the picture.
-  outline = sum(jnp.mean(jnp.abs(jnp.diff(error_NHWC, axis=axis))) for axis in (1, 2))
+  outline: Any = sum(jnp.mean(jnp.abs(jnp.diff(error_NHWC, axis=axis))) for axis in (1, 2))
   kl = 0.5 * jnp.mean(mean_NHWC**2 + jnp.exp(logvar_NHWC) - 1 - logvar_NHWC)
   metrics = dict(absolute=absolute, squared=squared, outline=outline, kl=kl)
   return absolute + 4 * squared + outline + kl_weight * kl, metrics
@@ -128,10 +151,10 @@ def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformati
   Muon (Jordan et al. 2024) reaches in 200 steps what Adam does in 300 and more.
   """
 
-  def schedule(peak):
+  def schedule(peak: float) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0, peak, num_steps // 50, num_steps)
 
-  def kernels_as_matrices(params):
+  def kernels_as_matrices(params: tensors.Params) -> Any:
     def dims(leaf):
       last = leaf.ndim - 1
       return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last else None
@@ -146,10 +169,29 @@ def make_optimizer(num_steps: int, peak_lr: float) -> optax.GradientTransformati
   )
 
 
-def train(model, params, frames, num_steps, batch_size, peak_lr, kl_weight, seed):
+def train(
+  model: vae.AutoencoderKL,
+  params: tensors.Params,
+  frames: np.ndarray,
+  num_steps: int,
+  batch_size: int,
+  peak_lr: float,
+  kl_weight: float,
+  seed: int,
+) -> tensors.Params:
   """Returns `params` after `num_steps` more on batches drawn from `frames` (uint8).
 
   A batch is `batch_size` frames, or as many pixels in windows.
+
+  Args:
+    model: the autoencoder.
+    params: initial ones.
+    frames: uint8 (N, H, W, 3).
+    num_steps: steps of the optimizer.
+    batch_size: frames.
+    peak_lr: learning rate of kernels after warm-up.
+    kl_weight: weight of the KL divergence, see `loss_of`.
+    seed: seed of batches and of the posterior's draws.
   """
   key = jax.random.key(seed)
   optimizer = make_optimizer(num_steps, peak_lr)
@@ -176,10 +218,15 @@ def train(model, params, frames, num_steps, batch_size, peak_lr, kl_weight, seed
   return params
 
 
-def normalize(params, mean_C, std_C):
+def normalize(params: tensors.Params, mean_C: np.ndarray, std_C: np.ndarray) -> tensors.Params:
   """Rewrites the autoencoder so that latents of the given moments get mean 0 and variance 1.
 
   The two 1x1 convolutions around the latents take up the change: reconstructions stay the same.
+
+  Args:
+    params: parameters of the autoencoder.
+    mean_C: mean of each latent channel.
+    std_C: standard deviation of each latent channel.
   """
   encoded, decoded = params['quant_conv'], params['post_quant_conv']
   channels = len(mean_C)
@@ -193,10 +240,15 @@ def normalize(params, mean_C, std_C):
   )
 
 
-def measure(model, params, frames):
+def measure(model: vae.AutoencoderKL, params: tensors.Params, frames: np.ndarray) -> dict[str, Any]:
   """Returns dict(psnr, latent_mean, latent_std, posterior_std) of `frames` (uint8).
 
   PSNR is in dB, the others are per latent channel.
+
+  Args:
+    model: the autoencoder.
+    params: its parameters.
+    frames: uint8 (N, H, W, 3).
   """
   encode = jax.jit(functools.partial(model.apply, method='encode'))
   decode = jax.jit(functools.partial(model.apply, method='decode'))
@@ -211,7 +263,7 @@ def measure(model, params, frames):
   )
 
 
-def main():
+def main() -> None:
   """Renders, trains, measures on other frames, writes."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)  # Before minutes of training.

@@ -4,12 +4,12 @@ Ho & Salimans 2022 (arXiv:2207.12598). `conditioning` is a dict of arrays with a
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-DROP_SLOTS = 4  # Draws of the first release's three conditions that can be dropped, and of 'all'.
+DROP_SLOTS = 4  # The first release draws for three conditions that can be dropped, and 'all'.
 
 
 def drop_conditions(
@@ -49,8 +49,14 @@ def drop_conditions(
   return dropped
 
 
-def guided(denoise, conditioning, unconditional, guidance_scale, rescale=0.0):
-  """A denoiser that moves from the unconditional towards, and past, the conditional prediction.
+def guided(
+  denoise: Callable[[jax.Array, jax.Array, Mapping[str, jax.Array]], jax.Array],
+  conditioning: Mapping[str, jax.Array],
+  unconditional: Mapping[str, jax.Array],
+  guidance_scale: float,
+  rescale: float = 0.0,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """A denoiser that moves from the unconditional prediction to the conditional one, and past it.
 
   Args:
     denoise: (noisy_latents_BFHWC, timesteps_B, conditioning) -> prediction_BFHWC.
@@ -68,7 +74,7 @@ def guided(denoise, conditioning, unconditional, guidance_scale, rescale=0.0):
     name: jnp.concatenate([unconditional[name], value]) for name, value in conditioning.items()
   }
 
-  def denoise_guided(noisy_latents_BFHWC, timesteps_B):
+  def denoise_guided(noisy_latents_BFHWC: jax.Array, timesteps_B: jax.Array) -> jax.Array:
     both = denoise(
       jnp.concatenate([noisy_latents_BFHWC] * 2), jnp.concatenate([timesteps_B] * 2), doubled
     )

@@ -6,19 +6,27 @@ offset noise of strength 0.1 drawn per frame and channel (VGen,
 tools/modules/diffusions/diffusion_ddim.py).
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.diffusion import parameterization
+from i2vgen_jax.diffusion import schedule as schedule_lib
 
 
-def draw_noise(keys_B, latents_BFHWC, offset_noise):
+def draw_noise(keys_B: jax.Array, latents_BFHWC: jax.Array, offset_noise: float) -> jax.Array:
   """Standard normal noise plus `offset_noise` times one normal per frame and channel; float32.
 
-  The variance is 1 + offset_noise^2: as released, not renormalised.
+  The variance is 1 + offset_noise^2: the release does not renormalise it.
+
+  Args:
+    keys_B: one key per sample.
+    latents_BFHWC: latents, whose shape the noise has.
+    offset_noise: standard deviation of what a frame's channel shares; 0.1 in the release.
   """
 
-  def one(key, latents_FHWC):
+  def one(key: jax.Array, latents_FHWC: jax.Array) -> jax.Array:
     noise_key, offset_key = jax.random.split(key)
     noise_FHWC = jax.random.normal(noise_key, latents_FHWC.shape)
     if not offset_noise:
@@ -29,7 +37,9 @@ def draw_noise(keys_B, latents_BFHWC, offset_noise):
   return jax.vmap(one)(keys_B, latents_BFHWC)
 
 
-def draw_timesteps(keys_B, timestep_range, shift=1.0):
+def draw_timesteps(
+  keys_B: jax.Array, timestep_range: Sequence[int], shift: float = 1.0
+) -> jax.Array:
   """int32 timesteps in [start, stop), one per key.
 
   Args:
@@ -44,8 +54,16 @@ def draw_timesteps(keys_B, timestep_range, shift=1.0):
   return jnp.minimum(start + (shifted_B * (stop - start)).astype(jnp.int32), stop - 1)
 
 
-def check_options(timestep_range, min_snr_gamma, schedule):
-  """Raises ValueError for a range outside the schedule or a negative gamma."""
+def check_options(
+  timestep_range: Sequence[int], min_snr_gamma: float, schedule: schedule_lib.NoiseSchedule
+) -> None:
+  """Raises ValueError for a range outside the schedule or a negative gamma.
+
+  Args:
+    timestep_range: (start, stop).
+    min_snr_gamma: 0 is off.
+    schedule: the noise schedule of the training.
+  """
   if len(timestep_range) != 2 or not (
     0 <= timestep_range[0] < timestep_range[1] <= schedule.num_timesteps
   ):
@@ -59,17 +77,37 @@ def check_options(timestep_range, min_snr_gamma, schedule):
     )
 
 
-def add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, schedule):
-  """z_t = alpha_t x_0 + sigma_t eps."""
+def add_noise(
+  latents_BFHWC: jax.Array,
+  noise_BFHWC: jax.Array,
+  timesteps_B: jax.Array,
+  schedule: schedule_lib.NoiseSchedule,
+) -> jax.Array:
+  """z_t = alpha_t x_0 + sigma_t eps.
+
+  Args:
+    latents_BFHWC: clean latents.
+    noise_BFHWC: standard normal, same shape.
+    timesteps_B: int32, in [0, T).
+    schedule: the noise schedule, which gives alpha and sigma.
+  """
   alpha, sigma = schedule.alpha_sigma(timesteps_B, latents_BFHWC.ndim)
   return alpha * latents_BFHWC + sigma * noise_BFHWC
 
 
-def min_snr_weight(timesteps_B, schedule, prediction_type, gamma):
-  """Min-SNR-gamma: noise levels weigh min(SNR, gamma) in terms of x0, however it is predicted.
+def min_snr_weight(
+  timesteps_B: jax.Array, schedule: schedule_lib.NoiseSchedule, prediction_type: str, gamma: float
+) -> jax.Array:
+  """Min-SNR-gamma: weighs the squared error of x0 by min(SNR, gamma), whatever is predicted.
 
-  Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1)
-  times that of x0, the one of eps SNR times.
+  Hang et al. 2023 (arXiv:2303.09556), Sec. 3.4. The squared error of v is (SNR + 1) times that of
+  x0, that of eps is SNR times as large.
+
+  Args:
+    timesteps_B: int32, in [0, T).
+    schedule: the noise schedule, which gives alpha and sigma.
+    prediction_type: 'x0', 'eps' or 'v'.
+    gamma: above 0; 5 in the paper.
 
   Returns:
     float32 (B,).
@@ -80,7 +118,14 @@ def min_snr_weight(timesteps_B, schedule, prediction_type, gamma):
   return {'x0': clipped_B, 'eps': clipped_B / snr_B, 'v': clipped_B / (snr_B + 1)}[prediction_type]
 
 
-def denoising_loss(denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type):
+def denoising_loss(
+  denoise: Callable[[jax.Array, jax.Array], jax.Array],
+  latents_BFHWC: jax.Array,
+  noise_BFHWC: jax.Array,
+  timesteps_B: jax.Array,
+  schedule: schedule_lib.NoiseSchedule,
+  prediction_type: str,
+) -> jax.Array:
   """Mean squared error of the prediction, per sample.
 
   Args:
@@ -88,7 +133,7 @@ def denoising_loss(denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, p
     latents_BFHWC: clean latents, scaled to about unit variance.
     noise_BFHWC: same shape.
     timesteps_B: int32, in [0, T).
-    schedule: a NoiseSchedule.
+    schedule: the noise schedule.
     prediction_type: 'x0', 'eps' or 'v'.
 
   Returns:

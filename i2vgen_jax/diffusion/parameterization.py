@@ -4,6 +4,8 @@ With zero terminal SNR alpha is 0 at the last timestep: an eps-prediction says n
 there, while v does (x0 = -v), so such schedules train with 'v'.
 """
 
+from i2vgen_jax.diffusion import schedule as schedule_lib
+
 TO_X0_EPS = {
   'x0': lambda x0, z, alpha, sigma: (x0, (z - alpha * x0) / sigma),
   'eps': lambda eps, z, alpha, sigma: ((z - sigma * eps) / alpha, eps),
@@ -17,7 +19,7 @@ FROM_X0_EPS = {
 }
 
 
-def check_prediction_type(prediction_type, schedule):
+def check_prediction_type(prediction_type: str, schedule: schedule_lib.NoiseSchedule) -> None:
   """Raises ValueError for an unknown type, or for 'eps' on a schedule that ends in pure noise."""
   if prediction_type not in TO_X0_EPS:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Samplers: from noise to latents in one `lax.scan`. Knows no model: it is given `denoise`.
+"""Samplers: from noise to latents in one `lax.scan`. They know no model but `denoise`.
 
 A sampler is a table of coefficients, a row per network call:
 
@@ -8,11 +8,17 @@ x0 is what the network makes of z at row.timestep, last_x0 what it made of it a 
 are float64 numpy, computed before anything compiles.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2vgen_jax.diffusion import parameterization
+from i2vgen_jax.diffusion import schedule as schedule_lib
+
+Table = dict[str, np.ndarray]  # Columns by name, each (K,): a row per network call.
+Column = np.ndarray | float
 
 # Log-SNR must be finite for DPM-Solver: a terminal SNR of zero is lifted to this alphas_cumprod, as
 # diffusers does.
@@ -22,18 +28,24 @@ SECOND_ORDER_TO_THE_END = 15
 
 
 def make_table(
-  schedule, num_steps, *, kind='ddim', spacing='leading', levels=None, eta=0.0,
-  set_alpha_to_one=True,
-):  # fmt: skip
+  schedule: schedule_lib.NoiseSchedule,
+  num_steps: int,
+  *,
+  kind: str = 'ddim',
+  spacing: str = 'leading',
+  levels: int | None = None,
+  eta: float = 0.0,
+  set_alpha_to_one: bool = True,
+) -> Table:
   """The coefficients of a sampler.
 
   Args:
-    schedule: a NoiseSchedule.
+    schedule: the noise schedule.
     num_steps: number of steps; a step is one network call, but two in 'heun' (the last is one).
     kind: a name in `KINDS`.
     spacing: 'leading', 'trailing' or 'linspace' (Lin et al. 2023, arXiv:2305.08891, Table 2).
     levels: start from z at about timestep levels - 1, not from pure noise; default all of T.
-    eta: of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
+    eta: noise of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
     set_alpha_to_one: end at alpha = 1; False ends at the first timestep's alpha, as VGen does.
 
   Returns:
@@ -59,7 +71,9 @@ def make_table(
   return KINDS[kind](timesteps_K, np.sqrt(now_K), np.sqrt(1 - now_K), eta)
 
 
-def spaced_timesteps(spacing, num_steps, levels, leave_last=False):
+def spaced_timesteps(
+  spacing: str, num_steps: int, levels: int, leave_last: bool = False
+) -> np.ndarray:
   """int32 (num_steps,), descending, below `levels`.
 
   'leading' are multiples of a stride, plus one: 981, 961, ..., 1 for 50 of 1000, the release's,
@@ -83,7 +97,7 @@ def spaced_timesteps(spacing, num_steps, levels, leave_last=False):
     elif spacing == 'trailing':
       timesteps_K = np.arange(levels, 0, -levels / num_steps).round() - 1
     elif spacing == 'linspace':
-      # At least two points: a single one is the noisy end.
+      # Take two points at least: a single one is the noisy end.
       timesteps_K = np.linspace(0, levels - 1, max(points, 2)).round()[::-1]
     else:
       raise ValueError(
@@ -98,10 +112,15 @@ def spaced_timesteps(spacing, num_steps, levels, leave_last=False):
   return timesteps_K
 
 
-def inversion_table(schedule, num_steps, levels):
+def inversion_table(schedule: schedule_lib.NoiseSchedule, num_steps: int, levels: int) -> Table:
   """DDIM backwards: from clean latents to z at timestep levels - 1 that DDIM would bring back.
 
   As VGen's refinement does it: timesteps 0, s, 2s, ... with s = levels // num_steps.
+
+  Args:
+    schedule: the noise schedule.
+    num_steps: network calls.
+    levels: timesteps to climb; 2 to T.
 
   Raises:
     ValueError: numbers that do not fit the schedule.
@@ -116,13 +135,20 @@ def inversion_table(schedule, num_steps, levels):
   return _ddim(timesteps_K, np.sqrt(now_K), np.sqrt(1 - now_K), eta=0.0)
 
 
-def sample(denoise, start_BFHWC, table, *, prediction_type='v', keys_B=None):
+def sample(
+  denoise: Callable[[jax.Array, jax.Array], jax.Array],
+  start_BFHWC: jax.Array,
+  table: Table,
+  *,
+  prediction_type: str = 'v',
+  keys_B: jax.Array | None = None,
+) -> jax.Array:
   """Runs a table.
 
   Args:
     denoise: (noisy_latents_BFHWC, timesteps_B) -> prediction_BFHWC.
     start_BFHWC: float32 z at the table's first timestep: noise, or latents with noise added.
-    table: from `make_table` or `inversion_table`.
+    table: what `make_table` or `inversion_table` returns.
     prediction_type: what `denoise` returns.
     keys_B: one key per sample; needed by tables that add noise.
 
@@ -148,6 +174,7 @@ def sample(denoise, start_BFHWC, table, *, prediction_type='v', keys_B=None):
     )
     z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
     if adds_noise:
+      # pyrefly: ignore[bad-argument-type] - keys_B is None only where nothing adds noise.
       z_BFHWC += row['noise'] * step_noise(keys_B, row['timestep'], z_BFHWC.shape)
     return (z_BFHWC, x0_BFHWC), None
 
@@ -155,15 +182,29 @@ def sample(denoise, start_BFHWC, table, *, prediction_type='v', keys_B=None):
   return z_BFHWC
 
 
-def step_noise(keys_B, timestep, shape):
-  """Standard normal noise of one step; each sample's depends on its key and the timestep alone."""
+def step_noise(keys_B: jax.Array, timestep: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Standard normal noise of one step; each sample's depends on its key and the timestep alone.
+
+  Args:
+    keys_B: one key per sample.
+    timestep: int32 scalar, where the step starts.
+    shape: (B, F, H, W, C).
+  """
   return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, timestep), shape[1:]))(
     keys_B
   )
 
 
-def _rows(timesteps_K, alpha, sigma, z, x0, last_x0=0.0, noise=0.0):
-  """A table of K calls at (alpha, sigma); numbers stand for columns of them."""
+def _rows(
+  timesteps_K: np.ndarray,
+  alpha: Column,
+  sigma: Column,
+  z: Column,
+  x0: Column,
+  last_x0: Column = 0.0,
+  noise: Column = 0.0,
+) -> Table:
+  """A table of K calls at (alpha, sigma); a number stands for a column of equal numbers."""
   columns = dict(alpha=alpha, sigma=sigma, z=z, x0=x0, last_x0=last_x0, noise=noise)
   shape = timesteps_K.shape
   return {'timestep': timesteps_K} | {
@@ -171,8 +212,8 @@ def _rows(timesteps_K, alpha, sigma, z, x0, last_x0=0.0, noise=0.0):
   }
 
 
-def _ddim(timesteps_K, alpha, sigma, eta):
-  """Song et al. 2021 (arXiv:2010.02502), Eq. 12 and 16. alpha, sigma have one entry more: the end.
+def _ddim(timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float) -> Table:
+  """Song et al. 2021 (arXiv:2010.02502), Eq. 12 and 16; alpha and sigma end with one entry more.
 
   diffusers' scheduler goes to t - T // num_steps, which is the next timestep only where the
   spacing is 'leading' or num_steps divides T; here it is always the next.
@@ -185,7 +226,13 @@ def _ddim(timesteps_K, alpha, sigma, eta):
   )
 
 
-def _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=False):
+def _dpmpp_2m(
+  timesteps_K: np.ndarray,
+  alpha: np.ndarray,
+  sigma: np.ndarray,
+  eta: float,
+  stochastic: bool = False,
+) -> Table:
   """DPM-Solver++(2M), midpoint: Lu et al. 2022 (arXiv:2211.01095), Algorithm 2; `stochastic`: its
   SDE form.
 
@@ -213,11 +260,13 @@ def _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=False):
   )
 
 
-def _dpmpp_2m_sde(timesteps_K, alpha, sigma, eta):
+def _dpmpp_2m_sde(
+  timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float
+) -> Table:
   return _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=True)
 
 
-def _heun(timesteps_K, alpha, sigma, eta):
+def _heun(timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float) -> Table:
   """Heun's method on dx = eps d(sigma/alpha), x = z/alpha: Karras et al. 2022 (arXiv:2206.00364),
   Algorithm 1.
 

@@ -6,6 +6,7 @@ are float64 numpy, computed once; only what is looked up reaches the device, as 
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,8 +31,8 @@ def scaled_linear_alphas_cumprod(num_timesteps: int) -> np.ndarray:
 
 
 def logsnr_cosine_interp_alphas_cumprod(num_timesteps: int) -> np.ndarray:
-  """Cosine in log-SNR, shifted for a picture 2 to 4 times larger: little more noise at low, much
-  more at high timesteps. The refinement's in ModelScope's Video-to-Video and VGen's SR600.
+  """Cosine in log-SNR, shifted for a picture 2 to 4 times larger: a little more noise at low
+  timesteps, much more at high ones. ModelScope's Video-to-Video and VGen's SR600 refine with it.
 
   Hoogeboom et al. 2023 (arXiv:2301.11093), Sec. 2.1. float64 (T,).
   """
@@ -43,7 +44,7 @@ def logsnr_cosine_interp_alphas_cumprod(num_timesteps: int) -> np.ndarray:
   return 1 / (1 + np.exp(-(logsnr_T + shift_T)))
 
 
-def rescale_to_zero_terminal_snr(alphas_cumprod_T):
+def rescale_to_zero_terminal_snr(alphas_cumprod_T: np.ndarray) -> np.ndarray:
   """Shifts and scales sqrt(alphas_cumprod) so that the last timestep is pure noise.
 
   Lin et al. 2023 (arXiv:2305.08891), Algorithm 1. The first timestep is unchanged.
@@ -73,8 +74,13 @@ class NoiseSchedule:
   alphas_cumprod_T: np.ndarray
 
   @classmethod
-  def create(cls, kind, num_timesteps, zero_terminal_snr):
+  def create(cls, kind: str, num_timesteps: int, zero_terminal_snr: bool) -> 'NoiseSchedule':
     """Builds the named schedule.
+
+    Args:
+      kind: a name in `KINDS`.
+      num_timesteps: T.
+      zero_terminal_snr: let the last timestep be pure noise.
 
     Raises:
       ValueError: unknown `kind`.
@@ -86,16 +92,16 @@ class NoiseSchedule:
       alphas_cumprod_T = rescale_to_zero_terminal_snr(alphas_cumprod_T)
     return cls(alphas_cumprod_T)
 
-  def like(self, kind):
+  def like(self, kind: str) -> 'NoiseSchedule':
     """Another kind with as many timesteps, and zero terminal SNR where this has it."""
     return self.create(kind, self.num_timesteps, self.alphas_cumprod_T[-1] == 0)
 
   @property
-  def num_timesteps(self):
+  def num_timesteps(self) -> int:
     """T."""
     return len(self.alphas_cumprod_T)
 
-  def alpha_sigma(self, timesteps_B, ndim):
+  def alpha_sigma(self, timesteps_B: jax.Array, ndim: int) -> tuple[jax.Array, jax.Array]:
     """(alpha, sigma) at `timesteps_B`, float32, shaped (B, 1, ..., 1) for tensors of rank
     `ndim`."""
     shape = (-1,) + (1,) * (ndim - 1)

@@ -5,7 +5,8 @@ clip-vit-large-patch14, which the aesthetic and NSFW heads of LAION were trained
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class ClipScorer:
     weights: the file that they came from.
   """
 
-  def __init__(self, folder: str):
+  def __init__(self, folder: str) -> None:
     path = epath.Path(folder)
     self.weights = path / 'model.safetensors'
     for name in ('config.json', 'model.safetensors', 'vocab.json', 'merges.txt'):
@@ -41,19 +42,19 @@ class ClipScorer:
           'vocab.json and merges.txt is needed, such as that of clip-vit-large-patch14.'
         )
     config = transformers.CLIPConfig.from_pretrained(os.fspath(path), local_files_only=True)
-    self._tokenizer = transformers.CLIPTokenizer.from_pretrained(
+    self._tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(
       os.fspath(path), local_files_only=True
     )
     self.dim = config.projection_dim
     self.image_size = config.vision_config.image_size
     self._length = config.text_config.max_position_embeddings
-    self._vision = clip.CLIPVision(
+    self._vision: Any = clip.CLIPVision(
       patch_size=config.vision_config.patch_size,
       image_size=self.image_size,
       projection_dim=self.dim,
       **_sizes(config.vision_config),
     )
-    self._text = clip.CLIPText(
+    self._text: Any = clip.CLIPText(
       vocab_size=config.text_config.vocab_size,
       max_length=self._length,
       **_sizes(config.text_config),
@@ -76,7 +77,7 @@ class ClipScorer:
     ends_B = (ids_BL == self._tokenizer.eos_token_id).argmax(axis=1)
     return np.asarray(self._embed_texts(self._params, *map(self._place, (ids_BL, ends_B))))
 
-  def _load(self, weights):
+  def _load(self, weights: Mapping[str, Any]) -> None:
     parts: dict[str, dict] = {'vision': {}, 'text': {}, 'projection': {}}
     for name, value in weights.items():
       if name.split('.')[-1] in NOT_PARAMETERS:
@@ -107,22 +108,22 @@ class ClipScorer:
     self._over_batch = jax.NamedSharding(mesh, jax.P('data'))
     self._params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
 
-  def _place(self, values):
-    """On all devices if they divide the batch, else on one."""
+  def _place(self, values: np.ndarray) -> jax.Array | np.ndarray:
+    """Puts values on all devices if these divide the batch, else on one."""
     whole = len(values) % self._over_batch.mesh.size == 0
     return jax.device_put(values, self._over_batch) if whole else values
 
-  def _images(self, params, pixels_BHWC):
+  def _images(self, params: Any, pixels_BHWC: jax.Array) -> jax.Array:
     pixels_BHWC = (pixels_BHWC.astype(jnp.float32) / 255 - MEAN) / DEVIATION
     return _unit(self._vision.apply({'params': params['vision']}, pixels_BHWC))
 
-  def _texts(self, params, ids_BL, ends_B):
+  def _texts(self, params: Any, ids_BL: jax.Array, ends_B: jax.Array) -> jax.Array:
     states_BLD = self._text.apply({'params': params['text']}, ids_BL, skip_layers=0)
     ended_BD = jnp.take_along_axis(states_BLD, ends_B[:, None, None], axis=1)[:, 0]
     return _unit(ended_BD @ params['projection_DE'])
 
 
-def _sizes(config):
+def _sizes(config: Any) -> dict[str, Any]:
   return dict(
     hidden_size=config.hidden_size,
     intermediate_size=config.intermediate_size,
@@ -132,5 +133,5 @@ def _sizes(config):
   )
 
 
-def _unit(vectors_BD):
+def _unit(vectors_BD: jax.Array) -> jax.Array:
   return vectors_BD / jnp.linalg.norm(vectors_BD, axis=-1, keepdims=True)

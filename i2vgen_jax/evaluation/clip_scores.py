@@ -6,6 +6,7 @@ mean cosine of frames and caption; CLIP-I here that of each frame and the next.
 
 import hashlib
 import pathlib
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -13,15 +14,23 @@ import numpy as np
 from i2vgen_jax.evaluation import clip_scorer
 
 
-def load(folder):
+def load(folder: str) -> tuple[clip_scorer.ClipScorer, str]:
   """(scorer, hash of its weights); raises ValueError if there is no CLIP in the folder."""
   scorer = clip_scorer.ClipScorer(folder)
   with open(pathlib.Path(folder) / 'model.safetensors', 'rb') as file:
     return scorer, hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def measure(scorer, videos, captions):
-  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video."""
+def measure(
+  scorer: clip_scorer.ClipScorer, videos: Iterable[np.ndarray], captions: Sequence[str]
+) -> list[dict[str, float]]:
+  """[dict(clip_text, clip_frames)] of uint8 videos (F, H, W, 3): mean cosines, per video.
+
+  Args:
+    scorer: what `load` returns first.
+    videos: one for each caption.
+    captions: texts; long ones are cut.
+  """
   texts_BD = scorer.texts(captions)
   rows = []
   for video_FHWC, text_D in zip(videos, texts_BD, strict=True):
@@ -33,7 +42,7 @@ def measure(scorer, videos, captions):
   return rows
 
 
-def _squares(video_FHWC, size):
+def _squares(video_FHWC: np.ndarray, size: int) -> np.ndarray:
   """The centre square of each frame at `size`, as CLIP was trained: bicubic, area if smaller."""
   height, width = video_FHWC.shape[1:3]
   side = min(height, width)

@@ -8,17 +8,21 @@ the same videos and are called `fvd_proxy`.
 import hashlib
 import importlib
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Features = Callable[[np.ndarray], np.ndarray]  # float32 (N, 3, F, H, W) in [-1, 1] -> (N, D).
+
 PROXY_CHANNELS = (16, 32, 64)
 BATCH = 4
-MOST_GROUPS = 20  # Of videos that are left out in turn.
+MOST_GROUPS = 20  # The jackknife leaves out each group of videos in turn.
 
 
-def frechet_distance(a_ND, b_ND):
+def frechet_distance(a_ND: np.ndarray, b_ND: np.ndarray) -> float:
   """|mean a - mean b|^2 + tr(A + B - 2 (A B)^1/2) of two sets of features; A, B: covariances.
 
   Heusel et al. 2017 (arXiv:1706.08500), eq. 6. The trace of the root is that of
@@ -41,7 +45,7 @@ def frechet_distance(a_ND, b_ND):
   return float(shift + np.trace(a_DD) + np.trace(b_DD) - 2 * trace_of_root)
 
 
-def distance_with_interval(a_ND, b_ND, num_videos):
+def distance_with_interval(a_ND: np.ndarray, b_ND: np.ndarray, num_videos: int) -> dict[str, float]:
   """dict(mean, low, high, num): the distance with its 95 % interval over other clips.
 
   By the jackknife of groups: the bootstrap would draw clips twice, and a distance grows with fewer
@@ -49,15 +53,15 @@ def distance_with_interval(a_ND, b_ND, num_videos):
 
   Args:
     a_ND: features of `num_videos` videos, or of as many frames of each, in their order.
-    b_ND: of the same clips: row by row left out with those of `a_ND`.
-    num_videos: below 3 there is no interval: low and high are NaN.
+    b_ND: features of the same clips, left out row by row with those of `a_ND`.
+    num_videos: number of videos; fewer than 3 give no interval: low and high are NaN.
 
   Raises:
     ValueError: as `frechet_distance`, or sets of different length.
   """
   if len(a_ND) != len(b_ND) or len(a_ND) % num_videos:
     raise ValueError(f'{len(a_ND)} and {len(b_ND)} rows of features of {num_videos} videos.')
-  distance = max(frechet_distance(a_ND, b_ND), 0.0)  # Of equal sets, rounding may be below.
+  distance = max(frechet_distance(a_ND, b_ND), 0.0)  # Rounding takes equal sets below 0.
   groups = min(num_videos, MOST_GROUPS)
   half = float('nan')
   if num_videos > 2:
@@ -68,7 +72,7 @@ def distance_with_interval(a_ND, b_ND, num_videos):
   return dict(mean=distance, low=float(low), high=float(high), num=num_videos)
 
 
-def load_features(source):
+def load_features(source: str) -> tuple[Features, str]:
   """(function, SHA-256 of its file) of the user's network.
 
   Args:
@@ -90,7 +94,7 @@ def load_features(source):
     except RuntimeError as error:
       raise ValueError(f'{source} is no TorchScript file: {error}.') from error
 
-    def features(videos_NCFHW):
+    def features(videos_NCFHW: np.ndarray) -> np.ndarray:
       try:
         with torch.no_grad():
           found = network(torch.from_numpy(videos_NCFHW))
@@ -108,15 +112,15 @@ def load_features(source):
   if not separator:
     raise ValueError(f'features {source!r} are neither a file nor module:function.')
   try:
-    code = importlib.import_module(module)
+    code: Any = importlib.import_module(module)
     function = getattr(code, name)
   except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(f'features {source!r} cannot be imported: {error}.') from error
-  # Of the code; what weights it reads is the user's to note.
+  # The hash is that of the code; users note themselves which weights it reads.
   return function, hashlib.sha256(pathlib.Path(code.__file__).read_bytes()).hexdigest()
 
 
-def of_videos(features, videos_BFHWC):
+def of_videos(features: Features, videos_BFHWC: np.ndarray) -> np.ndarray:
   """(N, D) features of uint8 videos."""
   rows = []
   for start in range(0, len(videos_BFHWC), BATCH):
@@ -128,13 +132,13 @@ def of_videos(features, videos_BFHWC):
   return np.concatenate(rows)
 
 
-def of_frames(features, videos_BFHWC):
+def of_frames(features: Features, videos_BFHWC: np.ndarray) -> np.ndarray:
   """(N F, D) features of all frames, each given as a video of one frame."""
   videos_BFHWC = np.asarray(videos_BFHWC)
   return of_videos(features, videos_BFHWC.reshape(-1, 1, *videos_BFHWC.shape[2:]))
 
 
-def random_features():
+def random_features() -> Features:
   """Features of a random network of 3-D convolutions, the same on every machine."""
   kernels, channels = [], 3
   for i, width in enumerate(PROXY_CHANNELS):
@@ -144,7 +148,7 @@ def random_features():
     channels = width
 
   @jax.jit
-  def features(videos_NCFHW):
+  def features(videos_NCFHW: jax.Array) -> jax.Array:
     h = jnp.transpose(videos_NCFHW, (0, 2, 3, 4, 1))
     for kernel in kernels:
       h = jax.lax.conv_general_dilated(

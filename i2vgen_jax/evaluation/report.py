@@ -4,10 +4,16 @@ import html
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from i2vgen_jax.sampling import pictures, video_file
+
+Videos = Mapping[str, np.ndarray]  # Set -> uint8 (N, F, H, W, 3).
+Measures = Mapping[str, Mapping[str, Any]]  # Set -> measure -> dict(mean, low, high, num).
 
 SHEET_ROWS = 8
 PAGE = """<!doctype html>
@@ -25,36 +31,50 @@ small {{ color: #666 }}
 """
 
 
-def write_json(path, report):
+def write_json(path: epath.PathLike, report: Any) -> None:
   """Writes a report; what is not a number becomes null, which JSON can hold."""
   path = epath.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(_finite(report), indent=2) + '\n')
 
 
-def write_videos(output, videos, fps):
-  """OUTPUT/videos/SET/NN.mp4 of {set: uint8 (N, F, H, W, 3)}."""
+def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:
+  """OUTPUT/videos/SET/NN.mp4 of {set: uint8 (N, F, H, W, 3)}.
+
+  Args:
+    output: folder of the evaluation.
+    videos: the videos of each set.
+    fps: frames per second.
+  """
   for name, videos_BFHWC in videos.items():
     for i, video_FHWC in enumerate(videos_BFHWC):
       video_file.write_mp4(output / 'videos' / name / f'{i:02d}.mp4', video_FHWC, fps)
 
 
-def write_sheet(path, videos):
+def write_sheet(path: epath.PathLike, videos: Videos) -> None:
   """The first clips of all sets, one under the other, all frames side by side."""
   sets = [list(videos_BFHWC[:SHEET_ROWS]) for videos_BFHWC in videos.values()]
-  rows = [video for clip in zip(*sets, strict=True) for video in clip]
+  rows: Any = [video for clip in zip(*sets, strict=True) for video in clip]
   pictures.write_png(path, pictures.contact_sheet(rows))
 
 
-def write_page(output, title, measures, videos, captions, settings, figures=()):
+def write_page(
+  output: epath.Path,
+  title: str,
+  measures: Measures,
+  videos: Videos,
+  captions: Sequence[str],
+  settings: Any,
+  figures: Sequence[str] = (),
+) -> None:
   """OUTPUT/index.html, which plays the videos beside it.
 
   Args:
     output: folder of the page and of videos/.
-    title: of the page.
+    title: heading of the page.
     measures: {set: {measure: dict(mean, low, high)}}.
     videos: {set: (N, ...)} as written by `write_videos`.
-    captions: of the N clips.
+    captions: texts of the N clips.
     settings: whatever JSON can hold, shown below.
     figures: names of pictures in the folder.
   """
@@ -78,7 +98,7 @@ def write_page(output, title, measures, videos, captions, settings, figures=()):
   )
 
 
-def markdown_table(measures):
+def markdown_table(measures: Measures) -> str:
   """One row per measure, one column per set: mean and half the width of its interval."""
   names = list(measures)
   lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
@@ -87,11 +107,19 @@ def markdown_table(measures):
   return '\n'.join(lines) + '\n'
 
 
-def write_vbench(output, videos_BFHWC, captions, fps):
+def write_vbench(
+  output: epath.PathLike, videos_BFHWC: np.ndarray, captions: Sequence[str], fps: float
+) -> None:
   """OUTPUT/CAPTION-INDEX.mp4: the folder that VBench and VBench-I2V read.
 
   The index counts the videos of one caption; theirs are five. '/' cannot be in a file's name and
   becomes a space, nor more than 255 bytes, to which captions are cut.
+
+  Args:
+    output: folder to write to.
+    videos_BFHWC: uint8.
+    captions: texts of the videos.
+    fps: frames per second.
   """
   counts = {}
   for video_FHWC, caption in zip(videos_BFHWC, captions, strict=True):
@@ -100,7 +128,7 @@ def write_vbench(output, videos_BFHWC, captions, fps):
     video_file.write_mp4(epath.Path(output) / f'{caption}-{index}.mp4', video_FHWC, fps)
 
 
-def _html_table(measures):
+def _html_table(measures: Measures) -> str:
   head = ''.join(f'<th>{html.escape(name)}</th>' for name in ['', *measures])
   rows = ''.join(
     f'<tr><td>{name}</td>' + ''.join(f'<td>{_cell(value)}</td>' for value in values) + '</tr>'
@@ -111,14 +139,14 @@ def _html_table(measures):
   )
 
 
-def _rows(measures):
+def _rows(measures: Measures) -> list[tuple[str, list[Any]]]:
   """[(measure, [value of each set or None])]; curves over frames are left to the JSON."""
   names = {name: None for found in measures.values() for name in found}
   rows = [(name, [found.get(name) for found in measures.values()]) for name in names]
   return [row for row in rows if not any(isinstance(value, list) for value in row[1])]
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
   if value is None:
     return ''
   if not isinstance(value, dict):
@@ -126,7 +154,7 @@ def _cell(value):
   return f'{value["mean"]:.4g} ± {(value["high"] - value["low"]) / 2:.2g}'
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _finite(inner) for name, inner in value.items()}
   if isinstance(value, list | tuple):

@@ -3,6 +3,8 @@
 The shape is found in every frame as what differs from the background.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from data_pipelines import demo_corpus
@@ -12,7 +14,7 @@ from data_pipelines import demo_corpus
 MIN_MOTION = 0.12
 
 
-def is_demo(captions):
+def is_demo(captions: Sequence[str]) -> bool:
   """Whether all are captions of the demo corpus's videos."""
   try:
     return all('direction' in demo_corpus.parse_caption(caption) for caption in captions)
@@ -20,8 +22,8 @@ def is_demo(captions):
     return False
 
 
-def measure(video_FHWC, caption):
-  """Of a uint8 video: dict(follows_caption, stands_still, movement_of_width, keeps_color).
+def measure(video_FHWC: np.ndarray, caption: str) -> dict[str, float]:
+  """dict(follows_caption, stands_still, movement_of_width, keeps_color) of a uint8 video.
 
   follows_caption: whether it moves in the captioned direction (chance 25 %).
   """
@@ -34,7 +36,7 @@ def measure(video_FHWC, caption):
   )
 
 
-def saliency(frame_HWC):
+def saliency(frame_HWC: np.ndarray) -> np.ndarray:
   """(H, W) in [0, 1]: how far each pixel is from the background, the median of the frame's border;
   small values cut."""
   frame = frame_HWC.astype(np.float64)
@@ -44,7 +46,7 @@ def saliency(frame_HWC):
   return np.where(distance_HW > 0.5 * peak, distance_HW / max(peak, 1e-9), 0)
 
 
-def centroid(frame_HWC):
+def centroid(frame_HWC: np.ndarray) -> np.ndarray:
   """(x, y) of the salient mass, as shares of width and height."""
   weight_HW = saliency(frame_HWC)
   height, width = weight_HW.shape
@@ -54,12 +56,12 @@ def centroid(frame_HWC):
   return np.array([x, y])
 
 
-def movement(video_FHWC):
+def movement(video_FHWC: np.ndarray) -> np.ndarray:
   """(dx, dy) of the centroid from the first to the last frame, as shares of width and height."""
   return centroid(video_FHWC[-1]) - centroid(video_FHWC[0])
 
 
-def direction_of(move):
+def direction_of(move: np.ndarray) -> str | None:
   """'left', 'right', 'up' or 'down' by the larger component; None if it stands still."""
   if np.abs(move).max() < MIN_MOTION:
     return None
@@ -68,7 +70,7 @@ def direction_of(move):
   )
 
 
-def shape_color(video_FHWC):
+def shape_color(video_FHWC: np.ndarray) -> str:
   """The demo colour nearest in hue and strength to the shape's mean colour over all frames."""
   means = []
   for frame_HWC in video_FHWC:

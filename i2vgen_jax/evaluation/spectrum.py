@@ -5,9 +5,14 @@ taken off and its borders are faded (Hann); frequencies are cycles per pixel, up
 each pixel's mean is taken off; frequencies are cycles per frame.
 """
 
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+# Name -> kind of spectrum -> (frequencies_K, power_K).
+Spectra = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601.
 # Cycles per pixel: finer than a picture of half the size can show.
@@ -15,13 +20,13 @@ HIGH_FREQUENCY = 0.25
 FIGURE_INCHES, FIGURE_DPI = (9, 3.6), 100
 
 
-def spatial(video_FHWC):
+def spatial(video_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """(frequencies_K, power_K): power by distance from frequency zero, the mean over frames."""
   luma_FHW = video_FHWC.astype(np.float64) @ LUMA
   _, height, width = luma_FHW.shape
   window_HW = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
   window_HW /= np.sqrt(np.mean(window_HW**2))
-  # The weighted mean, so that nothing of it is left at frequency zero.
+  # Take off the weighted mean, so that nothing of it is left at frequency zero.
   weight_HW = window_HW / window_HW.sum()
   luma_FHW = (luma_FHW - (luma_FHW * weight_HW).sum((1, 2), keepdims=True)) * window_HW
   power_HW = (np.abs(np.fft.fft2(luma_FHW)) ** 2).mean(0) / (height * width) ** 2
@@ -32,30 +37,30 @@ def spatial(video_FHWC):
   return np.arange(bins + 1) / (2 * bins), power_K
 
 
-def temporal(video_FHWC):
+def temporal(video_FHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """(frequencies_K, power_K): power by frequency over frames, the mean over pixels."""
   luma_FHW = video_FHWC.astype(np.float64) @ LUMA
   frames = len(luma_FHW)
   amplitude_KHW = np.fft.rfft(luma_FHW - luma_FHW.mean(0), axis=0)
   power_K = (np.abs(amplitude_KHW) ** 2).mean((1, 2)) / frames**2
   frequencies_K = np.fft.rfftfreq(frames)
-  mirrored = (frequencies_K > 0) & (frequencies_K < 0.5)  # Of a real signal, each stands for two.
+  mirrored = (frequencies_K > 0) & (frequencies_K < 0.5)  # Each stands for two of a real signal.
   return frequencies_K, power_K * np.where(mirrored, 2, 1)
 
 
-def high_frequency_share(video_FHWC):
+def high_frequency_share(video_FHWC: np.ndarray) -> float:
   """Share of the spatial power that is finer than a picture of half the size can show."""
   frequencies_K, power_K = spatial(video_FHWC)
   return float(power_K[frequencies_K > HIGH_FREQUENCY].sum() / max(power_K.sum(), 1e-12))
 
 
-def noise_like(video_FHWC, seed=0):
+def noise_like(video_FHWC: np.ndarray, seed: int = 0) -> np.ndarray:
   """Pixels of independent noise in a video's shape: what denoising starts from."""
   noise_FHWC = np.random.default_rng(seed).normal(127.5, 40, video_FHWC.shape)
   return np.clip(np.rint(noise_FHWC), 0, 255).astype(np.uint8)
 
 
-def mean_spectra(videos_by_name):
+def mean_spectra(videos_by_name: Mapping[str, Sequence[np.ndarray]]) -> Spectra:
   """{name: dict(spatial=(frequencies, power), temporal=...)}, of lists of videos."""
   spectra = {}
   for name, videos in videos_by_name.items():
@@ -66,7 +71,7 @@ def mean_spectra(videos_by_name):
   return spectra
 
 
-def draw(spectra, path):
+def draw(spectra: Spectra, path: str | os.PathLike[str]) -> None:
   """Writes the figure: power in space (left) and time (right), one line per name."""
   # pyplot would keep global state and look for a display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,13 +1,13 @@
 """Attention, feed-forward, and the two transformers of the U-Net: within a frame, and over frames.
 
-A video stays (B, F, S, C) throughout: what a layer attends over is told by the dims of its einsum,
-not by a transpose. Softmax is float32.
+A video stays (B, F, S, C) throughout: the dims of a layer's einsum say what it attends over, and
+nothing is transposed. Softmax is float32.
 
 Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L context tokens,
 D context width, C channels, A heads, K head size.
 """
 
-from typing import Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,16 +20,27 @@ from i2vgen_jax.models import axes, kernels, layers, video_parts
 class Attention(nn.Module):
   """Multi-head attention over the frame's pixels, over frames, or over a context."""
 
-  over: Literal['pixels', 'frames', 'context']
+  over: kernels.Over
   num_heads: int
   head_dim: int
   dropout: float = 0.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, context_BLD=None, dropout_keys_B=None):
-    """Returns (B, F, S, C); the context is read only by attention over 'context'."""
-    source = context_BLD if self.over == 'context' else x_BFSC
+  def __call__(
+    self,
+    x_BFSC: jax.Array,
+    context_BLD: jax.Array | None = None,
+    dropout_keys_B: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns (B, F, S, C); the context is read only by attention over 'context'.
+
+    Args:
+      x_BFSC: features of a video; the queries.
+      context_BLD: context tokens; needed where `over` is 'context'.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
+    source: Any = context_BLD if self.over == 'context' else x_BFSC
     q_BFSC, k, v = (
       self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
@@ -37,7 +48,7 @@ class Attention(nn.Module):
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
 
-  def _project(self, name):
+  def _project(self, name: str) -> layers.Dense:
     width = self.num_heads * self.head_dim
     return layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)
 
@@ -50,7 +61,7 @@ class FeedForward(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, dropout_keys_B=None):
+  def __call__(self, x_BFSC: jax.Array, dropout_keys_B: jax.Array | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
     channels = x_BFSC.shape[-1]
     project = layers.Dense(
@@ -65,13 +76,13 @@ class FeedForward(nn.Module):
     return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
 
 
-@jax.checkpoint  # The backward pass is kept x as it came, nothing in float32.
-def gelu(x):
-  """Exact GELU, computed in float32; of bfloat16, to 3e-5, a hundredth of what rounding costs at 1.
+@jax.checkpoint  # Keep only x in its own dtype; recompute the float32 values in the backward pass.
+def gelu(x: jax.Array) -> jax.Array:
+  """Exact GELU in float32; within 3e-5 for bfloat16, a hundredth of what rounding costs at 1.
 
-  By erf, which XLA:CPU computes several times faster than the erfc of jax.nn.gelu. On a TPU erf is
-  the vector unit's largest task in a transformer, and so bfloat16 is given a tanh whose argument is
-  fitted to it (minimax, over -6 to 6).
+  XLA:CPU computes erf several times faster than the erfc of jax.nn.gelu. On a TPU erf is the vector
+  unit's largest task in a transformer, so bfloat16 takes a tanh whose argument is fitted to erf
+  (minimax, over -6 to 6).
   """
   x_float32 = x.astype(jnp.float32)
   if x.dtype == jnp.bfloat16:
@@ -87,13 +98,13 @@ def gelu(x):
 class TransformerBlock(nn.Module):
   """Two attentions and a feed-forward; each is normed before and added after."""
 
-  attentions: tuple[str, str]
+  attentions: tuple[kernels.Over, kernels.Over]
   num_heads: int
   head_dim: int
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC, context_BLD=None):
+  def __call__(self, x_BFSC: jax.Array, context_BLD: jax.Array | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
     for i, over in enumerate(self.attentions, start=1):
       h = layers.LayerNorm(self.dtype, name=f'norm{i}')(x_BFSC)
@@ -112,7 +123,7 @@ class SpatialTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, context_BLD):
+  def __call__(self, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=self.dtype, name='norm')
     block = TransformerBlock(
@@ -125,8 +136,8 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
   """Attention over frames at each pixel, twice. Starts as the identity.
 
-  There is no position encoding: order is seen through the temporal convolutions and the position
-  marks of the image latents.
+  There is no position encoding: the temporal convolutions and the position marks of the image
+  latents tell the order.
   """
 
   num_heads: int
@@ -135,7 +146,7 @@ class TemporalTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     norm = layers.GroupNorm(
       self.norm_groups, over_frames=True, epsilon=1e-6, dtype=self.dtype, name='norm'
@@ -146,7 +157,14 @@ class TemporalTransformer(nn.Module):
     return _transform(x_BFHWC, norm, block, self.num_heads * self.head_dim, self.dtype)
 
 
-def _transform(x_BFHWC, norm, block, inner_width, dtype, *context_BLD):
+def _transform(
+  x_BFHWC: jax.Array,
+  norm: layers.GroupNorm,
+  block: TransformerBlock,
+  inner_width: int,
+  dtype: jnp.dtype,
+  *context_BLD: jax.Array,
+) -> jax.Array:
   """Norm, project in, transform the pixels as tokens, project out (zero at start), add.
 
   Attention over frames sees all frames of a part of the pixels (video_parts.py).
@@ -171,7 +189,7 @@ class FrameAdapter(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, dropout_keys_B):
+  def __call__(self, x_BFHWC: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     height, width, channels = x_BFHWC.shape[2:]
     x_BFHWC = video_parts.pixels_apart(x_BFHWC)

@@ -5,22 +5,30 @@ Dimension key of this package: `B` batch, `F` frames, `H W` latent height and wi
 `E` embedding width, `A` attention heads, `K` size per head, `V` width of the CLIP image vector.
 """
 
+import jax
 
-def space_as_tokens(x_BFHWC):
+
+def space_as_tokens(x_BFHWC: jax.Array) -> jax.Array:
   """(B, F, H, W, C) -> (B, F, H*W, C): the pixels of a frame as a row-major sequence."""
   *leading, height, width, channels = x_BFHWC.shape
   return x_BFHWC.reshape(*leading, height * width, channels)
 
 
-def tokens_as_space(x_BFSC, height, width):
-  """(B, F, H*W, C) -> (B, F, H, W, C): the inverse of space_as_tokens."""
+def tokens_as_space(x_BFSC: jax.Array, height: int, width: int) -> jax.Array:
+  """(B, F, H*W, C) -> (B, F, H, W, C): the inverse of space_as_tokens.
+
+  Args:
+    x_BFSC: tokens, row by row; other leading dims will do.
+    height: rows of pixels.
+    width: pixels of a row.
+  """
   *leading, num_tokens, channels = x_BFSC.shape
   if num_tokens != height * width:
     raise ValueError(f'{num_tokens} tokens are not height={height} x width={width}.')
   return x_BFSC.reshape(*leading, height, width, channels)
 
 
-def split_heads(x_C, num_heads):
+def split_heads(x_C: jax.Array, num_heads: int) -> jax.Array:
   """(..., A*K) -> (..., A, K)."""
   *leading, channels = x_C.shape
   if channels % num_heads:
@@ -28,7 +36,7 @@ def split_heads(x_C, num_heads):
   return x_C.reshape(*leading, num_heads, channels // num_heads)
 
 
-def merge_heads(x_AK):
+def merge_heads(x_AK: jax.Array) -> jax.Array:
   """(..., A, K) -> (..., A*K): the inverse of split_heads."""
   *leading, num_heads, head_dim = x_AK.shape
   return x_AK.reshape(*leading, num_heads * head_dim)

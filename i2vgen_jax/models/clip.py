@@ -33,7 +33,7 @@ class CLIPText(nn.Module):
   Attributes:
     max_length: positions the tower knows.
     activation: a key of `ACTIVATIONS`.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   vocab_size: int = 49408
@@ -46,7 +46,7 @@ class CLIPText(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, token_ids_BL, skip_layers: int = 1):
+  def __call__(self, token_ids_BL: jax.Array, skip_layers: int = 1) -> jax.Array:
     """Returns float32 token states.
 
     Args:
@@ -85,7 +85,7 @@ class CLIPVision(nn.Module):
   Attributes:
     patch_size: side of a patch in pixels; divides `image_size`.
     activation: a key of `ACTIVATIONS`.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   hidden_size: int = 1280
@@ -99,7 +99,7 @@ class CLIPVision(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, pixels_BHWC):
+  def __call__(self, pixels_BHWC: jax.Array) -> jax.Array:
     """Returns float32 vectors (B, projection_dim).
 
     Args:
@@ -139,7 +139,7 @@ class TextEmbeddings(nn.Module):
   max_length: int
 
   @nn.compact
-  def __call__(self, token_ids_BL):
+  def __call__(self, token_ids_BL: jax.Array) -> jax.Array:
     """(B, L) ids -> (B, L, D)."""
     words = nn.Embed(
       self.vocab_size,
@@ -164,7 +164,7 @@ class VisionEmbeddings(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, pixels_BHWC):
+  def __call__(self, pixels_BHWC: jax.Array) -> jax.Array:
     """(B, H, W, 3) -> (B, 1 + patches, D), patches row by row."""
     to_patches = nn.Conv(
       self.hidden_size,
@@ -201,11 +201,18 @@ class TransformerEncoder(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, states_BLD, mask_LL=None, skip_layers: int = 0):
+  def __call__(
+    self, states_BLD: jax.Array, mask_LL: jax.Array | None = None, skip_layers: int = 0
+  ) -> jax.Array:
     """Returns the states before the last `skip_layers` layers.
 
     Every layer runs, so that `init` makes all parameters and an export is complete; under jit XLA
     drops what is not used.
+
+    Args:
+      states_BLD: embedded tokens.
+      mask_LL: bool, True where a query (row) may look at a key (column); None lets all see all.
+      skip_layers: how many of the last layers to leave out, 0 to num_layers.
     """
     all_states = [states_BLD]
     for i in range(self.num_layers):
@@ -225,7 +232,7 @@ class TransformerLayer(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, states_BLD, mask_LL=None):
+  def __call__(self, states_BLD: jax.Array, mask_LL: jax.Array | None = None) -> jax.Array:
     """(B, L, D) -> the same."""
     attend = Attention(self.num_heads, self.dtype, name='self_attn')
     perceptron = Perceptron(self.intermediate_size, self.activation, self.dtype, name='mlp')
@@ -240,14 +247,14 @@ class Attention(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, states_BLD, mask_LL=None):
+  def __call__(self, states_BLD: jax.Array, mask_LL: jax.Array | None = None) -> jax.Array:
     """(B, L, D) -> the same."""
     batch, length, width = states_BLD.shape
     if width % self.num_heads:
       raise ValueError(f'hidden_size={width} must divide into num_heads={self.num_heads}.')
     head_size = width // self.num_heads
 
-    def project(name):
+    def project(name: str) -> jax.Array:
       return nn.Dense(width, dtype=self.dtype, name=name)(states_BLD).reshape(
         batch, length, self.num_heads, head_size
       )
@@ -271,7 +278,7 @@ class Perceptron(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, states_BLD):
+  def __call__(self, states_BLD: jax.Array) -> jax.Array:
     """(B, L, D) -> the same."""
     if self.activation not in ACTIVATIONS:
       raise ValueError(f'activation={self.activation!r} is none of {sorted(ACTIVATIONS)}.')
@@ -280,7 +287,9 @@ class Perceptron(nn.Module):
     return nn.Dense(states_BLD.shape[-1], dtype=self.dtype, name='fc2')(hidden)
 
 
-def _layer_norm(dtype, name, scale_init=nn.initializers.ones):
+def _layer_norm(
+  dtype: jnp.dtype, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
+) -> nn.LayerNorm:
   return nn.LayerNorm(
     epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, scale_init=scale_init, name=name
   )

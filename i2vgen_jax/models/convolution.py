@@ -19,22 +19,34 @@ import jax.numpy as jnp
 from i2vgen_jax.models import kernels
 
 
-def convolve(x_NHWI, kernel_HWIO, stride=1):
-  """(N, H, W, I) -> (N, ceil(H/stride), ceil(W/stride), O); kernels are 1 or 3 high and wide."""
+def convolve(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+  """(N, H, W, I) -> (N, ceil(H/stride), ceil(W/stride), O); kernels are 1 or 3 high and wide.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: kernel, 1 or 3 high and wide.
+    stride: step in pixels along height and width.
+  """
   few = math.prod(x_NHWI.shape[:3]) <= stride**2 * kernel_HWIO.shape[-1]
   form = of_patches if few and kernels.platform() == 'cpu' else of_images
   return form(x_NHWI, kernel_HWIO, stride)
 
 
-def convolve_over_frames(x_BFSI, kernel_3IO):
+def convolve_over_frames(x_BFSI: jax.Array, kernel_3IO: jax.Array) -> jax.Array:
   """(B, F, S, I) -> (B, F, S, O)."""
   if kernels.platform() == 'tpu':
     return of_pixels(x_BFSI, kernel_3IO)
   return convolve(x_BFSI, kernel_3IO[:, None])
 
 
-def of_images(x_NHWI, kernel_HWIO, stride=1):
-  """By XLA."""
+def of_images(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+  """Convolves by XLA.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: kernel of odd height and width.
+    stride: step in pixels along height and width.
+  """
   return jax.lax.conv_general_dilated(
     x_NHWI,
     kernel_HWIO,
@@ -44,8 +56,14 @@ def of_images(x_NHWI, kernel_HWIO, stride=1):
   )
 
 
-def of_patches(x_NHWI, kernel_HWIO, stride=1):
-  """By one matrix product. Patches are no larger than the kernel if pixels are at most O."""
+def of_patches(x_NHWI: jax.Array, kernel_HWIO: jax.Array, stride: int = 1) -> jax.Array:
+  """Convolves by one matrix product. Patches are no larger than the kernel if pixels are at most O.
+
+  Args:
+    x_NHWI: images.
+    kernel_HWIO: kernel of odd height and width.
+    stride: step in pixels along height and width.
+  """
   (height, width), sizes = x_NHWI.shape[1:3], kernel_HWIO.shape[:2]
   margins = [(size // 2, size // 2) for size in sizes]
   x_NHWI = jnp.pad(x_NHWI, ((0, 0), *margins, (0, 0)))
@@ -59,11 +77,11 @@ def of_patches(x_NHWI, kernel_HWIO, stride=1):
   return jnp.tensordot(patches_NHWKI, kernel_HWIO.reshape(-1, *kernel_HWIO.shape[2:]), 2)
 
 
-def of_pixels(x_BFSI, kernel_3IO):
-  """By XLA, of S images of B rows and F columns, with a kernel 1 high and 3 wide.
+def of_pixels(x_BFSI: jax.Array, kernel_3IO: jax.Array) -> jax.Array:
+  """Convolves S images of B rows and F columns by XLA, with a kernel 1 high and 3 wide.
 
-  That is how a video lies in a TPU's memory: any other way is copied for, or pays three times for
-  its shifts (docs/performance.md).
+  A video lies so in a TPU's memory: any other form needs a copy, or shifts that cost three times as
+  much (docs/performance.md).
   """
   dims = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))
   return jax.lax.conv_general_dilated(

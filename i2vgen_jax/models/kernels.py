@@ -12,6 +12,7 @@ size, C = A*K.
 
 import functools
 import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,15 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel,
   splash_attention_mask,
 )
+from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention, video_parts
 
+Over = Literal['pixels', 'frames', 'context']
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
 # video, whose keys and values are made once and not once per frame. The dims of keys and values,
 # and the einsums of queries and keys to logits, and of weights and values to the output.
-OVER = {
+OVER: dict[Over, tuple[str, str, str]] = {
   'pixels': ('BFTC', 'bfsak,bftak->bfast', 'bfast,bftak->bfsak'),
   'frames': ('BGSC', 'bfsak,bgsak->bsafg', 'bsafg,bgsak->bfsak'),
   'context': ('BLC', 'bfsak,blak->bafsl', 'bafsl,blak->bfsak'),
@@ -37,14 +40,14 @@ LANES = 128
 LARGEST_BLOCK = 1024  # 1280 compiles on v5e, 1920 exceeds its scoped vector memory.
 
 
-def attend(over, q_BFSC, k, v, num_heads):
+def attend(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
   """softmax(q k^T / sqrt(K)) v, head by head: (B, F, S, C); softmax is float32.
 
   Args:
-    over: of OVER.
+    over: what queries attend to, a key of OVER.
     q_BFSC: queries.
     k, v: keys and values, with the dims of OVER.
-    num_heads: A.
+    num_heads: A, heads in the channels.
   """
   num_keys, head_dim = k.shape[2 if over == 'pixels' else 1], q_BFSC.shape[-1] // num_heads
   chosen = choose(platform(), over, num_keys, head_dim, q_BFSC.dtype)
@@ -56,14 +59,22 @@ def attend(over, q_BFSC, k, v, num_heads):
   return video_parts.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
 
 
-def platform():
-  """Of the devices of the mesh in context ('tpu', 'gpu', 'cpu'); 'cpu' without one."""
+def platform() -> str:
+  """Kind of the devices in the current mesh: 'tpu', 'gpu' or 'cpu'; 'cpu' without a mesh."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.platform if device else 'cpu'
 
 
-def choose(platform, over, num_keys, head_dim, dtype):
-  """'pallas', 'splash', 'cudnn' or 'xla' for the shape on a platform ('tpu', 'gpu', 'cpu')."""
+def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DTypeLike) -> str:
+  """'pallas', 'splash', 'cudnn' or 'xla' for a shape on a platform.
+
+  Args:
+    platform: kind of the devices: 'tpu', 'gpu' or 'cpu'.
+    over: what queries attend to, a key of OVER.
+    num_keys: how many keys a query attends to.
+    head_dim: K, channels of a head.
+    dtype: type of queries, keys and values.
+  """
   if platform == 'tpu':
     if over == 'frames':
       fits = 1 < num_keys <= pallas_frame_attention.MOST_FRAMES
@@ -72,14 +83,21 @@ def choose(platform, over, num_keys, head_dim, dtype):
     if fits and pallas_attention.fits_heads(head_dim):
       return 'pallas'
     return 'splash' if over == 'pixels' and num_keys >= FEWEST['tpu'] else 'xla'
-  half = dtype in (jnp.bfloat16, jnp.float16)  # All that cuDNN takes.
+  half = dtype in (jnp.bfloat16, jnp.float16)  # cuDNN takes no others.
   if platform in ('gpu', 'cuda') and over == 'pixels' and num_keys >= FEWEST['gpu'] and half:
     return 'cudnn'
   return 'xla'
 
 
-def plain(over, q_BFSC, k, v, num_heads):
-  """By two matrix products with all scores in memory between them."""
+def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
+  """Attends by two matrix products, with all scores in memory between them.
+
+  Args:
+    over: what queries attend to, a key of OVER.
+    q_BFSC: queries.
+    k, v: keys and values, with the dims of OVER.
+    num_heads: A, heads in the channels.
+  """
   _, to_logits, to_output = OVER[over]
   q_BFSAK, k, v = (axes.split_heads(x, num_heads) for x in (q_BFSC, k, v))
   q_BFSAK = q_BFSAK * q_BFSAK.shape[-1] ** -0.5
@@ -88,8 +106,18 @@ def plain(over, q_BFSC, k, v, num_heads):
   return axes.merge_heads(jnp.einsum(to_output, weights, v))
 
 
-def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
-  """By pallas_attention."""
+def pallas(
+  over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
+  """Attends by pallas_attention or pallas_frame_attention.
+
+  Args:
+    over: what queries attend to, a key of OVER.
+    q_BFSC: queries.
+    k, v: keys and values, with the dims of OVER.
+    head_dim: K, channels of a head.
+    interpret: whether to run without a TPU.
+  """
   if over == 'frames':
     return pallas_frame_attention.attend_over_frames(q_BFSC, k, v, head_dim, interpret)
   rows = math.prod(q_BFSC.shape[: 2 if over == 'pixels' else 1])
@@ -97,18 +125,39 @@ def pallas(over, q_BFSC, k, v, head_dim, interpret=False):
   return pallas_attention.attend(q, k, v, head_dim, interpret).reshape(q_BFSC.shape)
 
 
-def cudnn(_, *qkv_BFSC, head_dim):
-  """By cuDNN's flash attention, each frame a batch entry."""
+def cudnn(_: Over, *qkv_BFSC: jax.Array, head_dim: int) -> jax.Array:
+  """Attends by cuDNN's flash attention, each frame a batch entry.
+
+  Args:
+    _: always 'pixels'.
+    qkv_BFSC: queries, keys and values, bfloat16 or float16.
+    head_dim: K, channels of a head.
+  """
   folded = (x.reshape(-1, x.shape[2], x.shape[3] // head_dim, head_dim) for x in qkv_BFSC)
   y_NSAK = jax.nn.dot_product_attention(*folded, implementation='cudnn')
   return y_NSAK.reshape(qkv_BFSC[0].shape)
 
 
-def splash(_, q_BFSC, k_BFTC, v_BFTC, head_dim, interpret=False):
-  """By JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
+def splash(
+  _: Over,
+  q_BFSC: jax.Array,
+  k_BFTC: jax.Array,
+  v_BFTC: jax.Array,
+  head_dim: int,
+  interpret: bool = False,
+) -> jax.Array:
+  """Attends by JAX's Pallas kernel for TPU; sequences are padded to a multiple of its block.
 
   The backward pass is the unfused one: fused, it keeps a partial dq for each block of keys, 8 GB
   more at 14,400 tokens.
+
+  Args:
+    _: always 'pixels'.
+    q_BFSC: queries.
+    k_BFTC: keys, as many as queries.
+    v_BFTC: values.
+    head_dim: K, channels of a head.
+    interpret: whether to run without a TPU.
   """
   num_tokens = q_BFSC.shape[2]
   block, padded = tiling(num_tokens)
@@ -123,13 +172,13 @@ def splash(_, q_BFSC, k_BFTC, v_BFTC, head_dim, interpret=False):
   if padded > num_tokens:
     ids = (jnp.arange(padded) >= num_tokens).astype(jnp.int32)  # Padding attends to padding.
     segments = splash_attention_kernel.SegmentIds(ids, ids)
-  y_NASK = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(
+  y_NASK: Any = jax.vmap(lambda q, k, v: kernel(q, k, v, segments))(
     q_NASK, prepare(k_BFTC), prepare(v_BFTC)
   )
   return jnp.swapaxes(y_NASK[:, :, :num_tokens], 1, 2).reshape(q_BFSC.shape)
 
 
-def tiling(num_tokens):
+def tiling(num_tokens: int) -> tuple[int, int]:
   """(block, padded length): the block of 512 tokens or more that needs least padding, the largest
   of such."""
   blocks = range(4 * LANES, LARGEST_BLOCK + 1, LANES)
@@ -138,9 +187,11 @@ def tiling(num_tokens):
   return block, padded[block]
 
 
-def _splash_kernel(num_heads, num_tokens, block, interpret):
+def _splash_kernel(
+  num_heads: int, num_tokens: int, block: int, interpret: bool
+) -> splash_attention_kernel.SplashAttentionKernel:
   mask = splash_attention_mask.FullMask((num_tokens, num_tokens))
-  sizes = dict.fromkeys(
+  sizes: Any = dict.fromkeys(
     ('block_q', 'block_kv', 'block_q_dkv', 'block_kv_dkv', 'block_q_dq', 'block_kv_dq'), block
   )
   return splash_attention_kernel.make_splash_mha(

@@ -10,29 +10,32 @@ output channels, G channels of a norm group, E embedding width.
 import functools
 import math
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from i2vgen_jax.models import axes, convolution, video_parts
 
-BLOCK_INPUT = 'block_input'  # What unet3d.POLICIES may move to the host.
+BLOCK_INPUT = 'block_input'  # unet3d.POLICIES may move it to the host.
 FRAMES, PIXELS = 1, -2  # The dims of a video that may be split.
 
 
-def uniform_by_fan_in(fan_in):
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
   """Initializer: uniform in +-1/sqrt(fan_in), torch's default for the kernel and the bias alike."""
 
-  def init(key, shape, dtype=jnp.float32):
+  def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
     bound = 1 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
 
 
-def _initializer(name, fan_in, zero):
+def _initializer(name: str, fan_in: int, zero: tuple[str, ...]) -> nn.initializers.Initializer:
   return nn.initializers.zeros if name in zero else uniform_by_fan_in(fan_in)
 
 
@@ -50,12 +53,12 @@ class Dense(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_C):
+  def __call__(self, x_C: jax.Array) -> Any:
     """(..., I) -> (..., O)."""
     fan_in = x_C.shape[-1]
     shape = (fan_in, self.features)
     kernel_IO = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
-    bias_O = None
+    bias_O: Any = None
     if self.use_bias:
       bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
     x_C = x_C.astype(self.dtype)
@@ -68,7 +71,7 @@ class Dense(nn.Module):
     )
 
 
-def _affine(x_I, kernel_IO, bias_O):
+def _affine(x_I: jax.Array, kernel_IO: jax.Array, bias_O: jax.Array | None) -> jax.Array:
   y_O = jnp.dot(x_I, kernel_IO.astype(x_I.dtype))
   return y_O if bias_O is None else y_O + _broadcast_last(bias_O.astype(x_I.dtype), y_O.ndim)
 
@@ -83,7 +86,7 @@ class Conv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_HWC):
+  def __call__(self, x_HWC: jax.Array) -> jax.Array:
     """(..., H, W, I) -> (..., ceil(H/stride), ceil(W/stride), O)."""
     size, channels = self.kernel_size, x_HWC.shape[-1]
     fan_in = size * size * channels
@@ -104,7 +107,7 @@ class FrameConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, I) -> (B, F, H, W, O)."""
     channels = x_BFHWC.shape[-1]
     fan_in = 3 * channels
@@ -132,7 +135,7 @@ class GroupNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> the same."""
     channels = x_BFHWC.shape[-1]
     if channels % self.num_groups:
@@ -146,12 +149,17 @@ class GroupNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def normalize(x_C, scale_C, bias_C, mean_of, epsilon):
+def normalize(
+  x_C: jax.Array,
+  scale_C: jax.Array,
+  bias_C: jax.Array,
+  mean_of: Callable[[jax.Array], jax.Array],
+  epsilon: float,
+) -> jax.Array:
   """Subtracts the mean, divides by the standard deviation, scales and shifts; float32.
 
-  The backward pass is written out: it keeps x as it came, in bfloat16 where that is what came, and
-  nothing else of its size; and XLA:CPU compiles it in two thirds of the time of the derived one
-  (small U-Net, jax 0.10.2).
+  The backward pass is written out: it keeps x in its own dtype, and nothing else of that size, and
+  XLA:CPU compiles it in two thirds of the time of the derived one (small U-Net, jax 0.10.2).
 
   Args:
     x_C: channels last.
@@ -185,8 +193,8 @@ def _normalize_backward(mean_of, epsilon, residuals, dy_C):
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _mean(dims, group_size, over_frames, x_C):
-  """Over dims, all but the batch's, channels' and, per frame, frames'; then over adjacent channels.
+def _mean(dims: tuple[int, ...], group_size: int, over_frames: bool, x_C: jax.Array) -> jax.Array:
+  """Means over `dims` (pixels, and frames if over_frames), then over the channels of each group.
 
   In this order x is read once for all statistics.
   """
@@ -203,7 +211,7 @@ class LayerNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_C):
+  def __call__(self, x_C: jax.Array) -> jax.Array:
     """(..., C) -> the same."""
     channels = x_C.shape[-1]
     scale_C = self.param('scale', nn.initializers.ones, (channels,))
@@ -221,18 +229,18 @@ class Dropout(nn.Module):
   """
 
   rate: float
-  split: int = FRAMES  # Of which video_parts.py may leave a part here: FRAMES or PIXELS.
+  split: int = FRAMES  # FRAMES or PIXELS: the dim that video_parts.py may split.
 
   @nn.compact
-  def __call__(self, x, keys_B):
+  def __call__(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
     """x: (B, F, S, C) or (B, F, H, W, C); keys_B: (B,) jax.random keys, or None."""
     dropped = round(self.rate * 256)
     if keys_B is None or dropped == 0:
       return x
     module = zlib.crc32('/'.join(self.path).encode())
-    # Drawn in the shape of what uses it, or it would have to be laid out anew on a TPU: of layers
-    # over frames the pixels in one dim. The four bytes of a word lie a quarter of H apart; over
-    # frames, of F, or of the pixels if frames are few.
+    # The mask is drawn in the shape of x, since a TPU would copy another one: layers over frames
+    # have the pixels in one dim. The four bytes of a word lie a quarter of H apart; in layers over
+    # frames a quarter of F, or of the pixels if there are fewer than 4 frames.
     shape = list(x.shape)
     shape[self.split] *= video_parts.num_parts()
     dim = 2
@@ -243,7 +251,7 @@ class Dropout(nn.Module):
 
     def draw(key):
       words = jax.random.bits(jax.random.fold_in(key, module), shape[1:])
-      # As bytes: where XLA lays activations with pixels in lanes, each of the four is copied.
+      # Cast to bytes: where XLA lays pixels in lanes, it copies each of the four.
       bytes_of_words = [(words >> shift).astype(jnp.uint8) for shift in (0, 8, 16, 24)]
       return jnp.concatenate(bytes_of_words, dim - 1)
 
@@ -261,8 +269,16 @@ class ResBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, dropout_keys_B):
-    """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features)."""
+  def __call__(
+    self, x_BFHWC: jax.Array, embedding_BE: jax.Array, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
+    """(B, F, H, W, C) and (B, E) -> (B, F, H, W, features).
+
+    Args:
+      x_BFHWC: features of a video.
+      embedding_BE: the timestep's vector, with whatever is added to it.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     x_BFHWC = checkpoint_name(x_BFHWC, BLOCK_INPUT)
     h = nn.silu(GroupNorm(self.norm_groups, dtype=self.dtype, name='norm1')(x_BFHWC))
     h = Conv(self.features, dtype=self.dtype, name='conv1')(h)
@@ -285,7 +301,7 @@ class TemporalConv(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, dropout_keys_B):
+  def __call__(self, x_BFHWC: jax.Array, dropout_keys_B: jax.Array | None) -> jax.Array:
     """(B, F, H, W, C) -> the same."""
     height, width, channels = x_BFHWC.shape[2:]
     h = x_BFHWC = video_parts.pixels_apart(x_BFHWC)
@@ -304,14 +320,14 @@ class TemporalConv(nn.Module):
 class Downsample(nn.Module):
   """Halves height and width (rounding up) with a strided 3x3 convolution.
 
-  `row_margin` rows of zeros are laid on above and below, which `Upsample` cuts off again.
+  It first adds `row_margin` rows of zeros above and below, which `Upsample` cuts off again.
   """
 
   row_margin: int = 0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC):
+  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, ceil(H/2) + row_margin, ceil(W/2), C)."""
     if self.row_margin:
       margins = [(0, 0)] * 5
@@ -327,8 +343,14 @@ class Upsample(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC, height, width):
-    """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of."""
+  def __call__(self, x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
+    """(B, F, H, W, C) -> (B, F, height, width, C), sizes that `Downsample` makes H and W of.
+
+    Args:
+      x_BFHWC: features of the lower level.
+      height: height of the result, in pixels of its level.
+      width: its width, likewise.
+    """
     # For an odd size 2n-1, nearest resize of n pixels is the doubled image without its last row.
     top = self.row_margin
     x_BFHWC = jnp.repeat(jnp.repeat(x_BFHWC, 2, axis=2), 2, axis=3)
@@ -336,7 +358,7 @@ class Upsample(nn.Module):
     return Conv(x_BFHWC.shape[-1], dtype=self.dtype, name='conv')(x_BFHWC)
 
 
-def sinusoid(positions_B, width):
+def sinusoid(positions_B: jax.Array, width: int) -> jax.Array:
   """(B,) -> (B, width): cosines, then sines, of frequencies 10000^(-i/(width/2)); width is even."""
   frequencies = jnp.exp(
     -math.log(10_000) * jnp.arange(width // 2, dtype=jnp.float32) / (width // 2)
@@ -345,5 +367,5 @@ def sinusoid(positions_B, width):
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
-def _broadcast_last(x_C, ndim):
+def _broadcast_last(x_C: jax.Array, ndim: int) -> jax.Array:
   return x_C.reshape((1,) * (ndim - 1) + x_C.shape)

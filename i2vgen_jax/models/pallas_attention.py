@@ -7,12 +7,14 @@ set to zero, which costs a multiplier of 128 nothing, and nothing moves.
 
 All keys of a row are in vector memory, and softmax goes through them in chunks. Products take the
 inputs' type and sum in float32; softmax is float32. `interpret` runs a kernel without a TPU.
-Measured, as far as it can be without one, in docs/performance.md.
+docs/performance.md has what can be measured without one.
 
 Dimension key: B batch, T queries, U keys, C = heads x head_dim channels; within a kernel L lanes.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,21 +24,31 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 MOST_KEYS = 16_384
-QUERIES = 512  # Of a block.
+QUERIES = 512  # Queries of a block.
 MOST_OF_CHUNK = 1024  # Keys; scores of a block are 2 MiB then.
-VECTOR_MEMORY = 48 * 2**20  # Of the 64 MiB of a v5p core or TPU7x device, the least there is.
-RESULT = 'attention_result'  # What remat policies may keep (unet3d.POLICIES).
+VECTOR_MEMORY = 48 * 2**20  # A v5p core or TPU7x device, the smallest, has 64 MiB.
+RESULT = 'attention_result'  # Remat policies may keep it (unet3d.POLICIES).
 MASKED = -1e30
 
 
-def fits_heads(head_dim):
+def fits_heads(head_dim: int) -> bool:
   """Whether heads of this size fill the lanes."""
   return head_dim in (LANES // 2, LANES)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend(q_BTC, k_BUC, v_BUC, head_dim, interpret=False):
-  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS."""
+def attend(
+  q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
+  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS.
+
+  Args:
+    q_BTC: queries.
+    k_BUC: keys.
+    v_BUC: values.
+    head_dim: channels of a head: 64 or 128 (fits_heads).
+    interpret: whether to run without a TPU.
+  """
   return _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret)[0]
 
 
@@ -66,7 +78,9 @@ def _attend_backward(head_dim, interpret, residuals, dy_BTC):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _attend(q_BTC, k_BUC, v_BUC, head_dim, interpret):
+def _attend(
+  q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool
+) -> list[jax.Array]:
   """(output, logarithm of the sum of each query's exp(scores): float32 (B, tiles, heads, T))."""
   blocks = _Blocks(q_BTC, k_BUC, head_dim)
   return blocks.call(
@@ -88,11 +102,11 @@ class _Blocks:
   All keys of a tile are in vector memory, and are read in equal chunks.
   """
 
-  def __init__(self, q_BTC, k_BUC, head_dim):
+  def __init__(self, q_BTC: jax.Array, k_BUC: jax.Array, head_dim: int) -> None:
     (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
     self.num_keys, self.head_dim = num_keys, head_dim
     self.block = min(QUERIES, pl.cdiv(self.num_queries, 16) * 16)
-    # Of whole tiles of bfloat16, which are 16 rows high.
+    # Chunks are whole tiles of bfloat16, which are 16 rows high.
     num_chunks = pl.cdiv(num_keys, MOST_OF_CHUNK)
     self.chunk = pl.cdiv(num_keys, 16 * num_chunks) * 16
     self.padded_keys = num_chunks * self.chunk
@@ -109,7 +123,16 @@ class _Blocks:
       (1, self.padded_keys, LANES), lambda b, a, t: (b, 0, a), pipeline_mode=pl.Buffered(1)
     )
 
-  def call(self, kernel, inputs, specs, outputs, output_specs, products, **options):
+  def call(
+    self,
+    kernel: Callable[..., None],
+    inputs: Sequence[jax.Array],
+    specs: Sequence[pl.BlockSpec],
+    outputs: Sequence[jax.Array | jax.ShapeDtypeStruct],
+    output_specs: Sequence[pl.BlockSpec],
+    products: int,
+    **options: Any,
+  ) -> Any:
     """Runs a kernel over the grid; outputs are like the arrays or shapes of `outputs`."""
     num_heads = self.channels // self.head_dim
     return pl.pallas_call(
@@ -132,30 +155,32 @@ class _Blocks:
       **options,
     )(*inputs)
 
-  def lanes(self):
-    """Of the kernel's tile, those that hold channels."""
+  def lanes(self) -> jax.Array:
+    """How many lanes of the kernel's tile hold channels."""
     return jnp.minimum(LANES, self.channels - pl.program_id(1) * LANES)
 
-  def read_queries(self, ref, lanes):
+  def read_queries(self, ref: Any, lanes: jax.Array) -> jax.Array:
     """(T, L), with zeros for what lies beyond the array: a block may hold anything there, and
     0 x NaN is NaN."""
     return self._inside(ref[0], pl.program_id(2) * self.block, self.num_queries, lanes)
 
-  def read_keys(self, ref, start, lanes):
+  def read_keys(self, ref: Any, start: int | jax.Array, lanes: jax.Array) -> jax.Array:
     """(U, L), a chunk, likewise."""
     return self._inside(ref[0, pl.ds(start, self.chunk)], start, self.num_keys, lanes)
 
-  def _inside(self, x, first_row, num_rows, lanes):
+  def _inside(
+    self, x: jax.Array, first_row: int | jax.Array, num_rows: int, lanes: jax.Array
+  ) -> jax.Array:
     if num_rows % x.shape[0] == 0 and self.channels % LANES == 0:
       return x
     row, lane = (jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) for dim in (0, 1))
     return jnp.where((lane < lanes) & (first_row + row < num_rows), x, 0)
 
-  def over_heads(self, function, init, lanes):
+  def over_heads(self, function: Callable[..., Any], init: Any, lanes: jax.Array) -> Any:
     """function(head, carry) for each head of the tile."""
     return jax.lax.fori_loop(0, lanes // self.head_dim, function, init)
 
-  def over_chunks(self, function, init):
+  def over_chunks(self, function: Callable[..., Any], init: Any) -> Any:
     """function(first key, carry) for each chunk of keys."""
     if self.chunk == self.padded_keys:
       return function(0, init)
@@ -165,12 +190,12 @@ class _Blocks:
 
     return jax.lax.fori_loop(0, self.padded_keys // self.chunk, of_chunk, init)
 
-  def of_head(self, x_TL, head):
+  def of_head(self, x_TL: jax.Array, head: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mask of the head's lanes, x with zeros in all others)."""
     mask = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1) // self.head_dim == head
     return mask, jnp.where(mask, x_TL, 0)
 
-  def scores(self, k_UL, q_TL, start):
+  def scores(self, k_UL: jax.Array, q_TL: jax.Array, start: int | jax.Array) -> jax.Array:
     """(U, T): a query is a column, so that its maximum and sums are rows and broadcast as such."""
     scores_UT = dot(k_UL, q_TL, over=(1, 1))
     if self.padded_keys == self.num_keys:
@@ -250,13 +275,19 @@ def _backward_kernel(
     dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
 
 
-def scale(q_TL, head_dim):
+def scale(q_TL: jax.Array, head_dim: int) -> jax.Array:
   """Queries, so that their products with keys are the scores."""
   return (q_TL * head_dim**-0.5).astype(q_TL.dtype)
 
 
-def dot(a, b, over):
-  """Product of matrices, summed over a dim of each, in float32."""
+def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+  """Product of matrices, summed over a dim of each, in float32.
+
+  Args:
+    a: (rows, columns).
+    b: (rows, columns), of the same type.
+    over: the dim of `a` and the dim of `b`, 0 or 1 each.
+  """
   return jax.lax.dot_general(
     a,
     b,
@@ -266,8 +297,17 @@ def dot(a, b, over):
   )
 
 
-def cost(arrays, num_scores, products, head_dim):
-  """What a kernel states of itself: arrays are read or written once, each score has `products`."""
+def cost(
+  arrays: Sequence[jax.Array | jax.ShapeDtypeStruct], num_scores: int, products: int, head_dim: int
+) -> pl.CostEstimate:
+  """The cost that a kernel states: it reads or writes each array once.
+
+  Args:
+    arrays: inputs and outputs; shapes will do.
+    num_scores: pairs of a query and a key, over all heads and rows.
+    products: how many matrix products each score takes part in.
+    head_dim: channels of a head.
+  """
   return pl.CostEstimate(
     flops=products * 2 * num_scores * head_dim,
     transcendentals=num_scores,

@@ -7,6 +7,8 @@ queries, U keys, L lanes.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +19,26 @@ from jax.experimental.pallas import tpu as pltpu
 from i2vgen_jax.models import pallas_attention
 from i2vgen_jax.models.pallas_attention import LANES
 
-PIXELS = 8  # Of a sequence: the rows of a float32 tile.
+PIXELS = 8  # Pixels of a sequence: the rows of a float32 tile.
 MOST_FRAMES = 64
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def attend_over_frames(q_BFSC, k_BFSC, v_BFSC, head_dim, interpret=False):
+def attend_over_frames(
+  q_BFSC: jax.Array, k_BFSC: jax.Array, v_BFSC: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
   """softmax(q k^T / sqrt(head_dim)) v over the frames of each pixel, head by head: (B, F, S, C).
 
   Eight pixels of all frames are one sequence, as they lie in memory, in which a token sees those of
   its own pixel alone: seven eighths of the scores are masked, which costs less than a layout in
   which none is. At most MOST_FRAMES frames.
+
+  Args:
+    q_BFSC: queries.
+    k_BFSC: keys.
+    v_BFSC: values.
+    head_dim: channels of a head: 64 or 128.
+    interpret: whether to run without a TPU.
   """
   return _over_frames(_forward, (q_BFSC, k_BFSC, v_BFSC), head_dim, interpret)[0]
 
@@ -45,7 +56,9 @@ def _over_frames_backward(head_dim, interpret, qkv, dy_BFSC):
 attend_over_frames.defvjp(_over_frames_forward, _over_frames_backward)
 
 
-def _over_frames(function, arrays_BFSC, head_dim, interpret):
+def _over_frames(
+  function: Callable[..., Any], arrays_BFSC: Sequence[jax.Array], head_dim: int, interpret: bool
+) -> list[jax.Array]:
   """Runs a function on all sequences, in blocks of all frames, some pixels and 128 lanes."""
   x = arrays_BFSC[0]
   batch_size, num_frames, num_pixels, channels = x.shape
@@ -111,7 +124,7 @@ def _for_each_sequence(function, inputs, outputs, sizes):
   jax.lax.fori_loop(0, block // rows, do_two, 0)
 
 
-def _forward(q_TL, k_UL, v_UL, head_dim):
+def _forward(q_TL: jax.Array, k_UL: jax.Array, v_UL: jax.Array, head_dim: int) -> jax.Array:
   """(T, L) float32. A query sees keys that are PIXELS apart, or a multiple of it."""
   y_TL = jnp.zeros(q_TL.shape, jnp.float32)
   for of_head_TL, head_q_TL in _heads(q_TL, head_dim):
@@ -121,7 +134,9 @@ def _forward(q_TL, k_UL, v_UL, head_dim):
   return y_TL
 
 
-def _backward(q_TL, k_UL, v_UL, dy_TL, head_dim):
+def _backward(
+  q_TL: jax.Array, k_UL: jax.Array, v_UL: jax.Array, dy_TL: jax.Array, head_dim: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Gradients of q, k and v, float32."""
   dq_TL, dk_UL, dv_UL = (jnp.zeros(x.shape, jnp.float32) for x in (q_TL, k_UL, v_UL))
   heads = (_heads(x, head_dim) for x in (q_TL, k_UL, dy_TL))
@@ -138,7 +153,7 @@ def _backward(q_TL, k_UL, v_UL, dy_TL, head_dim):
   return dq_TL * scale, dk_UL * scale, dv_UL
 
 
-def _heads(x_TL, head_dim):
+def _heads(x_TL: jax.Array, head_dim: int) -> Iterator[tuple[jax.Array, jax.Array]]:
   """[(mask of its lanes, x with zeros in all others)] of each head that lies in the lanes."""
   lane = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1)
   for head in range(LANES // head_dim):
@@ -146,7 +161,7 @@ def _heads(x_TL, head_dim):
     yield mask, jnp.where(mask, x_TL, 0)
 
 
-def _exp_scores(q_TL, k_UL, head_dim):
+def _exp_scores(q_TL: jax.Array, k_UL: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
   """(exp(scores - their maximum), their sum): (T, U) and (T, 1)."""
   scores_TU = pallas_attention.dot(pallas_attention.scale(q_TL, head_dim), k_UL, over=(1, 1))
   row, column = (jax.lax.broadcasted_iota(jnp.int32, scores_TU.shape, dim) for dim in (0, 1))

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PAD_ID = 0  # In every T5 vocabulary.
+PAD_ID = 0  # Every T5 vocabulary has it.
 
 # T5's own names, as `feed_forward_proj` of a config.json has them.
 ACTIVATIONS = {
@@ -44,9 +44,9 @@ class T5Encoder(nn.Module):
     head_dim: size per head; num_heads * head_dim need not equal hidden_size.
     max_length: tokens that captions are padded or cut to. No weight depends on it.
     relative_position_buckets: even; half of them are for keys to the right of a query.
-    max_distance: beyond it, in tokens, all distances share a bucket.
+    max_distance: tokens beyond which all distances share a bucket.
     activation: a key of `ACTIVATIONS`; 'gated-...' has two matrices in place of one.
-    dtype: of what the products of matrices take. All else is float32, as the parameters are.
+    dtype: type that the products of matrices take. All else is float32, as the parameters are.
   """
 
   vocab_size: int = 32128
@@ -200,7 +200,7 @@ def position_buckets(length: int, num_buckets: int, max_distance: int) -> np.nda
   Args:
     length: tokens.
     num_buckets: a multiple of 4.
-    max_distance: in tokens, above num_buckets / 4.
+    max_distance: tokens, above num_buckets / 4.
 
   Raises:
     ValueError: buckets that do not divide so.
@@ -215,7 +215,7 @@ def position_buckets(length: int, num_buckets: int, max_distance: int) -> np.nda
   positions = np.arange(length)
   offset_LM = positions[None] - positions[:, None]
   distance_LM = np.abs(offset_LM)
-  # In float32, as the releases were trained: it decides on which side of a bound a distance falls.
+  # The releases were trained in float32, which decides on which side of a bound a distance falls.
   log_LM = np.log(np.maximum(distance_LM, exact).astype(np.float32) / exact)
   far_LM = exact + (log_LM / math.log(max_distance / exact) * (half - exact)).astype(np.int32)
   bucket_LM = np.where(distance_LM < exact, distance_LM, np.minimum(far_LM, half - 1))

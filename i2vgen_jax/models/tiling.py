@@ -3,12 +3,17 @@
 Dimension key: B batch, H W height and width, C channels.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
+def apply_in_tiles(
+  function: Callable[[jax.Array], Any], x_BHWC: jax.Array, tile: int, overlap: int, scale: int
+) -> jax.Array:
   """An enlarging `function` of images, applied to squares of them.
 
   What a square sees ends at its border, so the result is close to the whole frame's, not equal.
@@ -16,9 +21,9 @@ def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
   Args:
     function: (B, h, w, C) -> (B, scale h, scale w, C') for any size.
     x_BHWC: any size.
-    tile: side of the squares; frames no larger are done whole, and 0 does all whole.
-    overlap: by which neighbours overlap at least, at most tile / 2; weights ramp up over it.
-    scale: of the function.
+    tile: side of the squares; frames that fit into one are done whole, and with 0 all are.
+    overlap: least overlap of neighbours, at most tile / 2; weights ramp up over it.
+    scale: by how much the function enlarges.
 
   Returns:
     (B, scale H, scale W, C').
@@ -52,7 +57,7 @@ def apply_in_tiles(function, x_BHWC, tile, overlap, scale):
   return sum_BHWC * (1 / total_HW1)
 
 
-def _cover(size, tile, overlap):
+def _cover(size: int, tile: int, overlap: int) -> tuple[np.ndarray, int]:
   """(starts, length) of the fewest equal intervals that cover `size`, spread evenly."""
   if size <= tile:
     return np.array([0]), size
@@ -60,7 +65,7 @@ def _cover(size, tile, overlap):
   return np.linspace(0, size - tile, count).round().astype(np.int32), tile
 
 
-def _window(length, overlap, scale, count):
+def _window(length: int, overlap: int, scale: int, count: int) -> np.ndarray:
   """float32 (scale * length,) weights in (0, 1], ramping up at both ends where there are
   neighbours."""
   if count == 1:

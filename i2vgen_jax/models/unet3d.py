@@ -8,13 +8,16 @@ Dimension key: B batch, F frames, H W latent height and width, C channels, L con
 D context width, E embedding width.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from i2vgen_jax.models import attention, free_u, layers, pallas_attention, video_parts
+
+Target = TypeVar('Target', bound=type[nn.Module])
 
 
 class Level(nn.Module):
@@ -29,13 +32,15 @@ class Level(nn.Module):
   remat: str
   dtype: jnp.dtype
 
-  def _resnet(self, i, x_BFHWC, embedding_BE, dropout_keys_B):
+  def _resnet(
+    self, i: int, x_BFHWC: jax.Array, embedding_BE: jax.Array, dropout_keys_B: jax.Array | None
+  ) -> jax.Array:
     block = rematerialized(layers.ResBlock, self.remat)(
       self.channels, self.norm_groups, self.dropout, self.dtype, name=f'resnets_{i}'
     )
     return block(x_BFHWC, embedding_BE, dropout_keys_B)
 
-  def _attend(self, i, x_BFHWC, context_BLD):
+  def _attend(self, i: int, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
     sizes = (self.channels // self.head_dim, self.head_dim, self.norm_groups, self.dtype)
     spatial = rematerialized(attention.SpatialTransformer, self.remat)(
       *sizes, name=f'attentions_{i}'
@@ -45,7 +50,14 @@ class Level(nn.Module):
     )
     return temporal(spatial(x_BFHWC, context_BLD))
 
-  def _layer(self, i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
+  def _layer(
+    self,
+    i: int,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
     x_BFHWC = self._resnet(i, x_BFHWC, embedding_BE, dropout_keys_B)
     return self._attend(i, x_BFHWC, context_BLD) if self.has_attention else x_BFHWC
 
@@ -57,8 +69,21 @@ class DownBlock(Level):
   is_last: bool = False
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
-    """Returns the output and the list of skips."""
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> tuple[jax.Array, list[jax.Array]]:
+    """Returns the output and the list of skips.
+
+    Args:
+      x_BFHWC: features of the level.
+      embedding_BE: the timestep's vector, with whatever is added to it.
+      context_BLD: context tokens.
+      dropout_keys_B: a jax.random key per sample, or None for no dropout.
+    """
     skips = []
     for i in range(self.num_layers):
       x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
@@ -73,8 +98,14 @@ class MidBlock(Level):
   """A layer with attention and one more ResBlock, at the lowest resolution."""
 
   @nn.compact
-  def __call__(self, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B):
-    """(B, F, H, W, C) -> the same."""
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
+    """(B, F, H, W, C) -> the same; arguments as those of DownBlock."""
     x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
 
@@ -82,11 +113,26 @@ class MidBlock(Level):
 class UpBlock(Level):
   """Layers of one decoder level, each fed a skip, then (but for the last level) a resize."""
 
-  free_u: tuple[tuple[float, float], ...] = ()  # Of its first layers.
+  free_u: tuple[tuple[float, float], ...] = ()  # Gains of the block's first layers.
 
   @nn.compact
-  def __call__(self, x_BFHWC, skips, next_size, embedding_BE, context_BLD, dropout_keys_B):
-    """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width)."""
+  def __call__(
+    self,
+    x_BFHWC: jax.Array,
+    skips: Sequence[jax.Array],
+    next_size: tuple[int, ...] | None,
+    embedding_BE: jax.Array,
+    context_BLD: jax.Array,
+    dropout_keys_B: jax.Array | None,
+  ) -> jax.Array:
+    """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width).
+
+    Args:
+      x_BFHWC: features of the level.
+      skips: (B, F, H, W, any) of the encoder, in the order of the layers that take them.
+      next_size: (height, width) of the next level; None at the last.
+      embedding_BE, context_BLD, dropout_keys_B: as those of DownBlock.
+    """
     for i, skip_BFHWC in enumerate(skips):
       if i < len(self.free_u):
         x_BFHWC, skip_BFHWC = free_u.reweigh(x_BFHWC, skip_BFHWC, *self.free_u[i])
@@ -116,9 +162,9 @@ class UNet3D(nn.Module):
       doubled: 1 in VGen's refinement, 0 in its base model.
     free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
       refinement has ((1.1, 0.6), (1.2, 0.4)).
-    remat: what the backward pass of a ResBlock or transformer computes again: a name in POLICIES;
-      'none' keeps all.
-    dtype: of matrix products and activations.
+    remat: what the backward pass of a ResBlock or transformer keeps: a name in POLICIES; 'none'
+      keeps all.
+    dtype: type of matrix products and activations.
   """
 
   conditioners: tuple[Any, ...]
@@ -137,7 +183,13 @@ class UNet3D(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, noisy_latents_BFHWC, timesteps_B, conditioning, dropout_keys_B=None):
+  def __call__(
+    self,
+    noisy_latents_BFHWC: jax.Array,
+    timesteps_B: jax.Array,
+    conditioning: Mapping[str, jax.Array],
+    dropout_keys_B: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns the prediction, float32, shaped as the latents with `out_channels`.
 
     Args:
@@ -172,7 +224,8 @@ class UNet3D(nn.Module):
       x, new_skips = block(x, *conditions)
       skips += new_skips
 
-    x = MidBlock(**(self._level(-1) | dict(has_attention=True)), name='mid_block')(x, *conditions)
+    lowest: dict[str, Any] = self._level(-1) | dict(has_attention=True)
+    x = MidBlock(**lowest, name='mid_block')(x, *conditions)
 
     for i in range(num_levels):
       block_skips = [skips.pop() for _ in range(self.layers_per_block + 1)]
@@ -185,7 +238,13 @@ class UNet3D(nn.Module):
     x = layers.Conv(self.out_channels, zero=('kernel',), dtype=self.dtype, name='conv_out')(x)
     return x.astype(jnp.float32)
 
-  def _embed(self, noisy_latents_BFHWC, timesteps_B, conditions, dropout_keys_B):
+  def _embed(
+    self,
+    noisy_latents_BFHWC: jax.Array,
+    timesteps_B: jax.Array,
+    conditions: Mapping[str, jax.Array],
+    dropout_keys_B: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
     num_frames = noisy_latents_BFHWC.shape[1] * video_parts.num_parts()
     latent_channels = noisy_latents_BFHWC.shape[-1]
@@ -196,7 +255,7 @@ class UNet3D(nn.Module):
       noise=latent_channels,
       embedding=embedding_width,
     )
-    routes = dict(
+    routes: dict[str, list[Any]] = dict(
       context=[],
       concat=[],
       noise=[noisy_latents_BFHWC],
@@ -219,12 +278,13 @@ class UNet3D(nn.Module):
       output = conditioner(*(conditions[name] for name in names), num_frames, dropout_keys_B)
       routes[route].append(output)
 
-    channels = [sum(routes['noise']), *routes['concat']]
+    channels: list[Any] = [sum(routes['noise']), *routes['concat']]
     x_BFHWC = jnp.concatenate([x.astype(self.dtype) for x in channels], -1)
     context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
-    return x_BFHWC, sum(routes['embedding']), context_BLD
+    embedding_BE: Any = sum(routes['embedding'])
+    return x_BFHWC, embedding_BE, context_BLD
 
-  def _level(self, i):
+  def _level(self, i: int) -> dict[str, Any]:
     return dict(
       channels=self.block_channels[i],
       has_attention=self.attention_levels[i],
@@ -236,7 +296,7 @@ class UNet3D(nn.Module):
       dtype=self.dtype,
     )
 
-  def _check_sizes(self):
+  def _check_sizes(self) -> None:
     if len(self.block_channels) != len(self.attention_levels):
       raise ValueError(
         f'block_channels={self.block_channels} and attention_levels={self.attention_levels} '
@@ -250,7 +310,7 @@ class UNet3D(nn.Module):
           raise ValueError(
             f'block_channels={self.block_channels}: {channels} must divide over {name}={divisor}.'
           )
-    if not 0 <= self.dropout <= 255 / 256:  # In steps of 1/256: layers.Dropout.
+    if not 0 <= self.dropout <= 255 / 256:  # layers.Dropout has steps of 1/256.
       raise ValueError(f'dropout={self.dropout}: give a rate from 0 to {255 / 256:.3f}.')
 
 
@@ -260,22 +320,22 @@ class TimeEmbedding(nn.Module):
   width: int
 
   @nn.compact
-  def __call__(self, timesteps_B):
+  def __call__(self, timesteps_B: jax.Array) -> jax.Array:
     """(B,) -> (B, E)."""
     h = layers.sinusoid(timesteps_B, self.width // 4)
     h = nn.silu(layers.Dense(self.width, name='linear_1')(h))
     return layers.Dense(self.width, name='linear_2')(h)
 
 
-# What is kept of a block's forward pass for its backward pass; all else is computed again.
+# What the backward pass keeps of a block's forward pass; it recomputes all else.
 POLICIES = {
-  'block': jax.checkpoint_policies.nothing_saveable,  # Its input alone.
-  # And results of products, convolutions and attention.
+  'block': jax.checkpoint_policies.nothing_saveable,  # Keep the block's input only.
+  # Keep the results of products, convolutions and attention too.
   'products': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable,
     jax.checkpoint_policies.save_only_these_names(pallas_attention.RESULT),
   ),
-  # Its input alone, and that in the memory of the host.
+  # Keep the block's input only, in the memory of the host.
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
     names_which_can_be_saved=(),
     names_which_can_be_offloaded=(layers.BLOCK_INPUT,),
@@ -285,9 +345,8 @@ POLICIES = {
 }
 
 
-def rematerialized(cls, remat):
-  """The module class, whose backward pass computes anew what POLICIES does not keep; 'none' keeps
-  all."""
+def rematerialized(cls: Target, remat: str) -> Target:
+  """The module class, but its backward pass recomputes what POLICIES[remat] does not keep."""
   if remat == 'none':
     return cls
   if remat not in POLICIES:

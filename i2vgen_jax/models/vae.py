@@ -27,7 +27,7 @@ class AutoencoderKL(nn.Module):
   Attributes:
     block_channels: width of each level; the latents are 2**(levels - 1) times smaller.
     layers_per_block: residual blocks of an encoder level; a decoder level has one more.
-    dtype: of the computation. Parameters, norm statistics and the softmax stay float32.
+    dtype: type of the computation. Parameters, norm statistics and the softmax stay float32.
   """
 
   in_channels: int = 3
@@ -37,7 +37,7 @@ class AutoencoderKL(nn.Module):
   norm_groups: int = 32
   dtype: jnp.dtype = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
     """Names encoder, decoder and the two 1x1 convolutions between them."""
     levels = dict(
       block_channels=self.block_channels,
@@ -51,12 +51,12 @@ class AutoencoderKL(nn.Module):
     self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), dtype=self.dtype)
     self.decoder = Decoder(out_channels=self.in_channels, **levels)
 
-  def __call__(self, images_NHWC):
+  def __call__(self, images_NHWC: jax.Array) -> jax.Array:
     """Reconstructs images from their posterior mean; touches every parameter, so `init` uses it."""
     mean_NHWC, _ = self.encode(images_NHWC)
     return self.decode(mean_NHWC)
 
-  def encode(self, images_NHWC):
+  def encode(self, images_NHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the posterior's mean and log-variance, float32, of images in [-1, 1].
 
     Raises:
@@ -73,7 +73,7 @@ class AutoencoderKL(nn.Module):
     mean_NHWC, logvar_NHWC = jnp.split(moments_NHWC, 2, axis=-1)
     return mean_NHWC, jnp.clip(logvar_NHWC, MIN_LOGVAR, MAX_LOGVAR)
 
-  def decode(self, latents_NHWC):
+  def decode(self, latents_NHWC: jax.Array) -> jax.Array:
     """Returns float32 images, about in [-1, 1], of latents in the VAE's own units."""
     return self.decoder(self.post_quant_conv(latents_NHWC)).astype(jnp.float32)
 
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) images -> (N, H/f, W/f, out_channels)."""
     x_NHWC = _conv3x3(self.block_channels[0], self.dtype, 'conv_in')(x_NHWC)
     for i, channels in enumerate(self.block_channels):
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, h, w, C) latents -> (N, f h, f w, out_channels)."""
     x_NHWC = _conv3x3(self.block_channels[-1], self.dtype, 'conv_in')(x_NHWC)
     x_NHWC = MidBlock(self.norm_groups, self.dtype, name='mid_block')(x_NHWC)
@@ -142,7 +142,7 @@ class DownBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, H/2, W/2, channels), or as high and wide at the last level."""
     for i in range(self.num_layers):
       block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
@@ -162,7 +162,7 @@ class UpBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, 2H, 2W, channels), or as high and wide at the last level."""
     for i in range(self.num_layers):
       block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
@@ -179,7 +179,7 @@ class MidBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> the same."""
     channels = x_NHWC.shape[-1]
     x_NHWC = ResnetBlock(channels, self.norm_groups, self.dtype, name='resnets_0')(x_NHWC)
@@ -195,7 +195,7 @@ class ResnetBlock(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, H, W, channels)."""
     h_NHWC = nn.silu(_group_norm(self.norm_groups, self.dtype, 'norm1')(x_NHWC))
     h_NHWC = _conv3x3(self.channels, self.dtype, 'conv1')(h_NHWC)
@@ -213,7 +213,7 @@ class SpatialAttention(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> the same."""
     channels = x_NHWC.shape[-1]
     h_NHWC = _group_norm(self.norm_groups, self.dtype, 'group_norm')(x_NHWC)
@@ -235,7 +235,7 @@ class Downsample(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, H/2, W/2, channels)."""
     conv = nn.Conv(
       self.channels,
@@ -255,17 +255,17 @@ class Upsample(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x_NHWC):
+  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) -> (N, 2H, 2W, channels)."""
     x_NHWC = jnp.repeat(jnp.repeat(x_NHWC, 2, axis=1), 2, axis=2)
     return _conv3x3(self.channels, self.dtype, 'conv')(x_NHWC)
 
 
-def _conv3x3(channels, dtype, name):
+def _conv3x3(channels: int, dtype: jnp.dtype, name: str) -> nn.Conv:
   return nn.Conv(channels, (3, 3), padding=1, dtype=dtype, name=name)
 
 
-def _group_norm(num_groups, dtype, name):
+def _group_norm(num_groups: int, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
   # Statistics are float32 whatever `dtype` is (Flax's default); the two-pass variance loses nothing
   # where the mean is large beside the deviation.
   return nn.GroupNorm(num_groups, epsilon=NORM_EPS, use_fast_variance=False, dtype=dtype, name=name)

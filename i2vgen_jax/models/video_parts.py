@@ -1,21 +1,23 @@
 """Videos split over the mesh axis `context`, where a device holds less than one.
 
-A batch that divides over `context` too is just split further. Else each device holds some frames of
+A batch that divides over `context` too is split further. Otherwise each device holds some frames of
 a video in layers that look at a frame, and some pixels of all frames in layers that look over
 frames: between the two, devices exchange them, and norms over frames take the mean of all parts.
-No layer sees a pixel next to which another device's begins, and any height and width will do whose
+No layer sees a border between the pixels of two devices, and any height and width will do whose
 product divides, level by level.
 
-All of it is written out by `jax.shard_map`, within which the other axes are still XLA's. Told by
+All of it is written out by `jax.shard_map`, within which XLA still splits the other axes. With
 sharding constraints alone, XLA (jaxlib 0.10.2) mixes the two splits in the backward pass and
 computes wrong gradients of kernels.
 
-The mesh is that in context (parallel/mesh.py: within).
+The mesh is the current one (parallel/mesh.py: within).
 Dimension key: B batch, F frames, H W height and width, S = H*W, C channels.
 """
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -24,8 +26,8 @@ BATCH_AXES, AXIS, HEADS = ('slice', 'data', 'fsdp'), 'context', 'tensor'
 P = jax.sharding.PartitionSpec
 
 
-def split_videos(function):
-  """The same function of whole batches, of which each device computes what `context` leaves to it.
+def split_videos(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The same function of whole batches; each device of `context` computes its part.
 
   Args:
     function: (params, video_BFHWC, *others) -> (B, F, ...), as UNet3D.apply; others have leading
@@ -62,14 +64,16 @@ def split_videos(function):
   return of_whole_batch
 
 
-def num_parts():
-  """Into how many parts the video is cut of which this code sees one."""
+def num_parts() -> int:
+  """How many parts the video is cut into; the code that asks sees one of them."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh.shape[AXIS] if AXIS in mesh.manual_axes else 1
 
 
-def pixels_apart(x_BFHWC):
-  """From some frames of all pixels to some pixels, in one row, of all frames; whole videos stay.
+def pixels_apart(x_BFHWC: jax.Array) -> jax.Array:
+  """Exchanges some frames of all pixels for some pixels, in one row, of all frames.
+
+  Whole videos stay as they are.
 
   Raises:
     ValueError: pixels do not divide over `context`.
@@ -86,42 +90,50 @@ def pixels_apart(x_BFHWC):
   return _exchange(row_BF1SC, split_axis=3, concat_axis=1)
 
 
-def frames_apart(x_BFHWC, height, width):
-  """The inverse of pixels_apart: some frames, of the whole height and width."""
+def frames_apart(x_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
+  """The inverse of pixels_apart: some frames, of the whole height and width.
+
+  Args:
+    x_BFHWC: all frames of some pixels, in one row where the video is split.
+    height: rows of the whole frame.
+    width: columns of the whole frame.
+  """
   if num_parts() == 1:
     return x_BFHWC
   x_BF1SC = _exchange(x_BFHWC, split_axis=1, concat_axis=3)
   return x_BF1SC.reshape(*x_BF1SC.shape[:2], height, width, x_BF1SC.shape[-1])
 
 
-def _exchange(x_BF1SC, **axes):
-  """On the rows that a device holds: left to XLA, it gathers those of all devices before."""
+def _exchange(x_BF1SC: jax.Array, **axes: int) -> jax.Array:
+  """Exchanges the rows that a device holds; XLA alone would first gather those of all devices."""
   exchange = functools.partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True, **axes)
   return on_each_device(exchange, ('BF1SC',), num_heads=1)(x_BF1SC)
 
 
-def own_part(x, dim):
-  """Of an array that every device has whole, the part of a dim that is this device's."""
+def own_part(x: jax.Array, dim: int) -> jax.Array:
+  """This device's part along a dim of an array that every device has whole."""
   if num_parts() == 1:
     return x
   size = x.shape[dim] // num_parts()
   return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, dim)
 
 
-def mean_of_parts(x):
+def mean_of_parts(x: jax.Array) -> jax.Array:
   """The mean over all parts, of equal size."""
   return x if num_parts() == 1 else jax.lax.pmean(x, AXIS)
 
 
-def on_each_device(function, dims, num_heads):
-  """The function on what each device holds of its arrays, for what XLA cannot split itself.
+def on_each_device(
+  function: Callable[..., jax.Array], dims: Sequence[str], num_heads: int
+) -> Callable[..., jax.Array]:
+  """The function applied to each device's part of the arrays, for what XLA cannot split itself.
 
-  A dim that its axes do not divide is whole.
+  A dim stays whole if its axes do not divide it.
 
   Args:
-    function: of arrays; the result has the dims of the first.
-    dims: of each array, in letters: 'B' is split as the batch is, 'C' over tensor.
-    num_heads: that lie in C.
+    function: takes arrays; its result has the dims of the first.
+    dims: a string of letters for each array: 'B' is split as the batch is, 'C' over tensor.
+    num_heads: how many heads lie in C.
   """
 
   def mapped(*arrays):

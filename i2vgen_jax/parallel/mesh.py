@@ -8,6 +8,8 @@ network between: what crosses it is one reduction of gradients per step.
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,15 +18,16 @@ from jax.experimental import mesh_utils
 AXES = ('slice', 'data', 'fsdp', 'context', 'tensor')
 BATCH_AXES = ('slice', 'data', 'fsdp')
 P = jax.sharding.PartitionSpec
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 
-def resolve(axis_sizes, num_devices):
+def resolve(axis_sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
   """Sizes of all `AXES`, in their order.
 
   Args:
     axis_sizes: dict with a size for each of `AXES`, `slice` and `context` 1 if left out; at most
       one may be -1: whatever is left.
-    num_devices: in all.
+    num_devices: how many devices there are in all.
 
   Raises:
     ValueError: unknown axis, or sizes whose product is not the number of devices.
@@ -46,11 +49,13 @@ def resolve(axis_sizes, num_devices):
   return {name: sizes[name] for name in AXES}
 
 
-def make_mesh(axis_sizes, devices=None):
+def make_mesh(
+  axis_sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
   """A mesh over all devices.
 
   Args:
-    axis_sizes: as of `resolve`.
+    axis_sizes: see `resolve`.
     devices: default all devices of all processes.
 
   Raises:
@@ -65,7 +70,7 @@ def make_mesh(axis_sizes, devices=None):
       f'mesh={sizes}: the devices lie in {len(slices)} slices; set --config.mesh.slice='
       f'{len(slices)}, so that only gradients cross between them.'
     )
-  # Rings of a torus are cut where an axis is shorter than they are, as context=2 of v5p's 4x4x4.
+  # An axis may be shorter than a ring of the torus, as context=2 is on v5p's 4x4x4: cut the ring.
   if len(slices) == 1:
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
   else:
@@ -73,12 +78,12 @@ def make_mesh(axis_sizes, devices=None):
     grid = mesh_utils.create_hybrid_device_mesh(
       inside, between, devices=devices, allow_split_physical_axes=True
     )
-  # Auto: how activations lie is XLA's to find, but for what models/video_parts.py says.
+  # Auto: XLA decides how activations lie, but for what models/video_parts.py says.
   return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
-def within(mesh, function):
-  """The function, traced with the mesh in context, where models/kernels.py looks for it."""
+def within(mesh: AnyMesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """The function, traced with this mesh as the current one, which models/kernels.py reads."""
 
   @functools.wraps(function)
   def traced(*arguments):
@@ -88,21 +93,21 @@ def within(mesh, function):
   return traced
 
 
-def batch_shards(mesh):
-  """Into how many parts a batch is split."""
+def batch_shards(mesh: AnyMesh) -> int:
+  """How many parts a batch is split into."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_sharding(mesh):
+def batch_sharding(mesh: AnyMesh) -> jax.sharding.NamedSharding:
   """Leading dim over slice x data x fsdp, the rest whole."""
   return jax.sharding.NamedSharding(mesh, P(BATCH_AXES))
 
 
-def batch_reader(mesh):
+def batch_reader(mesh: jax.sharding.Mesh) -> tuple[int, int]:
   """(index, count): which of so many parts of each batch this process reads.
 
-  Processes whose devices hold the same rows, as where the mesh splits matrices over them, read the
-  same part.
+  Processes read the same part if their devices hold the same rows, because the mesh splits matrices
+  over them.
 
   Raises:
     ValueError: the rows of one process overlap those of another in part.
@@ -120,17 +125,17 @@ def batch_reader(mesh):
   return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
-def replicated(mesh):
+def replicated(mesh: AnyMesh) -> jax.sharding.NamedSharding:
   """Every device holds all of it."""
   return jax.sharding.NamedSharding(mesh, P())
 
 
-def place_batch(batch, mesh):
+def place_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   """Puts this host's rows of a batch on its devices; the result is the global batch.
 
   Args:
     batch: tree of numpy arrays, leading dim = global batch / count of `batch_reader`.
-    mesh: from `make_mesh`.
+    mesh: the mesh of the devices.
   """
   sharding = batch_sharding(mesh)
   return jax.tree.map(
@@ -138,9 +143,15 @@ def place_batch(batch, mesh):
   )
 
 
-def check_batch_sizes(buckets, mesh, accumulation):
-  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or what is
-  left of it not over `context`."""
+def check_batch_sizes(buckets: Iterable[Any], mesh: AnyMesh, accumulation: int) -> None:
+  """Raises ValueError if a bucket's batch does not divide over shards and micro-batches, or if the
+  rest does not divide over `context`.
+
+  Args:
+    buckets: anything with name, batch_size and frames.
+    mesh: the mesh of the devices.
+    accumulation: how many micro-batches make a step.
+  """
   parts, context = batch_shards(mesh) * accumulation, mesh.shape['context']
   for bucket in buckets:
     if bucket.batch_size % parts:

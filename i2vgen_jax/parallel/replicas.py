@@ -7,31 +7,33 @@ of 12.8 (docs/performance.md). Behind a barrier they are fused as on one slice.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from i2vgen_jax.parallel import lowering
 
 P = jax.sharding.PartitionSpec
-# Of parallel/mesh.py: those over which parameters are whole. In one reduction over both, libtpu
+# Axes of parallel/mesh.py over which parameters are whole. In one reduction over both, libtpu
 # adds up within a slice first, so that every device sends its own part to the other slices.
 REPLICAS = ('slice', 'data')
-ROWS = 'fsdp'  # Over which the rows of a replica are split.
+ROWS = 'fsdp'  # The axis that splits a replica's rows.
 
 
-def mean_over_replicas(function, has_rows=False):
+def mean_over_replicas(function: Callable[..., Any], has_rows: bool = False) -> Callable[..., Any]:
   """The function of whole batches, computed by replicas where there are several slices.
 
   Args:
-    function: (batch, *others) -> means over the rows of the batch, of which it sees those of one
-      replica: an array, a dict or a tuple of them. What a dict holds under one name is reduced as
-      soon as all of that is there. Where the mesh in context has one slice, nothing changes.
-    has_rows: if True, the function returns (means, rows), and arrays in rows have the leading dim
-      of the batch.
+    function: (batch, *others) -> means over the rows that it sees, which are those of one replica:
+      an array, a dict or a tuple of them. Each entry of a dict is reduced as soon as it is there.
+      Nothing changes if the current mesh has one slice.
+    has_rows: whether the function returns (means, rows); arrays in rows have the leading dim of the
+      batch.
   """
 
   def of_replica(batch, *others):
-    # Told once more: within, XLA splits channels over the devices of a replica unless told rows.
+    # Say it once more: in here XLA would split channels, not rows, over a replica's devices.
     batch = jax.lax.with_sharding_constraint(batch, P(ROWS))
     if not has_rows:
       return _mean(function(batch, *others))
@@ -54,7 +56,7 @@ def mean_over_replicas(function, has_rows=False):
   return of_whole_batch
 
 
-def _mean(tree):
+def _mean(tree: Any) -> Any:
   if isinstance(tree, tuple):
     return tuple(map(_mean, tree))
   entries = tree if isinstance(tree, dict) else {'': tree}

@@ -6,8 +6,12 @@ EMA end in the same names, so one table places the whole state. No model file kn
 
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+
+from i2vgen_jax.parallel import mesh as mesh_lib
 
 P = jax.sharding.PartitionSpec
 
@@ -19,25 +23,31 @@ RULES = (
   (r'(to_out_0|net_2)/kernel$', ('tensor', 'fsdp')),
   (r'conv1/kernel$', (None, None, 'fsdp', 'tensor')),
   (r'conv2/kernel$', (None, None, 'tensor', 'fsdp')),
-  # From pixels or latents: too few inputs to split.
+  # Pixels and latents are too few inputs to split.
   (r'(patch_embedding|conv_in|conv_0|proj_in_0)/kernel$', (None, 'fsdp')),
   (r'/embedding$', (None, 'fsdp')),
   (r'kernel$', ('fsdp', None)),
 )
 
 
-def path_name(path):
+def path_name(path: Sequence[Any]) -> str:
   """'params/down_blocks_0/conv1/kernel' of a jax tree path."""
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
-def spec_for(name, shape, mesh, min_elements, rules=RULES):
+def spec_for(
+  name: str,
+  shape: Sequence[int],
+  mesh: mesh_lib.AnyMesh,
+  min_elements: int,
+  rules: Sequence[tuple[str, tuple[str | None, ...]]] = RULES,
+) -> jax.sharding.PartitionSpec:
   """The PartitionSpec of one tensor.
 
   Args:
     name: path of the tensor.
-    shape: of the tensor.
-    mesh: anything with a `shape` of axis sizes.
+    shape: sizes of its dims.
+    mesh: the mesh, whose `shape` has the axis sizes.
     min_elements: smaller tensors stay whole on every device: gathering them costs more than
       keeping them. At full size 910 of 1,484 tensors hold 1 M of 1,413 M parameters below 65,536.
     rules: (pattern, axes) pairs.
@@ -46,9 +56,8 @@ def spec_for(name, shape, mesh, min_elements, rules=RULES):
   last dims of a convolution.
 
   Raises:
-    ValueError: the first matching rule names an axis twice, has more axes than the tensor dims, or
-    meets a dim that its
-      axis does not divide.
+    ValueError: the first matching rule names an axis twice, has more axes than the tensor has dims,
+      or its axis does not divide a dim.
   """
   if math.prod(shape) < min_elements:
     return P()
@@ -69,8 +78,14 @@ def spec_for(name, shape, mesh, min_elements, rules=RULES):
   return P()
 
 
-def shard_tree(abstract_tree, mesh, min_elements):
-  """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`."""
+def shard_tree(abstract_tree: Any, mesh: mesh_lib.AnyMesh, min_elements: int) -> Any:
+  """NamedShardings for a tree of arrays or ShapeDtypeStructs; raises as `spec_for`.
+
+  Args:
+    abstract_tree: arrays or ShapeDtypeStructs.
+    mesh: the mesh to place them on.
+    min_elements: smaller tensors stay whole on every device.
+  """
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jax.sharding.NamedSharding(
       mesh, spec_for(path_name(path), leaf.shape, mesh, min_elements)
@@ -79,7 +94,7 @@ def shard_tree(abstract_tree, mesh, min_elements):
   )
 
 
-def with_shardings(abstract_tree, shardings):
+def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
   """ShapeDtypeStructs that say where they lie."""
   return jax.tree.map(
     lambda leaf, placed: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),

@@ -17,11 +17,11 @@ import re
 class Generation:
   """One kind of TPU."""
 
-  accelerator: str  # Of gcloud, before the size.
-  gke_accelerator: str  # Label of GKE's nodes.
+  accelerator: str  # gcloud's name, before the size.
+  gke_accelerator: str  # GKE's label of nodes.
   runtime: str  # TPU VM image.
-  cores_per_chip: int  # That the size in a name counts.
-  devices_per_chip: int  # That JAX shows.
+  cores_per_chip: int  # The size in a name counts cores.
+  devices_per_chip: int  # As JAX counts them.
   grids: dict  # Size in the name -> chips in each direction.
 
 
@@ -59,32 +59,33 @@ class Topology:
   grid: str = ''  # Chips of one slice, such as 4x4x8.
 
   @property
-  def hosts(self):
-    """Of all slices: one process on each."""
+  def hosts(self) -> int:
+    """Hosts of all slices; each runs one process."""
     return self.slices * self.hosts_per_slice
 
   @property
-  def devices(self):
-    """That JAX sees in all."""
+  def devices(self) -> int:
+    """Devices that JAX sees in all."""
     return self.hosts * self.chips_per_host * self.devices_per_chip
 
   @property
-  def generation_name(self):
+  def generation_name(self) -> str:
     """Key of GENERATIONS."""
     return next(name for name, value in GENERATIONS.items() if value is self.generation)
 
   @property
-  def chips(self):
-    """Of all slices."""
+  def chips(self) -> int:
+    """Chips of all slices."""
     return self.hosts * self.chips_per_host
 
   @property
-  def accelerator_type(self):
+  def accelerator_type(self) -> str:
     """gcloud's name of one slice, such as v5litepod-256."""
+    # pyrefly: ignore[missing-attribute] - every TPU has a generation.
     return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'
 
 
-def parse(name):
+def parse(name: str) -> Topology:
   """The Topology of a name.
 
   Raises:
@@ -95,7 +96,7 @@ def parse(name):
   slices, size = int(slices or 1), int(size)
   if kind in ('gpu', 'cpu'):
     return Topology(name, kind, slices, 1, size)
-  generation = GENERATIONS.get(kind)
+  generation = GENERATIONS.get(kind or '')
   if generation is None or size not in generation.grids:
     known = ', '.join(f'{kind}-{list(g.grids)}' for kind, g in GENERATIONS.items())
     raise ValueError(

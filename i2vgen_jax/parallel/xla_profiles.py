@@ -6,17 +6,20 @@ TPU flag here, XLA of jaxlib 0.10.2 every GPU flag. None has been timed on a chi
 'none', and keep what measures better.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 # Products are not cut into a loop of small ones around each transfer: our widths are too small.
 _WHOLE_PRODUCTS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': 1000000}
-# Weights are gathered and gradients scattered at every layer of a mesh with fsdp: both are to run
-# beside the products of the layers around them.
+# A mesh with fsdp gathers weights and scatters gradients at every layer: both should run beside the
+# products of the layers around them.
 _OVERLAP = _WHOLE_PRODUCTS | {
   # Collectives become asynchronous, and the start of one may be fused with the products that it
   # runs beside.
   'xla_tpu_enable_async_collective_fusion': True,
-  # Over more than one product, where a single one is shorter than the transfer.
+  # A transfer may run beside several products, if one is shorter than it.
   'xla_tpu_enable_async_collective_fusion_multiple_steps': True,
   # Products go on while the core that computes them sends.
   'xla_tpu_overlap_compute_collective_tc': True,
@@ -33,12 +36,12 @@ _V5E = {'xla_tpu_enable_async_collective_fusion_fuse_all_gather': True}
 _SLICES = {
   # Reductions of gradients wait for nothing but their gradient, and run beside the backward pass.
   'xla_tpu_enable_data_parallel_all_reduce_opt': True,
-  # Also where tensors differ in size, as ours do.
+  # Do so for tensors of different sizes too, as ours are.
   'xla_tpu_data_parallel_opt_different_sized_ops': True,
 }
-# For unet.remat='offload': copies to and from the host's memory are to run beside the layers.
+# With unet.remat='offload', copies to and from the host's memory should run beside the layers.
 _OFFLOAD = {
-  # So many copies may be under way at once.
+  # At most so many copies are under way at once.
   'xla_tpu_host_transfer_overlap_limit': 24,
   # The schedule counts what copies under way hold.
   'xla_tpu_enable_scheduler_memory_pressure_tracking': True,
@@ -48,7 +51,7 @@ _OFFLOAD = {
   'xla_lhs_prioritize_async_depth_over_stall': 'ENABLED',
 }
 _GPU = {
-  # As on TPU: transfers beside products.
+  # Transfers run beside products, as on TPU.
   'xla_gpu_enable_latency_hiding_scheduler': True,
   # One transfer for several small tensors: NCCL's calls cost more than their bytes.
   'xla_gpu_all_gather_combine_threshold_bytes': 134217728,
@@ -66,14 +69,14 @@ PROFILES = {  # Name -> (platform, flags).
 }
 
 
-def options(name, platform, slices=1):
+def options(name: str, platform: str, slices: int = 1) -> dict[str, Any]:
   """Flags of a profile, for `compile(compiler_options=...)`.
 
   Args:
-    name: in PROFILES.
-    platform: of the devices: 'tpu', 'gpu', 'cpu'.
-    slices: of TPUs. With several the products of replicas.py stay whole in every profile: there
-      XLA would pass the kernels around device by device (3,430 transfers a step).
+    name: a key of PROFILES.
+    platform: kind of the devices: 'tpu', 'gpu' or 'cpu'.
+    slices: how many slices of TPUs. With several, the products of replicas.py stay whole in every
+      profile: XLA would pass the kernels around device by device (3,430 transfers a step).
 
   Raises:
     ValueError: no such profile, or it is for other devices.
@@ -89,7 +92,7 @@ def options(name, platform, slices=1):
   return flags | (_WHOLE_PRODUCTS if platform == 'tpu' and slices > 1 else {})
 
 
-def jit_once(function, **arguments):
+def jit_once(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
   """jax.jit for what runs once: on CPU, optimising takes longer than it saves."""
   options = {'cpu': {'xla_backend_optimization_level': 0}}.get(jax.default_backend())
   return jax.jit(function, compiler_options=options, **arguments)

@@ -8,7 +8,10 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+import ml_collections
 from absl import flags
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -21,7 +24,7 @@ from i2vgen_jax.plan import chips, compiled, estimate
 from i2vgen_jax.process import cli, config_flag
 
 
-def main():
+def main() -> None:
   """Entry point."""
   values = flags.FLAGS
   config, topology = values.config, topology_lib.parse(values.topology)
@@ -32,7 +35,7 @@ def main():
     config, topology, buckets, mfu=values.mfu, clip_cpu_secs=values.clip_cpu_secs
   )
   print(table(plan, values.topology, values.mfu))
-  result = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
+  result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
   if values.compile:
     result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket), values.hlo)
@@ -41,7 +44,7 @@ def main():
     pathlib.Path(values.json).write_text(json.dumps(result, indent=1) + '\n')
 
 
-def choose(buckets, name):
+def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
   """The bucket of a name, '' the first; raises ValueError for an unknown one."""
   named = {bucket.name: bucket for bucket in buckets}
   if name and name not in named:
@@ -49,8 +52,20 @@ def choose(buckets, name):
   return named[name] if name else buckets[0]
 
 
-def compile_for(config, topology, bucket, hlo=''):
-  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took."""
+def compile_for(
+  config: ml_collections.ConfigDict,
+  topology: topology_lib.Topology,
+  bucket: buckets_lib.Bucket,
+  hlo: str = '',
+) -> dict[str, Any]:
+  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took.
+
+  Args:
+    config: the config of the run.
+    topology: TPUs to compile for.
+    bucket: shape of the batch.
+    hlo: file for the compiled program as text; '' writes none.
+  """
   device = chips.device(topology)
   mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
   session = session_lib.build(config, reads_captions=False).on(mesh)
@@ -59,7 +74,7 @@ def compile_for(config, topology, bucket, hlo=''):
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
   if hlo:
-    pathlib.Path(hlo).write_text(executable.as_text())
+    pathlib.Path(hlo).write_text(executable.as_text() or '')
   model_flops = flops.train_step(session, bucket)
   return dict(
     bucket=bucket.name,
@@ -68,8 +83,14 @@ def compile_for(config, topology, bucket, hlo=''):
   )
 
 
-def table(plan, topology, mfu):
-  """The plan as lines to read."""
+def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
+  """The plan as lines to read.
+
+  Args:
+    plan: the plan to show.
+    topology: its name.
+    mfu: share of the peak that the plan assumes.
+  """
   total = sum(plan.bytes.values())
   gib = lambda number: f'{number / estimate.GIB:9.2f} GiB'  # noqa: E731
   lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']

@@ -6,11 +6,13 @@ chip shows as two devices; its figures are halved here.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from i2vgen_jax import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import topology as topology_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,27 +21,27 @@ class Device:
 
   kind: str  # device_kind of JAX.
   cores: int
-  hbm_bytes: float  # That libtpu leaves to a program.
+  hbm_bytes: float  # What libtpu leaves to a program.
   hbm_bytes_per_sec: float
   ici_bytes_per_sec: float  # All links of the device, both ways together.
   dcn_bytes_per_sec: float
-  host_vcpus: int  # Of the host of four chips.
+  host_vcpus: int  # vCPUs of the host of four chips.
   kernel_rate: float  # Share of the peak that splash attention is taken to reach.
 
   @property
-  def peak(self):
+  def peak(self) -> float:
     """Dense bfloat16 FLOP/s."""
-    return flops.peak(self.kind)
+    return flops.PEAKS[self.kind]
 
   @property
-  def clock(self):
+  def clock(self) -> float:
     """Hz, of the peak and the 128x128 or 256x256 multipliers: 4 per v5e core, 8 per v5p chip."""
     multipliers, side = {'TPU v5 lite': (4, 128), 'TPU v5': (8, 128)}.get(self.kind, (4, 256))
     return self.peak / (2 * multipliers * side * side)
 
 
 # Attention of head size 64 fills half of a 128-wide multiplier and a quarter of a 256-wide one at
-# best; 70 % of that is taken. Not measured.
+# best; we assume 70 % of that, which is not measured.
 DEVICES = {
   'v5e': Device('TPU v5 lite', 1, 15.75 * 2**30, 819e9, 400e9, 25e9 / 8, 112, 0.35),
   'v5p': Device('TPU v5', 2, 95.0 * 2**30, 2765e9, 1200e9, 50e9 / 8, 208, 0.35),
@@ -48,8 +50,8 @@ DEVICES = {
 }
 
 
-def device(topology):
-  """The Device of a i2vgen_jax.parallel.topology.Topology.
+def device(topology: topology_lib.Topology) -> Device:
+  """The Device of a topology.
 
   Raises:
     ValueError: it is no TPU.
@@ -61,8 +63,8 @@ def device(topology):
   return DEVICES[topology.generation_name]
 
 
-def abstract_mesh(sizes, device_of_mesh):
-  """A mesh of devices that are nowhere, for tracing and for the shapes of shards."""
+def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:
+  """A mesh without real devices, for tracing and for the shapes of shards."""
   auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
   named = jax.sharding.AbstractDevice(device_of_mesh.kind, device_of_mesh.cores, 'tpu')
   return jax.sharding.AbstractMesh(

@@ -1,6 +1,6 @@
-"""The real train step, compiled for TPUs that are not here, and read.
+"""Compiles the real train step for TPUs that are not here, and reads the result.
 
-libtpu compiles for any topology without a chip (`pip install libtpu`). What it says of memory is
+libtpu compiles for any topology without a chip (`pip install libtpu`). The memory that it states is
 what the chip will hold; its times are estimates: XLA's cycles for each op, plus Pallas kernels and
 collectives, for which XLA states none, at the rates of chips.py. Encoders that run ahead of the
 step are not part of it.
@@ -10,6 +10,8 @@ import collections
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +21,22 @@ from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.plan import hlo
+from i2vgen_jax.parallel import topology as topology_lib
+from i2vgen_jax.plan import chips, hlo
+from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 
 # Collectives that move every byte through a link about twice: reduce and gather.
 TWICE = ('all-reduce',)
 
 
-def devices(topology):
+def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
   """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
 
   Raises:
     ValueError: libtpu is not installed.
   """
-  # Neither metadata of a TPU VM nor a lock between compiling processes is wanted here.
+  # Ask no TPU VM for metadata, and let several processes compile at once.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies
@@ -49,10 +53,10 @@ def devices(topology):
   return described.devices
 
 
-def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket):
-  """The lowered train step for one bucket, of a batch that is encoded."""
+def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
+  """The lowered train step for one bucket, whose batch is already encoded."""
   abstract, shardings, _, step_of_loss = step_lib.from_config(session)
-  encoded_loss = step_lib.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
+  encoded_loss = objective.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   jitted = step_of_loss(
     lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step)
   )
@@ -67,23 +71,27 @@ def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket):
   )
 
 
-def compile_step(lowered, options=None):
+def compile_step(
+  lowered: jax.stages.Lowered, options: Mapping[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, float]:
   """(compiled, CPU seconds); options are XLA's."""
   started = time.process_time()
   return lowered.compile(compiler_options=dict(options or {})), time.process_time() - started
 
 
-def report(compiled, mesh, device, model_flops):
+def report(
+  compiled: jax.stages.Compiled, mesh: jax.sharding.Mesh, device: chips.Device, model_flops: float
+) -> dict[str, Any]:
   """What the compiled step takes, as a dict for JSON.
 
   Args:
-    compiled: for the mesh.
-    mesh: of devices.
-    device: Device of chips.py.
-    model_flops: of the whole batch and all devices, as flops.train_step counts them.
+    compiled: the step, compiled for the mesh.
+    mesh: the mesh of the devices.
+    device: what one of them has.
+    model_flops: FLOPs of the whole batch on all devices, as flops.train_step counts them.
   """
-  program = hlo.parse(compiled.as_text())
-  memory = compiled.memory_analysis()
+  program = hlo.parse(compiled.as_text() or '')
+  memory: Any = compiled.memory_analysis()
   exchanges = hlo.collectives(program, dict(mesh.shape))
   op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
   kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
@@ -109,7 +117,7 @@ def report(compiled, mesh, device, model_flops):
     },
     'estimated_mfu': model_flops / num_devices / step_secs / device.peak,
     'kernel_tflops': kernel_flops / 1e12,
-    'xla_tflops': compiled.cost_analysis().get('flops', 0) / 1e12,
+    'xla_tflops': (compiled.cost_analysis() or {}).get('flops', 0) / 1e12,
     'collectives': by_kind_and_axis(exchanges),
     'all_to_alls': all_to_alls(exchanges),
     'most_expensive': most_expensive(program, device),
@@ -117,22 +125,22 @@ def report(compiled, mesh, device, model_flops):
   }
 
 
-def is_kernel(op):
+def is_kernel(op: hlo.Op) -> bool:
   """Whether an op is a Pallas kernel."""
   return op.kind == 'custom-call' and hlo.KERNEL in op.text
 
 
-def secs_of_kernel(op, device):
-  """At the share of the peak that kernels are taken to reach, or at the rate of memory."""
+def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
+  """Seconds of a kernel, at the assumed share of the peak or at the rate of memory."""
   num_flops, num_bytes = kernel_cost(op)
   return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
 
 
-def kernel_cost(op):
+def kernel_cost(op: hlo.Op) -> tuple[int, ...]:
   """(FLOPs, bytes) of a Pallas kernel: as it states them, or those of splash attention.
 
-  That one takes two matrix products forward, four for the gradients of keys and values, three for
-  that of queries, which make the scores anew.
+  Splash attention takes two matrix products forward, four for the gradients of keys and values and
+  three for that of queries, since the backward pass recomputes the scores.
   """
   stated = re.search(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"', op.text)
   if stated:
@@ -143,13 +151,13 @@ def kernel_cost(op):
   return products * 2 * int(np.prod(batch)) * tokens**2 * size, 0
 
 
-def secs(exchange, device):
+def secs(exchange: hlo.Collective, device: chips.Device) -> float:
   """A lower bound of a collective's time: its bytes over all links of a device, one way."""
   rate = device.dcn_bytes_per_sec if 'slice' in exchange.axes else device.ici_bytes_per_sec / 2
   return exchange.bytes * exchange.times * (1 + (exchange.kind in TWICE)) / rate
 
 
-def by_kind_and_axis(exchanges):
+def by_kind_and_axis(exchanges: Sequence[hlo.Collective]) -> dict[str, dict[str, float]]:
   """Number, bytes and overlapped bytes of collectives, by kind, axes and network."""
   rows = collections.defaultdict(lambda: dict(number=0, gib=0.0, overlapped_gib=0.0))
   for exchange in exchanges:
@@ -161,16 +169,16 @@ def by_kind_and_axis(exchanges):
   return dict(rows)
 
 
-def all_to_alls(exchanges):
-  """MiB by the module that each all-to-all was made for: no mesh of ours asks for any."""
-  rows = collections.Counter()
+def all_to_alls(exchanges: Sequence[hlo.Collective]) -> dict[str, float]:
+  """MiB of all-to-alls by the module that each was made for; no mesh of ours asks for any."""
+  rows: Any = collections.Counter()
   for exchange in exchanges:
     if exchange.kind == 'all-to-all':
       rows[exchange.op.path] += exchange.bytes * exchange.times / 2**20
   return dict(rows.most_common())
 
 
-def most_expensive(program, device):
+def most_expensive(program: hlo.Program, device: chips.Device) -> list[dict[str, Any]]:
   """The ten ops of most estimated time, with the module that each was made for."""
   rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:10]
   return [
@@ -179,9 +187,9 @@ def most_expensive(program, device):
   ]
 
 
-def by_kind_of_op(program, device):
+def by_kind_of_op(program: hlo.Program, device: chips.Device) -> dict[str, float]:
   """Estimated seconds of matrix products, elementwise loops, copies and the rest."""
-  totals = collections.Counter()
+  totals: Any = collections.Counter()
   for op, times in hlo.executed(program):
     kind = op.kind
     if kind == 'fusion':

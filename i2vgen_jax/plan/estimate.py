@@ -1,22 +1,27 @@
 """What a config takes on a topology, from shapes alone: no compiler, no device, seconds.
 
 Parameters, optimizer and average are exact. Activations are what JAX's reverse mode keeps: XLA
-makes some of it anew and lays some out with padding, so they are an estimate. Time is FLOPs at a
+recomputes some of it and pads some, so they are an estimate. Time is FLOPs at a
 stated share of the peak.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import flops, lora
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.models import attention, layers
+from i2vgen_jax.models import attention, layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips
 from i2vgen_jax.training import step
 
@@ -28,7 +33,7 @@ class Plan:
   """All that the table shows; bytes are of one device."""
 
   num_parameters: int
-  bytes: dict  # By kind.
+  bytes: dict  # Kind -> bytes.
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
@@ -43,15 +48,22 @@ class Plan:
   hints: list
 
 
-def make(config, topology, buckets, *, mfu, clip_cpu_secs):
+def make(
+  config: ml_collections.ConfigDict,
+  topology: topology_lib.Topology,
+  buckets: Sequence[buckets_lib.Bucket],
+  *,
+  mfu: float,
+  clip_cpu_secs: float,
+) -> Plan:
   """The Plan.
 
   Args:
-    config: of the run.
-    topology: a i2vgen_jax.parallel.topology.Topology of TPUs.
-    buckets: of the config.
-    mfu: share of the peak that the run is taken to reach.
-    clip_cpu_secs: of reading and decoding one example.
+    config: the config of the run.
+    topology: TPUs.
+    buckets: the buckets of the config.
+    mfu: assumed share of the peak, in (0, 1].
+    clip_cpu_secs: CPU seconds to read and decode one example.
 
   Raises:
     ValueError: mesh, batches or sharding do not fit the topology.
@@ -64,7 +76,7 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   state, placed, _, _ = step.from_config(session)
   fixed = state_bytes(state, placed, session)
 
-  # What `context` splits, be it batch or video, is less for each device.
+  # `context` splits the batch or a video, and so leaves less to each device.
   shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
   largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
   samples = largest.batch_size / shards
@@ -99,13 +111,15 @@ def make(config, topology, buckets, *, mfu, clip_cpu_secs):
   return plan
 
 
-def state_bytes(state, placed, session: session_lib.Session) -> dict[str, int]:
+def state_bytes(
+  state: step.TrainState, placed: step.TrainState, session: session_lib.Session
+) -> dict[str, int]:
   """Exact bytes of one device by kind; the gradients lie as the parameters do.
 
   Args:
     state: TrainState of shapes.
-    placed: its shardings.
-    session: of the run.
+    placed: TrainState of their shardings.
+    session: the session of the run.
   """
   config = session.config
   frozen = frozen_lib.abstract(session.networks)
@@ -120,8 +134,8 @@ def state_bytes(state, placed, session: session_lib.Session) -> dict[str, int]:
   }
 
 
-def device_bytes(tree, shardings):
-  """Bytes of a tree's shards on one device, less those in the memory of its host."""
+def device_bytes(tree: Any, shardings: Any) -> int:
+  """Bytes of a tree's shards in the memory of one device, not counting that of its host."""
   return sum(
     _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
     for leaf, placed in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
@@ -129,13 +143,21 @@ def device_bytes(tree, shardings):
   )
 
 
-def _bytes(dtype, shape):
+def _bytes(dtype: jnp.dtype, shape: tuple[int, ...]) -> int:
   return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
 
 
-def activation_bytes(session, bucket, device):
-  """Bytes per sample that the backward pass of the U-Net is kept on a device; where blocks are
-  recomputed, those of the costliest one besides."""
+def activation_bytes(
+  session: session_lib.Session, bucket: buckets_lib.Bucket, device: chips.Device
+) -> int:
+  """Bytes per sample that a device keeps for the U-Net's backward pass; if it recomputes blocks,
+  also those of the costliest one.
+
+  Args:
+    session: the session of the run.
+    bucket: shape of the videos.
+    device: the device that the kernels are chosen for.
+  """
   unet = session.unet
   inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
   params = jax.eval_shape(
@@ -148,8 +170,16 @@ def activation_bytes(session, bucket, device):
   return two - one + block  # What does not grow with the batch is weights.
 
 
-def largest_block(unet, mesh, shape):
-  """Bytes that the costliest block of the highest resolution keeps while it is recomputed."""
+def largest_block(
+  unet: unet3d.UNet3D, mesh: jax.sharding.AbstractMesh, shape: tuple[int, ...]
+) -> int:
+  """Bytes that the costliest block of the highest resolution keeps while it is recomputed.
+
+  Args:
+    unet: gives channels and heads.
+    mesh: a mesh of one device.
+    shape: (B, F, H, W, C) of the noisy latents.
+  """
   batch_size, frames, height, width, _ = shape
   channels = unet.block_channels[0]
   x = jax.ShapeDtypeStruct((batch_size, frames, height, width, channels), unet.dtype)
@@ -171,14 +201,23 @@ def largest_block(unet, mesh, shape):
   )
 
 
-def residual_bytes(module, params, mesh, *arguments):
-  """Device bytes of what reverse mode keeps of one call, parameters themselves left out."""
+def residual_bytes(
+  module: Any, params: Any, mesh: jax.sharding.AbstractMesh, *arguments: Any
+) -> int:
+  """Device bytes of what reverse mode keeps of one call, parameters themselves left out.
 
-  def forward(params, *arguments):
+  Args:
+    module: a Flax module.
+    params: its variables; shapes will do.
+    mesh: a mesh of one device.
+    arguments: arguments of the call; shapes will do.
+  """
+
+  def forward(params: Any, *arguments: Any) -> Any:
     return jax.vjp(lambda params: module.apply(params, *arguments), params)[1]
 
   kept = jax.make_jaxpr(mesh_lib.within(mesh, forward))(params, *arguments).out_avals
-  # Keys of dropout have no item size, and next to no bytes.
+  # Leave out keys of dropout: they have no item size, and next to no bytes.
   return sum(
     leaf.size * leaf.dtype.itemsize
     for leaf in kept
@@ -187,11 +226,13 @@ def residual_bytes(module, params, mesh, *arguments):
   ) - sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
 
 
-def _keys(num):
+def _keys(num: int) -> Any:
   return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num))
 
 
-def bucket_rows(session, buckets):
+def bucket_rows(
+  session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]
+) -> list[dict[str, Any]]:
   """Name, batch, share of steps and TFLOP per step (three forward passes) of each bucket."""
   total = sum(bucket.weight for bucket in buckets)
   by_shape = {}
@@ -211,8 +252,14 @@ def bucket_rows(session, buckets):
   return rows
 
 
-def hints(plan, sizes, config):
-  """Lines of advice."""
+def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:
+  """Lines of advice.
+
+  Args:
+    plan: the plan, whose own hints are not read.
+    sizes: size of each mesh axis.
+    config: the config of the run.
+  """
   total = sum(plan.bytes.values())
   fixed = total - plan.samples_per_device * plan.bytes_per_sample
   most = int((plan.capacity - fixed) / plan.bytes_per_sample)

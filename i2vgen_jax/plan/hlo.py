@@ -1,14 +1,16 @@
 """Reads a compiled TPU program: what each op costs by XLA's own model, and what it sends where.
 
 XLA writes `estimated_cycles` beside most ops of a scheduled TPU program. Their sum, at the chip's
-clock, is the estimate of a step: it knows tiles, padding and memory, but no contention, and nothing
-of Pallas kernels and collectives, which compiled.py adds.
+clock, is the estimate of a step: it knows tiles, padding and memory, but neither contention nor
+Pallas kernels and collectives, which compiled.py adds.
 """
 
 import dataclasses
 import itertools
 import math
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,20 +27,23 @@ class Op:
 
   name: str
   kind: str  # HLO opcode.
-  type: str  # Of the result, with layout.
-  path: str  # Of the module and JAX primitive that it was made for.
+  type: str  # Type of the result, with its layout.
+  path: str  # The module and JAX primitive that it was made for.
   cycles: int  # Estimated by XLA; 0 where it says nothing.
   operands: tuple  # Names.
   callees: tuple  # Names of computations.
   text: str
 
   @property
-  def bytes(self):
-    """Of the result; of a tuple, the sum."""
+  def bytes(self) -> int:
+    """Bytes of the result; a tuple counts as the sum."""
     return type_bytes(self.type)
 
 
-def parse(text):
+Program = tuple[dict[str, list[Op]], str]  # Ops by computation, and the entry's name.
+
+
+def parse(text: str) -> Program:
   """({computation: [Op]}, name of the entry) of `compiled.as_text()`."""
   computations, current, entry = {}, None, None
   for line in text.splitlines():
@@ -57,8 +62,8 @@ def parse(text):
   return {name: [_op(line) for line in lines] for name, lines in computations.items()}, entry
 
 
-def _op(line):
-  match = _OP.match(line)
+def _op(line: str) -> Op:
+  match: Any = _OP.match(line)
   name, result, kind = match.groups()
   arguments = line[match.end() :].split(')', 1)[0]
   cycles = re.search(r'"estimated_cycles":"(\d+)"', line)
@@ -75,11 +80,11 @@ def _op(line):
   )
 
 
-def executed(program):
-  """(Op, times) of all that runs: a loop's body as often as XLA knows, a fusion as one op."""
+def executed(program: Program) -> Iterator[tuple[Op, int]]:
+  """Yields (Op, times) for all that runs; a loop's body counts its trips, a fusion is one op."""
   computations, entry = program
 
-  def walk(name, times):
+  def walk(name: str, times: int) -> Iterator[tuple[Op, int]]:
     for op in computations[name]:
       yield op, times
       if op.kind in ('while', 'call', 'conditional', 'async-start'):
@@ -91,7 +96,7 @@ def executed(program):
   yield from walk(entry, 1)
 
 
-def type_bytes(text):
+def type_bytes(text: str) -> int:
   """Bytes of 'bf16[4,16]{1,0}', or of a tuple of such."""
   total = 0
   for dtype, dims in re.findall(r'\b([a-z]\w*)\[([\d,]*)\]', text):
@@ -101,14 +106,14 @@ def type_bytes(text):
   return int(total)
 
 
-def array_types(text):
+def array_types(text: str) -> list[str]:
   """['f32[8]{0}', 'bf16[4,16]{1,0}'] of a tuple's type."""
   return re.findall(r'\b[a-z]\w*\[[\d,]*\](?:\{[^}]*\})?', text)
 
 
-def dims(text):
+def dims(text: str) -> tuple[int, ...]:
   """(4, 16) of 'bf16[4,16]{1,0}'."""
-  match = re.search(r'\[([\d,]*)\]', text)
+  match: Any = re.search(r'\[([\d,]*)\]', text)
   return tuple(int(dim) for dim in match.group(1).split(',') if dim)
 
 
@@ -116,25 +121,25 @@ def dims(text):
 class Collective:
   """One exchange between devices."""
 
-  kind: str  # Of COLLECTIVES.
+  kind: str  # One of COLLECTIVES.
   axes: tuple  # Mesh axes along which it goes.
-  bytes: int  # Of the larger of what goes in and comes out, on one device.
+  bytes: int  # Input or output of one device, whichever is larger.
   times: int
   overlaps: bool  # Other work is scheduled between its start and its end.
   op: Op
 
 
-def collectives(program, mesh_shape):
+def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
   """All Collectives of a program.
 
   Args:
-    program: from `parse`.
+    program: what `parse` returns.
     mesh_shape: dict of axis sizes, in the mesh's order.
   """
   computations, _ = program
   types = {op.name: op.type for ops in computations.values() for op in ops}
   hidden = {op.name for ops in computations.values() for op in _overlapped(ops)}
-  found = {}
+  found: dict[Any, Collective] = {}
   for op, times in executed(program):
     inside = _exchange(op, computations)
     if inside is None:
@@ -163,12 +168,12 @@ def collectives(program, mesh_shape):
   return list(found.values())
 
 
-def _exchange(op, computations):
+def _exchange(op: Op, computations: Mapping[str, list[Op]]) -> tuple[str, Op] | None:
   """(kind, the op that says between whom) if an op is a collective or is fused with one."""
   kind = op.kind.removesuffix('-start')
   if kind in COLLECTIVES:
     return kind, op
-  # Between slices a collective is a send and a recv, with what the runtime makes of them.
+  # A collective between slices is a send and a recv, which name what the runtime makes of them.
   between = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.text)
   if kind == 'send' and between:
     return between.group(1).lower().replace('_', '-'), op
@@ -183,9 +188,9 @@ def _exchange(op, computations):
   return None
 
 
-def _overlapped(ops):
-  """Starts of asynchronous ops before whose end something that takes time is scheduled."""
-  running = {}
+def _overlapped(ops: Iterable[Op]) -> Iterator[Op]:
+  """Starts of asynchronous ops that other work is scheduled beside."""
+  running: dict[str, tuple[Any, bool]] = {}
   for op in ops:
     if op.kind.endswith('-done') and op.kind != 'recv-done':
       for name in op.operands:
@@ -198,7 +203,7 @@ def _overlapped(ops):
       running[op.name] = (op, False)
 
 
-def crossed_axes(text, mesh_shape):
+def crossed_axes(text: str, mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
   """Names of the mesh axes along which the members of a replica group differ.
 
   XLA numbers devices as they lie in the mesh, row-major.
@@ -212,7 +217,7 @@ def crossed_axes(text, mesh_shape):
   )
 
 
-def _one_group(text, num_devices):
+def _one_group(text: str, num_devices: int) -> list[int]:
   """Device numbers of one of the groups that an instruction's text names, in any of HLO's forms."""
   if pairs := re.search(r'source_target_pairs=\{(.*?)\}\}', text):
     for pair in re.findall(r'(\d+),(\d+)', pairs.group(1)):
@@ -226,9 +231,8 @@ def _one_group(text, num_devices):
     shape = tuple(sizes.values())
     return [int(np.ravel_multi_index(place, shape)) for place in itertools.product(*ranges)]
   if iota := re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text):
-    groups, shape, order = (
-      tuple(map(int, part.split(','))) if part else None for part in iota.groups()
-    )
+    parts: Any = (tuple(map(int, part.split(','))) if part else None for part in iota.groups())
+    groups, shape, order = parts
     numbers = np.arange(math.prod(shape)).reshape(shape).transpose(order)
     return numbers.reshape(groups)[0].tolist()
   if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):

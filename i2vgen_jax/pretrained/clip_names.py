@@ -6,7 +6,9 @@ have the prefix.
 """
 
 import re
+from collections.abc import Callable, Mapping
 
+from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import tensors
 
 _CONTRAST = 'only for comparing captions with pictures'
@@ -50,7 +52,7 @@ def vision_name_of(path: str) -> str:
   return name if name.startswith('visual_projection.') else f'vision_model.{name}'
 
 
-def text_formats(tower):
+def text_formats(tower: clip.CLIPText) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.clip.CLIPText`."""
   bare = lambda name: tensors.Slot(name.removeprefix('text_model.'))  # noqa: E731
   return (
@@ -84,7 +86,7 @@ def text_formats(tower):
   )
 
 
-def vision_formats(tower):
+def vision_formats(tower: clip.CLIPVision) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.clip.CLIPVision`."""
   return (
     tensors.Format(
@@ -103,10 +105,10 @@ def vision_formats(tower):
   )
 
 
-def _open_clip_slots(prefix, outside):
-  """Slots of a tower. Its queries, keys and values are one tensor."""
+def _open_clip_slots(prefix: str, outside: Mapping[str, str]) -> Callable[[str], tensors.Slot]:
+  """Slots of a tower, whose queries, keys and values are one tensor."""
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot:
     match = re.match(r'(?:text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)$', name)
     if match is None:
       # OpenCLIP multiplies by `proj` from the right.

@@ -1,11 +1,15 @@
-"""Configs of diffusers' and transformers' classes that stand for ours; whether a folder's fits.
+"""Writes configs of diffusers' and transformers' classes, and compares a folder's with ours.
 
-A model that the class cannot express is refused. Of a folder that comes in, the tensors' shapes
-tell most; checked here is what no shape shows.
+It refuses a model that the class cannot express. The shapes of a folder's tensors tell most of what
+model they are of; here is checked what no shape shows.
 """
 
 import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import ml_collections
 from absl import logging
 
 from i2vgen_jax.pretrained import t5_names
@@ -33,8 +37,8 @@ SR600 = dict(
   conditioners=(dict(kind='text'),), out_channels=4, row_margin=1, free_u=((1.1, 0.6), (1.2, 0.4))
 )
 
-# In the release's vae/config.json, where diffusers' converter of January 2024 put it by mistake;
-# VGen trained with 0.18215, as Stable Diffusion did.
+# diffusers' converter of January 2024 wrote it into the release's vae/config.json by mistake; VGen
+# trained with 0.18215, as Stable Diffusion did.
 MISTAKEN_SCALING_FACTOR = 0.18125
 
 # Ours -> diffusers'.
@@ -45,7 +49,7 @@ BETA_SCHEDULES = {
 }
 
 
-def unet_config(config):
+def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Config of diffusers' I2VGenXLUNet.
 
   Raises:
@@ -94,7 +98,7 @@ def unet_config(config):
   )
 
 
-def vae_config(config):
+def vae_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Config of diffusers' AutoencoderKL."""
   model = config.vae.model
   levels = len(model.block_channels)
@@ -116,8 +120,16 @@ def vae_config(config):
   )
 
 
-def text_config(config, token_ids, dtype='float32'):
-  """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids."""
+def text_config(
+  config: ml_collections.ConfigDict, token_ids: Mapping[str, int], dtype: str = 'float32'
+) -> dict[str, Any]:
+  """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids.
+
+  Args:
+    config: the config of the run.
+    token_ids: bos_token_id, eos_token_id and pad_token_id of the tokenizer.
+    dtype: name of the weights' type.
+  """
   model = config.text_encoder.model
   return dict(
     architectures=['CLIPTextModel'],
@@ -136,7 +148,7 @@ def text_config(config, token_ids, dtype='float32'):
   )
 
 
-def vision_config(config, dtype='float32'):
+def vision_config(config: ml_collections.ConfigDict, dtype: str = 'float32') -> dict[str, Any]:
   """Config of transformers' CLIPVisionModelWithProjection."""
   model = config.image_encoder.model
   return dict(
@@ -156,8 +168,16 @@ def vision_config(config, dtype='float32'):
   )
 
 
-def image_processor_config(config, mean, std):
-  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
+def image_processor_config(
+  config: ml_collections.ConfigDict, mean: Iterable[float], std: Iterable[float]
+) -> dict[str, Any]:
+  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it.
+
+  Args:
+    config: the config of the run.
+    mean: mean of R, G and B, of pixels in [0, 1].
+    std: their standard deviation.
+  """
   size = config.image_encoder.model.image_size
   return dict(
     image_processor_type='CLIPImageProcessor',
@@ -175,8 +195,8 @@ def image_processor_config(config, mean, std):
   )
 
 
-def scheduler_config(config):
-  """Config of diffusers' DDIMScheduler; what is not ours to choose is the release's.
+def scheduler_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Config of diffusers' DDIMScheduler; fields that we have no setting for are the release's.
 
   Raises:
     ValueError: a schedule that diffusers has no name for.
@@ -206,8 +226,8 @@ def scheduler_config(config):
   )
 
 
-def model_index():
-  """Which class reads which folder."""
+def model_index() -> dict[str, Any]:
+  """Says which class reads which folder."""
   return dict(
     _class_name='I2VGenXLPipeline',
     _diffusers_version=DIFFUSERS_VERSION,
@@ -221,7 +241,7 @@ def model_index():
   )
 
 
-def check_vgen(config):
+def check_vgen(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError if none of VGen's classes computes what the U-Net does.
 
   A model of text alone is UNetSD_SR600; any other has to be UNetSD_I2VGen, which has built in what
@@ -233,8 +253,8 @@ def check_vgen(config):
     unet_config(config)
 
 
-def _require_equal(name, unet, needed, **normalized):
-  # Runs from before there were row_margin and free_u have neither.
+def _require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized: Any) -> None:
+  # Older runs have neither row_margin nor free_u.
   found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
     if _as_lists(found[field]) != _as_lists(value):
@@ -244,18 +264,20 @@ def _require_equal(name, unet, needed, **normalized):
       )
 
 
-def _as_lists(value):
+def _as_lists(value: Any) -> Any:
   return json.loads(json.dumps(value, default=dict))
 
 
-def check_source(network, folder, config, module):
+def check_source(
+  network: str, folder: pathlib.Path, config: ml_collections.ConfigDict, module: Any
+) -> None:
   """Compares a folder's config.json, if it has one, with ours in what no tensor's shape shows.
 
   Args:
     network: 'unet', 'vae', 'text_encoder', 'image_encoder' or 't5'.
-    folder: of diffusers or transformers.
-    config: ours.
-    module: the Flax module; asked instead of the config for what T5 is.
+    folder: a folder of diffusers or transformers.
+    config: our config.
+    module: the Flax module, which says what T5 is in place of the config.
 
   Raises:
     ValueError: a field differs; all are named.
@@ -281,7 +303,9 @@ def check_source(network, folder, config, module):
     _check_scaling_factor(path, theirs.get('scaling_factor'), config.vae.scaling_factor)
 
 
-def _unseen_fields(network, theirs, config):
+def _unseen_fields(
+  network: str, theirs: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
   model = config.unet if network == 'unet' else config[network].model
   if network == 'vae':
     return dict(norm_num_groups=model.norm_groups)
@@ -289,13 +313,13 @@ def _unseen_fields(network, theirs, config):
     return dict(num_attention_heads=model.num_heads, hidden_act=model.activation)
   head_dim = model.head_dim
   if theirs.get('_class_name') == 'UNet2DConditionModel':
-    # There the field holds the number of heads, of all levels or of each.
+    # This class keeps the number of heads there, one for all levels or one for each.
     head_dim = [channels // model.head_dim for channels in model.block_channels]
     head_dim = head_dim if isinstance(theirs.get('attention_head_dim'), list) else head_dim[0]
   return dict(norm_num_groups=model.norm_groups, attention_head_dim=head_dim)
 
 
-def _check_scaling_factor(path, theirs, ours):
+def _check_scaling_factor(path: pathlib.Path, theirs: float | None, ours: float) -> None:
   if theirs is None or theirs == ours:
     return
   advice = f'--config.vae.scaling_factor={theirs} takes the one of the file'

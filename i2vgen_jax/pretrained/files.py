@@ -7,10 +7,12 @@ only then.
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -34,11 +36,11 @@ class StoredTensor:
   shape: tuple[int, ...]
   read: Callable[[], np.ndarray]
 
-  def __array__(self, dtype=None, copy=None):
+  def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     return self.read()
 
 
-def open_checkpoint(path):
+def open_checkpoint(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
   """Name -> StoredTensor of a file, of its shards, or of a folder with one network.
 
   Args:
@@ -58,7 +60,7 @@ def open_checkpoint(path):
   return tensors
 
 
-def list_files(path):
+def list_files(path: pathlib.Path) -> list[pathlib.Path]:
   """The files that hold one network; raises ValueError if there are none or some are missing."""
   if path.is_dir():
     path = _find_in_folder(path)
@@ -73,7 +75,7 @@ def list_files(path):
   return [path]
 
 
-def _find_in_folder(folder):
+def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
   for stems, suffix in ((STEMS, 'safetensors'), (TORCH_STEMS, 'bin')):
     for variant in VARIANTS:
       for stem in stems:
@@ -86,7 +88,7 @@ def _find_in_folder(folder):
   )
 
 
-def _list_indexed(index):
+def _list_indexed(index: pathlib.Path) -> list[pathlib.Path]:
   try:
     names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
   except (json.JSONDecodeError, KeyError) as error:
@@ -97,8 +99,9 @@ def _list_indexed(index):
   return [index.parent / name for name in names]
 
 
-def _list_ema_shards(path, prefix):
+def _list_ema_shards(path: pathlib.Path, prefix: str) -> list[pathlib.Path]:
   shards = sorted(path.parent.glob(f'{prefix}*.pth'))
+  # pyrefly: ignore[unsupported-operation] - the glob is that of the pattern.
   ranks = {int(EMA_SHARD.search(shard.name)[2]) for shard in shards}
   absent = sorted(set(range(max(ranks) + 1)) - ranks)
   if absent:
@@ -106,7 +109,7 @@ def _list_ema_shards(path, prefix):
   return shards
 
 
-def _open_safetensors(path):
+def _open_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
   with _explained(path):
     file = safetensors.safe_open(path, 'np', backend='pread')
     return {
@@ -117,7 +120,7 @@ def _open_safetensors(path):
     }
 
 
-def _open_torch(path):
+def _open_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
   loaded = _MappedTorchFile(path)
   return {
     name: StoredTensor(tuple(tensor.shape), lambda name=name: loaded.read(name))
@@ -126,14 +129,14 @@ def _open_torch(path):
 
 
 class _MappedTorchFile:
-  """The tensors of a file of torch's, mapped to memory and mapped anew once much of it was read."""
+  """The tensors of a torch file, mapped to memory and mapped anew once much of it was read."""
 
-  def __init__(self, path):
+  def __init__(self, path: pathlib.Path) -> None:
     self._path = path
     self._bytes_read = 0
     self.tensors = _load_torch(path)
 
-  def read(self, name):
+  def read(self, name: str) -> np.ndarray:
     """One tensor as numpy."""
     if self._bytes_read > MAX_MAPPED_BYTES:
       self.tensors, self._bytes_read = _load_torch(self._path), 0
@@ -145,7 +148,7 @@ class _MappedTorchFile:
     return np.array(tensor.float().numpy())
 
 
-def _load_torch(path):
+def _load_torch(path: pathlib.Path) -> dict[str, Any]:
   try:
     import torch
   except ImportError as error:
@@ -167,21 +170,23 @@ def _load_torch(path):
 class _explained:  # noqa: N801 - reads as a clause.
   """Turns the libraries' errors on broken files into one ValueError with the file's name."""
 
-  def __init__(self, path):
+  def __init__(self, path: pathlib.Path) -> None:
     self._path = str(path)
 
-  def __enter__(self):
+  def __enter__(self) -> '_explained':
     return self
 
-  def __exit__(self, kind, error, traceback):
-    # By name: nothing here may import the module that it is of.
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any
+  ) -> None:
+    # Compare by name, since nothing here may import the class's module.
     if kind is not None and kind.__name__ == 'UnpicklingError':
       raise ValueError(
         f'{self._path!r} holds more than tensors, or is no file of torch, and is not opened: that '
         'could run code. Look for the same weights as .safetensors.'
       ) from error
     if isinstance(error, (safetensors.SafetensorError, RuntimeError, EOFError)):
-      kind = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
+      what = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
       raise ValueError(
-        f'{self._path!r} is not a whole {kind} ({error}): copy or download it again.'
+        f'{self._path!r} is not a whole {what} ({error}): copy or download it again.'
       ) from error

@@ -20,7 +20,7 @@ def export_peft(output: str | pathlib.Path, config: Any, adapters: tensors.Param
 
   Args:
     output: local folder that does not exist yet.
-    config: of the run; `lora` gives rank and alpha.
+    config: the config of the run; `lora` gives rank and alpha.
     adapters: the run's block of them: for each adapted layer 'down', float32 (*window, I, R), and
       'up' (R, O). Empty if the run has none.
 
@@ -41,7 +41,7 @@ def export_peft(output: str | pathlib.Path, config: Any, adapters: tensors.Param
       for side, kernel in (('A', down_IR), ('B', up_RO.reshape(*window, *up_RO.shape))):
         value = tensors.to_torch({'kernel': kernel}, tensors.torch_name, dtype=np.float32)['weight']
         named[f'base_model.model.{module}.lora_{side}.weight'] = value
-        # It is told no alpha.
+        # diffusers reads no alpha here.
         scale = config.lora.alpha / config.lora.rank if side == 'B' else 1.0
         for_diffusers[f'unet.{module}.lora_{side}.weight'] = np.float32(scale) * value
   settings = dict(

@@ -1,7 +1,11 @@
 """A network's parameters from whatever file or folder the user has."""
 
+import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
+import ml_collections
 from absl import logging
 
 from i2vgen_jax.pretrained import (
@@ -24,16 +28,23 @@ NETWORKS = {
 }
 
 
-def read_params(network, path, config, module, abstract_params, initial=None):
+def read_params(
+  network: str,
+  path: str | os.PathLike[str],
+  config: ml_collections.ConfigDict,
+  module: Any,
+  abstract_params: tensors.Params,
+  initial: Callable[[], tensors.Params] | None = None,
+) -> tensors.Params:
   """Parameters on the shardings of `abstract_params`, read tensor by tensor; logs the format.
 
   Args:
     network: key of NETWORKS.
     path: local file or folder.
-    config: of the run, to compare with a config.json beside the weights.
+    config: the config of the run, to compare with a config.json beside the weights.
     module: the Flax module.
     abstract_params: ShapeDtypeStructs.
-    initial: () -> parameters for what a format lacks, as Stable Diffusion all temporal layers.
+    initial: () -> parameters that a format lacks, such as temporal layers in Stable Diffusion.
 
   Raises:
     ValueError: unreadable, or not this model's: every tensor that does not fit is named.

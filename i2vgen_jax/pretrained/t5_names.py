@@ -33,8 +33,8 @@ def name_of(path: str) -> str:
   if modules[0] in _OUTSIDE:
     return f'{_OUTSIDE[modules[0]]}.{leaf}'
   block, part, *matrix = modules
-  number = re.fullmatch(r'block_(\d+)', block)[1]
-  return '.'.join(['encoder.block', number, _BLOCK[part], *matrix, leaf])
+  match: Any = re.fullmatch(r'block_(\d+)', block)
+  return '.'.join(['encoder.block', match[1], _BLOCK[part], *matrix, leaf])
 
 
 def formats(encoder: Any) -> tuple[tensors.Format, ...]:

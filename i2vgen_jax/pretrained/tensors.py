@@ -9,7 +9,7 @@ Nothing here needs torch.
 import collections
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,13 +28,13 @@ class Slot:
   """Where a tensor of diffusers' or transformers' layout lies in a file, and how it differs there.
 
   Attributes:
-    name: in the file.
+    name: its name in the file.
     part: (i, n): the i-th of n equal blocks of rows of the file's tensor.
     trailing_ones: dims of size one that the file's tensor has at its end, as a convolution of one
       pixel in place of a matrix has.
     transposed: the file's matrix is (in, out).
-    gains: by input channel, what the file's values are multiplied with to give ours; powers of two,
-      so that there and back is exact.
+    gains: factor from the file's values to ours by input channel; powers of two, so that there and
+      back is exact.
     num_inputs: the file has this many input channels only; ours beyond are zero. For reading.
   """
 
@@ -45,16 +45,16 @@ class Slot:
   gains: tuple[float, ...] = ()
   num_inputs: int | None = None
 
-  def shape(self, shape):
-    """Shape of the file's tensor, whose contents have `shape` in diffusers."""
+  def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in the file of a tensor that has `shape` in diffusers."""
     if self.num_inputs is not None:
       shape = (shape[0], self.num_inputs, *shape[2:])
     if self.transposed:
       shape = shape[::-1]
     return (shape[0] * self.part[1], *shape[1:], *(1,) * self.trailing_ones)
 
-  def read(self, value, shape):
-    """The tensor of `shape` in diffusers' layout, from the file's."""
+  def read(self, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The file's tensor in diffusers' layout, where it has `shape`."""
     value = np.split(value, self.part[1])[self.part[0]]
     value = value.reshape(value.shape[: value.ndim - self.trailing_ones])
     value = value.T if self.transposed else value
@@ -63,13 +63,13 @@ class Slot:
       value = np.pad(value, [(0, 0), (0, missing_inputs), *[(0, 0)] * (len(shape) - 2)])
     return value * self._gains(value) if self.gains else value
 
-  def write(self, value):
+  def write(self, value: np.ndarray) -> np.ndarray:
     """The file's tensor, or this slot's part of it, from diffusers'."""
     value = value / self._gains(value) if self.gains else value
     value = value.T if self.transposed else value
     return value.reshape(value.shape + (1,) * self.trailing_ones)
 
-  def _gains(self, value):
+  def _gains(self, value: np.ndarray) -> np.ndarray:
     return np.reshape(np.asarray(self.gains, value.dtype), (-1, *(1,) * (value.ndim - 2)))
 
 
@@ -87,7 +87,9 @@ class Format:
   slot_of: Callable[[str], Slot | None] = Slot
   ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def mismatch(self, names, stored):
+  def mismatch(
+    self, names: Collection[str], stored: Collection[str]
+  ) -> tuple[list[str], list[str], int]:
     """(missing, unexpected, number found): the file's names against those of a model."""
     slots = [self.slot_of(name) for name in names]
     wanted = {slot.name for slot in slots if slot is not None}
@@ -119,8 +121,8 @@ def to_torch(
   Args:
     params: nested dict of arrays.
     name_of: parameter path, joined by '/', to tensor name.
-    slot_of: of the Format to write; diffusers' and transformers' own if not given.
-    dtype: to convert to; the parameters' own if not given.
+    slot_of: that of the Format to write; diffusers' and transformers' own if not given.
+    dtype: type to convert to; the parameters' own if not given.
 
   Raises:
     ValueError: two parameters get one place, or values are not finite in `dtype`.
@@ -145,7 +147,13 @@ def to_torch(
 def from_torch(
   tensors: Mapping[str, Any], abstract_params: Params, name_of: Callable[[str], str]
 ) -> Params:
-  """`from_formats` for diffusers' or transformers' own names."""
+  """`from_formats` for diffusers' or transformers' own names.
+
+  Args:
+    tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
+    abstract_params: nested dict of ShapeDtypeStructs.
+    name_of: parameter path, joined by '/', to tensor name.
+  """
   return from_formats(tensors, abstract_params, name_of, (Format('diffusers'),))[0]
 
 
@@ -161,11 +169,11 @@ def from_formats(
   One tensor at a time is read and put to its shards, so that the host holds no second copy.
 
   Args:
-    tensors: of a file: anything with `shape` that np.asarray reads.
+    tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
     abstract_params: nested dict of ShapeDtypeStructs; without a sharding it becomes a numpy array.
     name_of: parameter path, joined by '/', to tensor name.
     formats: the layouts to try; the best fit is taken.
-    initial: makes the parameters that stay where a format has no tensor for them.
+    initial: makes the parameters that a format has no tensors for.
 
   Raises:
     ValueError: no format fits at all, or a tensor is missing, unexpected or of another shape; all
@@ -200,11 +208,18 @@ def from_formats(
   return _unflatten(flat), found
 
 
-def choose_format(formats, names, stored):
-  """The format by which the fewest names are missing or unexpected.
+def choose_format(
+  formats: Sequence[Format], names: Collection[str], stored: Collection[str]
+) -> Format:
+  """The format with the fewest missing and unexpected names.
+
+  Args:
+    formats: the layouts to try.
+    names: diffusers' or transformers' names of the model's tensors.
+    stored: names in the file.
 
   Raises:
-    ValueError: by none is a single name known.
+    ValueError: no format knows any of the names.
   """
   scores = []
   for candidate in formats:
@@ -220,7 +235,7 @@ def choose_format(formats, names, stored):
   return min(scores)[-1]
 
 
-def any_match(patterns, name):
+def any_match(patterns: Iterable[str], name: str) -> bool:
   """Whether a name matches one of the patterns from its start."""
   return any(re.match(pattern, name) for pattern in patterns)
 
@@ -238,23 +253,23 @@ def _from_torch_layout(path: str, value: np.ndarray) -> np.ndarray:
   return value.transpose(*range(2, value.ndim), 1, 0)
 
 
-def _torch_shape(path, shape):
+def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
   return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _place(value, abstract):
+def _place(value: np.ndarray, abstract: Any) -> jax.Array | np.ndarray:
   placed = getattr(abstract, 'sharding', None)
   if placed is None:
     return value
   return jax.make_array_from_callback(value.shape, placed, lambda index: value[index])
 
 
-def _cast(value, dtype):
-  with np.errstate(over='ignore'):  # Infinities are found and named by `_raise_unless_finite`.
+def _cast(value: np.ndarray, dtype: Any) -> np.ndarray:
+  with np.errstate(over='ignore'):  # `_raise_unless_finite` names infinities.
     return value if dtype is None else value.astype(dtype, copy=False)
 
 
-def _raise_unless_finite(tensors, dtype):
+def _raise_unless_finite(tensors: Mapping[str, np.ndarray], dtype: Any) -> None:
   bad = sorted(name for name, value in tensors.items() if not np.isfinite(value).all())
   if bad:
     raise ValueError(
@@ -263,7 +278,9 @@ def _raise_unless_finite(tensors, dtype):
     )
 
 
-def _raise_unless_all_fit(found, missing, unexpected, misshapen) -> None:
+def _raise_unless_all_fit(
+  found: Format, missing: list[str], unexpected: list[str], misshapen: list[str]
+) -> None:
   complaints = [
     f'{len(names)} {kind}:{_listed(names)}'
     for kind, names in (('missing', missing), ('unexpected', unexpected), ('misshapen', misshapen))

@@ -4,6 +4,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import transformers
@@ -29,7 +30,7 @@ def copy_files(
   """Copies those of the named files that `source` has and `target`, a folder, lacks.
 
   Args:
-    names: of files.
+    names: names of files.
     source, target: local folders or buckets.
   """
   source, target = epath.Path(source), epath.Path(target)
@@ -43,10 +44,10 @@ def folder(name: str, given: str, start: str = '', workdir: str | None = None) -
   """Where a run's tokenizer lies: its own copy, else the config's, else that of its start.
 
   Args:
-    name: of the copy's folder in a workdir.
-    given: by the config; '' takes the start's.
+    name: name of the copy's folder in a workdir.
+    given: the config's folder; '' takes the start's.
     start: workdir of the run that it starts from, or ''.
-    workdir: of the run, or None.
+    workdir: workdir of the run, or None.
   """
   if workdir and (epath.Path(workdir) / name).exists():
     return os.fspath(epath.Path(workdir) / name)
@@ -70,7 +71,7 @@ def load_clip(path: str, pad_token: str) -> transformers.CLIPTokenizer:
     )
   with tempfile.TemporaryDirectory() as local:  # transformers reads no buckets.
     copy_files(CLIP_FILES, source, local)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
+    tokenizer: Any = transformers.CLIPTokenizer.from_pretrained(local, local_files_only=True)
   if pad_token not in tokenizer.get_vocab():
     raise ValueError(f'pad_token={pad_token!r} is no token of tokenizer {path!r}.')
   tokenizer.pad_token = pad_token
@@ -113,11 +114,13 @@ def load_t5(path: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBas
     copy_files(T5_FILES, source, local)
     if (pathlib.Path(local) / 'tokenizer.json').exists():
       # A folder may say add_prefix_space=True, by which transformers converts `spiece.model` anew.
+      # pyrefly: ignore[bad-return]
       return transformers.T5TokenizerFast.from_pretrained(
         local, local_files_only=True, add_prefix_space=None
       )
     if (pathlib.Path(local) / 'spiece.model').exists():
       # legacy: sentencepiece's own ids. Else transformers edits its model first, by protobuf.
+      # pyrefly: ignore[bad-return]
       return transformers.T5Tokenizer.from_pretrained(local, local_files_only=True, legacy=True)
   raise ValueError(
     f'T5 tokenizer {os.fspath(path)!r} is no folder with tokenizer.json or spiece.model: give '
@@ -131,9 +134,9 @@ def t5(
   """captions -> int32 (B, max_length), each ended by </s>, cut before it or padded after it.
 
   Args:
-    path: see `load_t5`.
+    path: folder of the tokenizer, see `load_t5`.
     vocab_size: rows of the encoder's embedding; the tokenizer may know fewer tokens.
-    max_length: in tokens, </s> included.
+    max_length: most tokens, </s> included.
     pad_id: the id that the encoder masks.
 
   Raises:
@@ -154,7 +157,9 @@ def t5(
   return _padded(tokenizer, max_length)
 
 
-def _padded(tokenizer, length):
+def _padded(
+  tokenizer: transformers.PreTrainedTokenizerBase, length: int
+) -> Callable[[Sequence[str]], np.ndarray]:
   def tokenize(captions: Sequence[str]) -> np.ndarray:
     ids = tokenizer(list(captions), padding='max_length', truncation=True, max_length=length)
     return np.asarray(ids['input_ids'], np.int32)

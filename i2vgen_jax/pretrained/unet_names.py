@@ -2,15 +2,17 @@
 
 VGen's are those of ali-vilab/VGen at 4014d1f, tools/modules/unet/unet_i2vgen.py and unet_sr600.py,
 its refinement. Stable Diffusion 2.1 gives all spatial layers, in diffusers' names or in those of
-its own latent-diffusion code. Its conv_in meets the noisy latents, with zeros for the image's; what
-it lacks keeps its initial values, with which every temporal layer is the identity and the frame
-rate adds nothing. So a fresh model makes of every frame what Stable Diffusion does, as long as the
-caption is the whole context: image tokens beside it (image_tokens, image_latent_tokens) take part
-of the attention from the first step.
+its own latent-diffusion code. Its conv_in reads the noisy latents and gets zeros for the image's;
+what it lacks keeps its initial values: every temporal layer is the identity, and the frame rate
+adds nothing. So a fresh model treats every frame as Stable Diffusion does, as long as the caption
+is the whole context: image tokens beside it (image_tokens, image_latent_tokens) take part of the
+attention from the first step.
 """
 
 import re
+from collections.abc import Mapping
 
+from i2vgen_jax.models import unet3d
 from i2vgen_jax.pretrained import tensors
 
 # Applied to the Flax path, before lists and leaves get torch's names.
@@ -62,9 +64,9 @@ _BLOCK = re.compile(
   r'\.(?P<layer>\d+)\.(?P<tail>.+)'
 )
 
-# The adapter of the image latents is in the sum twice [unet_i2vgen.py, "concat += ..." in a row];
-# diffusers has it once, and its conversion script leaves the weights as they are. The factor sits
-# in the first convolution here, so that the model's code knows of none.
+# VGen adds the adapter of the image latents twice [unet_i2vgen.py, "concat += ..." in a row];
+# diffusers adds it once, and its conversion script leaves the weights as they are. Here the first
+# convolution holds the factor, so that the model's code needs none.
 VGEN_IMAGE_GAIN = 2.0
 
 
@@ -72,11 +74,11 @@ def name_of(path: str) -> str:
   """'down_blocks_0/resnets_0/conv1/kernel' -> 'down_blocks.0.resnets.0.conv1.weight'."""
   for pattern, replacement in _RULES:
     path = re.sub(pattern, replacement, path)
-  # These two are called linear_1 and linear_2: no list.
+  # linear_1 and linear_2 are no entries of a list.
   return tensors.torch_name(path).replace('linear_.', 'linear_')
 
 
-def formats(unet):
+def formats(unet: unet3d.UNet3D) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.unet3d.UNet3D`, whose levels decide on VGen's numbers."""
   return (DIFFUSERS, vgen(unet), stable_diffusion(), stable_diffusion_ldm(unet))
 
@@ -84,12 +86,12 @@ def formats(unet):
 DIFFUSERS = tensors.Format('I2VGen-XL of diffusers')
 
 
-def vgen(unet):
-  """VGen's state_dict: of UNetSD_I2VGen, 1,509 tensors for the 1,511 of diffusers; of a model of
-  text alone UNetSD_SR600, 1,480 tensors of the same names."""
+def vgen(unet: unet3d.UNet3D) -> tensors.Format:
+  """VGen's state_dict: UNetSD_I2VGen has 1,509 tensors for the 1,511 of diffusers; UNetSD_SR600, a
+  model of text alone, has 1,480 of the same names."""
   has_image = any(line.kind == 'image_latents' for line in unet.conditioners)
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot:
     vgen_name = _ldm_name(name, unet, _LDM | _VGEN, has_temporal=True)
     if name == 'conv_in.weight' and has_image:
       channels = unet.out_channels
@@ -103,24 +105,24 @@ def vgen(unet):
   return tensors.Format('I2VGen-XL of VGen' if has_image else 'SR600 of VGen', slot_of)
 
 
-def stable_diffusion():
+def stable_diffusion() -> tensors.Format:
   """Stable Diffusion 2.x in diffusers' names: the 682 tensors that I2VGen-XL took over and the 4 of
   the time embedding."""
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot | None:
     if not _is_spatial(name):
       return None
-    # Four channels of noisy latents; ours has the image's besides.
+    # It has four channels of noisy latents; ours has the image's besides.
     return tensors.Slot(name, num_inputs=4 if name == 'conv_in.weight' else None)
 
   return tensors.Format('Stable Diffusion of diffusers', slot_of)
 
 
-def stable_diffusion_ldm(unet):
+def stable_diffusion_ldm(unet: unet3d.UNet3D) -> tensors.Format:
   """Stable Diffusion 2.x in latent-diffusion's own names, within the whole model's checkpoint."""
   in_diffusers = stable_diffusion().slot_of
 
-  def slot_of(name):
+  def slot_of(name: str) -> tensors.Slot | None:
     slot = in_diffusers(name)
     if slot is None:
       return None
@@ -131,12 +133,14 @@ def stable_diffusion_ldm(unet):
   return tensors.Format('Stable Diffusion of latent-diffusion', slot_of, ignored)
 
 
-def _is_spatial(name):
+def _is_spatial(name: str) -> bool:
   known = r'(time_embedding|conv_in|conv_norm_out|conv_out|down_blocks|mid_block|up_blocks)\.'
   return re.match(known, name) is not None and '.temp_' not in name
 
 
-def _ldm_name(name, unet, outside, has_temporal):
+def _ldm_name(
+  name: str, unet: unet3d.UNet3D, outside: Mapping[str, str], has_temporal: bool
+) -> str:
   """latent-diffusion numbers the layers through; VGen puts its temporal ones in between."""
   for pattern, replacement in outside.items():
     if re.match(pattern, name):

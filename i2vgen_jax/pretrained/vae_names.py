@@ -2,15 +2,17 @@
 latent-diffusion's."""
 
 import re
+from collections.abc import Callable
 
+from i2vgen_jax.models import vae as vae_lib
 from i2vgen_jax.pretrained import tensors
 
 # diffusers renamed its attention layers in version 0.12; the autoencoder of Stable Diffusion 2.1
 # was published before and has kept the names.
 _OLD_ATTENTION = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
 
-# Of latent-diffusion's ldm/modules/diffusionmodules/model.py, which counts the decoder's levels
-# from the other end; `{up}` is that count.
+# latent-diffusion [ldm/modules/diffusionmodules/model.py] counts the decoder's levels from the
+# other end; `{up}` is that count.
 _LDM = (
   (r'(encoder)\.down_blocks\.(\d+)\.resnets\.(\d+)\.', r'\1.down.\2.block.\3.'),
   (r'(encoder)\.down_blocks\.(\d+)\.downsamplers\.0\.', r'\1.down.\2.downsample.'),
@@ -31,7 +33,7 @@ def name_of(path: str) -> str:
   return tensors.torch_name(path)
 
 
-def formats(vae):
+def formats(vae: vae_lib.AutoencoderKL) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.vae.AutoencoderKL`."""
   alone = {r'(loss|model_ema)\.': "the autoencoder's own training: discriminator, LPIPS, averages"}
   within = {r'(?!first_stage_model\.)': 'the other networks, schedule and averages'}
@@ -45,15 +47,15 @@ def formats(vae):
   )
 
 
-def _old_slot(name):
+def _old_slot(name: str) -> tensors.Slot:
   for new, old in _OLD_ATTENTION.items():
     name = name.replace(f'.attentions.0.{new}.', f'.attentions.0.{old}.')
   return tensors.Slot(name)
 
 
-def _ldm_slots(vae, prefix):
-  def slot_of(name):
-    # Its attention is made of convolutions of one pixel.
+def _ldm_slots(vae: vae_lib.AutoencoderKL, prefix: str) -> Callable[[str], tensors.Slot]:
+  def slot_of(name: str) -> tensors.Slot:
+    # latent-diffusion's attention consists of 1x1 convolutions.
     is_matrix = re.search(r'attentions\.0\.to_(q|k|v|out\.0)\.weight', name)
     level = re.match(r'decoder\.up_blocks\.(\d+)', name)
     up = len(vae.block_channels) - 1 - int(level[1]) if level else 0

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from data_pipelines import user_errors
 from i2vgen_jax.process import exit_codes
 
-# In the messages of JAX when another process of the run has died.
+# JAX says one of these when another process of the run has died.
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
 
 
@@ -28,28 +28,27 @@ class BudgetError(RuntimeError):
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """absl's parser; what it cannot parse is one line, and what is asked for, as help, no failure."""
+  """Parses by absl; an error is one line, and a request such as --help is no failure."""
   try:
     arguments = flags.FLAGS(argv)
     if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
       check_config(flags.FLAGS.config)
     return arguments
-  except SystemExit:  # Of absl's --help, once it has shown it: with 1.
+  except SystemExit:  # absl leaves with 1 once it has shown --help.
     sys.exit(exit_codes.DONE)
   except Exception as error:  # Anything: a config file is the user's own code.
     user_errors.fail(flag_message(error))
 
 
 def check_config(config: Any) -> None:
-  """Raises an error unless the config could be loaded, and is one."""
-  # What stands for a file that could not be loaded raises OSError here.
+  """Raises an error unless the config was loaded and is a ConfigDict."""
+  # The stand-in for a file that could not be loaded raises OSError here.
   if not hasattr(config, 'to_json'):
     raise ValueError(f'--config gives {config!r}: its get_config must return a ConfigDict.')
 
 
 def flag_message(error: Exception) -> str:
-  """One line: the last of absl's and ml_collections' many, or what a config file raised, and
-  where."""
+  """One line: the last of absl's or ml_collections' many, or a config file's error and place."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   text = lines[-1].removeprefix('ValueError: ') if lines else repr(error)
   if isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)):
@@ -59,7 +58,7 @@ def flag_message(error: Exception) -> str:
   return f'{type(error).__name__}: {text}{where}'
 
 
-def classify(error):
+def classify(error: BaseException) -> tuple[int, str | None]:
   """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
   if isinstance(error, BudgetError):
     return exit_codes.BUDGET, str(error)
@@ -71,10 +70,10 @@ def classify(error):
   return exit_codes.BUG, None
 
 
-def leave_pod(error):
-  """In a run of several processes, reports the error and exits at once; alone, does nothing.
+def leave_pod(error: BaseException) -> None:
+  """Reports the error and exits at once in a run of several processes; alone, does nothing.
 
-  Whoever cleans up first waits for processes that wait for it: in a collective, for a save to be
+  A process that cleans up first waits for others that wait for it: in a collective, until a save is
   complete everywhere, and 300 s in JAX's own exit.
   """
   if not jax.distributed.is_initialized():
@@ -95,12 +94,12 @@ class _HelpFlag(app.HelpFlag):
   NAME, SHORT_NAME = 'h', None
 
 
-def run(main, num_arguments=0):
+def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
   """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
-  def guarded(argv):
+  def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
-    # Orbax alone says twenty things about every save; of libraries only warnings are shown.
+    # Show only warnings of libraries: Orbax logs twenty lines about every save.
     logging.get_absl_handler().addFilter(
       lambda record: (
         record.levelno >= logging.converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
@@ -126,14 +125,14 @@ def run(main, num_arguments=0):
   app.run(guarded, flags_parser=parse_flags)
 
 
-def require(*names):
+def require(*names: str) -> None:
   """Marks flags as required."""
   for name in names:
     flags.mark_flag_as_required(name)
 
 
 @contextlib.contextmanager
-def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
+def signals_to(handler: Callable, *numbers: int) -> Generator[None, None, None]:
   """Handles these signals so, and puts back at the end what was there before.
 
   Only the main thread of a process may handle signals: in another one they stay as they are.
@@ -146,7 +145,7 @@ def signals_to(handler: Callable, *numbers: int) -> Iterator[None]:
     yield
   finally:
     for number, earlier in before.items():
-      # None: C code had set it, and Python cannot put it back.
+      # None: C code had set the handler, and Python cannot put it back.
       signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
 
 
@@ -160,7 +159,7 @@ class StopRequest:
   def __init__(self) -> None:
     self._asked = False
     self._signals = contextlib.ExitStack()
-    # In a run of several processes JAX listens for SIGTERM itself.
+    # JAX itself listens for SIGTERM in a run of several processes.
     numbers = [signal.SIGINT] + [signal.SIGTERM] * (not jax.distributed.is_initialized())
     self._signals.enter_context(signals_to(self._ask, *numbers))
 
@@ -168,15 +167,15 @@ class StopRequest:
     """Gives the signals back."""
     self._signals.close()
 
-  def _ask(self, number, frame):
+  def _ask(self, number: int, frame: Any) -> None:
     self._asked = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if jax.distributed.is_initialized() and number == signal.SIGINT:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  def requested(self, step):
+  def requested(self, step: int) -> bool:
     """True from the first step boundary after the signal."""
     if jax.distributed.is_initialized():
-      # It listens for SIGTERM itself, and the processes agree on a step.
+      # JAX listens for SIGTERM itself, and the processes agree on a step.
       return multihost_utils.reached_preemption_sync_point(step)
     return self._asked

@@ -18,7 +18,7 @@ def find(path: str) -> str:
   `configs/base.py` names our own config when the current folder has no such file.
 
   Args:
-    path: of a Python file, without the `:arg` that may follow it on the command line.
+    path: a Python file, without the `:arg` that may follow it on the command line.
   Returns:
     A path; the given one when there is no such file at all.
   """

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,15 +14,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
-# Set by a launcher where jax.distributed finds no cluster to ask; beside JAX's own
+# A launcher sets these where jax.distributed finds no cluster to ask, beside JAX's own
 # JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_BIND_ADDRESS.
 NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
-def join():
-  """Joins the other processes; called before anything touches a device.
+def join() -> None:
+  """Joins the other processes; call it before anything touches a device.
 
-  Cloud TPU, GKE and Slurm are asked who they are; elsewhere the environment says so.
+  JAX asks Cloud TPU, GKE and Slurm for the processes; elsewhere the environment names them.
   """
   if NUM_PROCESSES in os.environ:
     jax.distributed.initialize(
@@ -33,18 +34,18 @@ def join():
     jax.distributed.initialize()
 
 
-def is_lead():
+def is_lead() -> bool:
   """Whether this is the one process that writes what is not sharded."""
   return jax.process_index() == 0
 
 
-def meet(name):
+def meet(name: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def check_alike(what, text):
+def check_alike(what: str, text: str) -> str:
   """Raises ValueError, on all processes, if they do not hold the same text; returns its hash."""
   digest = hashlib.sha256(text.encode()).digest()[:8]
   if jax.process_count() > 1:
@@ -59,13 +60,13 @@ def check_alike(what, text):
   return digest.hex()
 
 
-def preflight(config, workdir, needed_bytes):
-  """Says where the run starts, and checks it: hosts agree, the workdir can be written and holds it.
+def preflight(config: Any, workdir: str | os.PathLike[str], needed_bytes: int) -> None:
+  """Logs where the run starts and checks that hosts agree and that the workdir takes the run.
 
   Args:
-    config: of the run.
-    workdir: of the run; exists.
-    needed_bytes: that the run's checkpoints may still take.
+    config: the config of the run.
+    workdir: an existing folder, local or a bucket.
+    needed_bytes: how much the run's checkpoints may still take.
 
   Raises:
     ValueError: processes differ in config or packages; no write access; too little disk.
@@ -89,7 +90,7 @@ def preflight(config, workdir, needed_bytes):
   )
 
 
-def _check_storage(workdir, needed_bytes):
+def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | None:
   """Free bytes, or None in a bucket."""
   probe = epath.Path(workdir) / f'.write_test_{jax.process_index()}'
   try:

@@ -1,12 +1,14 @@
 """Folders that are written whole or not at all."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Generator
 
 
-def check(output):
+def check(output: str | os.PathLike[str]) -> None:
   """Raises ValueError if `output` cannot be a new folder."""
   if '://' in str(output):
     raise ValueError(f'output={output!r} must be a local folder: write it there, then copy.')
@@ -15,7 +17,7 @@ def check(output):
 
 
 @contextlib.contextmanager
-def written_whole(output):
+def written_whole(output: str | os.PathLike[str]) -> Generator[pathlib.Path, None, None]:
   """A folder beside `output` that takes its name on success and vanishes on failure."""
   check(output)
   output = pathlib.Path(output).absolute()

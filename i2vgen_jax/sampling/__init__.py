@@ -1,1 +1,1 @@
-"""From pictures and captions to videos, by one stage or two."""
+"""Makes videos from pictures and captions, by one stage or two."""

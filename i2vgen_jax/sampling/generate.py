@@ -1,18 +1,20 @@
-"""From an image and a caption to a video: condition, denoise with guidance, decode.
+"""Makes a video from an image and a caption: condition, denoise with guidance, decode.
 
 A refinement stage starts from a video with noise on it, the base stage from noise alone.
 
-Spec of the release's inference: guidance between {caption, CLIP image} and {negative prompt,
-zeros}; the image's latents and the fps are the same on both sides, so that guidance never acts on
+As in the release's inference, guidance moves from {negative prompt, zeros} to {caption, CLIP
+image}; the image's latents and the fps are the same on both sides, so that guidance never acts on
 them.
 """
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
@@ -22,25 +24,29 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 
 
 class Inputs(NamedTuple):
-  """What `generate` takes.
+  """The inputs of `generate`.
 
   Attributes:
     signals: inputs by signal, of session.of_batch or session.of_request.
     negative: of session.negative.
-    video: what a refinement stage refines: uint8, of as many frames and any size.
+    video: uint8, of any size and with as many frames; a refinement stage refines it.
   """
 
   signals: Mapping[str, Mapping[str, jax.Array]]
   negative: Mapping[str, Mapping[str, jax.Array]]
-  video: jax.Array | None = None
+  video: jax.Array | np.ndarray | None = None
 
 
-def settings(config, **overrides):
-  """What `make_generate` takes, from a run's config; `overrides` of config.sample, or of levels and
-  inversion_steps of config.refine, that are None are left out.
+def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, Any]:
+  """The arguments of `make_generate`, from a run's config.
+
+  Args:
+    config: of the run.
+    **overrides: fields of config.sample, and `levels` and `inversion_steps` of config.refine; None
+      leaves the config's.
 
   Raises:
-    ValueError: other noise levels than the stage was trained on.
+    ValueError: the stage was not trained on so many noise levels.
   """
   chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
@@ -58,19 +64,19 @@ def settings(config, **overrides):
 def make_generate(
   session: session_lib.Session,
   *,
-  prediction_type,
-  num_steps,
-  guidance_scale,
-  guidance_rescale=0.0,
-  sampler='ddim',
-  spacing='leading',
-  schedule='',
-  eta=0.0,
-  set_alpha_to_one=True,
-  levels=0,
-  inversion_steps=0,
-  seed=0,
-):
+  prediction_type: str,
+  num_steps: int,
+  guidance_scale: float,
+  guidance_rescale: float = 0.0,
+  sampler: str = 'ddim',
+  spacing: str = 'leading',
+  schedule: str = '',
+  eta: float = 0.0,
+  set_alpha_to_one: bool = True,
+  levels: int = 0,
+  inversion_steps: int = 0,
+  seed: int = 0,
+) -> jax.stages.Wrapped:
   """(params, frozen, inputs, noise_BFHWC) -> (latents_BFHWC float32, video_BFHWC uint8), jitted.
 
   Args:
@@ -81,13 +87,13 @@ def make_generate(
     guidance_rescale: see guidance.guided.
     sampler: a name in samplers.KINDS.
     spacing: of timesteps, see samplers.spaced_timesteps.
-    schedule: kind of noise schedule to sample on; '' is the one trained on.
+    schedule: kind of noise schedule to sample on; '' is the one that the run was trained on.
     eta: 0 for deterministic DDIM.
     set_alpha_to_one: see samplers.make_table.
-    levels: of a refinement stage: noise levels that are laid on inputs.video and taken off
-      again (SDEdit, Meng et al. 2022, arXiv:2108.01073); 0 starts from noise alone.
-    inversion_steps: reach that noise level by as many steps of DDIM backwards, under the negative
-      prompt, in place of adding noise; 0 adds noise.
+    levels: how many noise levels a refinement stage adds to inputs.video and removes again
+      (SDEdit, Meng et al. 2022, arXiv:2108.01073); 0 starts from noise alone.
+    inversion_steps: reach that noise level by this many steps of DDIM backwards, under the negative
+      prompt, instead of adding noise; 0 adds noise.
     seed: of the noise that `eta` or the sampler adds.
 
   `inputs` are Inputs. The image's latents are the posterior's mean.
@@ -138,14 +144,20 @@ def make_generate(
   return jax.jit(mesh_lib.within(session.mesh, generate))
 
 
-def resize(video_BFHWC, height, width):
-  """uint8 -> uint8 of another size, bilinear; averaged where it shrinks."""
+def resize(video_BFHWC: jax.Array, height: int, width: int) -> jax.Array:
+  """uint8 -> uint8 of another size, bilinear; averaged where it shrinks.
+
+  Args:
+    video_BFHWC: uint8.
+    height: pixels.
+    width: pixels.
+  """
   shape = (*video_BFHWC.shape[:2], height, width, video_BFHWC.shape[-1])
   resized = jax.image.resize(video_BFHWC.astype(jnp.float32), shape, 'linear')
   return jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
 
 
-def row_keys(seed, num):
+def row_keys(seed: int, num: int) -> jax.Array:
   """One key per sample from (seed, row)."""
   return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(jnp.arange(num))
 

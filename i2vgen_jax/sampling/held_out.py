@@ -11,6 +11,7 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import stream
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.sampling import generate, stages
 
 BATCH = 16
@@ -25,10 +26,10 @@ def clips(
   """The first held-out clips that fill a bucket; see stream.held_out.
 
   Args:
-    session: of the run, whose corpora they are of.
-    bucket: whose shape they have.
+    session: of the run whose corpora are read.
+    bucket: gives the clips' shape.
     num_examples: how many are wanted.
-    others: runs that shall be given the same clips.
+    others: runs that get the same clips, with the fields that their signals read.
   """
   data = session.config.data
   fields = {field.name: field for other in (session, *others) for field in other.fields()}
@@ -68,16 +69,12 @@ def sample(
   noise = np.asarray(stage.noise(seed, total))
   signals = jax.tree.map(np.asarray, stage.session.of_batch(batch))
   made = []
-  parts = mesh_lib.batch_shards(mesh)
-  size = -(-min(BATCH, total) // parts) * parts
-  for start in range(0, total, size):
-    # The last batch is filled with its last row: one shape, one compilation.
-    rows = np.minimum(np.arange(start, start + size), total - 1)
+  for rows, count in padding.steps_of_rows(total, min(BATCH, total), mesh_lib.batch_shards(mesh)):
     part = dict(signals=signals, noise=noise)
     if stage.refines:
       part['video'] = videos_BFHWC
     placed = mesh_lib.place_batch(jax.tree.map(lambda values, r=rows: values[r], part), mesh)
     videos = stage(placed['signals'], placed['noise'], placed.get('video'))
-    made.append(np.asarray(jax.device_get(videos))[: total - start])
-    logging.info('%d of %d videos', min(start + size, total), total)
+    made.append(np.asarray(jax.device_get(videos))[:count])
+    logging.info('%d of %d videos', rows[-1] + 1, total)
   return np.concatenate(made)

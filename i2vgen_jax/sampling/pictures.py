@@ -29,7 +29,7 @@ def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
   return np.concatenate(rows, 0)
 
 
-def write_png(path: str, image_HWC: np.ndarray) -> None:
+def write_png(path: epath.PathLike, image_HWC: np.ndarray) -> None:
   """Writes a uint8 image."""
   with epath.Path(path).open('wb') as file:
     Image.fromarray(np.asarray(image_HWC)).save(file, 'PNG')

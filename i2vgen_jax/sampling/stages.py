@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import PIL.Image
 from absl import logging
@@ -25,14 +26,14 @@ SEPARATOR = '|||'  # VGen's lists: image|||caption.
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A trained run and the videos that it makes: a base stage of noise, a refinement of videos.
+  """A trained run that makes videos: a base stage from noise, a refinement stage from videos.
 
   Attributes:
     session: of the run, with its frozen weights.
     params: of the U-Net.
     bucket: whose shape and rate the videos have.
     settings: of the sampler, see generate.settings.
-    generate: of generate.make_generate.
+    generate: made by generate.make_generate.
     negative_prompt: what to move away from.
   """
 
@@ -44,20 +45,20 @@ class Stage:
   negative_prompt: str
 
   @property
-  def config(self):
-    """Of the run."""
+  def config(self) -> ml_collections.ConfigDict:
+    """The config of the run."""
     return self.session.config
 
   @property
   def refines(self) -> bool:
-    """Whether it starts from a video."""
+    """True if it starts from a video."""
     return bool(self.settings['levels'])
 
   def __call__(
     self,
     signals: Mapping[str, Mapping],
-    noise_BFHWC: np.ndarray,
-    video_BFHWC: np.ndarray | None = None,
+    noise_BFHWC: jax.Array | np.ndarray,
+    video_BFHWC: jax.Array | np.ndarray | None = None,
   ) -> jax.Array:
     """uint8 videos (B, F, H, W, 3).
 
@@ -102,17 +103,17 @@ class Stage:
 
 
 def load(
-  workdir: str,
+  workdir: epath.PathLike,
   *,
   weights: str = 'ema',
   step: int | None = None,
   seed: int = 0,
-  size: Mapping[str, float | None] | None = None,
+  size: Mapping[str, Any] | None = None,
   negative_prompt: str | None = None,
   devices: list | None = None,
-  **overrides,
+  **overrides: Any,
 ) -> Stage:
-  """A stage of a run's weights; what is None is the run's own.
+  """A stage with a run's weights; an argument that is None leaves the run's own value.
 
   Args:
     workdir: of the run.
@@ -121,11 +122,11 @@ def load(
     seed: of the noise that a sampler adds.
     size: frames, height, width, fps of the videos; default those of the run's sampling bucket.
     negative_prompt: what to move away from.
-    devices: that sample; default all.
-    overrides: fields of config.sample, and of config.refine's levels.
+    devices: to sample on; default all.
+    **overrides: fields of config.sample, and of config.refine's levels.
 
   Raises:
-    ValueError: no such run, or settings that are invalid.
+    ValueError: there is no such run, or a setting is invalid.
   """
   session, params = session_lib.load_run(workdir, weights, step, devices)
   bucket = session.sample_bucket()
@@ -144,10 +145,11 @@ def load(
   )
 
 
-def check_stages(workdir, refine_workdir=None):
-  """Raises ValueError if the first run makes nothing of noise, or the second refines nothing.
+def check_stages(workdir: epath.PathLike, refine_workdir: epath.PathLike | None = None) -> None:
+  """Checks by their configs alone, before anything is loaded, that each run has the right place.
 
-  From their configs alone: before anything is loaded.
+  Raises:
+    ValueError: the first run is a refinement stage, or the second is none.
   """
   if checkpoint.read_config(workdir).refine.levels:
     raise ValueError(
@@ -160,20 +162,27 @@ def check_stages(workdir, refine_workdir=None):
     )
 
 
-def make_folder(path):
-  """Makes the folder that videos are written to; raises ValueError if it cannot be."""
+def make_folder(path: epath.PathLike) -> None:
+  """Makes the folder that videos are written to; raises ValueError if that fails."""
   try:
     epath.Path(path).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ValueError(f'folder {path} cannot be made: {error}. Check --output.') from error
 
 
-def make_video(stages, image, caption, seed, path, more=None):
+def make_video(
+  stages: Sequence[Stage],
+  image: PIL.Image.Image,
+  caption: str,
+  seed: int,
+  path: epath.PathLike,
+  more: Mapping[str, str] | None = None,
+) -> None:
   """Runs the stages one after the other and writes the last one's mp4.
 
   Args:
-    stages: to run.
-    image: a PIL image, the first frame.
+    stages: to run, a base stage first.
+    image: the first frame.
     caption: what happens.
     seed: of the noise.
     path: of the mp4.
@@ -188,20 +197,30 @@ def make_video(stages, image, caption, seed, path, more=None):
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
 
 
-def make_list(stages, path, folder, seed, part=0, num_parts=1, more=None):
-  """A video for every line of a list, named by its number and its image; what is there is skipped.
+def make_list(
+  stages: Sequence[Stage],
+  path: epath.PathLike,
+  folder: epath.PathLike,
+  seed: int,
+  part: int = 0,
+  num_parts: int = 1,
+  more: Mapping[str, str] | None = None,
+) -> None:
+  """Makes a video for every line of a list, named by its number and its image; skips those that
+  exist.
 
   Args:
-    stages: to run.
+    stages: to run, a base stage first.
     path: list of `image|||caption` lines; '#' begins a comment line.
     folder: to write to.
-    seed: of every video: a line's is the one that it would have alone.
+    seed: of the noise, the same for every line: each video is the one that its line alone gives.
     part: which of the lines: those whose number is `part` modulo `num_parts`.
     num_parts: among how many such commands the lines are split.
     more: values of the signals' own flags, the same for all lines.
 
   Raises:
-    ValueError: at the end, naming all lines that failed and why; or an unreadable list.
+    ValueError: the list is unreadable; or lines failed: after the last one, all are named with the
+      reason.
   """
   lines = read_list(path)[part::num_parts]
   make_folder(folder)
@@ -224,8 +243,12 @@ def make_list(stages, path, folder, seed, part=0, num_parts=1, more=None):
     )
 
 
-def read_list(path):
-  """[(line number from 1, line)] without comments and empty lines; raises ValueError."""
+def read_list(path: epath.PathLike) -> list[tuple[int, str]]:
+  """[(line number from 1, line)] without comments and empty lines.
+
+  Raises:
+    ValueError: the file is unreadable, or has no line.
+  """
   try:
     text = pathlib.Path(path).read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError) as error:
@@ -240,8 +263,12 @@ def read_list(path):
   return lines
 
 
-def split_line(line, folder):
-  """(image path, caption); a path that is not found as given is looked for beside the list."""
+def split_line(line: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+  """(image path, caption); a path that does not exist as given is one in the list's folder.
+
+  Raises:
+    ValueError: the line is not image|||caption.
+  """
   image, separator, caption = line.partition(SEPARATOR)
   if not separator or not image.strip() or not caption.strip():
     raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')

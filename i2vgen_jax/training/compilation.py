@@ -6,19 +6,21 @@ restart most of it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import ml_collections
 from absl import logging
 from etils import epath
 
 from i2vgen_jax.parallel import mesh as mesh_lib
 
 
-def use_cache(config, workdir):
+def use_cache(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> None:
   """Makes JAX keep what it compiles in the folder `compilation.cache`, relative to the workdir.
 
-  '' keeps nothing; JAX_COMPILATION_CACHE_DIR comes before the config. Called before anything
+  '' keeps nothing; JAX_COMPILATION_CACHE_DIR overrides the config. Call it before anything
   compiles. In a bucket, all hosts share what process 0 has compiled.
   """
   if not config.compilation.cache or jax.config.jax_compilation_cache_dir:
@@ -30,25 +32,28 @@ def use_cache(config, workdir):
 
 
 class Steps:
-  """The train step, compiled for each bucket; those that differ in nothing share a program.
+  """The train step, compiled for each bucket; buckets that differ in nothing share a program.
 
   Args:
     make_step: name of a bucket -> (what its step depends on besides the shapes, hashable; the
-      jitted (state, frozen, batch) -> (state, metrics)).
+      jitted step (state, frozen, batch) -> (state, metrics)).
     mesh: of the run.
-    options: XLA's flags, of xla_profiles.py.
+    options: XLA's flags, of xla_profiles.options.
   """
 
   def __init__(self, make_step: Callable, mesh: jax.sharding.Mesh, options: dict):
     self._make_step, self._mesh, self._options = make_step, mesh, options
     self._compiled = {}
 
-  def compile(self, shapes_of_buckets, state, frozen):
+  def compile(
+    self, shapes_of_buckets: Mapping[str, Mapping[str, tuple]], state: Any, frozen: Any
+  ) -> None:
     """Compiles for every bucket.
 
     Args:
-      shapes_of_buckets: dict of names to what TrainStream.shapes says of each.
-      state, frozen: as they will be given.
+      shapes_of_buckets: TrainStream.shapes of each bucket, by name.
+      state: a TrainState, as the steps will be given.
+      frozen: parameters by network, as the steps will be given.
     """
     programs, rows = {}, mesh_lib.batch_sharding(self._mesh)
     for bucket, shapes in shapes_of_buckets.items():
@@ -64,6 +69,15 @@ class Steps:
       self._compiled |= dict.fromkeys(names, compiled)
       logging.info('compiled in %.0f s', time.monotonic() - started)
 
-  def __call__(self, bucket, state, frozen, batch):
-    """One step of a batch of the bucket of that name."""
+  def __call__(
+    self, bucket: str, state: Any, frozen: Any, batch: Mapping[str, jax.Array]
+  ) -> tuple[Any, dict[str, Any]]:
+    """(the next state, metrics): one step.
+
+    Args:
+      bucket: name of the batch's bucket.
+      state: a TrainState; it is donated.
+      frozen: parameters by network.
+      batch: placed on the mesh.
+    """
     return self._compiled[bucket](state, frozen, batch)

@@ -1,19 +1,25 @@
 """A run's batches: a stream, and a position in it to resume from."""
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from absl import logging
 
 from data_pipelines.stream import stream as stream_lib
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 
 
 def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
-  """The training batches of a session, this host's rows; raises ValueError for an unfit corpus."""
+  """This host's rows of a session's training batches.
+
+  Raises:
+    ValueError: the corpora do not fit the config.
+  """
   host_index, host_count = mesh_lib.batch_reader(session.mesh)
   return stream_lib.from_config(
-    json.loads(session.config.to_json()),
+    checkpoint.plain_config(session.config),
     session.fields(),
     kept=session.kept(),
     host_index=host_index,
@@ -21,16 +27,24 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
   )
 
 
-def data_position(step, stream):
-  """What a checkpoint remembers of the data."""
+def data_position(step: int, stream: stream_lib.TrainStream) -> dict[str, Any]:
+  """The position in the data that a checkpoint stores."""
   return {'step': step, 'fingerprint': stream.fingerprint}
 
 
-def check_data_position(position, stream, accept_changed=False):
-  """Raises ValueError if the stream is not the one that the checkpoint was trained on.
+def check_data_position(
+  position: Mapping[str, Any], stream: stream_lib.TrainStream, accept_changed: bool = False
+) -> None:
+  """Compares the stream with the one that the checkpoint was trained on.
 
-  With accept_changed it is logged: the run goes on at the same step of the new stream, whose epochs
-  begin anew in another order.
+  Args:
+    position: of `data_position`, as the checkpoint holds it.
+    stream: of the resumed run.
+    accept_changed: only log a change: the run goes on at the same step of the new stream, whose
+      epochs begin anew in another order.
+
+  Raises:
+    ValueError: the streams differ.
   """
   if position['fingerprint'] == stream.fingerprint:
     return

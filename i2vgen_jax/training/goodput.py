@@ -7,13 +7,17 @@ into starting, compiling, waiting for input or for a save, or validating.
 import contextlib
 import json
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import flops
+from i2vgen_jax import session as session_lib
 
 
 class Figures:
@@ -27,41 +31,46 @@ class Figures:
     active: whether this process writes.
   """
 
-  def __init__(self, workdir, session, active):
+  def __init__(self, workdir: epath.PathLike, session: session_lib.Session, active: bool):
     self._path = epath.Path(workdir) / 'goodput.jsonl'
     self._session, self._active = session, active
     self._flops_of = {}
     self._born = self._reported = time.time()
-    self._lost = 0.0  # Since the start, all but steps.
+    self._lost = 0.0  # Seconds since the start that went into no step.
     self.event('job_start_time')
     self.event('training_prep_start_time')
     self._clear()
 
-  def _clear(self):
+  def _clear(self) -> None:
     self._secs = dict.fromkeys(('input', 'checkpoint', 'compile', 'validation'), 0.0)
     self._steps, self._samples, self._flops = 0, 0, 0.0
     self._reported = time.time()
 
-  def event(self, name, **more):
-    """Appends an event with the time of now."""
+  def event(self, name: str, **more: Any) -> None:
+    """Appends an event with the current time, and with fields of its own.
+
+    Args:
+      name: of the event.
+      **more: its fields.
+    """
     if self._active:
       with self._path.open('a') as file:
         file.write(json.dumps({name: time.time()} | more) + '\n')
 
   @contextlib.contextmanager
-  def spending(self, kind):
+  def spending(self, kind: str) -> Iterator[None]:
     """Counts the time within as 'input', 'checkpoint', 'compile' or 'validation'."""
     started = time.time()
     yield
     self._secs[kind] += time.time() - started
 
-  def begin_loop(self):
-    """All before was preparation."""
+  def begin_loop(self) -> None:
+    """Counts all time before as preparation."""
     self.event('training_prep_end_time')
     self._lost = time.time() - self._born
     self._clear()
 
-  def step(self, bucket):
+  def step(self, bucket: buckets_lib.Bucket) -> None:
     """Counts one step of a bucket."""
     if bucket.name not in self._flops_of:
       with self.spending('compile'):
@@ -70,11 +79,11 @@ class Figures:
     self._samples += bucket.batch_size
     self._flops += self._flops_of[bucket.name]
 
-  def report(self, step):
-    """Figures since the last report, by name; called by all processes at the same step.
+  def report(self, step: int) -> dict[str, float | int]:
+    """Figures since the last report, by name; all processes call it at the same step.
 
-    step_secs and what follows from it leave out compilation, validation and saving, but not waiting
-    for input.
+    step_secs and what follows from it leave out compilation, validation and saving, but include
+    waiting for input.
     """
     now = time.time()
     self.event('step_start_time', step_count=step)
@@ -101,7 +110,7 @@ class Figures:
     return values
 
 
-def _of_all_hosts(value):
+def _of_all_hosts(value: float) -> np.ndarray:
   if jax.process_count() == 1:
     return np.array([value])
   return multihost_utils.process_allgather(np.float32(value)).reshape(-1)

@@ -1,20 +1,25 @@
 """AdamW or Muon with parameter groups, warm-up, decay and clipping, as one optax transformation."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 import optax.contrib
 
 from i2vgen_jax import lora
 from i2vgen_jax.parallel import sharding
 
-# Of config.optimizer, all that `make_optimizer` takes as it is.
+# The fields of config.optimizer that `make_optimizer` takes unchanged.
 FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
 
 
-def from_config(config, abstract_params):
+def from_config(
+  config: ml_collections.ConfigDict, abstract_params: Any
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """(update rule, step -> learning rate) of a run; see `make_optimizer`."""
   rates = config.optimizer
   learning_rate = learning_rate_schedule(
@@ -25,8 +30,16 @@ def from_config(config, abstract_params):
   return make_optimizer(abstract_params, learning_rate, **fields, groups=groups), learning_rate
 
 
-def learning_rate_schedule(kind, peak, warmup_steps, num_steps):
+def learning_rate_schedule(
+  kind: str, peak: float, warmup_steps: int, num_steps: int
+) -> optax.Schedule:
   """step -> learning rate: linear warm-up to `peak`, then constant or a cosine to 0 at `num_steps`.
+
+  Args:
+    kind: 'constant' or 'cosine'.
+    peak: the highest learning rate.
+    warmup_steps: steps of the warm-up; 0 has none.
+    num_steps: steps of the run.
 
   Raises:
     ValueError: unknown `kind`, or a warm-up longer than the run.
@@ -51,8 +64,8 @@ def learning_rate_schedule(kind, peak, warmup_steps, num_steps):
 DEFAULT_GROUP = {'match': '', 'lr': 1.0, 'weight_decay': None, 'freeze': False}
 
 
-def group_of(name, groups):
-  """The first group whose `match` is found in the parameter's path, completed by the defaults."""
+def group_of(name: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The first group whose `match` fits the parameter's path, completed by the defaults."""
   for group in groups:
     if re.search(group['match'], name):
       return {**DEFAULT_GROUP, **group}
@@ -60,29 +73,29 @@ def group_of(name, groups):
 
 
 def make_optimizer(
-  abstract_params,
-  learning_rate,
+  abstract_params: Any,
+  learning_rate: optax.ScalarOrSchedule,
   *,
-  kind='adamw',
-  b1,
-  b2,
-  eps,
-  muon_rms=0.2,
-  weight_decay,
-  max_grad_norm,
-  groups,
-):
+  kind: str = 'adamw',
+  b1: float,
+  b2: float,
+  eps: float,
+  muon_rms: float = 0.2,
+  weight_decay: float,
+  max_grad_norm: float,
+  groups: Sequence[Mapping[str, Any]],
+) -> optax.GradientTransformation:
   """The update rule.
 
   Args:
     abstract_params: tree of arrays or ShapeDtypeStructs; only paths are read.
     learning_rate: step -> learning rate.
-    kind: 'adamw'; or 'muon' for kernels and Adam for the rest.
+    kind: 'adamw'; or 'muon', which updates kernels by Muon and the rest by Adam.
     b1, b2, eps: Adam's.
     muon_rms: root mean square of Muon's updates, in units of the learning rate.
     weight_decay: decoupled, applied to kernels (tensors of rank 2 and more).
     max_grad_norm: gradients of trained parameters are scaled down to this global norm; 0 leaves
-    them.
+      them.
     groups: dicts with `match` (regex on the path; the first match wins), `lr` (multiplier),
       `weight_decay` (None: the default above) and `freeze` (no update, no optimizer state).
 
@@ -128,12 +141,14 @@ def make_optimizer(
   return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
 
 
-def _direction(kind, b1, b2, eps, muon_rms):
-  """Gradients to steps of about unit size."""
+def _direction(
+  kind: str, b1: float, b2: float, eps: float, muon_rms: float
+) -> optax.GradientTransformation:
+  """Turns gradients into steps of about unit size."""
   if kind == 'adamw':
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
   if kind == 'muon':
-    # Jordan et al. 2024; kernels of any rank as matrices from inputs to outputs.
+    # Jordan et al. 2024; kernels of any rank are matrices from inputs to outputs.
     muon = optax.contrib.muon(
       1.0,
       consistent_rms=muon_rms,
@@ -143,12 +158,12 @@ def _direction(kind, b1, b2, eps, muon_rms):
       eps=eps,
       muon_weight_dimension_numbers=_kernels_as_matrices,
     )
-    # Its updates descend; ours are turned at the end of the chain.
+    # Muon's updates descend already; the end of our chain turns the sign of all.
     return optax.chain(_by_shape(muon), optax.scale(-1.0))
   raise ValueError(f"optimizer.kind={kind!r} is unknown; known: 'adamw', 'muon'.")
 
 
-def _kernels_as_matrices(stacks):
+def _kernels_as_matrices(stacks: Any) -> Any:
   """Stacks (n, ..., inputs, outputs) of kernels are n matrices each; None for stacks of vectors."""
 
   def dims(stack):
@@ -158,23 +173,23 @@ def _kernels_as_matrices(stacks):
   return jax.tree.map(dims, stacks)
 
 
-def _by_shape(transformation):
+def _by_shape(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
   """Lets a transformation see tensors of one shape as one stack.
 
   Muon's matrix iterations then compile once per shape, some fifty, and not once per tensor.
   """
 
-  def shape_name(leaf):
+  def shape_name(leaf: jax.Array) -> str:
     return 'x'.join(map(str, leaf.shape))
 
-  def stack(tree):
+  def stack(tree: Any) -> dict[str, dict[str, jax.Array]]:
     groups = {}
     for leaf in jax.tree.leaves(tree):
       groups.setdefault(shape_name(leaf), []).append(leaf)
     # Named so that the sharding rules take a stack for the kernels that it is made of.
     return {name: {'kernel': jnp.stack(leaves)} for name, leaves in groups.items()}
 
-  def unstack(stacks, like):
+  def unstack(stacks: Any, like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
     rows = {name: iter(jnp.unstack(group['kernel'])) for name, group in stacks.items()}
     return structure.unflatten([next(rows[shape_name(leaf)]) for leaf in leaves])
@@ -186,7 +201,7 @@ def _by_shape(transformation):
   return optax.GradientTransformation(lambda params: transformation.init(stack(params)), update)
 
 
-def _add_decay(decay_tree):
+def _add_decay(decay_tree: Any) -> optax.GradientTransformation:
   """Adds decay x parameter to each update."""
   return optax.stateless(
     lambda updates, params: _map(
@@ -198,7 +213,7 @@ def _add_decay(decay_tree):
   )
 
 
-def _scale_by(scale_tree):
+def _scale_by(scale_tree: Any) -> optax.GradientTransformation:
   """Multiplies each update by its group's factor."""
   return optax.stateless(
     lambda updates, params: _map(
@@ -207,8 +222,8 @@ def _scale_by(scale_tree):
   )
 
 
-def _map(function, updates, params, constants):
-  """tree.map that leaves frozen positions, which optax.partition masks out, as they are."""
+def _map(function: Callable[..., Any], updates: Any, params: Any, constants: Any) -> Any:
+  """tree.map that leaves alone the frozen positions, which optax.partition masks out."""
   masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
   return jax.tree.map(
     lambda update, param, constant: update if masked(update) else function(update, param, constant),

@@ -1,35 +1,19 @@
-"""One optimizer step as a pure function: encode, noise, predict, differentiate, update, average.
+"""One optimizer step as a pure function: differentiate the objective, update, average."""
 
-Paper Sec. 3; the order of the reconstructed training loop of the release. Every draw of a sample
-is keyed by (seed, step, its row in the global batch): the same on any mesh, number of hosts and of
-micro-batches.
-"""
-
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
+from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.diffusion import guidance, loss
-from i2vgen_jax.models import video_parts
+from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
-from i2vgen_jax.training import optimizer
-
-
-class Draws(NamedTuple):
-  """Keys of a batch in a step, one per sample each."""
-
-  posterior: jax.Array  # Of the clip's latents.
-  image: jax.Array  # Of the signals' own draws, such as the first frame's latents.
-  drop: jax.Array  # Which signals are dropped.
-  time: jax.Array
-  noise: jax.Array
-  dropout: jax.Array  # Within the U-Net.
+from i2vgen_jax.training import objective, optimizer
 
 
 @flax.struct.dataclass
@@ -43,17 +27,22 @@ class TrainState:
   seed: jax.Array  # uint32 key data; never changes.
 
 
-def make_init(unet, optimizer, example, seed):
-  """() -> TrainState; to be jitted with sharded outputs, so that no device ever holds it whole.
+def make_init(
+  unet: unet3d.UNet3D | lora.AdaptedUNet,
+  optimizer: optax.GradientTransformation,
+  example: tuple,
+  seed: int,
+) -> Callable[[], TrainState]:
+  """() -> TrainState; jit it with sharded outputs, so that no device ever holds the state whole.
 
   Args:
-    unet: a UNet3D.
+    unet: to be trained.
     optimizer: from optimizer.make_optimizer.
-    example: (noisy_latents_BFHWC, timesteps_B, conditioning) shapes of any one batch.
-    seed: int.
+    example: ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning) of any batch.
+    seed: of the run, config.seed.
   """
 
-  def init():
+  def init() -> TrainState:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
     params = unet.init(jax.random.fold_in(jax.random.key(seed), 0), *zeros)['params']
     return TrainState(
@@ -61,119 +50,26 @@ def make_init(unet, optimizer, example, seed):
       params=params,
       ema_params=jax.tree.map(jnp.copy, params),
       opt_state=optimizer.init(params),
-      seed=data_seed(seed),
+      seed=objective.data_seed(seed),
     )
 
   return init
 
 
-def data_seed(seed):
-  """uint32 key data of a run's draws, from config.seed."""
-  return jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1))
-
-
-def start_from(state, params):
-  """The state of a new run with other first parameters, averaged from there on."""
+def start_from(state: TrainState, params: Any) -> TrainState:
+  """The state of a new run with other first parameters, which its average starts from too."""
   copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # A step donates each buffer once.
   return state.replace(params=params, ema_params=copy(params))
 
 
-def sample_keys(seed, step, position_B, num):
-  """`num` arrays of one key per sample, from (seed, step, global position)."""
-  step_key = jax.random.fold_in(jax.random.wrap_key_data(seed), step)
-  keys_BK = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(step_key, row), num))(
-    position_B
-  )
-  return [keys_BK[:, k] for k in range(num)]
-
-
-def draws_of(seed, step, position_B):
-  """The Draws of a step for rows of the global batch."""
-  return Draws(*sample_keys(seed, step, position_B, len(Draws._fields)))
-
-
-def make_encode(session: session_lib.Session, rates: Mapping[str, float]):
-  """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position.
-
-  Args:
-    session: of the run.
-    rates: how often signals are dropped, of session.dropout_rates.
-  """
-
-  slots = {name: signal.drop_slot for name, signal in session.signals.items()}
-
-  def encode(frozen, batch, seed, step):
-    draws = draws_of(seed, step, batch['position'])
-    latents_BFHWC, conditioning = session.encode(frozen, batch, draws.posterior, draws.image)
-    conditioning = guidance.drop_conditions(
-      draws.drop, conditioning, session.null(frozen), rates, slots
-    )
-    return {
-      'latents': latents_BFHWC,
-      'conditioning': conditioning,
-      'position': batch['position'],
-    }
-
-  return encode
-
-
-def make_encoded_loss(
-  unet,
-  schedule,
-  *,
-  prediction_type,
-  offset_noise,
-  timestep_shift,
-  timestep_range,
-  min_snr_gamma,
-):
-  """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch."""
-
-  apply = video_parts.split_videos(unet.apply)
-
-  def encoded_loss(params, encoded, seed, step):
-    draws = draws_of(seed, step, encoded['position'])
-    latents_BFHWC, conditioning = jax.lax.stop_gradient(
-      (encoded['latents'], encoded['conditioning'])
-    )
-    timesteps_B = loss.draw_timesteps(draws.time, timestep_range, timestep_shift)
-    noise_BFHWC = loss.draw_noise(draws.noise, latents_BFHWC, offset_noise)
-
-    def denoise(noisy_BFHWC, timesteps_B):
-      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning, draws.dropout)
-
-    loss_B = loss.denoising_loss(
-      denoise, latents_BFHWC, noise_BFHWC, timesteps_B, schedule, prediction_type
-    )
-    if min_snr_gamma:
-      loss_B *= loss.min_snr_weight(timesteps_B, schedule, prediction_type, min_snr_gamma)
-    return loss_B.mean()
-
-  return encoded_loss
-
-
-def make_loss(session: session_lib.Session, rates: Mapping[str, float]):
-  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample.
-
-  Args:
-    session: of the run.
-    rates: how often signals are dropped, of session.dropout_rates.
-  """
-  encode = make_encode(session, rates)
-  encoded_loss = make_encoded_loss(session.unet, session.schedule, **session.config.loss)
-
-  def batch_loss(params, frozen, batch, seed, step):
-    return encoded_loss(params, encode(frozen, batch, seed, step), seed, step)
-
-  return batch_loss
-
-
-def make_mean_gradient(batch_loss, accumulation):
+def make_mean_gradient(
+  batch_loss: Callable[..., jax.Array], accumulation: int
+) -> Callable[..., tuple[jax.Array, Any]]:
   """(batch, params, frozen, seed, step) -> (loss, gradients), means over the rows of the batch.
 
   Args:
     batch_loss: from `make_loss`.
-    accumulation: number of micro-batches that are taken one after the other; divides the batch.
+    accumulation: how many micro-batches are taken one after the other; it divides the batch.
   """
   gradient = jax.value_and_grad(batch_loss)
 
@@ -195,8 +91,15 @@ def make_mean_gradient(batch_loss, accumulation):
 
 
 def make_train_step(
-  batch_loss, optimizer, learning_rate, *, accumulation, ema_decay, ema_warmup, offload_optimizer
-):
+  batch_loss: Callable[..., jax.Array],
+  optimizer: optax.GradientTransformation,
+  learning_rate: optax.Schedule,
+  *,
+  accumulation: int,
+  ema_decay: float,
+  ema_warmup: bool,
+  offload_optimizer: bool,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
 
   Args:
@@ -238,57 +141,20 @@ def make_train_step(
   return step
 
 
-def split_batch(batch, accumulation):
+def split_batch(batch: Any, accumulation: int) -> Any:
   """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it
   holds."""
 
-  def split(value):
+  def split(value: jax.Array) -> jax.Array:
     rows = value.reshape((-1, accumulation) + value.shape[1:])
     return jnp.swapaxes(rows, 0, 1)
 
   return jax.tree.map(split, batch)
 
 
-def make_eval_loss(session: session_lib.Session, timestep_range: tuple):
-  """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
-
-  Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
-  rows covers all noise levels of the range, unweighted. Posterior means, no dropout: the number is
-  the same at every call.
-
-  Args:
-    session: of the run.
-    timestep_range: (start, stop) of the noise levels.
-  """
-
-  apply = video_parts.split_videos(session.unet.apply)
-
-  def eval_loss(params, frozen, batch, seed):
-    (noise_B,) = sample_keys(seed, 0, batch['position'], 1)
-    latents_BFHWC = session.autoencoder.encode_video(frozen, batch['video'])
-    conditioning = session.condition(frozen, session.of_batch(batch))
-    # Golden-ratio steps fill [0, 1) evenly for any number of rows.
-    fraction_B = jnp.mod((batch['position'] + 0.5) * 0.6180339887, 1.0)
-    start, stop = timestep_range
-    timesteps_B = start + (fraction_B * (stop - start)).astype(jnp.int32)
-    noise_BFHWC = loss.draw_noise(noise_B, latents_BFHWC, 0.0)
-
-    def denoise(noisy_BFHWC, timesteps_B):
-      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
-
-    return loss.denoising_loss(
-      denoise,
-      latents_BFHWC,
-      noise_BFHWC,
-      timesteps_B,
-      session.schedule,
-      session.config.loss.prediction_type,
-    )
-
-  return eval_loss
-
-
-def from_config(session: session_lib.Session):
+def from_config(
+  session: session_lib.Session,
+) -> tuple[Any, Any, Callable[[], TrainState], Callable[..., jax.stages.Wrapped]]:
   """(abstract state, shardings, init, batch_loss -> train step) of a run; see the functions below
   and above."""
   config = session.config
@@ -296,7 +162,7 @@ def from_config(session: session_lib.Session):
   init = make_init(session.unet, rule, session.smallest_unet_inputs(), config.seed)
   abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
 
-  def of_loss(batch_loss):
+  def of_loss(batch_loss: Callable[..., jax.Array]) -> jax.stages.Wrapped:
     """The train step, jitted, with the state donated."""
     function = make_train_step(
       batch_loss,
@@ -314,9 +180,24 @@ def from_config(session: session_lib.Session):
   return abstract, shardings, init, of_loss
 
 
-def state_shardings(init, mesh, *, min_elements, offload_optimizer):
-  """(abstract state, shardings) of what `init` makes, the optimizer's part in the memory of the
-  hosts if it is to be offloaded; raises ValueError as sharding.spec_for."""
+def state_shardings(
+  init: Callable[[], TrainState],
+  mesh: jax.sharding.Mesh,
+  *,
+  min_elements: int,
+  offload_optimizer: bool,
+) -> tuple[Any, Any]:
+  """(abstract state, shardings) of what `init` makes.
+
+  Args:
+    init: of `make_init`.
+    mesh: of the run.
+    min_elements: tensors with fewer elements are whole on each device.
+    offload_optimizer: if True, the optimizer's state is in the memory of the hosts.
+
+  Raises:
+    ValueError: as sharding.spec_for.
+  """
   abstract = jax.eval_shape(init)
   placed = sharding.shard_tree(abstract, mesh, min_elements)
   if offload_optimizer:

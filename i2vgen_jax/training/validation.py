@@ -1,8 +1,11 @@
-"""What a run shows of itself while it trains: loss on held-out clips at fixed (timestep, noise),
-and sample videos.
+"""Validates a run while it trains: loss on held-out clips at fixed (timestep, noise), and sample
+videos.
 
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +15,12 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import hosts
 from i2vgen_jax.sampling import generate, held_out, pictures, video_file
+from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import writer as writer_lib
 
 
 class Validation:
@@ -22,7 +28,7 @@ class Validation:
 
   Args:
     session: of the run.
-    bucket: whose size the held-out videos have.
+    bucket: gives the size of the held-out videos.
   """
 
   def __init__(self, session: session_lib.Session, bucket: buckets_lib.Bucket):
@@ -39,7 +45,7 @@ class Validation:
     self._num_samples = min(self._train.num_sample_videos, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
-      mesh_lib.within(self._mesh, step_lib.make_eval_loss(session, config.loss.timestep_range)),
+      mesh_lib.within(self._mesh, objective.make_eval_loss(session, config.loss.timestep_range)),
       out_shardings=mesh_lib.replicated(self._mesh),
     )
     self._generate = generate.make_generate(session, **generate.settings(config))
@@ -50,21 +56,28 @@ class Validation:
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative = session.negative(config.negative_prompt)
 
-  def loss(self, state, frozen):
-    """Mean loss of the held-out videos, float."""
-    rows = self._num_eval
-    size = min(rows, self._bucket.batch_size)
+  def loss(self, state: step_lib.TrainState, frozen: Any) -> float:
+    """Mean loss of the held-out videos."""
     losses = []
-    for start in range(0, rows, size):
-      part, count = self._rows(start, min(start + size, rows), size)
+    for part, count in self._parts(self._num_eval, min(self._num_eval, self._bucket.batch_size)):
       losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
     return float(np.concatenate(losses).mean())
 
-  def sample(self, state, frozen, seed=0):
-    """(captions, uint8 videos (B, F, H, W, 3)) continued from the first held-out first frames, or,
-    of a refinement stage, restored from the first held-out videos made smaller."""
+  def sample(
+    self, state: step_lib.TrainState, frozen: Any, seed: int = 0
+  ) -> tuple[Sequence[str], np.ndarray]:
+    """(captions, uint8 videos (B, F, H, W, 3)), one for each of the first held-out clips.
+
+    A base stage goes on from their first frames; a refinement stage restores the clips, which are
+    made smaller for it.
+
+    Args:
+      state: whose averaged weights sample.
+      frozen: parameters by network.
+      seed: of the start noise.
+    """
     count = self._num_samples
-    part, _ = self._rows(0, count, count)
+    [(part, _)] = self._parts(count, count)
     bucket = self._bucket
     size = bucket.frames, bucket.height, bucket.width
     noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
@@ -74,8 +87,25 @@ class Validation:
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
     return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
 
-  def run(self, step, state, frozen, writer, workdir, at_end=False):
-    """Evaluates and samples if due (both at the end); returns whether it did anything."""
+  def run(
+    self,
+    step: int,
+    state: step_lib.TrainState,
+    frozen: Any,
+    writer: writer_lib.Writer,
+    workdir: epath.PathLike,
+    at_end: bool = False,
+  ) -> bool:
+    """Evaluates and samples if due; returns whether it did anything.
+
+    Args:
+      step: updates done.
+      state: whose averaged weights are shown.
+      frozen: parameters by network.
+      writer: gets the figures and videos.
+      workdir: of the run; videos go to workdir/samples.
+      at_end: evaluate and sample, unless the config never does.
+    """
     did = False
     if _due(step, self._train.eval_every, at_end):
       writer.scalars(step, {'eval_loss': self.loss(state, frozen)})
@@ -89,9 +119,16 @@ class Validation:
       did = True
     return did
 
-  def _write_samples(self, step, captions, videos_BFHWC, writer, folder):
-    """NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos on one
-    sheet."""
+  def _write_samples(
+    self,
+    step: int,
+    captions: Sequence[str],
+    videos_BFHWC: np.ndarray,
+    writer: writer_lib.Writer,
+    folder: epath.Path,
+  ) -> None:
+    """Writes NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos
+    on one sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
       pictures.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
@@ -102,23 +139,20 @@ class Validation:
     pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
-  def _rows(self, start, stop, size):
-    """Rows of the held-out batch on the mesh, the last row repeated up to a size that divides; and
-    how many count."""
-    parts = mesh_lib.batch_shards(self._mesh)
-    size = -(-size // parts) * parts
-    rows = np.minimum(np.arange(start, start + size), stop - 1)
+  def _parts(self, total: int, size: int) -> Iterator[tuple[Mapping[str, jax.Array], int]]:
+    """The first rows of the held-out batch on the mesh, a step at a time; and how many count."""
     host_index, host_count = mesh_lib.batch_reader(self._mesh)
-    local = rows.reshape(host_count, -1)[host_index]
-    batch = {name: value[local] for name, value in self._batch.items()}
-    return mesh_lib.place_batch(batch, self._mesh), stop - start
+    for rows, count in padding.steps_of_rows(total, size, mesh_lib.batch_shards(self._mesh)):
+      local = rows.reshape(host_count, -1)[host_index]
+      batch = {name: value[local] for name, value in self._batch.items()}
+      yield mesh_lib.place_batch(batch, self._mesh), count
 
 
-def _due(step, every, at_end):
+def _due(step: int, every: int, at_end: bool) -> bool:
   return bool(every) and (at_end or (step > 0 and step % every == 0))
 
 
-def _to_host(array, mesh):
+def _to_host(array: jax.Array, mesh: jax.sharding.Mesh) -> np.ndarray:
   """The whole array on every host."""
   gathered = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(array)
   return np.asarray(gathered)

@@ -1,14 +1,16 @@
 """The first weights of a run from another run's, also where the new model has fewer conditions.
 
 A refinement stage starts from its base stage: what the base has and the refinement lacks, its image
-conditioners, is dropped by name; of the first convolution the channels of the noisy latents stay.
+conditioners, is dropped by name; the first convolution keeps the channels of the noisy latents.
 """
 
-import json
 import re
+from typing import Any
 
 import jax
+import ml_collections
 from absl import logging
+from etils import epath
 
 from i2vgen_jax import checkpoint, lora
 from i2vgen_jax import frozen as frozen_lib
@@ -16,20 +18,25 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import sharding
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
-# What a config may change of the model that it starts from.
+# Fields that may differ between a config and the run that it starts from.
 CHANGEABLE = re.compile(
   r'unet\.(dropout|remat|row_margin|free_u)|\w+\.(weights|frames_per_chunk|tile|tile_overlap)'
 )
 
 
-def check(config):
-  """Raises ValueError if the model of the run or folder `config.start` is not the config's; the
-  config may leave conditioners out, and have an autoencoder of its own, with weights."""
+def check(config: ml_collections.ConfigDict) -> None:
+  """Compares the config's model with that of the run or folder `config.start`.
+
+  The config may leave conditioners out, and name an autoencoder of its own with its weights.
+
+  Raises:
+    ValueError: the models differ in anything else; every difference is listed.
+  """
   blocks = ('unet', *(name for name in frozen_lib.MODULES if name in config))
   started = checkpoint.read_config(config.start)
   ours, theirs = (
     checkpoint.flatten_config({block: tree[block] for block in blocks if block in tree})
-    for tree in (json.loads(config.to_json()), json.loads(started.to_json()))
+    for tree in (checkpoint.plain_config(config), checkpoint.plain_config(started))
   )
   kept = ours['unet.conditioners']
   theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
@@ -46,7 +53,7 @@ def check(config):
     )
 
 
-def load(workdir, abstract_params, mesh):
+def load(workdir: epath.PathLike, abstract_params: Any, mesh: jax.sharding.Mesh) -> Any:
   """The averaged weights of the newest checkpoint, as parameters of another model.
 
   Args:
@@ -55,7 +62,7 @@ def load(workdir, abstract_params, mesh):
     mesh: of the new run.
 
   Raises:
-    ValueError: no such run, or its model has not all that the new one needs.
+    ValueError: there is no such run, or its model lacks a parameter of the new one.
   """
   config = checkpoint.read_config(workdir)
   with config.unlocked():
@@ -64,16 +71,21 @@ def load(workdir, abstract_params, mesh):
   params, _ = session_lib.load_unet(started, workdir)
   if lora.is_used(config):
     params = jax.jit(lora.merge)(params, config.lora.alpha)
-  # New adapters start as they are made.
+  # New adapters start from their own initialisation.
   wanted = {name: block for name, block in abstract_params.items() if name != lora.KEY}
   return restrict(params, wanted, workdir)
 
 
-def restrict(params, abstract_params, source):
+def restrict(params: Any, abstract_params: Any, source: epath.PathLike) -> Any:
   """The part of `params` that the abstract model has; logs what is dropped.
 
+  Args:
+    params: of a model that has more conditions.
+    abstract_params: ShapeDtypeStructs with shardings, of the model that is wanted.
+    source: names the weights in logs and errors.
+
   Raises:
-    ValueError: a parameter is missing or of another shape; all are named.
+    ValueError: a parameter is missing or of another shape; the first 20 are named.
   """
   flatten = jax.tree_util.tree_flatten_with_path
   found = {sharding.path_name(path): leaf for path, leaf in flatten(params)[0]}
@@ -107,6 +119,6 @@ def restrict(params, abstract_params, source):
   return jax.tree.unflatten(treedef, kept)
 
 
-def _first_channels(kernel, leaf):
+def _first_channels(kernel: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
   """A convolution's kernel (height, width, in, out) for fewer inputs, placed as `leaf` says."""
   return jax.jit(lambda x: x[:, :, : leaf.shape[2]], out_shardings=leaf.sharding)(kernel)

@@ -1,9 +1,11 @@
-"""What people look at: metrics.jsonl, TensorBoard, a progress bar on terminals and plain lines
-elsewhere."""
+"""Writes what people look at: metrics.jsonl, TensorBoard, and a progress bar on terminals or plain
+lines elsewhere."""
 
 import json
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorboardX
@@ -24,14 +26,14 @@ class Writer:
     tensorboard: whether to write event files.
   """
 
-  def __init__(self, workdir, active=True, tensorboard=True):
+  def __init__(self, workdir: epath.PathLike, active: bool = True, tensorboard: bool = True):
     self._active = active
     self._workdir = epath.Path(workdir)
     self._events = None
     if active and tensorboard:
       self._events = tensorboardX.SummaryWriter(str(self._workdir / 'tensorboard'))
 
-  def scalars(self, step, values):
+  def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""
     if not self._active:
       return
@@ -43,21 +45,40 @@ class Writer:
         if not isinstance(value, str):
           self._events.add_scalar(name, float(value), step)
 
-  def text(self, step, name, text):
-    """Shows a text in TensorBoard."""
+  def text(self, step: int, name: str, text: str) -> None:
+    """Shows a text in TensorBoard.
+
+    Args:
+      step: updates done.
+      name: its tag.
+      text: Markdown.
+    """
     if self._events:
       self._events.add_text(name, text, step)
 
-  def image(self, step, name, image_HWC):
-    """Shows a uint8 image in TensorBoard."""
+  def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
+    """Shows an image in TensorBoard.
+
+    Args:
+      step: updates done.
+      name: its tag.
+      image_HWC: uint8.
+    """
     if self._events:
       self._events.add_image(name, np.asarray(image_HWC), step, dataformats='HWC')
 
-  def video(self, step, name, video_FHWC, fps):
-    """Shows a uint8 video in TensorBoard as an animated GIF."""
+  def video(self, step: int, name: str, video_FHWC: np.ndarray, fps: float) -> None:
+    """Shows a video in TensorBoard as an animated GIF.
+
+    Args:
+      step: updates done.
+      name: its tag.
+      video_FHWC: uint8.
+      fps: frames per second.
+    """
     if not self._events:
       return
-    # add_video of tensorboardX drops videos in silence without moviepy; an image summary may hold
+    # Without moviepy, tensorboardX's add_video drops videos in silence; an image summary may hold
     # any GIF.
     _, height, width, channels = video_FHWC.shape
     image = summary_pb2.Summary.Image(
@@ -69,21 +90,27 @@ class Writer:
     summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=name, image=image)])
     self._events.file_writer.add_summary(summary, step)
 
-  def close(self):
+  def close(self) -> None:
     """Flushes the event files."""
     if self._events:
       self._events.close()
 
 
-def _number(value):
+def _number(value: Any) -> str | int | float:
   return value if isinstance(value, str | int) else float(value)
 
 
 class Progress:
   """Steps/s and metrics: a bar that redraws itself on a terminal, a plain line per report
-  elsewhere."""
+  elsewhere.
 
-  def __init__(self, first_step, num_steps, active=True):
+  Args:
+    first_step: updates done at the start.
+    num_steps: updates at the end.
+    active: False on all but one process.
+  """
+
+  def __init__(self, first_step: int, num_steps: int, active: bool = True):
     self._active = active
     self._bar = tqdm.tqdm(
       initial=first_step, total=num_steps, disable=not active or not sys.stderr.isatty(),
@@ -91,7 +118,7 @@ class Progress:
     )  # fmt: skip
     self._step, self._time = first_step, time.perf_counter()
 
-  def report(self, step, values):
+  def report(self, step: int, values: Mapping[str, Any]) -> float:
     """Shows `values` after `step` steps; returns steps/s since the last report."""
     now = time.perf_counter()
     steps_per_sec = (step - self._step) / max(now - self._time, 1e-9)
@@ -107,10 +134,10 @@ class Progress:
       logging.info('step %d/%d %s (%.2f steps/s)', step, self._bar.total, shown, steps_per_sec)
     return steps_per_sec
 
-  def pause(self):
+  def pause(self) -> None:
     """Leaves the time since the last report out of the next steps/s."""
     self._time = time.perf_counter()
 
-  def close(self):
+  def close(self) -> None:
     """Ends the bar."""
     self._bar.close()
