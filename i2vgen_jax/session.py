@@ -48,8 +48,8 @@ class Session:
   networks: Mapping[str, Any]
   signals: Mapping[str, base.Signal]
   schedule: schedule.NoiseSchedule
-  mesh: Any = None  # A Mesh; to plan, an AbstractMesh.
-  frozen: Any = None  # A tree of arrays.
+  mesh: Any = None  # A Mesh, or an AbstractMesh where nothing runs.
+  frozen: Any = None
 
   def on(self, mesh: mesh_lib.AnyMesh) -> 'Session':
     """The session on a mesh."""

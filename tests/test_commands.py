@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from tests import runs
-from tests.test_data_score import clip_folder  # noqa: F401
+from tests.data_pipelines.score.test_score import clip_folder  # noqa: F401
 
 torch = pytest.importorskip('torch')
 
@@ -115,7 +115,7 @@ def test_evaluate_takes_the_users_networks(finished_run, clip_folder, tmp_path):
   )  # fmt: skip
   done = runs.module(
     *command, f'--clip={clip_folder[0]}', f'--video_features={tmp_path / "v.pt"}',
-    '--frame_features=tests.test_measures:mean_color',
+    '--frame_features=tests.i2vgen_jax.evaluation.test_measures:mean_color',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads((tmp_path / 'out' / 'report.json').read_text())

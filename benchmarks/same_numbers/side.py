@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.same_numbers import cases, collect
 
 TIMEOUT = 3600  # Seconds of one command.
+XLA_FLAGS = '--xla_backend_optimization_level=0'  # Compiling is most of the time.
 LOG_LINES = 12  # Of a command that failed, that are shown.
 DONE = 'done.json'
 _READING = threading.Lock()
@@ -143,7 +144,7 @@ class Side:
 
   def _execute(self, command, log, devices, core):
     """'' or what went wrong."""
-    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    flags = f'{XLA_FLAGS} --xla_force_host_platform_device_count={devices}'
     variables = dict(
       os.environ,
       PYTHONPATH=str(self._tree),
@@ -164,13 +165,17 @@ class Side:
     return f'exit code {done.returncode}' if done.returncode else ''
 
   def _key(self, name):
-    """Digest of all that makes what a case leaves, but for the tree."""
+    """Digest of all that makes what a case leaves, but for the tree and where it is."""
     case = cases.CASES[name]
-    commands = list(map(list, case.commands(self._place, self._place.folder / name)))
-    driver = cases.DRIVER.read_text() if str(cases.DRIVER) in sum(commands, []) else ''
+    place = cases.Place(pathlib.Path('OWN'), pathlib.Path('REFERENCE'), pathlib.Path('PICTURE'))
+    commands = [list(command) for command in case.commands(place, place.folder / name)]
+    driver = ''
+    if any(str(cases.DRIVER) in command for command in commands):
+      driver = cases.DRIVER.read_text()
+      commands = [[part for part in row if part != str(cases.DRIVER)] for row in commands]
     needs = [] if name == cases.CORPUS else [cases.CORPUS, *case.needs]
-    described = json.dumps([commands, case.devices, driver, [self._key(need) for need in needs]])
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
+    described = [commands, case.devices, XLA_FLAGS, driver, [self._key(need) for need in needs]]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

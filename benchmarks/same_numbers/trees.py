@@ -1,5 +1,6 @@
 """A commit and the work tree, as folders in which commands are run."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -8,6 +9,11 @@ import shutil
 import subprocess
 import tarfile
 
+PACKAGES = (
+  'array-record', 'av', 'flax', 'grain', 'jax', 'jaxlib', 'ml-collections', 'ml-dtypes', 'numpy',
+  'optax', 'orbax-checkpoint', 'pillow', 'pyarrow', 'safetensors', 'simplejpeg', 'tensorboardX',
+  'tensorflow-datasets', 'tokenizers', 'torch', 'transformers',
+)  # fmt: skip
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -36,9 +42,12 @@ def copy_work_tree(folder: pathlib.Path) -> None:
 
 
 def environment() -> str:
-  """Digest of the versions of all that is installed."""
-  names = sorted(f'{d.name}=={d.version}' for d in importlib.metadata.distributions())
-  return hashlib.sha256('\n'.join(names).encode()).hexdigest()[:8]
+  """Digest of the versions of the packages that make numbers, media and files."""
+  versions = []
+  for name in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions.append(f'{name}=={importlib.metadata.version(name)}')
+  return hashlib.sha256('\n'.join(versions).encode()).hexdigest()[:8]
 
 
 def _git(*arguments, check=True):

@@ -80,7 +80,7 @@ def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
   """The central square of an RGB image, scaled to size x size by a triangle filter.
 
   What the stream gives the CLIP tower. It differs from clip_square by 1 to 2 of 255 on average
-  (tests/test_data_decode.py), and costs a third.
+  (tests/data_pipelines/media/test_decode.py), and costs a third.
   """
   side = min(image.size)
   left, top = (image.width - side) / 2, (image.height - side) / 2

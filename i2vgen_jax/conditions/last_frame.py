@@ -23,7 +23,7 @@ class LastFrameLatents(signals.ImageLatents):
 
   name = 'last_frame_latents'
   flags = {'last_image': 'Last frame: any picture file; for models that are conditioned on it.'}
-  dropout = 0.1  # So that a model can do without.
+  dropout = 0.1
   drop_slot = None
   frame = slice(-1, None)
   field = 'last_image'

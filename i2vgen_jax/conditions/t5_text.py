@@ -64,4 +64,6 @@ class T5Text(base.Conditioner):
       num_frames: not used.
       dropout_keys_B: not used.
     """
-    return layers.Dense(self.route_width, dtype=self.dtype, name='projection')(text_BLD)
+    # Without a bias, so that padding stays zero.
+    project = layers.Dense(self.route_width, use_bias=False, dtype=self.dtype, name='projection')
+    return project(text_BLD)

@@ -66,7 +66,7 @@ def flicker(video_FHWC: np.ndarray, still_HW: np.ndarray) -> float:
 
 
 def motion_magnitude(video_FHWC: np.ndarray, fps: float) -> float:
-  """Mean length of the optical flow, frame diagonals per second (data_pipelines.motion)."""
+  """Mean length of the optical flow, frame diagonals per second (data_pipelines.curate.motion)."""
   meter = motion.FlowMeter()
   grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video_FHWC]
   return float(np.mean([meter(*pair, 1 / fps).total for pair in zip(grey, grey[1:], strict=False)]))

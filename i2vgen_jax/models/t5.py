@@ -12,7 +12,7 @@ Precision: products of matrices take `dtype` and give float32; the residual stre
 the softmax are float32. Trained streams reach thousands, and what layers add more than float16
 holds: for float16 transformers keeps `wo` in float32 and clamps. bfloat16 has float32's range, so
 that nothing needs a clamp, but steps of 16 in the thousands: a stream in it loses what tells tokens
-apart (tests/test_t5.py).
+apart (tests/i2vgen_jax/models/test_t5.py).
 
 Initial weights are T5's own (Mesh TensorFlow's).
 

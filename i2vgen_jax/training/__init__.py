@@ -1,1 +1,1 @@
-"""The parts of `train`: data, start, step, optimizer, compilation, validation, figures."""
+"""The parts of `train`: data, start, objective, step, optimizer, validation, figures."""

@@ -1,10 +1,11 @@
-"""Records what VGen's own UNetSD_SR600 computes, for tests/test_sr600.py.
+"""Records what VGen's own UNetSD_SR600 computes, for tests/i2vgen_jax/pretrained/test_sr600.py.
 
   git clone https://github.com/ali-vilab/VGen      # at 4014d1f
   python -m tests.golden.make_sr600 VGen tests/golden/sr600.npz
 
 Its class is run as it is; what stands in for libraries is attention by torch and no checkpointing.
-Weights follow from VGen's names, see tests/test_golden.py. Arrays in torch's order.
+Weights follow from VGen's names, see tests/i2vgen_jax/models/test_golden.py. Arrays are in torch's
+order.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import types
 import numpy as np
 import torch
 
-from tests.test_golden import draw
+from tests.i2vgen_jax.models.test_golden import draw
 
 # Widths and depths: the released one at a tenth of its width, and one that compiles in seconds.
 RELEASED = dict(

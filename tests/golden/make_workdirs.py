@@ -1,4 +1,4 @@
-"""Makes runs of an earlier version for tests/test_old_workdirs.py, with what it made of them.
+"""Makes runs of an earlier version, with what it made of them, for test_old_workdirs.py.
 
   git worktree add --detach OLD 93877d3
   cd OLD && PYTHONPATH=. python ../tests/golden/make_workdirs.py ../tests/golden/workdirs.tar.xz

@@ -1,0 +1,252 @@
+"""Decoders crash and hang: that costs one example, and the stream goes on with the same batches."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from multiprocessing import connection
+
+import numpy as np
+import pytest
+
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import buckets
+from data_pipelines.ingest import command as ingest
+from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import fields
+from data_pipelines.stream import stream as stream_lib
+
+VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
+
+
+def tokenize(captions):
+  return np.array([[zlib.crc32(caption.encode()) % 1000] for caption in captions])
+
+
+FIELDS = fields.released(tokenize, 16)
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+  root = tmp_path_factory.mktemp('workers')
+  demo_corpus.write(str(root / 'demo'), num_videos=12, num_validation=4, num_images=4)
+  ingest.ingest(str(root / 'demo' / 'webvid'), str(root / 'videos'), num_processes=1)
+  return str(root / 'videos')
+
+
+@pytest.fixture
+def open_stream(videos):
+  streams = []
+
+  def open_stream(**options):
+    options = dict(max_bad_fraction=0.2) | options
+    streams.append(stream_lib.TrainStream(videos, [VIDEO], FIELDS, seed=0, **options))
+    return streams[-1]
+
+  yield open_stream
+  for stream in streams:
+    stream.close()
+
+
+def assert_equal_batches(batch, expected):
+  assert batch.keys() == expected.keys()
+  for name, values in expected.items():
+    np.testing.assert_array_equal(batch[name], values, err_msg=name)
+
+
+def test_batches_from_processes_equal_those_from_threads_and_stay_as_they_are(open_stream):
+  plain, sandboxed = open_stream(sandbox=False), open_stream(num_threads=2)
+  batches = sandboxed.iterate()
+  kept = [next(batches)[1] for _ in range(8)]  # More than are decoded ahead.
+  for step, batch in enumerate(kept):
+    assert_equal_batches(batch, plain.batch_at(step))
+  batches.close()
+
+
+def test_memory_is_used_again_once_nobody_holds_it():
+  memory = shared_memory.Memory()
+  first, array = memory.lease(1000)
+  part = array[10:20].reshape(2, 5)
+  del array
+  assert memory.lease(1000)[0] is not first
+  del part
+  assert memory.lease(500)[0] is first
+
+
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP], ids=['crash', 'hang'])
+def test_one_lost_decoder_changes_no_batch(open_stream, how, monkeypatch):
+  """The signal comes from outside, as the kernel's does when native code goes wrong."""
+  plain, sandboxed = open_stream(sandbox=False), open_stream()
+  sandboxed._decoder.sandbox.min_timeout_secs = 1.0
+  assert_equal_batches(sandboxed.batch_at(0), plain.batch_at(0))
+  [pid] = sandboxed._decoder.sandbox.pids()
+  os.kill(pid, how)
+  assert_equal_batches(sandboxed.batch_at(1), plain.batch_at(1))
+  assert sandboxed._decoder.sandbox.pids() != [pid] and len(sandboxed._decoder.sandbox.pids()) == 1
+  assert sandboxed.num_bad == 0 == sandboxed._decoder.num_lost
+
+
+class Killer(threading.Thread):
+  """Kills the first decoders that it sees, while they work."""
+
+  def __init__(self, pids, count):
+    super().__init__()
+    self.pids = pids
+    self.count = count
+    self.killed = set()
+    self.is_over = threading.Event()
+
+  def run(self):
+    while len(self.killed) < self.count and not self.is_over.wait(0.005):
+      for pid in set(self.pids()) - self.killed:
+        os.kill(pid, signal.SIGSEGV)
+        self.killed.add(pid)
+
+  def __enter__(self):
+    self.start()
+
+  def __exit__(self, *_):
+    self.is_over.set()
+    self.join()
+
+
+def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog):
+  expected = open_stream(sandbox=False).batch_at(0)
+  stream = open_stream()
+  with Killer(stream._decoder.sandbox.pids, 2):
+    batch = stream.batch_at(0)
+  [(key, reason)] = stream.bad_examples.items()
+  assert 'crash' in reason and 'signal 11' in reason
+  assert caplog.text.count(f'{key} cannot be decoded') == 1
+  assert stream._decoder.num_lost == len(stream._decoder.quarantine) == 1
+  same = [np.array_equal(*pair) for pair in zip(batch['video'], expected['video'], strict=True)]
+  assert same == [False, True, True, True]
+  assert batch['video'].reshape(32, -1).std(axis=-1).min() > 1
+  # From now on no decoder sees the file, and what replaces it is the same.
+  assert_equal_batches(stream.batch_at(0), batch)
+  for step in range(1, 7):
+    stream.batch_at(step)
+  assert stream._decoder.num_lost == 1 == stream.num_bad
+
+
+def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
+  stream = open_stream(max_bad_fraction=0.01)
+  with (
+    Killer(stream._decoder.sandbox.pids, 10**9),
+    pytest.raises(stream_lib.DataError, match='crash'),
+  ):
+    for step in range(5):
+      stream.batch_at(step)
+
+
+def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
+  made = []
+
+  def make_decoder(given, sandbox):
+    made.append(decoder_lib.SandboxedDecoder(fields.pixel_fields(given)))
+    return made[-1]
+
+  [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
+  monkeypatch.setattr(decoder_lib, 'make_decoder', make_decoder)
+  with Killer(lambda: [pid for decoder in made for pid in decoder.sandbox.pids()], 2):
+    batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
+  assert made[0].num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
+  assert batch['key'][-1] == expected
+  assert made[0].sandbox.pids() == []
+
+
+def test_children_end_with_the_run(videos):
+  """Also if the run is killed."""
+  code = (
+    'import sys, time, numpy as np\n'
+    'from data_pipelines.stream import stream as stream_lib\n'
+    'from tests.data_pipelines.media import test_sandbox as t\n'
+    f'stream = stream_lib.TrainStream({videos!r}, [t.VIDEO], t.FIELDS, seed=0)\n'
+    'stream.batch_at(0)\n'
+    'print(*stream._decoder.sandbox.pids(), flush=True)\n'
+    'time.sleep(600)\n'
+  )
+  run = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+  [pid] = map(int, run.stdout.readline().split())
+  os.kill(pid, 0)
+  run.kill()
+  run.wait()
+  deadline = time.monotonic() + 30
+  while time.monotonic() < deadline:
+    try:
+      os.kill(pid, 0)
+    except ProcessLookupError:
+      return
+    time.sleep(0.1)
+  raise AssertionError('the child outlived its parent')
+
+
+def misbehave(data, how=''):
+  """In place of a decoder that damaged media breaks."""
+  if data == b'crash':
+    os.kill(os.getpid(), signal.SIGSEGV)
+  if data == b'hang':
+    time.sleep(600)
+  while data == b'spin':
+    pass
+  if data == b'bad':
+    raise decode.DecodeError('open', 'bad')
+  if data == b'bug':
+    raise KeyError('ours')
+  return how, os.getpid()
+
+
+def test_crashes_and_hangs_cost_one_example_each():
+  box = sandbox.Sandbox(misbehave, min_timeout_secs=0.3)
+  _, first = box(b'fine', 'a')
+  assert first != os.getpid() and box(b'fine', 'a') == ('a', first)
+  for data, reason in (
+    (b'crash', 'crash: .*signal 11'),
+    (b'hang', 'timeout'),
+    (b'spin', 'timeout'),
+    (b'bad', 'open: bad'),
+  ):
+    with pytest.raises(decode.DecodeError, match=reason):
+      box(data)
+    assert box(b'fine')[1]
+  with pytest.raises(KeyError, match='ours'):
+    box(b'bug')
+  box.close()
+
+
+def test_a_pipe_is_closed_once_and_by_who_holds_it(monkeypatch):
+  """Its number is another file's the moment it is closed: closed again, that one is lost."""
+  closes = []
+  close = connection.Connection._close
+
+  def slow_close(self):
+    closes.append((id(self), threading.current_thread().name))
+    time.sleep(0.2)  # Between taking the number and giving it up.
+    close(self)
+
+  box = sandbox.Sandbox(misbehave)
+  box(b'fine')
+  monkeypatch.setattr(connection.Connection, '_close', slow_close)
+  errors = []
+
+  def call():
+    with pytest.raises(RuntimeError, match='closed while a call') as error:
+      box(b'hang')
+    errors.append(error)
+
+  caller = threading.Thread(target=call, name='caller')
+  caller.start()
+  while box._idle.qsize():
+    time.sleep(0.01)
+  box.close()
+  caller.join()
+  assert len(errors) == 1
+  assert [name for _, name in closes] == ['caller']
+  box.open()
+  assert box(b'fine', 'again')[0] == 'again'
+  box.close()
+  assert [name for _, name in closes] == ['caller', 'MainThread']

@@ -1,0 +1,223 @@
+"""A condition of a user's own, declared here and nowhere else, goes the whole way: training, cache,
+resume, sampling and ablation; and so do T5 text and the last frame, a file each.
+"""
+
+import dataclasses
+import json
+
+import av
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+from configs import common
+from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import fields
+from i2vgen_jax import ablate, checkpoint, precompute, train
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.conditions import base
+from i2vgen_jax.models import layers
+from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.sampling import held_out, stages
+from i2vgen_jax.training import data
+from tests import runs, tiny
+
+BRIGHTNESS = 'tests.i2vgen_jax.conditions.test_own_condition:Brightness'
+
+
+class Mean(base.Signal):
+  """How bright the first frame is, in [0, 1]: (B,)."""
+
+  name = 'mean'
+  dropout = 0.5
+
+  def fields(self):
+    return (fields.Video(),)
+
+  def shape(self, height, width):
+    return ()
+
+  def encode(self, frozen, inputs, keys_B=None):
+    return inputs['first'].astype(jnp.float32).mean((1, 2, 3)) / 255
+
+  def of_batch(self, batch):
+    return {'first': batch['video'][:, 0]}
+
+  def of_request(self, request):
+    if 'mean' not in request.more:
+      raise ValueError('give --condition=mean=NUMBER.')
+    level = np.full((1, 2, 2, 3), 255 * float(request.more['mean']), np.float32)
+    return {'first': np.repeat(level, len(request.captions), 0)}
+
+  def unconditional(self, frozen, negative, value):
+    return jnp.zeros_like(value)
+
+  def kept(self, height, width):
+    return (cache_lib.Kept(self.name, (), frames='first'),)
+
+  def keep(self, frozen, batch):
+    return {self.name: self.encode(frozen, self.of_batch(batch))}
+
+  def from_cache(self, batch, keys_B=None):
+    return batch[self.name].astype(jnp.float32)
+
+
+class Brightness(base.Conditioner):
+  """A number, (B,), in the timestep embedding."""
+
+  signals = (Mean,)
+  route = 'embedding'
+  ablated = 'brightness'
+
+  @nn.compact
+  def __call__(self, mean_B, num_frames, dropout_keys_B):
+    return layers.Dense(self.embedding_width, name='linear')(mean_B[:, None])
+
+
+def tiny_t5(config):
+  """A T5 of 16 channels with random weights, and the demo's captions as its vocabulary."""
+  config.t5 = common.t5('small')
+  config.t5.weights = 'random'
+  config.t5.model.update(
+    vocab_size=64, hidden_size=16, intermediate_size=32, head_dim=8, num_layers=1, num_heads=2,
+    max_length=12,
+  )  # fmt: skip
+
+
+def configure(corpus, case, tokenizer):
+  config = tiny.get_config(corpus, num_steps=4)
+  config.checkpoint.every = 2
+  lines = list(config.unet.conditioners)
+  if case == 'own':
+    config.unet.conditioners = (*lines, dict(kind=BRIGHTNESS))
+  elif case == 'last frame':
+    config.unet.conditioners = (*lines, dict(kind='last_frame'))
+  else:
+    config.unet.conditioners = (*lines, dict(kind='t5_text'))
+    tiny_t5(config)
+    config.t5.tokenizer = str(tokenizer)
+  return config
+
+
+@pytest.fixture(scope='module')
+def tokenizer(tmp_path_factory):
+  """A folder with T5's tokenizer of the demo's words: trained here, by the tokenizers library."""
+  import tokenizers
+
+  folder = tmp_path_factory.mktemp('t5')
+  made = tokenizers.Tokenizer(tokenizers.models.Unigram())
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  trainer = tokenizers.trainers.UnigramTrainer(
+    vocab_size=60, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>'
+  )
+  made.train_from_iterator(['a red circle moves left', 'a blue square moves right'] * 9, trainer)
+  made.post_processor = tokenizers.processors.TemplateProcessing(
+    single='$A </s>', special_tokens=[('</s>', 1)]
+  )
+  made.save(str(folder / 'tokenizer.json'))
+  settings = dict(tokenizer_class='T5TokenizerFast', extra_ids=0)
+  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+  return folder
+
+
+# What a cache keeps of each, and the flag by which `sample` is given it.
+CASES = {'own': 'mean', 'last frame': '', 'T5': 't5_text'}
+GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, tokenizer, tmp_path):
+  config = configure(demo_corpus, case, tokenizer)
+  config.data.cache = str(tmp_path / 'cache')
+  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32, dtype='float32')
+  shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
+  # The last frame is drawn from the latents that are there.
+  assert set(shapes) >= {'latent_mean'} | ({CASES[case]} - {''})
+  assert_the_cache_gives_what_the_pixels_do(config)
+
+  # Trained; stopped half-way, and resumed: the same as in one go.
+  workdir = tmp_path / 'run'
+  config.train.stop_at = 2
+  assert train.train(config, workdir) == 0
+  config.train.stop_at = 0
+  assert train.train(config, workdir) == 0
+  assert checkpoint.latest_step(workdir / 'checkpoints') == 4
+  assert train.train(config, tmp_path / 'whole') == 0
+  assert runs.losses(tmp_path / 'whole') == runs.losses(workdir)
+
+  # Sampled and ablated, of what the workdir holds alone.
+  if case in GIVEN:
+    assert_the_command_samples_with_its_flag(case, workdir, tmp_path)
+  stage = stages.load(workdir)
+  batch = held_out.clips(stage.session, stage.bucket, 2)
+  line = stage.session.unet.conditioners[-1]
+  variants = ablate.variants_of(stage.session)
+  variant = ablate.take_out(stage, variants[f'no {line.conditioner.ablated}'], 0, workdir)
+  assert set(stage.params) - set(variant.params) == {line.name}
+  with_it, without = (held_out.sample(other, batch, 0) for other in (stage, variant))
+  assert with_it.shape == without.shape == (2, 4, 32, 32, 3) and (with_it != without).any()
+
+
+def assert_the_cache_gives_what_the_pixels_do(config):
+  mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1})
+  session = session_lib.build(config).on(mesh).load_frozen()
+  cached = data.make_stream(session).batch_at(0)
+  plain = config.copy_and_resolve_references()
+  plain.data.update(cache='', sandbox=False)
+  pixels = data.make_stream(dataclasses.replace(session, config=plain)).batch_at(0)
+  keys_B = jax.random.split(jax.random.key(0), len(cached['position']))
+  encode = jax.jit(session.encode)
+  ours, expected = (encode(session.frozen, batch, keys_B, keys_B)[1] for batch in (cached, pixels))
+  for name, value in expected.items():
+    np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def assert_the_command_samples_with_its_flag(case, workdir, folder):
+  """And without it says that it is missing."""
+  picture = folder / 'picture.png'
+  PIL.Image.new('RGB', (48, 40), 'navy').save(picture)
+  command = ('i2vgen_jax.sample', f'--workdir={workdir}', f'--image={picture}', '--prompt=a circle')
+  flag = GIVEN[case].format(picture)
+  done = runs.module(*command, f'--output={folder / "o.mp4"}', flag)
+  assert done.returncode == 0, done.stderr[-2000:]
+  with av.open(str(folder / 'o.mp4')) as video:
+    assert sum(1 for _ in video.decode(video=0)) == 4
+  refused = runs.module(*command, f'--output={folder / "none.mp4"}')
+  assert refused.returncode == 2 and flag.partition('=')[0] in refused.stderr
+
+
+def test_t5_may_be_the_only_text(tokenizer, demo_corpus):
+  """Then CLIP's text tower and its tokenizer are not asked for."""
+  config = configure(demo_corpus, 'T5', tokenizer)
+  lines = config.unet.conditioners
+  config.unet.conditioners = (lines[-1], *lines[1:-1])
+  config.tokenizer = config.text_encoder.weights = ''
+  session = session_lib.build(config)
+  assert 'text' not in session.signals and 'text_encoder' not in session.networks
+  inputs = session.smallest_unet_inputs()
+  params = jax.eval_shape(session.unet.init, jax.random.key(0), *inputs)['params']
+  assert params['t5_text']['projection']['kernel'].shape == (16, config.unet.context_dim)
+  del config.t5
+  with pytest.raises(ValueError, match=r"read the networks \['t5'\]"):
+    session_lib.build(config)
+
+
+def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, tokenizer):
+  config = configure(demo_corpus, 'last frame', tokenizer)
+  config.condition_dropout.buckets = dict(videos=dict(image_latents=1.0, last_frame_latents=0.5))
+  session = session_lib.build(config)
+  elsewhere, videos = session.dropout_rates(), session.dropout_rates('videos')
+  assert (elsewhere['image_latents'], videos['image_latents']) == (0.0, 1.0)
+  assert (elsewhere['last_frame_latents'], videos['last_frame_latents']) == (0.1, 0.5)  # Its own.
+  assert videos['text'] == elsewhere['text'] == 0.1
+  for rates, message in (
+    (dict(film=dict(text=1.0)), r"names \['film'\]"),
+    (dict(videos=dict(txt=1.0)), "names 'txt'"),
+    (dict(videos=dict(text=1.5)), r'text=1.5 must lie in \[0, 1\]'),
+  ):
+    config.condition_dropout.buckets = rates
+    with pytest.raises(ValueError, match=message):
+      session_lib.build(config)

@@ -1,0 +1,141 @@
+"""Runs of commit 93877d3 go on, sample and export as they did there.
+
+They lie in golden/workdirs.tar.xz, beside what that commit made of them: golden/make_workdirs.py.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import tarfile
+
+import av
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+
+from i2vgen_jax import checkpoint, old_configs
+from tests import runs
+from tests.golden import make_workdirs, recorded
+
+ARCHIVE = recorded.FOLDER / 'workdirs.tar.xz'
+# A user's own config file, on top of a shipped one.
+CONFIG_FILE = 'from tests.golden.make_workdirs import {name} as get_config\n'
+# The config that the run was started with, as its workdir has it.
+FROM_WORKDIR = """
+import sys
+from absl import logging
+from i2vgen_jax import checkpoint, train
+config = checkpoint.read_config(sys.argv[1])
+config.train.stop_at = 0
+logging.set_verbosity(logging.INFO)
+sys.exit(train.train(config, sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """All that the archive holds, as the folder that its relative paths start from."""
+  with tarfile.open(ARCHIVE) as tar:
+    tar.extractall(tmp_path, filter='data')
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+@pytest.fixture
+def expected(folder):
+  return json.loads((folder / 'expected' / 'expected.json').read_text())
+
+
+def run(folder, *arguments):
+  """A command within the folder, to its end; returns what it logged."""
+  done = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=folder,
+    env=runs.environment(),
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stderr
+
+
+def check_resumed(folder, expected, name, log):
+  """The log, the metrics and the last state of a run that went on to its end."""
+  stop_at, num_steps = make_workdirs.STOPS[name]
+  assert f'Resuming at step {stop_at} of {num_steps}' in log
+  assert 'Going on with what is there now' not in log  # The data is that of the checkpoint.
+  rows = make_workdirs.metrics(folder / name)
+  assert sorted(rows) == list(range(1, num_steps + 1))  # Each step once, none left out.
+  for step, row in expected[name]['metrics'].items():
+    found = rows[int(step)]
+    assert found.pop('bucket') == row.pop('bucket'), f'step {step}'
+    assert found == pytest.approx(row, rel=1e-5), f'step {step}'
+    assert found['loss'] == pytest.approx(row['loss'], rel=1e-6), f'step {step}'
+  norms = make_workdirs.norms(folder / name, num_steps)
+  assert norms == pytest.approx(expected[name]['norms'], rel=1e-5)
+
+
+@pytest.mark.parametrize('name', ['base', 'refine'])
+def test_a_run_goes_on_from_a_config_file_to_the_same_losses_and_state(folder, expected, name):
+  (folder / 'config.py').write_text(CONFIG_FILE.format(name=name))
+  command = ('-m', 'i2vgen_jax.train', '--config=config.py', f'--workdir={name}')
+  check_resumed(folder, expected, name, run(folder, *command))
+
+
+def test_a_run_from_a_cache_goes_on_with_the_config_of_its_workdir(folder, expected):
+  check_resumed(folder, expected, 'cached', run(folder, '-c', FROM_WORKDIR, 'cached'))
+
+
+def read_frames(path):
+  with av.open(str(path)) as container:
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+  return np.stack(frames).astype(float)
+
+
+@pytest.mark.parametrize('name', make_workdirs.SAMPLES)
+def test_a_run_samples_the_same_video(folder, name):
+  run(folder, *make_workdirs.sample_arguments(make_workdirs.SAMPLES[name], name))
+  found, wanted = read_frames(folder / name), read_frames(folder / 'expected' / name)
+  assert found.shape == wanted.shape
+  # A rounding may move a pixel by a level, and the codec that around it.
+  assert np.abs(found - wanted).mean() < 0.5 < np.abs(found - wanted.mean()).mean()
+
+
+@pytest.mark.parametrize('name', make_workdirs.EXPORTS)
+def test_a_run_exports_the_same_tensors(folder, expected, name):
+  if name.endswith('.pth'):
+    pytest.importorskip('torch')
+  run(folder, *make_workdirs.export_arguments(*make_workdirs.EXPORTS[name], name))
+  assert make_workdirs.digests(folder / name) == expected['exports'][name]
+
+
+@pytest.fixture
+def older(folder):
+  """The base run, as if started before there were the fields of old_configs.ADDED."""
+  path = folder / 'base' / 'config.json'
+  config = json.loads(path.read_text())
+  for name in old_configs.ADDED:
+    block, field = name.split('.')
+    del config[block][field]
+  path.write_text(json.dumps(config))
+  return folder / 'base'
+
+
+def test_fields_that_an_older_config_lacks_are_named_and_taken(older, caplog):
+  absl_logging.use_absl_handler()
+  with caplog.at_level(logging.WARNING, 'absl'):
+    absl_logging.get_absl_logger().propagate = True
+    config = checkpoint.read_config(older)
+  assert config.unet.free_u == [] and config.data.cache == ''
+  for name, value in old_configs.ADDED.items():
+    assert f'{name}={value!r}' in caplog.text
+
+
+def test_an_older_run_goes_on_only_with_what_it_was_without_the_field(older):
+  config = make_workdirs.base()
+  checkpoint.check_config(older, config)
+  config.unet.row_margin = 1
+  with pytest.raises(ValueError, match=r'another config:\n  unet.row_margin: 0 -> 1\n'):
+    checkpoint.check_config(older, config)

@@ -1,0 +1,88 @@
+"""Counts of FLOPs against arithmetic and the released model's table; where a run's time went."""
+
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base, demo
+from data_pipelines.corpus import buckets
+from i2vgen_jax import flops
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.training import goodput
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+def test_products_and_convolutions_are_counted_through_loops_and_calls():
+  a, b = jnp.zeros((3, 4, 5)), jnp.zeros((3, 5, 6))
+  product = 2 * 3 * 4 * 5 * 6
+  assert flops.count(jnp.matmul, a, b) == product
+  assert flops.count(jax.jit(jax.checkpoint(jnp.matmul)), a, b) == product
+
+  def seven_times(a, b):
+    return jax.lax.scan(lambda total, _: (total + (a @ b).sum(), None), 0.0, length=7)
+
+  assert flops.count(seven_times, a, b) == 7 * product
+  image, kernel = jnp.zeros((2, 8, 10, 6)), jnp.zeros((3, 3, 3, 4))  # Two groups of channels.
+
+  def convolve(image, kernel):
+    return jax.lax.conv_general_dilated(
+      image, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=2,
+    )  # fmt: skip
+
+  assert flops.count(convolve, image, kernel) == 2 * (2 * 8 * 10 * 4) * 3 * 3 * 3
+
+
+def test_the_released_unet_costs_what_torch_counts():
+  """8.7440 TFLOP forward for 16 frames of 448x256, by torch's counter on the original; which makes
+  keys and values of the context anew for each frame (0.1186 TFLOP), and we once per video."""
+  config = base.get_config()
+  config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
+  config.text_encoder.model.update(vocab_size=856, max_length=77)
+  built = session_lib.build(config)
+  bucket = buckets.Bucket('a', 16, 256, 448, 8.0, batch_size=2)
+  forward = 8.7440e12 - 0.1186e12 * 15 / 16
+  assert flops.train_step(built, bucket) == pytest.approx(2 * 3 * forward, rel=0.001)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'peak'),
+  [('TPU v5 lite', 197e12), ('TPU v5', 459e12), ('TPU v5p', 459e12), ('cpu', None)],
+)
+def test_peaks_are_found_by_the_kind_of_device(kind, peak):
+  assert flops.peak(kind) == peak
+
+
+def test_time_is_accounted_to_what_it_went_into(tmp_path):
+  built = session_lib.build(tiny.get_config('unused'))
+  bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
+  started = time.time()
+  timing = goodput.Figures(tmp_path, built, active=True)
+  timing.step(bucket)  # Counts FLOPs, once.
+  timing.begin_loop()
+  for _ in range(2):
+    timing.step(bucket)
+    with timing.spending('input'):
+      time.sleep(0.1)
+    time.sleep(0.1)
+  with timing.spending('checkpoint'):
+    time.sleep(0.3)
+  values = timing.report(2)
+  whole = time.time() - started
+  waited, stalled = values['input_wait_secs'], values['checkpoint_stall_secs']
+  assert waited >= 0.2 and stalled >= 0.3
+  assert waited + 0.2 <= 2 * values['step_secs'] <= whole - stalled
+  assert values['samples_per_sec'] * values['step_secs'] == pytest.approx(8)
+  per_step = values['tflops_per_device'] * 1e12 * jax.device_count() * values['step_secs']
+  assert per_step == pytest.approx(flops.train_step(built, bucket))
+  assert 0 < values['goodput'] <= 1 - (waited + stalled) / whole and 'mfu' not in values
+  events = [next(iter(json.loads(line))) for line in (tmp_path / 'goodput.jsonl').open()]
+  assert events == [
+    'job_start_time', 'training_prep_start_time', 'training_prep_end_time', 'step_start_time',
+  ]  # fmt: skip

@@ -1,0 +1,223 @@
+"""Launching without a cloud: what is rendered is valid, means what the exit codes say, and mistakes
+are named before anyone pays for them."""
+
+import math
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from configs import demo, meshes
+from i2vgen_jax.parallel import topology
+from launch import __main__ as launch_main
+from launch import cloud_tpu, job, kubernetes, local, slurm
+from tests import runs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make_job(name='v5p-128', **fields):
+  fields = dict(
+    name='base', topology=topology.parse(name), training=('--config=configs/base.py:batch=512',
+    "--workdir=gs://bucket/it's 100%/$run"), zone='z', project='p', cluster='c', image='r.io/p/i:1',
+  ) | fields  # fmt: skip
+  return job.Job(**fields)
+
+
+@pytest.mark.parametrize('name', [name for name in meshes.MESHES if '-' in name])
+@pytest.mark.parametrize('slices', ['', '2x', '4x'])
+def test_every_mesh_has_as_many_devices_as_the_topology_of_its_name(name, slices):
+  sizes = meshes.get(slices + name)
+  assert math.prod(sizes.values()) == topology.parse(slices + name).devices
+  assert sizes['fsdp'] <= 64
+
+
+@pytest.mark.parametrize(
+  ('name', 'hosts', 'devices', 'accelerator', 'grid'),
+  [
+    ('v5e-256', 64, 256, 'v5litepod-256', '16x16'),
+    ('v5p-8', 1, 4, 'v5p-8', '2x2x1'),
+    ('v5p-1024', 128, 512, 'v5p-1024', '8x8x8'),
+    ('2xv6e-16', 8, 32, 'v6e-16', '4x4'),
+    ('tpu7x-128', 16, 128, 'tpu7x-128', '4x4x4'),
+  ],
+)
+def test_topologies_are_those_of_xpks_table(name, hosts, devices, accelerator, grid):
+  machines = topology.parse(name)
+  assert (machines.hosts, machines.devices) == (hosts, devices)
+  assert (machines.accelerator_type, machines.grid) == (accelerator, grid)
+
+
+@pytest.mark.parametrize('name', ['v5p-100', 'v4-8', '0xv5p-8', 'v5p', 'gpu-0', '2x4'])
+def test_unknown_topologies_are_refused(name):
+  with pytest.raises(ValueError, match='known: v5e-'):
+    topology.parse(name)
+
+
+def shellcheck(path):
+  """SC1091: what it sources is elsewhere. SC2016, an info: a quoted $ in a flag is meant."""
+  return subprocess.run(
+    ['shellcheck', '--shell=bash', '--exclude=SC1091,SC2016', str(path)],
+    capture_output=True,
+    text=True,
+  )
+
+
+def hadolint(text):
+  return subprocess.run(['hadolint', '-'], input=text, capture_output=True, text=True)
+
+
+SCRIPTS = {
+  'start.sh': lambda: cloud_tpu.start_script(make_job()),
+  'job.sbatch': lambda: slurm.slurm(make_job('2xgpu-8', partition='a')).files['job.sbatch'],
+}
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_rendered_scripts_pass_shellcheck(name, tmp_path):
+  (tmp_path / name).write_text(SCRIPTS[name]())
+  done = shellcheck(tmp_path / name)
+  assert done.returncode == 0, done.stdout
+
+
+def test_scripts_and_dockerfile_of_this_repository_pass_their_linters():
+  scripts = list((ROOT / 'launch').glob('*.sh'))
+  assert {'env.sh', 'test.sh'} <= {script.name for script in scripts}
+  for script in scripts:
+    done = shellcheck(script)
+    assert done.returncode == 0, done.stdout
+  assert hadolint((ROOT / 'launch' / 'Dockerfile').read_text()).returncode == 0
+
+
+@pytest.mark.parametrize(
+  ('right', 'wrong'),
+  [('case "$code" in', 'case "$cod" in'), ('esac', 'esca'), ('"$SLURM_JOB_ID"', '$SLURM_JOB_ID')],
+)
+def test_typos_in_scripts_are_caught(right, wrong, tmp_path):
+  text = SCRIPTS['job.sbatch']()
+  assert right in text
+  (tmp_path / 'typo.sbatch').write_text(text.replace(right, wrong))
+  assert shellcheck(tmp_path / 'typo.sbatch').returncode != 0
+
+
+@pytest.mark.parametrize(
+  ('right', 'wrong'), [('WORKDIR /', 'WORKDIR '), ('COPY . .', 'COPYY . .'), ('==1.2.5.post1', '')]
+)
+def test_typos_in_the_dockerfile_are_caught(right, wrong):
+  text = (ROOT / 'launch' / 'Dockerfile').read_text()
+  assert right in text
+  assert hadolint(text.replace(right, wrong)).returncode != 0
+
+
+@pytest.mark.parametrize(
+  ('code', 'requeued'), [(0, False), (1, False), (2, False), (3, False), (42, True), (137, True)]
+)
+def test_slurm_script_requeues_by_exit_code(code, requeued, tmp_path):
+  """The script itself, with Slurm's two commands replaced on PATH."""
+  text = SCRIPTS['job.sbatch']()
+  (tmp_path / '.venv' / 'bin').mkdir(parents=True)
+  (tmp_path / '.venv' / 'bin' / 'activate').write_text('')
+  commands = {
+    'srun': f'printf "%s\\n" "$@" >arguments; exit {code}', 'scontrol': 'echo "$@" >requeued',
+  }  # fmt: skip
+  for name, body in commands.items():
+    (tmp_path / name).write_text(f'#!/bin/sh\n{body}\n')
+    (tmp_path / name).chmod(0o755)
+  environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', SLURM_JOB_ID='7')
+  done = subprocess.run(['bash', '-c', text], cwd=tmp_path, env=environment)
+  assert done.returncode == code
+  assert (tmp_path / 'requeued').exists() == requeued
+  assert make_job().training[1] in (tmp_path / 'arguments').read_text().splitlines()
+
+
+def test_a_service_restarts_by_the_same_exit_codes_and_quotes_as_systemd_reads():
+  text = cloud_tpu.start_script(make_job())
+  assert 'RestartPreventExitStatus=1 2 3\n' in text and 'TimeoutStopSec=180\n' in text
+  assert '"--workdir=gs://bucket/it\'s 100%%/$$run"' in text
+
+
+def test_queued_resources_ask_for_all_slices_at_once():
+  (command,) = cloud_tpu.queued(make_job('2xv5e-256', provision='spot')).commands
+  wanted = {
+    '--node-count=2', '--node-prefix=base', '--accelerator-type=v5litepod-256', '--spot',
+    '--runtime-version=v2-alpha-tpuv5-lite',
+  }  # fmt: skip
+  assert wanted <= set(command)
+
+
+def test_tpu_vm_starts_all_workers():
+  create, copied, started = cloud_tpu.tpu_vm(make_job()).commands
+  assert '--accelerator-type=v5p-128' in create
+  assert '--worker=all' in copied and '--worker=all' in started
+
+
+@pytest.mark.parametrize(
+  'flag',
+  [
+    '--config.hf_token=abc',
+    '--config.api_key=abc',
+    '--workdir=https://u:p@x?token=abc',
+    '--config.name=hf_abcdefghijklmnopqrstuvwx',
+  ],
+)
+def test_secrets_are_refused_and_not_repeated(flag):
+  with pytest.raises(ValueError, match='looks like a secret') as raised:
+    make_job(training=(flag,))
+  assert 'abc' not in str(raised.value)
+
+
+@pytest.mark.parametrize('flag', ['--config.tokenizer=dir', '--config=x.py:num_tokens=3'])
+def test_words_that_only_sound_like_secrets_pass(flag):
+  make_job(training=(flag,))
+
+
+@pytest.mark.parametrize(
+  ('target', 'made', 'message'),
+  [
+    (kubernetes.gke, dict(image=''), 'needs --image'),
+    (kubernetes.gke, dict(name='gpu-8'), 'runs on tpu, not on gpu'),
+    (kubernetes.xpk, dict(provision='reserved'), 'node pools'),
+    (cloud_tpu.tpu_vm, dict(name='2xv5p-8'), 'makes one slice'),
+    (cloud_tpu.queued, dict(zone=''), 'needs --zone'),
+    (slurm.slurm, dict(), 'runs on gpu, not on tpu'),
+  ],
+)
+def test_what_a_target_cannot_do_is_said(target, made, message):
+  with pytest.raises(ValueError, match=message):
+    target(make_job(**made))
+
+
+def test_a_config_that_does_not_fit_the_topology_is_refused():
+  config = demo.get_config()
+  config.data.buckets.videos.batch_size = 32
+  config.mesh = meshes.get('v5e-16')
+  launch_main.check_fit(config, topology.parse('v5e-16'))
+  with pytest.raises(ValueError, match='needs 16 devices, but there are 32'):
+    launch_main.check_fit(config, topology.parse('2xv5e-16'))
+  config.mesh = dict(slice=1, data=2, fsdp=16, tensor=1)
+  with pytest.raises(ValueError, match='has 1 slices, but topology=2xv5e-16 has 2'):
+    launch_main.check_fit(config, topology.parse('2xv5e-16'))
+  config.mesh = meshes.get('v5e-64')
+  with pytest.raises(ValueError, match='batch_size=.* must be a multiple of 64'):
+    launch_main.check_fit(config, topology.parse('v5e-64'))
+
+
+@pytest.mark.parametrize(
+  ('codes', 'code'),
+  [
+    ((0, 0), 0), ((42, 42), 42), ((171, 2), 2), ((134, 171), 134), ((42, 137), 137), ((42, 0), 42),
+  ],
+)  # fmt: skip
+def test_a_pod_ends_with_the_code_that_says_most(codes, code):
+  assert local.verdict(list(codes)) == code
+
+
+def test_the_command_shows_its_plan_and_names_typos_in_one_line():
+  flags = ('--topology=v5p-8', '--config=configs/demo.py', '--config.mesh.fsdp=4', '--workdir=/w')
+  done = runs.module('launch', 'gke', *flags, '--config.mesh.data=1', '--image=i:1')
+  assert done.returncode == 0, done.stderr
+  assert '--config.mesh.fsdp=4' in done.stdout and 'kubectl apply -f jobset.yaml' in done.stdout
+  done = runs.module('launch', 'gek', *flags)
+  assert done.returncode == 2
+  assert "'gek' is unknown; known: local, tpu_vm" in done.stderr and 'Trace' not in done.stderr
