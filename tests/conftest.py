@@ -65,3 +65,26 @@ def finished_run(demo_corpus, tmp_path_factory):
     assert process.returncode == 0, log[-3000:]
 
   return made_once(tmp_path_factory, 'finished_run', make)
+
+
+@pytest.fixture(scope='session')
+def t5_tokenizer(tmp_path_factory):
+  """A folder with T5's tokenizer of the demo's words: trained here, by the tokenizers library."""
+  import json
+
+  import tokenizers
+
+  folder = tmp_path_factory.mktemp('t5')
+  made = tokenizers.Tokenizer(tokenizers.models.Unigram())
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+  trainer = tokenizers.trainers.UnigramTrainer(
+    vocab_size=60, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>'
+  )
+  made.train_from_iterator(['a red circle moves left', 'a blue square moves right'] * 9, trainer)
+  made.post_processor = tokenizers.processors.TemplateProcessing(
+    single='$A </s>', special_tokens=[('</s>', 1)]
+  )
+  made.save(str(folder / 'tokenizer.json'))
+  settings = dict(tokenizer_class='T5TokenizerFast', extra_ids=0)
+  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+  return folder

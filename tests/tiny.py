@@ -1,5 +1,7 @@
 """configs/demo.py at its smallest: the same code, compiled in seconds."""
 
+import ml_collections
+
 from configs import common, demo
 from i2vgen_jax import conditions
 
@@ -25,3 +27,14 @@ def get_config(corpus, num_steps=6, images=False):
   config.checkpoint.update(every=3)
   config.sample.update(num_steps=2)
   return config
+
+
+def t5(tokenizer):
+  """The block config.t5 of an encoder of 16 channels with random weights."""
+  block = ml_collections.ConfigDict(common.t5('small'))
+  block.update(weights='random', tokenizer=str(tokenizer))
+  block.model.update(
+    vocab_size=64, hidden_size=16, intermediate_size=32, head_dim=8, num_layers=1, num_heads=2,
+    max_length=12,
+  )  # fmt: skip
+  return block

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import pytest
 
-from configs import base, common, demo, meshes, refine, refine_demo, sr600
+from configs import base, base_t5, common, demo, meshes, refine, refine_demo, sr600
 from data_pipelines.corpus import buckets
 from data_pipelines.index import command as index
 from i2vgen_jax import frozen as frozen_lib
@@ -21,6 +21,7 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = {
   'base': base.get_config,
+  'base_t5': base_t5.get_config,
   'demo': demo.get_config,
   'refine': refine.get_config,
   'refine_demo': refine_demo.get_config,
@@ -44,7 +45,7 @@ def test_every_bucket_is_one_that_can_be(name):
   config = CONFIGS[name]('images=1') if name == 'demo' else CONFIGS[name]()
   made = [buckets.Bucket(name=name, **fields) for name, fields in config.data.buckets.items()]
   assert all((bucket.fps == 1) == (bucket.media == 'image') for bucket in made)
-  assert ('image' in [bucket.media for bucket in made]) == (name in ('base', 'demo'))
+  assert ('image' in [bucket.media for bucket in made]) == (name in ('base', 'base_t5', 'demo'))
 
 
 @pytest.mark.parametrize(
@@ -55,15 +56,17 @@ def test_every_bucket_is_one_that_can_be(name):
     if name != 'refine_demo'
   ],
 )
-def test_a_shrunk_run_of_the_config_takes_a_step(name, demo_corpus, tmp_path):
+def test_a_shrunk_run_of_the_config_takes_a_step(name, demo_corpus, t5_tokenizer, tmp_path):
   """The config as shipped, with the sizes, corpora and frozen weights of the tiny one. (The demo's
-  refinement is trained in test_cascade.py.)"""
+  refinement is trained in test_stages.py.)"""
   config, small = CONFIGS[name](), tiny.get_config(demo_corpus, num_steps=1)
   sizes = ('block_channels', 'attention_levels', 'layers_per_block', 'head_dim', 'norm_groups')
   for field in (*sizes, 'temporal_in_heads', 'context_dim'):
     config.unet[field] = small.unet[field]
   for block in ('vae', 'text_encoder', 'image_encoder', 'tokenizer', 'train', 'mesh', 'sharding'):
     config[block] = small[block]
+  if name == 'base_t5':
+    config.t5 = tiny.t5(t5_tokenizer)
   config.data.directories = small.data.directories
   if config.data.index:
     config.data.index = str(tmp_path / 'index')

@@ -3,7 +3,6 @@ resume, sampling and ablation; and so do T5 text and the last frame, a file each
 """
 
 import dataclasses
-import json
 
 import av
 import flax.linen as nn
@@ -13,7 +12,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from configs import common
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
 from i2vgen_jax import ablate, checkpoint, precompute, train
@@ -77,17 +75,7 @@ class Brightness(base.Conditioner):
     return layers.Dense(self.embedding_width, name='linear')(mean_B[:, None])
 
 
-def tiny_t5(config):
-  """A T5 of 16 channels with random weights, and the demo's captions as its vocabulary."""
-  config.t5 = common.t5('small')
-  config.t5.weights = 'random'
-  config.t5.model.update(
-    vocab_size=64, hidden_size=16, intermediate_size=32, head_dim=8, num_layers=1, num_heads=2,
-    max_length=12,
-  )  # fmt: skip
-
-
-def configure(corpus, case, tokenizer):
+def configure(corpus, case, t5_tokenizer):
   config = tiny.get_config(corpus, num_steps=4)
   config.checkpoint.every = 2
   lines = list(config.unet.conditioners)
@@ -97,30 +85,8 @@ def configure(corpus, case, tokenizer):
     config.unet.conditioners = (*lines, dict(kind='last_frame'))
   else:
     config.unet.conditioners = (*lines, dict(kind='t5_text'))
-    tiny_t5(config)
-    config.t5.tokenizer = str(tokenizer)
+    config.t5 = tiny.t5(t5_tokenizer)
   return config
-
-
-@pytest.fixture(scope='module')
-def tokenizer(tmp_path_factory):
-  """A folder with T5's tokenizer of the demo's words: trained here, by the tokenizers library."""
-  import tokenizers
-
-  folder = tmp_path_factory.mktemp('t5')
-  made = tokenizers.Tokenizer(tokenizers.models.Unigram())
-  made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-  trainer = tokenizers.trainers.UnigramTrainer(
-    vocab_size=60, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>'
-  )
-  made.train_from_iterator(['a red circle moves left', 'a blue square moves right'] * 9, trainer)
-  made.post_processor = tokenizers.processors.TemplateProcessing(
-    single='$A </s>', special_tokens=[('</s>', 1)]
-  )
-  made.save(str(folder / 'tokenizer.json'))
-  settings = dict(tokenizer_class='T5TokenizerFast', extra_ids=0)
-  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
-  return folder
 
 
 # What a cache keeps of each, and the flag by which `sample` is given it.
@@ -129,8 +95,8 @@ GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, tokenizer, tmp_path):
-  config = configure(demo_corpus, case, tokenizer)
+def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokenizer, tmp_path):
+  config = configure(demo_corpus, case, t5_tokenizer)
   config.data.cache = str(tmp_path / 'cache')
   precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32, dtype='float32')
   shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
@@ -189,9 +155,9 @@ def assert_the_command_samples_with_its_flag(case, workdir, folder):
   assert refused.returncode == 2 and flag.partition('=')[0] in refused.stderr
 
 
-def test_t5_may_be_the_only_text(tokenizer, demo_corpus):
+def test_t5_may_be_the_only_text(t5_tokenizer, demo_corpus):
   """Then CLIP's text tower and its tokenizer are not asked for."""
-  config = configure(demo_corpus, 'T5', tokenizer)
+  config = configure(demo_corpus, 'T5', t5_tokenizer)
   lines = config.unet.conditioners
   config.unet.conditioners = (lines[-1], *lines[1:-1])
   config.tokenizer = config.text_encoder.weights = ''
@@ -205,8 +171,8 @@ def test_t5_may_be_the_only_text(tokenizer, demo_corpus):
     session_lib.build(config)
 
 
-def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, tokenizer):
-  config = configure(demo_corpus, 'last frame', tokenizer)
+def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, t5_tokenizer):
+  config = configure(demo_corpus, 'last frame', t5_tokenizer)
   config.condition_dropout.buckets = dict(videos=dict(image_latents=1.0, last_frame_latents=0.5))
   session = session_lib.build(config)
   elsewhere, videos = session.dropout_rates(), session.dropout_rates('videos')
