@@ -10,6 +10,7 @@ Size, frame rate and sampler settings default to the runs' configs. The image's 
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -47,6 +48,7 @@ def main() -> None:
     spacing=given.spacing,
     **shared,
   )
+  check_conditions(more, base)
   stages = [base]
   if given.refine_workdir:
     clip = dict(frames=base.bucket.frames, fps=base.bucket.fps)
@@ -84,6 +86,17 @@ def condition_flags(given: flags.FlagValues) -> dict[str, str]:
       raise ValueError(f'--condition={item} must be NAME=VALUE.')
     more[name] = value
   return more
+
+
+def check_conditions(more: Mapping[str, str], stage: stages_lib.Stage) -> None:
+  """Raises ValueError for a flag of a signal that the model does not read."""
+  own = {name for signal in stage.session.signals.values() for name in signal.flags}
+  foreign = sorted((set(more) & set(conditions.flags())) - own)
+  if foreign:
+    raise ValueError(
+      f'--{foreign[0]} is given, but this model is conditioned on {list(stage.session.signals)}: '
+      'leave it out.'
+    )
 
 
 def check_flags(given: flags.FlagValues) -> None:

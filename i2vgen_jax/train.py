@@ -143,9 +143,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       if save_due:
         with timing.spending('checkpoint'):
           checkpoints.save(step, state, data.data_position(step, stream), force=at_end)
-      # A run that starts here has been shown at this step before.
       finished = step == config.train.num_steps
       with timing.spending('validation'):
+        # A run that resumes at first_step was validated there before it stopped.
         if step > first_step and held_out.run(step, state, frozen, writer, workdir, finished):
           progress.pause()
       if at_end:

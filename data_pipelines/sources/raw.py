@@ -58,6 +58,11 @@ class Source(abc.ABC):
   def __init__(self, path: epath.Path):
     self.path = path
 
+  @staticmethod
+  @abc.abstractmethod
+  def matches(path: epath.Path) -> bool:
+    """Whether what lies there has this layout; it exists."""
+
   @abc.abstractmethod
   def shards(self) -> list[Shard]:
     """Lists the corpus without opening media; the order is a function of the file names alone."""

@@ -44,7 +44,9 @@ class Line:
 def kinds() -> list[str]:
   """The conditioners in this folder."""
   return sorted(
-    module.name for module in pkgutil.iter_modules(__path__) if module.name not in _OTHER_FILES
+    module.name
+    for module in pkgutil.iter_modules(__path__)
+    if module.name not in _OTHER_FILES and not module.name.startswith('_')
   )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
-from i2vgen_jax import ablate, checkpoint, precompute, train
+from i2vgen_jax import ablate, checkpoint, precompute, sample, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.models import layers
@@ -118,6 +118,9 @@ def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokeni
   if case in GIVEN:
     assert_the_command_samples_with_its_flag(case, workdir, tmp_path)
   stage = stages.load(workdir)
+  if case != 'last frame':
+    with pytest.raises(ValueError, match='--last_image is given, but this model'):
+      sample.check_conditions({'last_image': 'a.png'}, stage)
   batch = held_out.clips(stage.session, stage.bucket, 2)
   line = stage.session.unet.conditioners[-1]
   variants = ablate.variants_of(stage.session)
