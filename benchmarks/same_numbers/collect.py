@@ -142,10 +142,12 @@ def _json(value, name='') -> dict[str, np.ndarray]:
 
 
 def _records(path):
-  """The records of an ArrayRecord file, parsed as tf.train.Example."""
+  """The fields of the records of an ArrayRecord file; floats are flat, all else is bytes."""
   from array_record.python import array_record_module
   from tensorflow_datasets.proto import tf_example_pb2
 
+  stored = json.loads(path.with_name('features.json').read_text())['featuresDict']['features']
+  dtypes = {name: feature.get('tensor', {}).get('dtype') for name, feature in stored.items()}
   reader = array_record_module.ArrayRecordReader(str(path))
   found = {}
   for number, record in enumerate(reader.read_all()):
@@ -154,7 +156,8 @@ def _records(path):
       kind = features[name].WhichOneof('kind')
       values = getattr(features[name], kind).value if kind else []
       if kind == 'bytes_list':
-        values = np.frombuffer(b''.join(values), np.uint8)
+        known = {'float16', 'float32', 'float64'} & {dtypes.get(name)}
+        values = np.frombuffer(b''.join(values), *known or {np.uint8})
       found[f'{number}/{name}'] = np.array(values)
   reader.close()
   return found
