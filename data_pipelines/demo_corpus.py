@@ -181,6 +181,15 @@ def encode_video(frames: np.ndarray, fps: int | fractions.Fraction = FPS, crf: i
   return buffer.getvalue()
 
 
+def _check_counts(counts, num_processes):
+  """Raises ValueError for a number of something that cannot be."""
+  for name, number in counts.items():
+    if number < 0:
+      raise ValueError(f'{name}={number} should be >= 0.')
+  if num_processes < 1:
+    raise ValueError(f'num_processes={num_processes} should be >= 1.')
+
+
 def write(
   directory: str | os.PathLike[str],
   num_videos: int = NUM_VIDEOS,
@@ -208,11 +217,7 @@ def write(
   """
   root = pathlib.Path(directory)
   counts = dict(num_videos=num_videos, num_validation=num_validation, num_images=num_images)
-  for name, number in counts.items():
-    if number < 0:
-      raise ValueError(f'{name}={number} should be >= 0.')
-  if num_processes < 1:
-    raise ValueError(f'num_processes={num_processes} should be >= 1.')
+  _check_counts(counts, num_processes)
   written = json.dumps(dict(counts, size=size, seed=seed))
   marker = root / 'demo.json'  # Written last.
   if marker.exists():

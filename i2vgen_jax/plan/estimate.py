@@ -68,8 +68,7 @@ def make(
   Raises:
     ValueError: mesh, batches or sharding do not fit the topology.
   """
-  device = chips.device(topology)
-  sizes = mesh_lib.resolve(config.mesh, topology.devices)
+  device, sizes = chips.device(topology), mesh_lib.resolve(config.mesh, topology.devices)
   mesh = chips.abstract_mesh(sizes, device)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
   session = session_lib.build(config, reads_captions=False).on(mesh)
