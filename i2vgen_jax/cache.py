@@ -45,7 +45,7 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   digests = digest(weights)
   blocks = checkpoint.plain_config(session.config)
   return dict(dtype=session.config.dtype) | {
-    name: dict(weights=digests[name], model=blocks[name]['model']) for name in digests
+    name: dict(weights=digests[name], model=blocks[name]['model']) for name in weights
   }
 
 

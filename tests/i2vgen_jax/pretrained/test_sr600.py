@@ -47,7 +47,7 @@ def test_names_and_shapes_at_released_size_are_those_of_vgens_class():
   zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
   slot_of = unet_names.vgen(built.unet).slot_of
   ours = {}
-  for path, value in tensors._flatten(zeros).items():
+  for path, value in tensors.flatten(zeros).items():
     slot = slot_of(unet_names.name_of(path))
     ours[slot.name] = list(slot.shape(tensors._torch_shape(path, value.shape)))
   assert ours == json.loads(str(RECORDED['released']))
