@@ -81,7 +81,7 @@ def check_fit(config: ml_collections.ConfigDict, machines: topology.Topology) ->
       f'{machines.slices}. Take the mesh of that name from configs/meshes.py.'
     )
   mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
-  buckets = [buckets_lib.Bucket(name=name, **b) for name, b in config.data.buckets.items()]
+  buckets = buckets_lib.from_config(config)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
 
 

@@ -9,7 +9,10 @@ from i2vgen_jax.models import attention, layers, video_parts
 
 
 class ImageLatents(base.Conditioner):
-  """Image latents, (B, H, W, C), as frame 0 of a sequence whose other frames mark positions."""
+  """Image latents, (B, H, W, C), as frame 0 of a sequence whose other frames mark positions.
+
+  A subclass may place the picture at the other end.
+  """
 
   signals = (signals.ImageLatents,)
   route = 'concat'
@@ -27,12 +30,16 @@ class ImageLatents(base.Conditioner):
       dropout_keys_B: a key per sample, or None for no dropout.
     """
     channels = image_latents_BHWC.shape[-1]
-    h = video_parts.own_part(mark_positions(image_latents_BHWC, num_frames), 1)
+    h = video_parts.own_part(self.sequence(image_latents_BHWC, num_frames), 1)
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
     h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_2')(h))
     h = layers.Conv(self.route_width, dtype=self.dtype, name='proj_in_4')(h)
     adapter = attention.FrameAdapter(self.dropout, self.dtype, name='temporal_encoder')
     return adapter(h, dropout_keys_B)
+
+  def sequence(self, image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:
+    """(B, H, W, C) -> (B, F, H, W, C): the picture and the marked frames."""
+    return mark_positions(image_latents_BHWC, num_frames)
 
 
 def mark_positions(image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:

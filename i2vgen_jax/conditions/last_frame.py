@@ -8,14 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.media import pictures
 from i2vgen_jax.conditions import base, image_latents, signals
-from i2vgen_jax.models import attention, layers, video_parts
 
 
 class LastFrameLatents(signals.ImageLatents):
@@ -49,31 +47,12 @@ class LastFrameLatents(signals.ImageLatents):
     return None if keys_B is None else base.keys_of(self.name, keys_B)
 
 
-class LastFrame(base.Conditioner):
+class LastFrame(image_latents.ImageLatents):
   """Last frame's latents, (B, H, W, C), as the last of a sequence whose others mark positions."""
 
   signals = (LastFrameLatents,)
-  route = 'concat'
   ablated = 'last frame'
 
-  @nn.compact
-  def __call__(
-    self, latents_BHWC: jax.Array, num_frames: int, dropout_keys_B: jax.Array | None
-  ) -> jax.Array:
-    """(B, H, W, C) -> (B, F, H, W, C).
-
-    Args:
-      latents_BHWC: of the last frame.
-      num_frames: F.
-      dropout_keys_B: a key per sample, or None for no dropout.
-    """
-    channels = latents_BHWC.shape[-1]
-    # image_latents.py makes this from the first frame forwards; here it goes backwards.
-    sequence = jnp.flip(image_latents.mark_positions(latents_BHWC, num_frames), axis=1)
-    h = video_parts.own_part(sequence, 1)
-    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_0')(h))
-    h = nn.silu(layers.Conv(4 * channels, dtype=self.dtype, name='proj_in_2')(h))
-    h = layers.Conv(self.route_width, dtype=self.dtype, name='proj_in_4')(h)
-    return attention.FrameAdapter(self.dropout, self.dtype, name='temporal_encoder')(
-      h, dropout_keys_B
-    )
+  def sequence(self, image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:
+    """(B, H, W, C) -> (B, F, H, W, C): as ImageLatents has it, backwards."""
+    return jnp.flip(super().sequence(image_latents_BHWC, num_frames), axis=1)
