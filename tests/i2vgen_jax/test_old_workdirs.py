@@ -118,7 +118,7 @@ def older(folder):
   config = json.loads(path.read_text())
   for name in old_configs.ADDED:
     block, field = name.split('.')
-    del config[block][field]
+    config[block].pop(field, None)
   path.write_text(json.dumps(config))
   return folder / 'base'
 
