@@ -19,8 +19,8 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.models import layers
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import held_out, stages
-from i2vgen_jax.training import data
+from i2vgen_jax.sampling import generate, held_out, stages
+from i2vgen_jax.training import data, objective
 from tests import runs, tiny
 
 BRIGHTNESS = 'tests.i2vgen_jax.conditions.test_own_condition:Brightness'
@@ -95,14 +95,44 @@ GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokenizer, tmp_path):
+def test_a_condition_of_one_file_is_cached_and_fits_training_and_sampling(
+  case, demo_corpus, t5_tokenizer, tmp_path
+):
+  """The cache by its numbers; the step and the sampler traced, for compiling takes minutes."""
   config = configure(demo_corpus, case, t5_tokenizer)
   config.data.cache = str(tmp_path / 'cache')
   precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32, dtype='float32')
   shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
   # The last frame is drawn from the latents that are there.
   assert set(shapes) >= {'latent_mean'} | ({CASES[case]} - {''})
-  assert_the_cache_gives_what_the_pixels_do(config)
+  session, batch = assert_the_cache_gives_what_the_pixels_do(config)
+
+  line = session.unet.conditioners[-1]
+  key = jax.random.key(0)
+  params = jax.eval_shape(session.unet.init, key, *session.smallest_unet_inputs())['params']
+  loss = objective.make_loss(session, session.dropout_rates())
+  seed = jax.random.key_data(key)
+  gradients = jax.eval_shape(jax.grad(loss), params, session.frozen, batch, seed, 0)
+  assert gradients[line.name].keys() == params[line.name].keys()
+
+  held = held_out.clips(session, session.sample_bucket(), 2)
+  inputs = generate.Inputs(session.of_batch(held), session.negative(''))
+  noise = generate.start_noise(session, 0, 2, (4, 32, 32))
+  sample_it = generate.make_generate(session, **generate.settings(config))
+  _, videos = jax.eval_shape(sample_it, params, session.frozen, inputs, noise)
+  assert videos.shape == (2, 4, 32, 32, 3)
+  name = f'no {line.conditioner.ablated}'
+  assert ablate.variants_of(session)[name] == line.kind
+  rest = session_lib.build(ablate.without(config, line.kind))
+  assert set(session.signals) - set(rest.signals) == {line.conditioner.signals[0].name}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', CASES)
+def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokenizer, tmp_path):
+  config = configure(demo_corpus, case, t5_tokenizer)
+  config.data.cache = str(tmp_path / 'cache')
+  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32)
 
   # Trained; stopped half-way, and resumed: the same as in one go.
   workdir = tmp_path / 'run'
@@ -142,6 +172,7 @@ def assert_the_cache_gives_what_the_pixels_do(config):
   ours, expected = (encode(session.frozen, batch, keys_B, keys_B)[1] for batch in (cached, pixels))
   for name, value in expected.items():
     np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+  return session, pixels
 
 
 def assert_the_command_samples_with_its_flag(case, workdir, folder):
