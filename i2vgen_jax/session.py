@@ -241,7 +241,13 @@ class Session:
 
   def of_request(self, request: base.Request) -> dict[str, dict]:
     """Inputs by signal, of what a user gives; raises ValueError if something is missing."""
-    return {name: signal.of_request(request) for name, signal in self.signals.items()}
+    found = {}
+    for name, signal in self.signals.items():
+      try:
+        found[name] = signal.of_request(request)
+      except ValueError as error:  # Also of a user's own signal: it is for whoever samples.
+        raise ValueError(f'condition {name!r}: {error}') from error
+    return found
 
   def negative(self, prompt: str) -> dict[str, dict]:
     """Inputs by signal for what guidance moves away from; signals without any have no entry."""

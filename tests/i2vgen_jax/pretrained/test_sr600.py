@@ -61,7 +61,7 @@ def recorded(name):
   for key in ('x', 'target', 'output'):
     arrays[key] = np.moveaxis(arrays[key], 1, -1)
   inputs = arrays['x'], arrays['t'].astype(np.int32), dict(text=arrays['y'])
-  unet = unet3d.UNet3D(tiny.TEXT, **MODELS[name], **NARROW)
+  unet = unet3d.UNet3D(**(NARROW | MODELS[name] | dict(conditioners=tiny.TEXT)))
   abstract = jax.eval_shape(unet.init, jax.random.key(0), *inputs)['params']
   named = tensors.to_torch(
     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract),
