@@ -37,7 +37,8 @@ sys.exit(train.train(config, sys.argv[1]))
 def folder(tmp_path, monkeypatch):
   """All that the archive holds, as the folder that its relative paths start from."""
   with tarfile.open(ARCHIVE) as tar:
-    tar.extractall(tmp_path, filter='data')
+    safely = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}  # From 3.11.4 on.
+    tar.extractall(tmp_path, **safely)
   monkeypatch.chdir(tmp_path)
   return tmp_path
 
