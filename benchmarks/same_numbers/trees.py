@@ -29,7 +29,8 @@ def check_out(commit: str, folder: pathlib.Path) -> None:
   """Writes the files of a commit."""
   folder.mkdir(parents=True)
   with tarfile.open(fileobj=io.BytesIO(_git('archive', '--format=tar', commit))) as tar:
-    tar.extractall(folder, filter='data')
+    safely = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}  # From 3.11.4 on.
+    tar.extractall(folder, **safely)
 
 
 def copy_work_tree(folder: pathlib.Path) -> None:
