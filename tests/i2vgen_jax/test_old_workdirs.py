@@ -100,8 +100,10 @@ def test_a_run_samples_the_same_video(folder, name):
   run(folder, *make_workdirs.sample_arguments(make_workdirs.SAMPLES[name], name))
   found, wanted = read_frames(folder / name), read_frames(folder / 'expected' / name)
   assert found.shape == wanted.shape
-  # A rounding may move a pixel by a level, and the codec that around it.
-  assert np.abs(found - wanted).mean() < 0.5 < np.abs(found - wanted.mean()).mean()
+  # Another kind of CPU rounds otherwise, and random weights and the codec enlarge that: up to one
+  # grey level of 255 was seen. Videos of noise of their own lie some fifty apart.
+  apart = np.abs(wanted - wanted.mean()).mean()
+  assert np.abs(found - wanted).mean() < 0.05 * apart
 
 
 @pytest.mark.parametrize('name', make_workdirs.EXPORTS)
