@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.media import decode
+from data_pipelines.media import decode, display
 from data_pipelines.media import frames as frames_lib
 
 MIN_PREFIX_SECS = 1.0  # Less than that is not worth keeping of a damaged video.
@@ -29,11 +29,11 @@ def _probe_video(data: bytes) -> dict[str, Any]:
   times: list[float] = []
   damage: decode.DecodeError | None = None
   height = width = 0
-  with frames_lib.open_video(data) as (container, stream, aspect):
+  with frames_lib.open_video(data) as video:
     try:
-      for frame in frames_lib.decode_all(container, stream):
+      for frame in frames_lib.decode_all(video, as_stored=True):
         times.append(frame.time)
-        height, width = decode.display_size(frame, aspect)
+        height, width = display.size(frame, video.aspect)
     except decode.DecodeError as error:
       if error.reason != 'decode':
         raise
