@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import reader, schema
+from data_pipelines.corpus import buckets, reader, schema
 
 
 class Sidecars:
@@ -16,6 +16,7 @@ class Sidecars:
 
   Attributes:
     columns: names, of all stages.
+    rate: SQL of what buckets.dense_rate is.
   """
 
   def __init__(self, corpora: reader.Corpora):
@@ -29,6 +30,8 @@ class Sidecars:
     parts = stages(corpora.sidecars)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
+    has_gaps = 'longest_gap' in self.columns
+    self.rate = f'least(fps, {buckets.MAX_GAP} / nullif(longest_gap, 0))' if has_gaps else 'fps'
     starts = zip(parts, corpora.starts, strict=False)
     self._db.execute('CREATE TEMP TABLE starts (file VARCHAR, stage VARCHAR, start BIGINT)')
     self._db.executemany(
@@ -67,11 +70,12 @@ class Sidecars:
     if 'span_start' in self.columns:
       span['first_time'] = 'coalesce(span_start, first_time)'
       span['duration'] = 'coalesce(span_end - span_start, duration)'
+    span['fps'] = self.rate
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
     chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
-      f'SELECT row_number_ AS row, fps, CASE media {codes} END AS media_code, {", ".join(chosen)} '
+      f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
       f'FROM sidecars WHERE {condition} ORDER BY row_number_'
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}

@@ -1,4 +1,4 @@
-"""Opens a file of video: which formats are read, which of its streams is the video, what is too big.
+"""Opens a file of video: which formats are read, which stream is the video, what is too big.
 
 FFmpeg reads more than media. Playlists (HLS, DASH, concat), session descriptions (SDP) and numbered
 images name other files and addresses, which would then be opened, whatever the file's own name is.
@@ -20,8 +20,8 @@ from data_pipelines.media.errors import DecodeError
 
 # By FFmpeg's names of its readers; each keeps the media in the file itself.
 FORMATS = (
-  'mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'mxf', 'dv', 'ivf',
-  'nut', 'wtv', 'gif', 'apng',
+  'mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'mxf', 'dv',
+  'ivf', 'nut', 'wtv', 'gif', 'apng',
 )  # fmt: skip
 MAX_PIXELS = 36_000_000  # Of a frame: 8K. Sixteen of them, which a decoder may hold, are 0.9 GB.
 MAX_STREAMS = 100
@@ -88,9 +88,8 @@ def open_video(
     # An mp4 is known by its first box; FFmpeg would try all its formats.
     layout = 'mp4' if data[4:8] == b'ftyp' else None
     options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
-    container = av.open(
-      io.BytesIO(data), 'r', layout, options=_LIMITS, container_options=_WHAT_MAY_BE_OPENED, **options
-    )
+    options |= dict(options=_LIMITS, container_options=_WHAT_MAY_BE_OPENED)
+    container = av.open(io.BytesIO(data), 'r', layout, **options)
   except errors.FFMPEG_ERRORS as error:
     raise errors.of(error, 'open') from error
   with container:
@@ -122,8 +121,9 @@ def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
   """
   streams = [s for s in container.streams.video if s.codec_context is not None]
   if not streams:
-    found = container.streams.video
-    raise DecodeError('codec' if found else 'no_video', f'{len(found)} video streams, none is known.')
+    if container.streams.video:
+      raise DecodeError('codec', 'the codec of its video stream is not known.')
+    raise DecodeError('no_video', 'there is no video stream.')
   moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
   if len(moving) > 1:
     counts = _num_packets(data, [s.index for s in moving])

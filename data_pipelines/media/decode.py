@@ -177,9 +177,13 @@ class Converter:
   """Frames to upright RGB arrays of a given size; keeps its scaling tables from frame to frame.
 
   HDR is tone-mapped (tone_map.py). For one thread at a time.
+
+  Args:
+    layout: 'rgb24', or 'bgr24' as OpenCV has it.
   """
 
-  def __init__(self):
+  def __init__(self, layout: str = 'rgb24'):
+    self._layout = layout
     self._reformatters: dict[Any, av.video.reformatter.VideoReformatter] = {}
 
   def __call__(
@@ -205,8 +209,10 @@ class Converter:
       deep = self._reformat(frame, *stored, 'gbrp16le', interpolation, tone_map.matrix(frame))
       kind = display.dynamic_range(frame)
       pixels_HWC = tone_map.to_sdr(deep.to_ndarray(), kind, frame.color_primaries)
+      if self._layout == 'bgr24':
+        pixels_HWC = pixels_HWC[..., ::-1]
     else:
-      rgb = self._reformat(frame, *stored, 'rgb24', interpolation)
+      rgb = self._reformat(frame, *stored, self._layout, interpolation)
       plane = rgb.planes[0]  # A view: the one copy is that into the batch.
       # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
       rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)

@@ -1,11 +1,11 @@
-"""How a stored frame is meant to be shown: which side is up, how wide its pixels are, HDR or not."""
+"""How a stored frame is to be shown: which side is up, how wide its pixels are, HDR or not."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.buffer import Buffer
 
 from data_pipelines.media.errors import DecodeError
 
@@ -37,11 +37,11 @@ def orientation(frame: av.VideoFrame) -> Orientation:
   """By the frame's display matrix, of its container or its stream; raises DecodeError if tilted."""
   if not frame.side_data:  # Most frames have none.
     return UPRIGHT
-  found = frame.side_data.get(Type.DISPLAYMATRIX)
+  found = frame.side_data.get('DISPLAYMATRIX')
   if found is None:
     return UPRIGHT
   # A stored point (p, q) is shown at (a p + c q, b p + d q); p and a shown x go to the right.
-  a, b, _, c, d, *_ = np.frombuffer(bytes(found), np.int32).tolist()
+  a, b, _, c, d, *_ = np.frombuffer(bytes(cast(Buffer, found)), np.int32).tolist()
   if not math.hypot(a, c) or not math.hypot(b, d):
     return UPRIGHT  # Of no meaning; ffmpeg leaves such frames as they are.
   straight, turned = max(abs(a), abs(d)), max(abs(b), abs(c))

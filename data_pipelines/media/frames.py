@@ -170,7 +170,6 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
         raise _Doubt
       is_first = False
       for frame in packet.decode():
-        frame = cast(av.VideoFrame, frame)
         if frame.pts is None:
           raise DecodeError('timestamps', f'frame {count} has no presentation time.')
         if frame.is_corrupt:

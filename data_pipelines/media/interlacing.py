@@ -21,22 +21,23 @@ def progressive(frames: Iterable[av.VideoFrame], fields: str = '') -> Iterator[a
   Raises:
     DecodeError: the filter refuses a frame.
   """
-  previous, graph = None, None
+  previous: av.VideoFrame | None = None
+  graph: _Bwdif | None = None
   for frame in frames:
     if graph is None and not fields and not frame.interlaced_frame:
       yield frame
     else:
-      if graph is None or not graph.takes(frame):
-        if graph is not None:
-          yield from graph.rest()
-        graph, is_first = _Bwdif(frame, fields), previous is None
-        if not is_first and graph.takes(previous):
-          list(graph(previous))
-          graph.waiting[0] = None  # It was shown already; the next one's neighbour.
+      if graph is not None and not graph.takes(frame):
+        yield from graph(None)
+        graph = None
+      if graph is None:
+        graph = _Bwdif(frame, fields)
+        if previous is not None and graph.takes(previous):
+          graph.start_after(previous)
       yield from graph(frame)
     previous = frame
   if graph is not None:
-    yield from graph.rest()
+    yield from graph(None)
 
 
 class _Bwdif:
@@ -44,7 +45,7 @@ class _Bwdif:
 
   def __init__(self, frame: av.VideoFrame, fields: str):
     self._kind = _kind(frame)
-    self.waiting: deque[av.VideoFrame | None] = deque()
+    self._waiting: deque[av.VideoFrame | None] = deque()
     self._graph = av.filter.Graph()
     nodes = [self._graph.add_buffer(
       width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
@@ -57,17 +58,23 @@ class _Bwdif:
     self._graph.link_nodes(*nodes).configure()
 
   def takes(self, frame: av.VideoFrame) -> bool:
+    """False for a frame of another size or format."""
     return _kind(frame) == self._kind
+
+  def start_after(self, frame: av.VideoFrame) -> None:
+    """Makes a frame, shown already, the first one's neighbour."""
+    list(self(frame))
+    self._waiting[0] = None
 
   def __call__(self, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
     """Yields what is done after this frame; None is the end."""
     try:
       self._graph.vpush(frame)
       if frame is not None:
-        self.waiting.append(frame)
-      while self.waiting:
+        self._waiting.append(frame)
+      while self._waiting:
         done = self._graph.vpull()
-        stored = self.waiting.popleft()
+        stored = self._waiting.popleft()
         if stored is not None:
           done.pts, done.time_base = stored.pts, stored.time_base
           yield done
@@ -75,9 +82,6 @@ class _Bwdif:
       return
     except errors.FFMPEG_ERRORS as error:
       raise errors.of(error, 'deinterlace') from error
-
-  def rest(self) -> Iterator[av.VideoFrame]:
-    yield from self(None)
 
 
 def _kind(frame: av.VideoFrame) -> tuple:

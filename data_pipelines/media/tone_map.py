@@ -1,10 +1,10 @@
 """HDR to what a standard screen shows: BT.2100's PQ and HLG to BT.709, tone-mapped by BT.2390.
 
 Both signals are turned into light in nits (ITU-R BT.2100-2, tables 4 and 5; HLG on its nominal
-screen of 1,000 nits). White of standard dynamic range is 203 nits of it (BT.2408, 2.1). The curve of
-BT.2390 (5.4.1), with a peak of 1,000 nits, leaves all below 92 nits alone and bends what is above
-into 203; it is applied to the largest of R, G and B, so that hues stay. Then the primaries become
-BT.709's, what lies outside is clipped, and the display's curve of BT.1886 is undone.
+screen of 1,000 nits). White of standard dynamic range is 203 nits of it (BT.2408, 2.1). The curve
+of BT.2390 (5.4.1), with a peak of 1,000 nits, leaves all below 92 nits alone and bends what is
+above into 203; it is applied to the largest of R, G and B, so that hues stay. Then the primaries
+become BT.709's, what lies outside is clipped, and the display's curve of BT.1886 is undone.
 """
 
 import functools
@@ -59,7 +59,7 @@ def to_sdr(pixels_HWC: np.ndarray, kind: str, primaries: int) -> np.ndarray:
     nits_HWC = _pq_table()[pixels_HWC]
   else:
     scene_HWC = _hlg_table()[pixels_HWC]
-    luminance_HW1 = scene_HWC @ np.float32([[0.2627], [0.6780], [0.0593]])
+    luminance_HW1 = scene_HWC @ np.array([[0.2627], [0.6780], [0.0593]], np.float32)
     nits_HWC = np.float32(PEAK_NITS) * luminance_HW1 ** np.float32(0.2) * scene_HWC
   largest_HW1 = nits_HWC.max(axis=-1, keepdims=True)
   light_HWC = nits_HWC * _gain(largest_HW1)
@@ -80,9 +80,9 @@ def _gain(nits: np.ndarray) -> np.ndarray:
 
 def _bt2390(signal: np.ndarray) -> np.ndarray:
   """PQ signals of up to PEAK_NITS and more to ones of at most WHITE_NITS; black is 0."""
-  peak = _nits_to_pq(np.float64(PEAK_NITS))
+  peak = _nits_to_pq(np.array(PEAK_NITS))
   scaled = np.minimum(signal / peak, 1)
-  most = _nits_to_pq(np.float64(WHITE_NITS)) / peak
+  most = _nits_to_pq(np.array(WHITE_NITS)) / peak
   knee = 1.5 * most - 0.5
   t = np.maximum((scaled - knee) / (1 - knee), 0)
   spline = (
