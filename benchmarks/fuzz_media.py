@@ -3,11 +3,11 @@
   python -m benchmarks.fuzz_media --minutes=5 [--seed=0] [--keep=DIR]
 
 The seeds are small files of all containers and codecs, made here. A mutant has bits flipped, is
-cut, has blocks moved, doubled or of another file, fields of its header that lie, or boxes of another
-size. Each is probed and, if that goes well, decoded in a child process. Counted are the reasons
-for which they are refused, the children that were lost, which costs one example each, and what may
-not be: exceptions other than DecodeError, and memory beyond the bound. --keep gets the mutants of
-the last three kinds.
+cut, has blocks moved, doubled or of another file, fields of its header that lie, or boxes of
+another size. Each is probed and, if that goes well, decoded in a child process. Counted are the
+reasons for which they are refused, the children that were lost, which costs one example each, and
+what may not be: exceptions other than DecodeError, and memory beyond the bound. --keep gets the
+mutants of the last three kinds.
 """
 
 import argparse
