@@ -118,15 +118,16 @@ def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
   All are of the first one's shape: should a later frame have another, its centre is cut.
   """
   convert = decode.Converter('bgr24')
-  shape = None
+  shape, orientations = None, display.Orientations()
   with frames_lib.open_video(data) as video:
     for frame in frames_lib.decode_all(video):
-      height, width = display.size(frame, video.aspect)
+      turn = orientations(frame)
+      height, width = display.size(frame, video.aspect, turn)
       shape = shape or (max(16, round(WIDTH * height / width)), WIDTH)
       size = shape
       if shape[0] != max(16, round(WIDTH * height / width)):
         size = crops.scaled_size(height, width, *shape)
-      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR)
+      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR, turn)
       yield frame.time, crops.center_crop(small_HWC, *shape).copy()
 
 

@@ -31,9 +31,11 @@ _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, above are the orders of 
 _SILENT_ON_FIELDS = frozenset(
   ('rawvideo', 'huffyuv', 'ffvhuff', 'utvideo', 'v210', 'qtrle', 'png', 'magicyuv', 'jpeg2000')
 )
-_WHAT_MAY_BE_OPENED = dict(
-  format_whitelist=','.join(FORMATS), protocol_whitelist='none', max_streams=str(MAX_STREAMS)
+_NOTHING_ELSE = dict(protocol_whitelist='none')
+_WHAT_MAY_BE_OPENED = _NOTHING_ELSE | dict(
+  format_whitelist=','.join(FORMATS), max_streams=str(MAX_STREAMS)
 )
+_COVER_ART = int(Disposition.attached_pic)
 _LIMITS = dict(max_pixels=str(MAX_PIXELS))
 # Finding out the streams of a file decodes their first frames: 4 of the 40 ms that a clip takes.
 DECODE_NOTHING_AT_OPEN = ({'skip_frame': 'all'},) * 8
@@ -78,7 +80,8 @@ def open_video(
 
   Args:
     data: of the file.
-    stream_options: FFmpeg's options for the streams, in their order, while they are found out.
+    stream_options: FFmpeg's options for the streams, in their order, while they are found out;
+      such as DECODE_NOTHING_AT_OPEN.
   Raises:
     DecodeError: no video can be read, or it is too large.
   """
@@ -88,14 +91,16 @@ def open_video(
     # An mp4 is known by its first box; FFmpeg would try all its formats.
     layout = 'mp4' if data[4:8] == b'ftyp' else None
     options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
-    options |= dict(options=_LIMITS, container_options=_WHAT_MAY_BE_OPENED)
+    options['container_options'] = _NOTHING_ELSE if layout else _WHAT_MAY_BE_OPENED
+    if not stream_options:
+      options['options'] = _LIMITS
     container = av.open(io.BytesIO(data), 'r', layout, **options)
   except errors.FFMPEG_ERRORS as error:
     raise errors.of(error, 'open') from error
   with container:
     stream = _choose(container, data)
     context = stream.codec_context
-    context.options = dict(context.options) | _LIMITS
+    context.options = _LIMITS
     context.thread_count = 1  # The loader's parallelism is over examples.
     if context.width * context.height > MAX_PIXELS:
       raise DecodeError(
@@ -124,8 +129,10 @@ def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
     if container.streams.video:
       raise DecodeError('codec', 'the codec of its video stream is not known.')
     raise DecodeError('no_video', 'there is no video stream.')
-  moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
-  if len(moving) > 1:
+  moving = [s for s in streams if not int(s.disposition) & _COVER_ART]
+  if len(moving) == 1:
+    return moving[0]
+  if moving:
     counts = _num_packets(data, [s.index for s in moving])
     most = max(counts.values())
     moving = [s for s in moving if counts[s.index] > 1 or most < 2]

@@ -97,7 +97,8 @@ def decode_video_into(
   """
   convert = converter or Converter()
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous = None
+  previous, size, scaled = None, None, {}
+  orientations, turn = display.Orientations(), display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
       row = rows[number].get(index)
@@ -107,11 +108,18 @@ def decode_video_into(
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
       height, width = view.pixels_NHWC.shape[1:3]
-      size = display.size(frame, aspect)
+      if frame is not previous:
+        turn = orientations(frame)
+        found = display.size(frame, aspect, turn)
+        if found != size:
+          size, scaled = found, {}
       if view.is_square:
-        pixels_HWC = convert(frame, *crops.square_cover(*size, height), SQUARE_INTERPOLATION)
+        square = crops.square_cover(*size, height)
+        pixels_HWC = convert(frame, *square, SQUARE_INTERPOLATION, turn)
       else:
-        pixels_HWC = convert(frame, *crops.scaled_size(*size, height, width))
+        if number not in scaled:
+          scaled[number] = crops.scaled_size(*size, height, width)
+        pixels_HWC = convert(frame, *scaled[number], INTERPOLATION, turn)
       view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
     previous = frame
 
@@ -192,6 +200,7 @@ class Converter:
     height: int,
     width: int,
     interpolation: av.video.reformatter.Interpolation = INTERPOLATION,
+    turn: display.Orientation | None = None,
   ) -> np.ndarray:
     """The frame as uint8 (height, width, 3), a view that lives until the next call's result.
 
@@ -200,11 +209,12 @@ class Converter:
       height: of the result, upright, pixels.
       width: of the result, upright, pixels.
       interpolation: of swscale.
+      turn: the frame's orientation, if it is known already.
     Raises:
       DecodeError: the frame cannot be converted.
     """
-    orientation = display.orientation(frame)
-    stored = (width, height) if orientation.is_transposed else (height, width)
+    turn = display.orientation(frame) if turn is None else turn
+    stored = (width, height) if turn.is_transposed else (height, width)
     if frame.color_trc in display.HDR:
       deep = self._reformat(frame, *stored, 'gbrp16le', interpolation, tone_map.matrix(frame))
       kind = display.dynamic_range(frame)
@@ -217,7 +227,7 @@ class Converter:
       # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
       rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
       pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return orientation.upright(pixels_HWC)
+    return pixels_HWC if turn is display.UPRIGHT else turn.upright(pixels_HWC)
 
   def _reformat(
     self,

@@ -44,32 +44,36 @@ class _Frames:
     self.is_interlaced = False
     self._video = video
     self._takes = takes
+    self._orientations = display.Orientations()
     self._size: tuple | None = None
     self._shape: tuple | None = None
 
   def add(self, frame: av.VideoFrame) -> None:
+    self.times.append(frame.time)
     size = frame.width, frame.height
-    # Other frames have no header of their own.
-    if size != self._size or frame.key_frame or frame.side_data:
+    if frame.key_frame or size != self._size:  # Other frames have no header of their own.
       self._size = size
       self._check_shape(frame)
-    if not self.hdr and (kind := display.dynamic_range(frame)):
-      self._refuse('hdr', f'its transfer function is {kind.upper()}; --hdr=tonemap takes it.')
-      tone_map.matrix(frame)
-      self.hdr = kind
-    if not self.is_interlaced and (frame.interlaced_frame or self._video.fields):
+      self._check_range(frame)
+    if (frame.interlaced_frame or self._video.fields) and not self.is_interlaced:
       self._refuse('interlaced', '--interlaced=deinterlace takes it.')
       if self._video.stream.codec_context.codec.canonical_name == 'hevc':
         raise decode.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
       self.is_interlaced = True
-    self.times.append(frame.time)
+
+  def _check_range(self, frame: av.VideoFrame) -> None:
+    if not self.hdr and (kind := display.dynamic_range(frame)):
+      self._refuse('hdr', f'its transfer function is {kind.upper()}; --hdr=tonemap takes it.')
+      tone_map.matrix(frame)
+      self.hdr = kind
 
   def _check_shape(self, frame: av.VideoFrame) -> None:
     aspect = self._video.stream.codec_context.sample_aspect_ratio or 1
-    shape = frame.width, frame.height, display.orientation(frame), aspect
+    turn = self._orientations(frame)
+    shape = frame.width, frame.height, turn, aspect
     if self._shape is None:
       self._shape = shape
-      self.height, self.width = display.size(frame, self._video.aspect)
+      self.height, self.width = display.size(frame, self._video.aspect, turn)
     if shape != self._shape:
       raise decode.DecodeError(
         'size_changes',
