@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from etils import epath
 
-from data_pipelines.corpus import buckets
+from data_pipelines.corpus import buckets, reader, sidecars
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import decode, random_access
 from data_pipelines.stream import fields as fields_lib
@@ -100,9 +100,16 @@ def test_a_hole_keeps_a_clip_out_of_the_buckets_whose_rate_it_breaks(tmp_path):
     stream.close()
     return keys
 
-  assert filled(16) == {'steady.mp4', 'jitter.mp4'}
+  def rates():
+    corpora = reader.Corpora(tmp_path / 'out', 'train')
+    indexed = sidecars.Sidecars(corpora).select([], [])['fps']
+    np.testing.assert_allclose(indexed, corpora.columns['fps'])
+    return sorted(np.round(indexed).tolist())
+
+  assert filled(16) == {'steady.mp4', 'jitter.mp4'} and rates() == [5, 25, 25]
   assert filled(4) == {'steady.mp4', 'jitter.mp4', 'late.mp4'}
   for path in epath.Path(tmp_path / 'out').glob('sidecar/*.parquet'):
     table = pyarrow.parquet.read_table(path).drop_columns(['longest_gap', 'hdr', 'is_interlaced'])
     pyarrow.parquet.write_table(table, path)
+  assert rates() == [23, 25, 25]
   assert filled(16) == {'steady.mp4', 'jitter.mp4', 'late.mp4'}
