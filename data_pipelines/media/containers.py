@@ -85,19 +85,7 @@ def open_video(
   Raises:
     DecodeError: no video can be read, or it is too large.
   """
-  if not data:
-    raise DecodeError('open', 'the file is empty.')
-  try:
-    # An mp4 is known by its first box; FFmpeg would try all its formats.
-    layout = 'mp4' if data[4:8] == b'ftyp' else None
-    options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
-    options['container_options'] = _NOTHING_ELSE if layout else _WHAT_MAY_BE_OPENED
-    if not stream_options:
-      options['options'] = _LIMITS
-    container = av.open(io.BytesIO(data), 'r', layout, **options)
-  except errors.FFMPEG_ERRORS as error:
-    raise errors.of(error, 'open') from error
-  with container:
+  with _open(data, stream_options) as container:
     stream = _choose(container, data)
     context = stream.codec_context
     context.options = _LIMITS
@@ -117,6 +105,21 @@ def open_video(
       context.colorspace,
       fields,
     )
+
+
+def _open(data: bytes, stream_options: Sequence[Mapping[str, str]] = ()) -> InputContainer:
+  if not data:
+    raise DecodeError('open', 'the file is empty.')
+  # An mp4 is known by its first box; FFmpeg would try all its formats.
+  layout = 'mp4' if data[4:8] == b'ftyp' else None
+  options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
+  options['container_options'] = _NOTHING_ELSE if layout else _WHAT_MAY_BE_OPENED
+  if not stream_options:
+    options['options'] = _LIMITS
+  try:
+    return av.open(io.BytesIO(data), 'r', layout, **options)
+  except errors.FFMPEG_ERRORS as error:
+    raise errors.of(error, 'open') from error
 
 
 def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
@@ -150,10 +153,11 @@ def _rank(stream: av.VideoStream) -> tuple[int, int]:
 def _num_packets(data: bytes, indices: Sequence[int]) -> dict[int, int]:
   """Up to two of each stream, by its index."""
   counts = dict.fromkeys(indices, 0)
-  with av.open(io.BytesIO(data), 'r', container_options=_WHAT_MAY_BE_OPENED) as container:
+  with _open(data) as container:
     with contextlib.suppress(*errors.FFMPEG_ERRORS):  # What is damaged is counted so far.
       for packet in container.demux(*(container.streams[index] for index in indices)):
-        counts[packet.stream_index] += packet.size > 0
+        if packet.size and packet.stream_index in counts:  # Not all readers keep to what is asked.
+          counts[packet.stream_index] += 1
         if min(counts.values()) > 1:
           break
   return counts
