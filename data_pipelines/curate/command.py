@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.corpus import buckets, jobs, reader, records, schema, storage
 from data_pipelines.curate import decide, denylist
 from data_pipelines.media import decode, sandbox
 
-VERSION = 1  # Of what is measured: another one is measured again.
+VERSION = 2  # Of what is measured: another one is measured again.
 STAGE = 'curate'
 UNITS = dict(
   min_short_side='pixels', min_duration='seconds of the longest shot',
@@ -30,7 +30,6 @@ UNITS = dict(
   max_border_area='share of the frame', max_text_area='share of the frame',
   max_watermark='probability',
 )  # fmt: skip
-HOLE = 3.0  # Between neighbouring frames, in mean intervals: frames are missing there.
 MAX_CAPTION = 1000  # Characters; CLIP reads 77 tokens.
 
 
@@ -193,7 +192,7 @@ def _denylist_or_reason(web: _Web, denylists: Sequence[epath.PathLike], reason: 
 def _flags(known: Mapping, record: dict | Exception) -> list[str]:
   flags = ['variable_rate'] * known['is_variable_rate'] + ['truncated'] * known['is_truncated']
   # Older corpora lack these columns.
-  flags += ['hole'] * (known['fps'] * (known.get('longest_gap') or 0) > HOLE)
+  flags += ['hole'] * (known['fps'] * (known.get('longest_gap') or 0) > buckets.HOLE)
   flags += ['interlaced'] * bool(known.get('is_interlaced')) + ['hdr'] * bool(known.get('hdr'))
   if not isinstance(record, Exception):
     caption = record['caption']

@@ -14,6 +14,7 @@ import av.video.reformatter
 import cv2
 import numpy as np
 
+from data_pipelines.corpus import buckets
 from data_pipelines.curate import duplicates, motion, shots, subject
 from data_pipelines.media import crops, decode, display
 from data_pipelines.media import frames as frames_lib
@@ -97,10 +98,10 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   if len(times) < 2:
     raise decode.DecodeError('single_frame', f'{len(times)} frames decode.')
   cuts = detector.cuts()
-  starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
-  spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]
-  span = max(spans, key=lambda span: span[1] - span[0])
-  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(spans))
+  first, last = _longest_span(times, cuts)
+  span = times[first], times[last]
+  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(cuts) + 1)
+  row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
   row['cuts'] = [times[cut] for cut in cuts]
   row.update(_motion_within(span, motions))
   row.update(_subject_within(span, kept))
@@ -110,6 +111,15 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
   return row
+
+
+def _longest_span(times: Sequence[float], cuts: Sequence[int]) -> tuple[int, int]:
+  """Its first and last frame: without a cut, and without a hole where frames are missing."""
+  intervals = np.diff(times)
+  holes = np.flatnonzero(intervals > buckets.HOLE * intervals.mean()) + 1
+  starts = sorted({0, *cuts, *holes.tolist()})
+  spans = list(zip(starts, [*(start - 1 for start in starts[1:]), len(times) - 1], strict=True))
+  return max(spans, key=lambda span: times[span[1]] - times[span[0]])
 
 
 def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:

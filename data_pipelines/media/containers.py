@@ -47,6 +47,7 @@ class Video(NamedTuple):
   Attributes:
     container: of the file.
     stream: its video.
+    tick: seconds, the unit of its times.
     aspect: width of a pixel over its height.
     transfer: number of the transfer function in ITU-T H.273; 2 is unspecified.
     matrix: of the colour matrix, likewise.
@@ -56,20 +57,16 @@ class Video(NamedTuple):
 
   container: InputContainer
   stream: av.VideoStream
+  tick: float
   aspect: float
   transfer: int = _NO_TAG
   matrix: int = _NO_TAG
   fields: str = ''
 
   @property
-  def time_base(self) -> fractions.Fraction:
-    """Seconds per tick."""
-    return cast(fractions.Fraction, self.stream.time_base)  # Only what is written may have none.
-
-  @property
   def start_time(self) -> float:
     """Presentation time of the first frame by the header, seconds; 0 if it says none."""
-    return (self.stream.start_time or 0) * float(self.time_base)
+    return (self.stream.start_time or 0) * self.tick
 
 
 @contextlib.contextmanager
@@ -100,6 +97,7 @@ def open_video(
     yield Video(
       container,
       stream,
+      float(cast(fractions.Fraction, stream.time_base)),  # Only what is written may have none.
       float(stream.sample_aspect_ratio or 1),
       context.color_trc,
       context.colorspace,

@@ -22,8 +22,8 @@ from data_pipelines.media.errors import DecodeError
 
 # Without chroma at full width and rounding, swscale's RGB is 1.7 of 255 too dark (FFmpeg 8.1).
 _FLAGS = av.video.reformatter.Interpolation
-INTERPOLATION = _FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
-SQUARE_INTERPOLATION = _FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
+INTERPOLATION = int(_FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND)
+SQUARE_INTERPOLATION = int(_FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND)
 _TURN = PIL.Image.Transpose
 # By the value of the EXIF tag Orientation; 1 is upright.
 UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
@@ -199,7 +199,7 @@ class Converter:
     frame: av.VideoFrame,
     height: int,
     width: int,
-    interpolation: av.video.reformatter.Interpolation = INTERPOLATION,
+    interpolation: int = INTERPOLATION,
     turn: display.Orientation | None = None,
   ) -> np.ndarray:
     """The frame as uint8 (height, width, 3), a view that lives until the next call's result.
@@ -235,7 +235,7 @@ class Converter:
     height: int,
     width: int,
     layout: str,
-    interpolation: av.video.reformatter.Interpolation,
+    interpolation: int,
     matrix: int | None = None,
   ) -> av.VideoFrame:
     # One per kind of use, which is the most that stay alike from video to video.
