@@ -97,7 +97,8 @@ def decode_video_into(
   """
   convert = converter or Converter()
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous, size, scaled = None, None, {}
+  previous, size = None, (0, 0)
+  scaled: dict[int, tuple[int, int]] = {}
   orientations, turn = display.Orientations(), display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
