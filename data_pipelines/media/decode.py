@@ -97,7 +97,8 @@ def decode_video_into(
   """
   convert = converter or Converter()
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous, size = None, (0, 0)
+  previous = sized = None
+  size = 0, 0
   scaled: dict[int, tuple[int, int]] = {}
   orientations, turn = display.Orientations(), display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
@@ -109,8 +110,8 @@ def decode_video_into(
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
       height, width = view.pixels_NHWC.shape[1:3]
-      if frame is not previous:
-        turn = orientations(frame)
+      if frame is not sized:
+        sized, turn = frame, orientations(frame)
         found = display.size(frame, aspect, turn)
         if found != size:
           size, scaled = found, {}
@@ -120,7 +121,8 @@ def decode_video_into(
       else:
         if number not in scaled:
           scaled[number] = crops.scaled_size(*size, height, width)
-        pixels_HWC = convert(frame, *scaled[number], INTERPOLATION, turn)
+        scaled_height, scaled_width = scaled[number]
+        pixels_HWC = convert(frame, scaled_height, scaled_width, INTERPOLATION, turn)
       view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
     previous = frame
 
