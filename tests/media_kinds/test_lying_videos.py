@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.media import containers, decode, probe
 from data_pipelines.media import frames as frames_lib
-from tests.media_kinds import clips
+from tests.media_kinds import clips, test_streams
 
 
 def test_files_that_name_other_files_or_addresses_are_refused_unopened(tmp_path):
@@ -61,3 +61,11 @@ def test_what_has_no_video_or_an_unknown_or_huge_one_is_refused_by_name():
     patch.setattr(frames_lib, 'MAX_FRAMES', 3)
     with pytest.raises(decode.DecodeError, match='^too_long'):
       probe.probe(data, 'video')
+
+
+def test_names_inside_a_file_need_not_be_utf8():
+  """Found by benchmarks/fuzz_media: of a file with several streams, they are read twice."""
+  data = test_streams.with_cover('matroska', 'mjpeg', marked=False)
+  assert b'Lavf' in data
+  row = probe.probe(data.replace(b'Lavf', b'\xff\xfe\xfd\xfc'), 'video')
+  assert (row['height'], row['width'], row['num_frames']) == (clips.HEIGHT, clips.WIDTH, 6)
