@@ -11,10 +11,9 @@ any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
-import PIL.Image
 from absl import flags
 from etils import epath
 
@@ -30,7 +29,7 @@ def main() -> None:
   check_flags(given)
   more = condition_flags(given)
   stages_lib.check_stages(given.workdir, given.refine_workdir)
-  image = None if given.list else pictures.open_image(given.image)
+  image = b'' if given.list else pictures.read_image(given.image)
   if given.list:
     stages_lib.read_list(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
@@ -66,8 +65,7 @@ def main() -> None:
     part, num_parts = (int(number) for number in given.part.split('/'))
     stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
-    first = cast(PIL.Image.Image, image)
-    stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)
+    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:

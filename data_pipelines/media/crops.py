@@ -99,7 +99,7 @@ def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.I
 def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
   """The central square of an RGB image, scaled to size x size by a triangle filter.
 
-  What the stream gives the CLIP tower. It differs from clip_square by 1 to 2 of 255 on average
+  What the CLIP tower gets in training and sampling. It is 1 to 2 of 255 from clip_square on average
   (tests/data_pipelines/media/test_decode.py), and costs a third.
   """
   side = min(image.size)
@@ -109,7 +109,8 @@ def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
 
 def clip_square(image: PIL.Image.Image, width: int, size: int) -> PIL.Image.Image:
-  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly.
+  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly. What ours,
+  central_square, is measured by.
 
   Args:
     image: RGB.

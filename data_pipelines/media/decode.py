@@ -109,7 +109,7 @@ def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> N
 
   Args:
     views: filled.
-    data: an encoded image, or one that is decoded already, in RGB.
+    data: an encoded image, or one that is decoded already.
   """
   smallest = [
     view.pixels_NHWC.shape[1:3]
@@ -118,7 +118,7 @@ def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> N
     for view in views
   ]
   if isinstance(data, PIL.Image.Image):
-    image = data
+    image = data.convert('RGB')
   else:
     image = decode_image(data, *np.max(smallest, axis=0).tolist())
   scaled = image

@@ -78,7 +78,7 @@ class Stage:
 
   def run(
     self,
-    image: PIL.Image.Image,
+    image: bytes | PIL.Image.Image,
     caption: str,
     seed: int,
     video_FHWC: np.ndarray | None = None,
@@ -87,16 +87,14 @@ class Stage:
     """uint8 (F, H, W, 3) of a picture and a caption.
 
     Args:
-      image: the first frame.
+      image: the first frame, encoded or decoded already.
       caption: what happens.
       seed: of the noise.
       video_FHWC: what a refinement stage refines.
       more: values of the signals' own flags.
     """
     bucket = self.bucket
-    request = base.Request(
-      [image.convert('RGB')], [caption], bucket.height, bucket.width, bucket.fps, more or {}
-    )
+    request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
     return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
@@ -172,7 +170,7 @@ def make_folder(path: epath.PathLike) -> None:
 
 def make_video(
   stages: Sequence[Stage],
-  image: PIL.Image.Image,
+  image: bytes | PIL.Image.Image,
   caption: str,
   seed: int,
   path: epath.PathLike,
@@ -182,7 +180,7 @@ def make_video(
 
   Args:
     stages: to run, a base stage first.
-    image: the first frame.
+    image: the first frame, encoded or decoded already.
     caption: what happens.
     seed: of the noise.
     path: of the mp4.
@@ -232,7 +230,7 @@ def make_list(
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
-      make_video(stages, pictures.open_image(image_path), caption, seed, output, more)
+      make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')
