@@ -3,8 +3,9 @@
   python -m i2vgen_jax.sample --workdir=DIR --image=I.png --prompt="a red circle moves left"
   --output=O.mp4
 
-With --refine_workdir a refinement stage takes the video on to its own size. With --list=FILE, of
-`image|||caption` lines, --output is a folder; started again, it skips what is there.
+--output may also end in .gif or .webp. With --refine_workdir a refinement stage takes the video on
+to its own size. With --list=FILE, of `image|||caption` lines, --output is a folder of mp4s; started
+again, it skips what is there.
 
 Size, frame rate and sampler settings default to the runs' configs. The image's own file may have
 any size: it is centre-cropped and resized. The same seed gives the same video.
@@ -21,6 +22,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import stages as stages_lib
+from i2vgen_jax.sampling import video_file
 
 
 def main() -> None:
@@ -101,14 +103,16 @@ def check_flags(given: flags.FlagValues) -> None:
   """Checks the flags together, before anything is loaded.
 
   Raises:
-    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder
-      where a file is written, or an invalid --part.
+    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder or
+      ends otherwise than a video does, or an invalid --part.
   """
   single = given.image is not None and given.prompt is not None
   if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
     raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')
   if not given.list and epath.Path(given.output).is_dir():
-    raise ValueError(f'--output={given.output} is a folder: name the mp4 to write.')
+    raise ValueError(f'--output={given.output} is a folder: name the file to write.')
+  if not given.list:
+    video_file.check_ending(given.output)
   part, _, num_parts = given.part.partition('/')
   if not (part.isdigit() and num_parts.isdigit() and int(part) < int(num_parts)):
     raise ValueError(f'--part={given.part} must be I/N with 0 <= I < N.')
@@ -124,7 +128,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('list', None, 'Of image|||caption lines, in place of --image and --prompt.')
   flags.DEFINE_string('part', '0/1', 'I/N: of a list only every Nth line, from the Ith.')
   flags.DEFINE_string('negative_prompt', None, "What should not; default the run's.")
-  flags.DEFINE_string('output', None, 'mp4 to write; the folder of them with --list.')
+  flags.DEFINE_string('output', None, '.mp4, .gif or .webp; with --list a folder for mp4s.')
   flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
   flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
   flags.DEFINE_integer('seed', 0, 'Of the start noise.')

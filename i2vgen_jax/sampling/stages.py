@@ -176,14 +176,14 @@ def make_video(
   path: epath.PathLike,
   more: Mapping[str, str] | None = None,
 ) -> None:
-  """Runs the stages one after the other and writes the last one's mp4.
+  """Runs the stages one after the other and writes the last one's video.
 
   Args:
     stages: to run, a base stage first.
     image: the first frame, encoded or decoded already.
     caption: what happens.
     seed: of the noise.
-    path: of the mp4.
+    path: of the video; its ending says what is written, see video_file.write.
     more: values of the signals' own flags.
   """
   video_FHWC: Any = None  # Of the stage before.
@@ -191,7 +191,7 @@ def make_video(
     video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
     logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))
   fps = stages[-1].bucket.fps
-  video_file.write_mp4(path, video_FHWC, fps)
+  video_file.write(path, video_FHWC, fps)
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
 
 
