@@ -55,6 +55,8 @@ def to_rgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
   elif image.mode not in _SPACES:
     image = image.convert('RGB')
   convert = transform(profile, image.mode) if profile else None
+  if convert is None and image.mode == 'LAB':
+    convert = _to_srgb(PIL.ImageCms.createProfile('LAB'), 'LAB')
   return image.convert('RGB') if convert is None else convert.apply(image)
 
 
@@ -75,11 +77,20 @@ def transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | Non
     source = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if source.profile.xcolor_space != _SPACES[mode]:
       raise ValueError(f'it is for {source.profile.xcolor_space!r}, the picture is {mode}.')
-    found = PIL.ImageCms.buildTransform(source, PIL.ImageCms.createProfile('sRGB'), mode, 'RGB')
+    found = _to_srgb(source, mode)
     return None if mode in ('RGB', 'L') and _changes_nothing(found, mode) else found
   except (PIL.ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
     logging.warning('an ICC profile is passed over, its pictures are taken as sRGB: %s', error)
     return None
+
+
+def _to_srgb(
+  source: PIL.ImageCms.ImageCmsProfile | PIL.ImageCms.core.CmsProfile, mode: str
+) -> PIL.ImageCms.ImageCmsTransform:
+  # The table that littlecms would make of Lab is up to 8 levels off.
+  flags = PIL.ImageCms.Flags.NOOPTIMIZE if mode == 'LAB' else PIL.ImageCms.Flags.NONE
+  srgb = PIL.ImageCms.createProfile('sRGB')
+  return PIL.ImageCms.buildTransform(source, srgb, mode, 'RGB', flags=flags)
 
 
 def _changes_nothing(convert: PIL.ImageCms.ImageCmsTransform, mode: str) -> bool:
