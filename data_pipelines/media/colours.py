@@ -17,7 +17,7 @@ import PIL.ImageCms
 from data_pipelines.media.frames import DecodeError
 
 MAX_PROFILE_BYTES = 4 << 20  # Those of presses have 0.5 to 3 MB; each is kept with its transform.
-_SPACES = {'RGB': 'RGB ', 'L': 'GRAY', 'CMYK': 'CMYK', 'LAB': 'Lab '}  # Mode -> ICC's name.
+_MODES = 'RGB', 'L', 'CMYK', 'LAB'  # That littlecms takes.
 
 # Chromaticities as PNG's cHRM has them: x and y of white, red, green, blue.
 D65 = (0.3127, 0.3290)
@@ -52,7 +52,7 @@ def to_rgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
   """
   if image.mode == '1':
     image = image.convert('L')
-  elif image.mode not in _SPACES:
+  elif image.mode not in _MODES:
     image = image.convert('RGB')
   convert = transform(profile, image.mode) if profile else None
   if convert is None and image.mode == 'LAB':
@@ -75,12 +75,10 @@ def transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | Non
     if len(profile) > MAX_PROFILE_BYTES:
       raise ValueError(f'it has {len(profile):,} bytes.')
     source = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if source.profile.xcolor_space != _SPACES[mode]:
-      raise ValueError(f'it is for {source.profile.xcolor_space!r}, the picture is {mode}.')
     found = _to_srgb(source, mode)
     return None if mode in ('RGB', 'L') and _changes_nothing(found, mode) else found
   except (PIL.ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-    logging.warning('an ICC profile is passed over, its pictures are taken as sRGB: %s', error)
+    logging.warning('an ICC profile is passed over, its %s pictures are sRGB: %s', mode, error)
     return None
 
 

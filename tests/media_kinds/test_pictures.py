@@ -8,10 +8,12 @@ import time
 import imageio_ffmpeg
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 from data_pipelines.corpus import reader
 from data_pipelines.ingest import command as ingest
+from data_pipelines.media import colours as colours_lib
 from data_pipelines.media import pictures
 from data_pipelines.media.frames import DecodeError
 from data_pipelines.stream import decoder, fields
@@ -46,7 +48,7 @@ def check(picture, right, within):
 
 
 @pytest.mark.parametrize('name', made.KINDS)
-@pytest.mark.filterwarnings('ignore:Corrupt EXIF')
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF', 'ignore:Image size')
 def test_a_kind_shows_what_it_should(name):
   data, right, within = made.KINDS[name]()
   if name not in REFUSED:
@@ -57,6 +59,14 @@ def test_a_kind_shows_what_it_should(name):
     pictures.decode_image(data)
   assert caught.value.reason == right
   assert time.process_time() - start < 0.5  # Nothing large was decoded.
+
+
+def test_profiles_that_say_srgb_cost_nothing():
+  little_cms = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile('sRGB')).tobytes()
+  for profile in (little_cms, files.rgb_profile(files.SRGB)):
+    assert colours_lib.transform(profile, 'RGB') is None
+  assert colours_lib.transform(files.rgb_profile(files.DISPLAY_P3), 'RGB') is not None
+  assert colours_lib.transform(files.rgb_profile(files.SRGB, 2.2), 'RGB') is not None
 
 
 def test_there_are_many_kinds():
@@ -99,7 +109,7 @@ def test_ingest_takes_or_rejects_every_kind_by_name(trained):
 
 
 @pytest.mark.parametrize('name', made.KINDS)
-@pytest.mark.filterwarnings('ignore:Corrupt EXIF')
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF', 'ignore:Image size')
 def test_sampling_sees_what_training_sees_to_the_bit(name, folder, trained):
   path = folder / f'{name}.png'
   if name in REFUSED:

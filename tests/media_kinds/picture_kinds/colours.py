@@ -56,6 +56,13 @@ def jpeg_srgb_profile_changes_no_bit():
 
 
 @kind
+def jpeg_srgb_profile_of_tables():
+  """As the oldest of them, of 1998."""
+  plain = np.asarray(PIL.Image.open(io.BytesIO(jpeg())))
+  return Picture(jpeg(icc_profile=files.rgb_profile(files.SRGB)), plain)
+
+
+@kind
 def jpeg_profile_broken():
   plain = np.asarray(PIL.Image.open(io.BytesIO(jpeg())))
   return Picture(jpeg(icc_profile=files.rgb_profile(files.DISPLAY_P3)[:200]), plain)

@@ -84,6 +84,25 @@ def png_exif_behind_the_pixels():
   return Picture(files.png(stored, after=[(b'eXIf', files.exif(8))]), pattern())
 
 
+def raw_profile(block):
+  """EXIF as ImageMagick writes it into a PNG: as text, in hexadecimal."""
+  text = f'Raw profile type exif\0\nexif\n{len(block):8d}\n'.encode() + block.hex().encode()
+  return b'tEXt', text
+
+
+@kind
+def png_exif_as_text():
+  stored = np.ascontiguousarray(STORED[6](pattern()))
+  chunk = raw_profile(b'Exif\0\0' + files.exif(6))
+  return Picture(files.png(stored, before=[chunk]), pattern())
+
+
+@kind
+def png_exif_as_text_broken():
+  name, text = raw_profile(files.exif(6))
+  return Picture(files.png(pattern(), before=[(name, text + b'xyz')]), pattern())
+
+
 @kind
 def large_jpeg_on_its_side():
   stored = np.ascontiguousarray(STORED[6](pattern(240, 320)))

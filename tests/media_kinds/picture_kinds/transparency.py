@@ -111,8 +111,8 @@ def png_rgb_with_a_transparent_colour():
 def png_rgb_16_bits_with_a_transparent_colour():
   right = pattern().astype(int)
   right[: HEIGHT // 2, : WIDTH // 2] = WHITE
-  key = struct.pack('>3H', *(257 * CORNERS[0, 0]))
-  return Picture(files.png(pattern().astype(int) * 257, 16, 2, [(b'tRNS', key)]), right, 1)
+  key = struct.pack('>3H', *(256 * CORNERS[0, 0] + 17))
+  return Picture(files.png(pattern().astype(int) * 256 + 17, 16, 2, [(b'tRNS', key)]), right, 1)
 
 
 def _grey_with_key(depth):
