@@ -54,6 +54,7 @@ def test_the_same_seed_gives_the_same_video_and_another_does_not(finished_run, p
     (['--workdir=/nowhere'], 'no run was started there'),
     (['--image=/nowhere.png'], '/nowhere.png cannot be read'),
     (['--height=33'], '33'),
+    (['--output=a.avi'], 'must end in .mp4, .gif, .webp'),
     (['--step=7'], 'no complete checkpoint 7'),
     (['--steps=2000'], 'num_steps=2000'),
     (['--sampler=plms'], 'dpmpp_2m_sde, heun'),
