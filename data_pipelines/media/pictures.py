@@ -183,6 +183,8 @@ def _decode(image: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
   profile = _profile(image, data)
   turn = _turn(image)
   opaque, alpha = _split_alpha(image, data)
+  if profile is not image.info.get('icc_profile'):
+    opaque = opaque.convert('RGB')  # A profile of our own is of RGB.
   rgb = colours.to_rgb(opaque, profile)
   if alpha is not None:
     white = PIL.Image.new('RGB', rgb.size, 'white')
@@ -203,8 +205,8 @@ def _profile(image: PIL.Image.Image, data: bytes) -> bytes | None:
   """ICC, or made of what stands in for it, by the precedence of PNG (third edition, 4.3)."""
   if image.format == 'PNG':
     chunks = _png_chunks(data)
-    if b'cICP' in chunks:
-      return colours.of_codes(chunks[b'cICP'][0], chunks[b'cICP'][1])
+    if len(codes := chunks.get(b'cICP', b'')) == 4:
+      return colours.of_codes(codes[0], codes[1])
     if 'icc_profile' not in image.info and b'sRGB' not in chunks:
       gamma = image.info.get('gamma')
       primaries = image.info.get('chromaticity')
@@ -239,7 +241,8 @@ def _split_alpha(
       image, alpha = image.convert('LA').split()
     else:
       rgba = image.convert('RGBA')
-      image, alpha = rgba.convert('RGB'), rgba.getchannel('A')
+      is_grey = image.format == 'PNG' and data[25] == 4  # Pillow has no grey of 16 bits with alpha.
+      image, alpha = rgba.convert('L' if is_grey else 'RGB'), rgba.getchannel('A')
   elif isinstance(image, PIL.GifImagePlugin.GifImageFile):
     alpha = PIL.Image.new('L', image.size)  # Around the frame there may be no pixels.
     alpha.paste(255, image.dispose_extent)

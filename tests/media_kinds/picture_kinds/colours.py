@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -147,6 +148,28 @@ def png_grey_with_alpha_and_profile():
 def png_gamma_1():
   stored = np.rint(255 * files.srgb_to_linear(pattern())).astype(np.uint8)
   return Picture(files.png(stored, before=[(b'gAMA', struct.pack('>I', 100_000))]), pattern(), 3)
+
+
+@kind
+def png_grey_gamma_1():
+  levels = pattern()[..., :1]
+  stored = np.rint(255 * files.srgb_to_linear(levels)).astype(np.uint8)
+  data = files.png(stored, kind=0, before=[(b'gAMA', struct.pack('>I', 100_000))])
+  return Picture(data, grey(levels[..., 0]), 4)
+
+
+@kind
+def png_grey_with_alpha_16_bits_and_profile():
+  levels = np.rint(65535 * files.srgb_to_linear(pattern()[..., 1]) ** (1 / 1.8)).astype(int)
+  pixels = np.dstack([levels, right_half().astype(int) * 257])
+  profile = b'grey\0\0' + zlib.compress(files.grey_profile(1.8))
+  right = over_white(grey(pattern()[..., 1]), right_half())
+  return Picture(files.png(pixels, 16, 4, [(b'iCCP', profile)]), right, 2)
+
+
+@kind
+def png_codes_cut_short():
+  return Picture(files.png(pattern(), before=[(b'cICP', b'\x0c')]), pattern())
 
 
 @kind
