@@ -12,7 +12,7 @@ any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 from absl import flags
@@ -31,7 +31,7 @@ def main() -> None:
   check_flags(given)
   more = condition_flags(given)
   stages_lib.check_stages(given.workdir, given.refine_workdir)
-  image = b'' if given.list else pictures.read_image(given.image)
+  image = None if given.list else pictures.read_image(given.image)
   if given.list:
     stages_lib.read_list(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
@@ -67,7 +67,8 @@ def main() -> None:
     part, num_parts = (int(number) for number in given.part.split('/'))
     stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
-    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
+    first = cast(pictures.Encoded, image)
+    stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:

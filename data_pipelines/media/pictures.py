@@ -8,6 +8,7 @@ What a file is, its content tells, and only the FORMATS below are opened.
 import io
 import os
 import struct
+from typing import NamedTuple
 
 import numpy as np
 import PIL.AvifImagePlugin
@@ -54,6 +55,16 @@ SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
 
+class Encoded(NamedTuple):
+  """A user's picture as its file holds it, and its upright size: it is decoded once it is known at
+  what size, as training does.
+  """
+
+  data: bytes
+  height: int
+  width: int
+
+
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
   """A user's picture, whole, as decode_image has it.
 
@@ -63,9 +74,10 @@ def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
   return _read(path)[1]
 
 
-def read_image(path: str | os.PathLike[str]) -> bytes:
-  """A user's picture, encoded, to be decoded at the size that is wanted; raises as open_image."""
-  return _read(path)[0]
+def read_image(path: str | os.PathLike[str]) -> Encoded:
+  """A user's picture, of which all has been decoded once; raises as open_image."""
+  data, image = _read(path)
+  return Encoded(data, image.height, image.width)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, PIL.Image.Image]:
@@ -100,7 +112,8 @@ def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Im
   except Exception as error:  # Pillow's plugins raise what they like at broken files.
     detail = str(error) or 'cannot be decoded.'
     named = isinstance(error, (OSError, ValueError, SyntaxError))
-    raise DecodeError('image', detail if named else f'{type(error).__name__}: {detail}') from error
+    reason = 'memory' if isinstance(error, MemoryError) else 'image'
+    raise DecodeError(reason, detail if named else f'{type(error).__name__}: {detail}') from error
 
 
 def _open(data: bytes) -> PIL.Image.Image:

@@ -21,6 +21,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
+from data_pipelines.media import pictures
 from data_pipelines.stream import cache, decoder, fields
 from i2vgen_jax.models import autoencoder
 
@@ -57,7 +58,7 @@ class Request:
     pixel_fields: all that the model's signals read; the session knows them.
   """
 
-  images: Sequence[bytes | PIL.Image.Image]
+  images: Sequence[pictures.Encoded | PIL.Image.Image]
   captions: Sequence[str]
   height: int
   width: int

@@ -78,7 +78,7 @@ class Stage:
 
   def run(
     self,
-    image: bytes | PIL.Image.Image,
+    image: pictures.Encoded | PIL.Image.Image,
     caption: str,
     seed: int,
     video_FHWC: np.ndarray | None = None,
@@ -170,7 +170,7 @@ def make_folder(path: epath.PathLike) -> None:
 
 def make_video(
   stages: Sequence[Stage],
-  image: bytes | PIL.Image.Image,
+  image: pictures.Encoded | PIL.Image.Image,
   caption: str,
   seed: int,
   path: epath.PathLike,
