@@ -70,7 +70,11 @@ def transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | Non
   Returns:
     None where the pixels are sRGB to one level as they are, and for a profile that is broken or of
     another kind of picture: browsers pass over those too. The log names it, once.
+  Raises:
+    DecodeError: the profile says that it is HDR.
   """
+  if (transfer := _coded_transfer(profile)) in HDR:
+    of_codes(0, transfer)
   try:
     if len(profile) > MAX_PROFILE_BYTES:
       raise ValueError(f'it has {len(profile):,} bytes.')
@@ -80,6 +84,15 @@ def transform(profile: bytes, mode: str) -> PIL.ImageCms.ImageCmsTransform | Non
   except (PIL.ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
     logging.warning('an ICC profile is passed over, its %s pictures are sRGB: %s', mode, error)
     return None
+
+
+def _coded_transfer(profile: bytes) -> int:
+  """TransferCharacteristics of the tag cicp (ICC.1:2022, 9.2.17); 2, which is unknown, without."""
+  for entry in range(132, min(len(profile), 132 + 12 * 64), 12):
+    if profile[entry : entry + 4] == b'cicp':
+      at = int.from_bytes(profile[entry + 4 : entry + 8]) + 9
+      return profile[at] if at < len(profile) else 2
+  return 2
 
 
 def _to_srgb(

@@ -149,8 +149,8 @@ def _curve(gamma):
   return b'curv\0\0\0\0' + struct.pack('>I', 1024) + np.rint(65535 * light).astype('>u2').tobytes()
 
 
-def rgb_profile(primaries, gamma=None):
-  """A matrix profile."""
+def rgb_profile(primaries, gamma=None, codes=()):
+  """A matrix profile; codes are those of H.273 that it may say besides."""
   curve = _curve(gamma)
   tags = [
     (b'wtpt', b'XYZ \0\0\0\0' + struct.pack('>3i', *(round(v * 65536) for v in D50_XYZ))),
@@ -158,6 +158,8 @@ def rgb_profile(primaries, gamma=None):
   ]
   for name, column in zip((b'rXYZ', b'gXYZ', b'bXYZ'), adapted(primaries).T, strict=True):
     tags.append((name, b'XYZ \0\0\0\0' + struct.pack('>3i', *(round(v * 65536) for v in column))))
+  if codes:
+    tags.append((b'cicp', b'cicp\0\0\0\0' + bytes(codes)))
   return _profile(b'mntr', b'RGB ', b'XYZ ', tags)
 
 

@@ -300,6 +300,21 @@ def test_crops_of_a_white_image_are_white_to_the_edge(source):
   assert np.asarray(crops.clip_square(image, 448, 224)).min() == 255
 
 
+@pytest.mark.parametrize('turned', [False, True])
+@pytest.mark.parametrize('size', [(1, 60_001), (2, 60_000), (3, 40_001)])
+def test_a_hair_thin_picture_shows_its_centre_and_is_not_enlarged_whole(size, turned):
+  levels = np.linspace(-2000, 2255, size[1]).clip(0, 255).astype(np.uint8)
+  pixels = np.repeat(np.repeat(levels[None], size[0], 0)[..., None], 3, 2)
+  image = PIL.Image.fromarray(np.ascontiguousarray(pixels.swapaxes(0, 1) if turned else pixels))
+  height, width = (448, 256) if turned else (256, 448)
+  assert np.prod(crops.scaled_size(*image.size[::-1], height, width)) > crops.MAX_SCALED_PIXELS
+  scaled = crops.cover(image, height, width)
+  assert scaled.width * scaled.height < 1e6
+  cut = np.asarray(crops.center_crop_resize(image, height, width))
+  assert cut.shape == (height, width, 3)
+  np.testing.assert_allclose(cut.mean(), 127.5, atol=2)
+
+
 def test_scaled_sizes_always_cover_the_target():
   short = 0
   for source in SIZES + np.random.default_rng(1).integers(8, 4000, (2000, 2)).tolist():

@@ -85,6 +85,18 @@ def jpeg_profile_for_another_kind_of_picture():
 
 
 @kind
+def jpeg_hdr_by_its_profile():
+  return Picture(jpeg(icc_profile=files.rgb_profile(files.BT2020, codes=(9, 16, 0, 1))), 'hdr')
+
+
+@kind
+def jpeg_display_p3_with_codes():
+  stored = files.stored_in(pattern(), files.DISPLAY_P3)
+  profile = files.rgb_profile(files.DISPLAY_P3, codes=(12, 13, 0, 1))
+  return Picture(jpeg(stored, icc_profile=profile), pattern(), 4)
+
+
+@kind
 def jpeg_grey_profile():
   levels = np.rint(255 * files.srgb_to_linear(pattern()[..., 1]) ** (1 / 1.8)).astype(np.uint8)
   profile = files.grey_profile(1.8)
