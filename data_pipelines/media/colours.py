@@ -57,7 +57,9 @@ def to_rgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
   convert = transform(profile, image.mode) if profile else None
   if convert is None and image.mode == 'LAB':
     convert = _to_srgb(PIL.ImageCms.createProfile('LAB'), 'LAB')
-  return image.convert('RGB') if convert is None else convert.apply(image)
+  if convert is not None:
+    return convert.apply(image)
+  return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 @functools.lru_cache(maxsize=32)
