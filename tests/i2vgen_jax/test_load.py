@@ -177,7 +177,9 @@ def stable_diffusion():
   return unet.eval()
 
 
-@pytest.mark.parametrize('names', ['diffusers', 'latent-diffusion'])
+@pytest.mark.parametrize(
+  'names', ['diffusers', pytest.param('latent-diffusion', marks=pytest.mark.slow)]
+)
 def test_a_new_unet_gives_frame_by_frame_what_stable_diffusion_does(release, tmp_path, names):
   """With the caption as the whole context; whatever image and frame rate are given besides."""
   theirs = stable_diffusion()
