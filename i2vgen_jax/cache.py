@@ -4,6 +4,7 @@ made, and whether it was made by the networks that a run names.
 data_pipelines/stream/cache.py has the files.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -90,31 +91,28 @@ class Encode:
     self._session = session
     self.pixels = fields_lib.pixel_fields(session.fields())
     self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
-    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
-    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
+    of_frames = {name: signal for name, signal in session.signals.items() if signal.cached}
+    of_records = {name: signal for name, signal in session.signals.items() if signal.cached == ''}
     self._of_captions = [
       field
-      for signal in of_records
+      for signal in of_records.values()
       for field in signal.fields()
       if isinstance(field, fields_lib.RowField)
     ]
 
     def encode_frames(frozen, batch):
       mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
-      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
-      for signal in of_frames:
-        found |= signal.keep(frozen, batch)
-      return found
+      latents = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
+      return latents | encode(of_frames, frozen, batch)
 
-    def encode_records(frozen, batch):
-      found = {}
-      for signal in of_records:
-        found |= signal.keep(frozen, batch)
-      return found
+    def encode(signals, frozen, batch):
+      return {
+        name: signal.encode(frozen, signal.of_batch(batch)) for name, signal in signals.items()
+      }
 
     whole = mesh_lib.replicated(session.mesh)
     self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
-    self._encode_records = jax.jit(encode_records, out_shardings=whole)
+    self._encode_records = jax.jit(functools.partial(encode, of_records), out_shardings=whole)
 
   def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of cache.DecodeRow -> records of the cache, in their order."""

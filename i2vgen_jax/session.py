@@ -176,8 +176,9 @@ class Session:
     """
     latents = self.unet_inputs(1, height, width)[0].shape[2:]
     found = [cache_lib.Kept(name, latents, 'all') for name in ('latent_mean', 'latent_logvar')]
-    for signal in self.signals.values():
-      found += signal.kept(height, width)
+    for name, signal in self.signals.items():
+      if signal.cached is not None:
+        found.append(cache_lib.Kept(name, signal.shape(height, width), signal.cached))
     return tuple(found)
 
   # From a batch or a request to what the U-Net is given.

@@ -20,7 +20,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.stream import cache, fields
+from data_pipelines.stream import fields
 from i2vgen_jax.models import autoencoder
 
 
@@ -76,6 +76,9 @@ class Signal(abc.ABC):
     dropout: how often training drops it, if config.condition_dropout does not say.
     drop_slot: its place in the draws of condition dropout that the first release had; None draws
       by its name, so that a new signal changes no other's draws.
+    cached: what a cache keeps of what `encode` gives: with 'all', 'first' or 'last' a row for each
+      frame, encoded as a clip of its own, of which a batch gets those of the drawn frames; with ''
+      one row, of the caption; with None nothing, and each step encodes it.
   """
 
   name: ClassVar[str]
@@ -83,6 +86,7 @@ class Signal(abc.ABC):
   flags: ClassVar[Mapping[str, str]] = {}
   dropout: ClassVar[float] = 0.0
   drop_slot: ClassVar[int | None] = None
+  cached: ClassVar[Literal['all', 'first', 'last', ''] | None] = None
 
   def __init__(self, parts: Parts):
     self.parts = parts
@@ -138,24 +142,11 @@ class Signal(abc.ABC):
     """
     return value
 
-  # Cached.
-
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """Arrays that a cache keeps of it; with () each step makes it from the batch or the latents."""
-    return ()
-
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """The kept arrays, by name: of a batch whose videos are single frames, or of captions.
-
-    Args:
-      frozen: parameters by network.
-      batch: of the fields.
-    """
-    return {}
-
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """As `encode`, for a batch with the kept arrays, `latent_mean` and `latent_logvar`."""
-    return self.encode({}, self.of_batch(batch), keys_B)
+    """As `encode`, for a batch with what is cached, `latent_mean` and `latent_logvar`."""
+    if self.cached is None:
+      return self.encode({}, self.of_batch(batch), keys_B)
+    return batch[self.name].astype(jnp.float32)
 
   def keep_files(self, workdir: epath.PathLike) -> None:  # noqa: B027  # Most read nothing else.
     """Copies what it reads from elsewhere, such as a tokenizer, into the workdir."""

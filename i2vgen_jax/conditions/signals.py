@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.media import crops
-from data_pipelines.stream import cache, fields
+from data_pipelines.stream import fields
 from i2vgen_jax.conditions.base import Parts, Request, Signal
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.process import paths
@@ -37,6 +37,7 @@ class Tokens(Signal):
 
   field: ClassVar[str]
   dropout = 0.1  # As VGen's text-to-video stage.
+  cached = ''
 
   def __init__(self, parts: Parts):
     super().__init__(parts)
@@ -77,18 +78,6 @@ class Tokens(Signal):
     """The negative prompt's encoding for each row; as Signal.unconditional."""
     return jnp.broadcast_to(self.encode(frozen, negative), value.shape)
 
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """The encoding, once for a record."""
-    return (cache.Kept(self.name, self.shape(height, width)),)
-
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """(B, L, D)."""
-    return {self.name: self.encode(frozen, batch)}
-
-  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, L, D)."""
-    return batch[self.name].astype(jnp.float32)
-
 
 class Caption(Tokens):
   """The caption by CLIP: the penultimate layer after the final norm, as in the release."""
@@ -120,6 +109,7 @@ class ImageEmbedding(Signal):
   networks = ('image_encoder',)
   dropout = 0.1
   drop_slot = 0
+  cached = 'first'  # Of all frames, any of which may become the first.
 
   @property
   def _module(self) -> Any:
@@ -147,18 +137,6 @@ class ImageEmbedding(Signal):
   def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
     """Zeros, as in the release; as Signal.unconditional."""
     return jnp.zeros_like(value)
-
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """The embedding of each frame, any of which may become the first."""
-    return (cache.Kept(self.name, self.shape(height, width), frames='first'),)
-
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """(B, V)."""
-    return {self.name: self.encode(frozen, batch)}
-
-  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, V)."""
-    return batch[self.name].astype(jnp.float32)
 
 
 class ImageLatents(Signal):

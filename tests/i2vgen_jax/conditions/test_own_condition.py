@@ -31,6 +31,7 @@ class Mean(base.Signal):
 
   name = 'mean'
   dropout = 0.5
+  cached = 'first'
 
   def fields(self):
     return (fields.Video(),)
@@ -52,15 +53,6 @@ class Mean(base.Signal):
 
   def unconditional(self, frozen, negative, value):
     return jnp.zeros_like(value)
-
-  def kept(self, height, width):
-    return (cache_lib.Kept(self.name, (), frames='first'),)
-
-  def keep(self, frozen, batch):
-    return {self.name: self.encode(frozen, self.of_batch(batch))}
-
-  def from_cache(self, batch, keys_B=None):
-    return batch[self.name].astype(jnp.float32)
 
 
 class Brightness(base.Conditioner):
