@@ -199,7 +199,8 @@ class Session:
       return latents_BFHWC, self.condition(frozen, self.of_batch(batch), image_B)
     mean, logvar = (batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar'))
     return self.autoencoder.draw_latents(mean, logvar, posterior_B), {
-      name: signal.from_cache(batch, image_B) for name, signal in self.signals.items()
+      name: signal.from_cache(batch, signal.own_keys(image_B))
+      for name, signal in self.signals.items()
     }
 
   def condition(
@@ -213,7 +214,8 @@ class Session:
       keys_B: one key per sample, in training; None wants the same value at every call.
     """
     return {
-      name: signal.encode(frozen, inputs[name], keys_B) for name, signal in self.signals.items()
+      name: signal.encode(frozen, inputs[name], signal.own_keys(keys_B))
+      for name, signal in self.signals.items()
     }
 
   def unconditional(

@@ -74,8 +74,8 @@ class Signal(abc.ABC):
     networks: blocks of the config whose frozen parameters it reads.
     flags: name -> help of flags that `sample` gets for it; `Request.more` holds their values.
     dropout: how often training drops it, if config.condition_dropout does not say.
-    drop_slot: its place in the draws of condition dropout that the first release had; None draws
-      by its name, so that a new signal changes no other's draws.
+    drop_slot: its place in the draws of condition dropout that the first release had, whose keys
+      it also draws by; None draws by its name, so that a new signal changes no other's draws.
     cached: what a cache keeps of what `encode` gives: with 'all', 'first' or 'last' a row for each
       frame, encoded as a clip of its own, of which a batch gets those of the drawn frames; with ''
       one row, of the caption; with None nothing, and each step encodes it.
@@ -90,6 +90,11 @@ class Signal(abc.ABC):
 
   def __init__(self, parts: Parts):
     self.parts = parts
+
+  @property
+  def module(self) -> Any:
+    """The Flax module of its network, the first if it reads several."""
+    return self.parts.networks[self.networks[0]]
 
   @abc.abstractmethod
   def fields(self) -> tuple[fields.Field, ...]:
@@ -106,7 +111,7 @@ class Signal(abc.ABC):
     Args:
       frozen: parameters by network.
       inputs: of `of_batch` or `of_request`.
-      keys_B: one key per sample, in training; None wants the same value at every call.
+      keys_B: its own, one per sample, in training; None wants the same value at every call.
     """
 
   @abc.abstractmethod
@@ -116,6 +121,13 @@ class Signal(abc.ABC):
   def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
     """`inputs` of a batch of the stream."""
     return {field.name: batch[field.name] for field in self.fields()}
+
+  def own_keys(self, keys_B: jax.Array | None) -> jax.Array | None:
+    """The keys of its draws, from those of a step; None stays None."""
+    if keys_B is None or self.drop_slot is not None:
+      return keys_B
+    number = zlib.crc32(self.name.encode())
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
 
   # Dropped and guided.
 
@@ -174,9 +186,3 @@ class Conditioner(nn.Module):
   embedding_width: int
   dropout: float
   dtype: jnp.dtype
-
-
-def keys_of(name: str, keys_B: jax.Array) -> jax.Array:
-  """Keys that are `name`'s alone."""
-  number = zlib.crc32(name.encode())
-  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)

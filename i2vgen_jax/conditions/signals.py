@@ -41,10 +41,8 @@ class Tokens(Signal):
 
   def __init__(self, parts: Parts):
     super().__init__(parts)
-    [self._network] = self.networks
-    self.module = parts.networks[self._network]
-    tokenize = self.make_tokenize() if parts.reads_captions else None
-    self.tokenize = cast(Tokenize, tokenize)  # A session that is only planned calls none.
+    # A session that is only planned calls none.
+    self.tokenize = cast(Tokenize, self.make_tokenize() if parts.reads_captions else None)
 
   @abc.abstractmethod
   def make_tokenize(self) -> Tokenize:
@@ -60,7 +58,7 @@ class Tokens(Signal):
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, L, D) of (B, L); as Signal.encode."""
-    return self.module.apply({'params': frozen[self._network]}, inputs[self.field])
+    return self.module.apply({'params': frozen[self.networks[0]]}, inputs[self.field])
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
     """The captions' ids."""
@@ -111,26 +109,22 @@ class ImageEmbedding(Signal):
   drop_slot = 0
   cached = 'first'  # Of all frames, any of which may become the first.
 
-  @property
-  def _module(self) -> Any:
-    return self.parts.networks['image_encoder']
-
   def fields(self) -> tuple[fields.Field, ...]:
     """The tower's square."""
-    return (fields.ClipImage(self._module.image_size),)
+    return (fields.ClipImage(self.module.image_size),)
 
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(V,)."""
-    return (self._module.projection_dim,)
+    return (self.module.projection_dim,)
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, V) of uint8 squares; as Signal.encode."""
     pixels_BHWC = (inputs['clip_image'].astype(jnp.float32) / 255 - CLIP_MEAN) / CLIP_STD
-    return self._module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
+    return self.module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
     """The pictures' squares, as VGen cuts them."""
-    size = self._module.image_size
+    size = self.module.image_size
     squares = [crops.clip_square(image, request.width, size) for image in request.images]
     return {'clip_image': np.stack([np.asarray(square) for square in squares])}
 
