@@ -14,7 +14,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax.conditions import base, image_latents, signals
 
 
-class LastFrameLatents(signals.ImageLatents):
+class LastFrameLatents(signals.FrameLatents):
   """The last frame by the VAE: scaled latents, (B, H, W, C), a draw of their own."""
 
   name = 'last_frame_latents'

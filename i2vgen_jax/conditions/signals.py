@@ -133,7 +133,7 @@ class ImageEmbedding(Signal):
     return jnp.zeros_like(value)
 
 
-class ImageLatents(Signal):
+class FrameLatents(Signal):
   """The first frame by the VAE: scaled latents, (B, H, W, C), a draw of their own, as released."""
 
   name = 'image_latents'

@@ -246,7 +246,8 @@ def test_adaptive_pooling_equals_torch(size):
 @pytest.mark.parametrize('num_frames, marks', [(1, []), (2, [1.0]), (5, [0.25, 0.5, 0.75, 1.0])])
 def test_position_marks_rise_to_one_after_the_image(num_frames, marks):
   image = jax.random.normal(jax.random.key(0), (2, 3, 4, 4))
-  sequence = image_latents.mark_positions(image, num_frames)
+  conditioner = image_latents.ImageLatents(4, 16, dropout=0.0, dtype=jnp.float32)
+  sequence = conditioner.sequence(image, num_frames)
   assert sequence.shape == (2, num_frames, 3, 4, 4)
   np.testing.assert_array_equal(sequence[:, 0], image)
   np.testing.assert_allclose(np.ptp(sequence[:, 1:], axis=(0, 2, 3, 4)), 0)
