@@ -22,7 +22,7 @@ from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
 from i2vgen_jax.process import cli, exit_codes
-from i2vgen_jax.sampling import generate, held_out, stages
+from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
 from i2vgen_jax.training import warm_start
 
 
@@ -118,12 +118,9 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Of a trained base stage.')
+  stage_flags.define_base()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
   flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
-  flags.DEFINE_integer('num_examples', 32, 'Held-out (image, caption) pairs.')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
-  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
+  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.')
   cli.require('workdir')
   cli.run(main)

@@ -22,7 +22,7 @@ from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import held_out, stages
+from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
 
 
@@ -30,7 +30,8 @@ def main() -> None:
   """Samples, measures, writes, prints."""
   given = flags.FLAGS
   networks, hashes = load_networks(given)
-  base, refinement = load_stages(given)
+  base, *rest = stage_flags.load(given)
+  refinement = rest[0] if rest else None
   last = refinement or base
   batch = held_out.clips(last.session, last.bucket, given.num_examples, [base.session])
   captions, real_BFHWC = batch['caption'], batch['video']
@@ -92,30 +93,6 @@ def load_networks(given: flags.FlagValues) -> tuple[dict[str, Any], dict[str, st
   if given.clip:
     networks['clip'], hashes['clip'] = clip_scores.load(given.clip)
   return networks, hashes
-
-
-def load_stages(given: flags.FlagValues) -> tuple[stages.Stage, stages.Stage | None]:
-  """(base, refinement or None).
-
-  Raises:
-    ValueError: one stands in the other's place, or a run is missing.
-  """
-  stages.check_stages(given.workdir, given.refine_workdir)
-  shared = dict(weights=given.weights, seed=given.seed)
-  base = stages.load(
-    given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
-  )
-  if not given.refine_workdir:
-    return base, None
-  refinement = stages.load(
-    given.refine_workdir,
-    num_steps=given.refine_steps,
-    guidance_scale=given.refine_guidance,
-    sampler=given.refine_sampler,
-    levels=given.refine_levels,
-    **shared,
-  )
-  return base, refinement
 
 
 def make_videos(
@@ -301,23 +278,13 @@ def _is_mean(value: Any) -> bool:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Of the trained run.')
+  stage_flags.define()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
-  flags.DEFINE_integer('num_examples', 64, 'Held-out (image, caption) pairs.')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
-  flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
-  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
-  flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
-  flags.DEFINE_string('refine_workdir', None, 'Of a trained refinement stage.')
-  flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
-  flags.DEFINE_float('refine_guidance', None, "Guidance scale; default the run's.")
-  flags.DEFINE_string('refine_sampler', None, "Default the run's.")
-  flags.DEFINE_integer('refine_levels', None, "Noise levels laid on and taken off; the run's.")
-  flags.DEFINE_integer('loss_bins', 0, 'Also the loss in so many bins of noise levels.')
-  flags.DEFINE_string('clip', None, "Folder of transformers' CLIP, for scores by it.")
+  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.')
+  flags.DEFINE_integer('loss_bins', 0, 'Also measure the loss in this many bins of noise levels.')
+  flags.DEFINE_string('clip', None, "Folder of a transformers CLIPModel, for CLIP's scores.")
   flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
   flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
-  flags.DEFINE_string('vbench', None, "Folder to write CAPTION-INDEX.mp4 to, VBench's layout.")
+  flags.DEFINE_string('vbench', None, "Folder for CAPTION-INDEX.mp4 files, VBench's layout.")
   cli.require('workdir')
   cli.run(main)
