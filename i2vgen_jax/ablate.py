@@ -122,5 +122,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
   flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
   flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.')
-  cli.require('workdir')
+  flags.mark_flags_as_required(['workdir'])
   cli.run(main)

@@ -286,5 +286,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
   flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
   flags.DEFINE_string('vbench', None, "Folder for CAPTION-INDEX.mp4 files, VBench's layout.")
-  cli.require('workdir')
+  flags.mark_flags_as_required(['workdir'])
   cli.run(main)

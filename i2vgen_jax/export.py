@@ -197,5 +197,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'folder, or file for vgen; must not exist')
   flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
   flags.DEFINE_enum('dtype', 'float32', DTYPES, 'of the tensors written')
-  cli.require('workdir', 'output')
+  flags.mark_flags_as_required(['workdir', 'output'])
   cli.run(main)

@@ -110,5 +110,5 @@ if __name__ == '__main__':
   for name in read.NETWORKS:
     flags.DEFINE_string(name, None, f'File or folder with the weights of the {name}.')
   flags.DEFINE_string('tokenizer', None, 'Folder with vocab.json and merges.txt.')
-  cli.require('config', 'output')
+  flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

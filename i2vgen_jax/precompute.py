@@ -331,5 +331,5 @@ if __name__ == '__main__':
   flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Of what is kept.')
   flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
   flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('config', 'output')
+  flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

@@ -122,5 +122,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('width', None, "Width in pixels; default the sampling bucket's.")
   flags.DEFINE_integer('refine_height', None, "Refined height; default its sampling bucket's.")
   flags.DEFINE_integer('refine_width', None, "Refined width; default its sampling bucket's.")
-  cli.require('workdir', 'output')
+  flags.mark_flags_as_required(['workdir', 'output'])
   cli.run(main)

@@ -71,5 +71,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
   flags.DEFINE_integer('num_threads', 4, 'Threads that decode.')
   flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('corpus')
+  flags.mark_flags_as_required(['corpus'])
   cli.run(main)

@@ -124,5 +124,5 @@ if __name__ == '__main__':
   )
   flags.DEFINE_string('secret', '', 'gke: Kubernetes secret whose entries become variables.')
   flags.DEFINE_integer('max_restarts', 10, 'Of a run that fails.', lower_bound=0)
-  cli.require('config', 'workdir', 'topology')
+  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
   cli.run(main, num_arguments=1)

@@ -311,5 +311,5 @@ if __name__ == '__main__':
   flags.DEFINE_float('peak_lr', 0.02, 'learning rate of kernels after warm-up')
   flags.DEFINE_float('kl_weight', 3e-4, 'weight of the mean KL divergence per latent')
   flags.DEFINE_integer('seed', 0, 'of data, weights and batches')
-  cli.require('output')
+  flags.mark_flags_as_required(['output'])
   cli.run(main)

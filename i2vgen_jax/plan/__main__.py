@@ -124,5 +124,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('bucket', '', 'Which to compile; default: the first.')
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
   flags.DEFINE_string('json', '', 'File to write the plan to.')
-  cli.require('config', 'topology')
+  flags.mark_flags_as_required(['config', 'topology'])
   cli.run(main)
