@@ -19,12 +19,10 @@ from etils import epath
 from data_pipelines.media import crops
 from data_pipelines.stream import fields
 from i2vgen_jax.conditions.base import Parts, Request, Signal
+from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.process import paths
 
-# OpenAI CLIP's image statistics, RGB.
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Tokenize = Callable[[Sequence[str]], np.ndarray]  # Captions -> int32 (B, L).
 
 
@@ -119,7 +117,7 @@ class ImageEmbedding(Signal):
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, V) of uint8 squares; as Signal.encode."""
-    pixels_BHWC = (inputs['clip_image'].astype(jnp.float32) / 255 - CLIP_MEAN) / CLIP_STD
+    pixels_BHWC = clip.normalize(inputs['clip_image'])
     return self.module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
