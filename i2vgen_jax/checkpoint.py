@@ -150,14 +150,13 @@ def check_tree(found: Any, expected: Any, what: str) -> None:
   Raises:
     ValueError: a tensor is missing, unexpected or of another shape or type; the first 20 are named.
   """
-
-  def table(tree: Any) -> dict[str, tuple]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-      sharding.path_name(path): (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in leaves
+  found, expected = (
+    {
+      name: (tuple(leaf.shape), np.dtype(leaf.dtype))
+      for name, leaf in sharding.by_path(tree).items()
     }
-
-  found, expected = table(found), table(expected)
+    for tree in (found, expected)
+  )
   problems = [f'missing {name}' for name in expected if name not in found]
   problems += [f'unexpected {name}' for name in found if name not in expected]
   problems += [

@@ -23,9 +23,8 @@ import safetensors.numpy
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import frozen, lora
+from i2vgen_jax import checkpoint, frozen, lora
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.conditions import signals
 from i2vgen_jax.pretrained import configs, peft, read, tensors, tokenizers, unet_names
 from i2vgen_jax.process import cli, output_folder, paths
 
@@ -47,7 +46,7 @@ def main() -> None:
   config = session.config
 
   def load_unet():
-    return session_lib.load_unet(session, given.workdir, given.weights)
+    return checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
 
   def read_unet():
     params, step = load_unet()
@@ -96,9 +95,7 @@ def export_diffusers(
     'vae/config.json': configs.vae_config(config),
     'text_encoder/config.json': configs.text_config(config, token_ids, dtype),
     'image_encoder/config.json': configs.vision_config(config, dtype),
-    'feature_extractor/preprocessor_config.json': configs.image_processor_config(
-      config, signals.CLIP_MEAN, signals.CLIP_STD
-    ),
+    'feature_extractor/preprocessor_config.json': configs.image_processor_config(config),
     'scheduler/scheduler_config.json': configs.scheduler_config(config),
     'model_index.json': configs.model_index(),
   }

@@ -61,8 +61,7 @@ def init(networks: Mapping[str, nn.Module], key: jax.Array) -> dict[str, Any]:
 
 def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
   """ShapeDtypeStructs of the networks' parameters."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(lambda key: init(networks, key), key)
+  return jax.eval_shape(lambda: init(networks, jax.random.key(0)))
 
 
 def _example(module: nn.Module) -> jax.Array:

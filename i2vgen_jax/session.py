@@ -100,8 +100,7 @@ class Session:
     """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError for a model
     that is invalid."""
     inputs = self.smallest_unet_inputs()
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    abstract = jax.eval_shape(self.unet.init, key, *inputs)['params']
+    abstract = jax.eval_shape(self.unet.init, jax.random.key(0), *inputs)['params']
     shardings = sharding.shard_tree(abstract, self.mesh, self.config.sharding.min_elements)
     return sharding.with_shardings(abstract, shardings)
 
@@ -352,20 +351,6 @@ def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
   return build(config, workdir).on(mesh)
 
 
-def load_unet(
-  session: Session, workdir: epath.PathLike, weights: str = 'ema', step: int | None = None
-) -> tuple[Any, int]:
-  """(parameters of the U-Net, their step) of an opened run; raises as checkpoint.load_params.
-
-  Args:
-    session: of `open_run`.
-    workdir: of the run.
-    weights: 'ema' or 'raw'.
-    step: of the checkpoint; default the newest.
-  """
-  return checkpoint.load_params(workdir, session.abstract_params(), weights, step)
-
-
 def load_run(
   workdir: epath.PathLike,
   weights: str = 'ema',
@@ -384,5 +369,5 @@ def load_run(
     ValueError: no run, no checkpoint, or another model.
   """
   session = open_run(workdir, devices)
-  params, _ = load_unet(session, workdir, weights, step)
+  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
   return session.load_frozen(workdir), params

@@ -159,9 +159,7 @@ def activation_bytes(
   """
   unet = session.unet
   inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
-  params = jax.eval_shape(
-    unet.init, jax.eval_shape(lambda: jax.random.key(0)), *session.smallest_unet_inputs()
-  )
+  params = jax.eval_shape(unet.init, jax.random.key(0), *session.smallest_unet_inputs())
   mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
   one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
   bare = lora.bare(unet)
@@ -193,7 +191,7 @@ def largest_block(
     (attention.SpatialTransformer(*sizes), (x, context)),
     (attention.TemporalTransformer(*sizes), (x,)),
   )
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.random.key(0)
   return max(
     residual_bytes(block, jax.eval_shape(block.init, key, *arguments), mesh, *arguments)
     for block, arguments in blocks

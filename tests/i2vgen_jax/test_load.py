@@ -76,7 +76,7 @@ def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'loaded')
   config = session.config
-  params, step = session_lib.load_unet(session, tmp_path / 'loaded')
+  params, step = checkpoint.load_params(tmp_path / 'loaded', session.abstract_params())
   assert step == 0
   frozen = frozen_lib.load(config, session.networks, session.mesh, tmp_path / 'loaded')
   export.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
@@ -305,7 +305,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'run')
-  params, step = session_lib.load_unet(session, tmp_path / 'run', 'raw')
+  params, step = checkpoint.load_params(tmp_path / 'run', session.abstract_params(), 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert session.load_frozen(tmp_path / 'run').frozen['null']['text'].shape[1] == 16

@@ -11,6 +11,7 @@ import pytest
 
 from i2vgen_jax.conditions import image_latent_tokens, image_latents
 from i2vgen_jax.models import layers, unet3d
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import tensors, unet_names
 from tests import tiny
 from tests.golden import recorded
@@ -93,7 +94,7 @@ def released_shapes():
   params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)
   return {
     unet_names.name_of(path): tensors._to_torch_layout(path, leaf).shape
-    for path, leaf in tensors.flatten(params).items()
+    for path, leaf in sharding.by_path(params).items()
   }
 
 
@@ -152,7 +153,7 @@ def test_frame_order_is_free_at_the_start_without_image_latents():
 
 def test_initial_values_are_those_of_vgen():
   """Zero where a residual branch ends; elsewhere uniform in +-1/sqrt(fan_in), biases too."""
-  flat = tensors.flatten(initial_params())
+  flat = sharding.by_path(initial_params())
   zeros = {path for path, value in flat.items() if not np.any(value) and 'norm' not in path}
   # In a TemporalConv the norms are called convI_0; their biases are zero as any norm's.
   zeros = {path for path in zeros if not re.search(r'conv\d_0/', path)}
