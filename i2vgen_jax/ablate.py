@@ -107,7 +107,7 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
     seed: of the noise that a sampler adds.
     source: workdir of the stage, which logs name.
   """
-  session = session_lib.build(without(run.config, kind), source).on(run.session.mesh)
+  session = session_lib.build(without(run.session.config, kind), source).on(run.session.mesh)
   session = dataclasses.replace(session, frozen=run.session.frozen)
   return dataclasses.replace(
     run,

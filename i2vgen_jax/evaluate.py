@@ -20,7 +20,6 @@ from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
@@ -228,20 +227,20 @@ def loss_by_noise_level(
     batch: of held_out.clips, at the stage's size.
     bins: how many intervals of timesteps the trained range is cut into.
   """
-  start, stop = run.config.loss.timestep_range
+  start, stop = run.session.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses_of(params, frozen, part, start, stop):
     loss = objective.make_eval_loss(run.session, (start, stop))
-    return loss(params, frozen, part, objective.data_seed(run.config.seed))
+    return loss(params, frozen, part, objective.data_seed(run.session.config.seed))
 
   losses = jax.jit(mesh_lib.within(run.session.mesh, losses_of))
   rows = []
-  names = [name for name in batch if name not in ('caption', 'key')]
+  arrays = {name: value for name, value in batch.items() if name not in ('caption', 'key')}
+  total = len(arrays['video'])
   for low, high in zip(edges, edges[1:], strict=False):
     found = []
-    for picks, count in padding.steps_of_rows(len(batch['video']), held_out.BATCH):
-      part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
+    for part, count in held_out.parts(arrays, total, held_out.BATCH, run.session.mesh):
       found.append(np.asarray(losses(run.params, run.session.frozen, part, low, high))[:count])
     interval = measures.mean_with_interval(np.concatenate(found)) or {}
     rows.append(dict(start=int(low), stop=int(high), **interval))
@@ -263,7 +262,9 @@ def summary(
     videos: by set.
     output: folder of the report.
   """
-  mean = {name: value['mean'] for name, value in found[best_of(videos)].items() if _is_mean(value)}
+  mean = {
+    name: value['mean'] for name, value in found[best_of(videos)].items() if isinstance(value, dict)
+  }
   line = f'first frame {mean["first_frame_psnr_db"]:.1f} dB: {output}/index.html'
   if 'follows_caption' not in mean:
     return line
@@ -271,10 +272,6 @@ def summary(
     f'{mean["follows_caption"]:.0%} move as captioned (chance 25 %), {mean["keeps_color"]:.0%} '
     f'keep the colour, {line}'
   )
-
-
-def _is_mean(value: Any) -> bool:
-  return isinstance(value, dict)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import PIL.Image
 from absl import logging
@@ -43,11 +42,6 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
-
-  @property
-  def config(self) -> ml_collections.ConfigDict:
-    """The config of the run."""
-    return self.session.config
 
   @property
   def refines(self) -> bool:

@@ -4,7 +4,7 @@ videos.
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,6 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import hosts
 from i2vgen_jax.sampling import generate, held_out, pictures, video_file
 from i2vgen_jax.training import objective
@@ -59,7 +58,8 @@ class Validation:
   def loss(self, state: step_lib.TrainState, frozen: Any) -> float:
     """Mean loss of the held-out videos."""
     losses = []
-    for part, count in self._parts(self._num_eval, min(self._num_eval, self._bucket.batch_size)):
+    total, size = self._num_eval, min(self._num_eval, self._bucket.batch_size)
+    for part, count in held_out.parts(self._batch, total, size, self._mesh):
       losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
     return float(np.concatenate(losses).mean())
 
@@ -77,7 +77,7 @@ class Validation:
       seed: of the start noise.
     """
     count = self._num_samples
-    [(part, _)] = self._parts(count, count)
+    [(part, _)] = held_out.parts(self._batch, count, count, self._mesh)
     bucket = self._bucket
     size = bucket.frames, bucket.height, bucket.width
     noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
@@ -138,14 +138,6 @@ class Validation:
     sheet_HWC = pictures.contact_sheet(videos_BFHWC)
     pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
-
-  def _parts(self, total: int, size: int) -> Iterator[tuple[Mapping[str, jax.Array], int]]:
-    """The first rows of the held-out batch on the mesh, a step at a time; and how many count."""
-    host_index, host_count = mesh_lib.batch_reader(self._mesh)
-    for rows, count in padding.steps_of_rows(total, size, mesh_lib.batch_shards(self._mesh)):
-      local = rows.reshape(host_count, -1)[host_index]
-      batch = {name: value[local] for name, value in self._batch.items()}
-      yield mesh_lib.place_batch(batch, self._mesh), count
 
 
 def _due(step: int, every: int, at_end: bool) -> bool:
