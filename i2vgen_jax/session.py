@@ -289,8 +289,7 @@ def build(
       f'unet.conditioners read the networks {sorted(absent)}, of which the config has no block: '
       'see configs/base_t5.py for one.'
     )
-  parts = base.Parts(config, codec, networks, workdir, reads_captions)
-  signals = {cls.name: cls(parts) for cls in classes}
+  signals = {cls.name: cls(config, codec, networks, workdir, reads_captions) for cls in classes}
   dropout.check(config, signals)
   read_by_signals = {network for signal in signals.values() for network in signal.networks}
   unet = _unet(config, lines)

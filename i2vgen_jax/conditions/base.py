@@ -25,25 +25,6 @@ from i2vgen_jax.models import autoencoder
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-  """The parts of a run that a signal is made from.
-
-  Attributes:
-    config: of the run.
-    autoencoder: of the run.
-    networks: the frozen networks by their block of the config; Flax modules.
-    workdir: of the run, or None; its own copy of a tokenizer comes first.
-    reads_captions: False for a session that is only planned: then there is no tokenizer.
-  """
-
-  config: Any
-  autoencoder: autoencoder.Autoencoder
-  networks: Mapping[str, Any]
-  workdir: epath.PathLike | None = None
-  reads_captions: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class Request:
   """A user's request for videos, with one entry for each.
 
@@ -63,6 +44,7 @@ class Request:
   more: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(eq=False)
 class Signal(abc.ABC):
   """Something that a model is conditioned on, before anything trainable.
 
@@ -79,6 +61,11 @@ class Signal(abc.ABC):
     cached: what a cache keeps of what `encode` gives: with 'all', 'first' or 'last' a row for each
       frame, encoded as a clip of its own, of which a batch gets those of the drawn frames; with ''
       one row, of the caption; with None nothing, and each step encodes it.
+    config: of the run.
+    autoencoder: of the run.
+    modules: the frozen networks, Flax modules, by their block of the config.
+    workdir: of the run, or None; its own copy of a tokenizer comes first.
+    reads_captions: False for a session that is only planned: then there is no tokenizer.
   """
 
   name: ClassVar[str]
@@ -88,13 +75,16 @@ class Signal(abc.ABC):
   drop_slot: ClassVar[int | None] = None
   cached: ClassVar[Literal['all', 'first', 'last', ''] | None] = None
 
-  def __init__(self, parts: Parts):
-    self.parts = parts
+  config: Any
+  autoencoder: autoencoder.Autoencoder
+  modules: Mapping[str, Any]
+  workdir: epath.PathLike | None = None
+  reads_captions: bool = True
 
   @property
   def module(self) -> Any:
     """The Flax module of its network, the first if it reads several."""
-    return self.parts.networks[self.networks[0]]
+    return self.modules[self.networks[0]]
 
   @abc.abstractmethod
   def fields(self) -> tuple[fields.Field, ...]:

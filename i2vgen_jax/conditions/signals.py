@@ -18,7 +18,7 @@ from etils import epath
 
 from data_pipelines.media import crops
 from data_pipelines.stream import fields
-from i2vgen_jax.conditions.base import Parts, Request, Signal
+from i2vgen_jax.conditions.base import Request, Signal
 from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.process import paths
@@ -37,10 +37,9 @@ class Tokens(Signal):
   dropout = 0.1  # As VGen's text-to-video stage.
   cached = ''
 
-  def __init__(self, parts: Parts):
-    super().__init__(parts)
+  def __post_init__(self) -> None:
     # A session that is only planned calls none.
-    self.tokenize = cast(Tokenize, self.make_tokenize() if parts.reads_captions else None)
+    self.tokenize = cast(Tokenize, self.make_tokenize() if self.reads_captions else None)
 
   @abc.abstractmethod
   def make_tokenize(self) -> Tokenize:
@@ -85,11 +84,11 @@ class Caption(Tokens):
 
   def make_tokenize(self) -> Tokenize:
     """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
-    return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
+    return tokenizers.clip(self._folder(), self.config.pad_token, self.module)
 
   def _folder(self) -> str:
-    config = self.parts.config
-    return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
+    given, start = self.config.tokenizer, self.config.start
+    return tokenizers.folder('tokenizer', given, start, self.workdir)
 
   def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
@@ -146,14 +145,13 @@ class FrameLatents(Signal):
 
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(H, W, C)."""
-    autoencoder = self.parts.autoencoder
-    factor = autoencoder.downsampling
-    return height // factor, width // factor, autoencoder.vae.latent_channels
+    factor = self.autoencoder.downsampling
+    return height // factor, width // factor, self.autoencoder.vae.latent_channels
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, H, W, C) of uint8 pixels at the video's size; as Signal.encode."""
     image_BFHWC = inputs[self.field][:, None]
-    return self.parts.autoencoder.encode_video(frozen, image_BFHWC, keys_B)[:, 0]
+    return self.autoencoder.encode_video(frozen, image_BFHWC, keys_B)[:, 0]
 
   def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
     """The frame, uint8 (B, H, W, 3)."""
@@ -170,7 +168,7 @@ class FrameLatents(Signal):
     mean, logvar = (
       batch[name][:, self.frame].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')
     )
-    return self.parts.autoencoder.draw_latents(mean, logvar, keys_B)[:, 0]
+    return self.autoencoder.draw_latents(mean, logvar, keys_B)[:, 0]
 
 
 class FrameRate(Signal):
