@@ -121,11 +121,17 @@ class Encode:
       field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
     }
     frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
-    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
+    frozen, mesh = self._session.frozen, self._session.mesh
+    of_frames = _in_steps(
+      lambda batch: self._encode_frames(frozen, mesh_lib.place_batch(batch, mesh)),
+      frames,
+      self.frames_per_step,
+    )
     bucket: Any = None  # What a record keeps once is made of its caption alone.
     captions = fields_lib.Rows(bucket, [row['caption'] for row in rows], range(len(rows)))
     tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
-    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
+    encode_records = functools.partial(self._encode_records, frozen)
+    of_records = _in_steps(encode_records, tokens, CAPTIONS_PER_STEP) if tokens else {}
     stops = np.cumsum(counts)
     for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
       part = slice(stop - counts[i], stop)
@@ -134,13 +140,6 @@ class Encode:
         | {name: values[part] for name, values in of_frames.items()}
         | {name: values[i] for name, values in of_records.items()}
       )
-
-  def _frames(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    placed = mesh_lib.place_batch(batch, self._session.mesh)
-    return self._encode_frames(self._session.frozen, placed)
-
-  def _records(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return self._encode_records(self._session.frozen, batch)
 
 
 def _in_steps(

@@ -45,12 +45,9 @@ def main() -> None:
   session = session_lib.open_run(given.workdir)
   config = session.config
 
-  def load_unet():
-    return checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
-
   def read_unet():
-    params, step = load_unet()
-    return lora.merge(params, config.lora.alpha) if lora.is_used(config) else params, step
+    params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+    return (lora.merge(params, config.lora.alpha) if lora.is_used(config) else params), step
 
   @functools.cache
   def read_frozen():
@@ -60,7 +57,8 @@ def main() -> None:
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
 
   if given.format == 'peft':
-    peft.export_peft(given.output, config, load_unet()[0].get(lora.KEY, {}))
+    params, _ = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+    peft.export_peft(given.output, config, params.get(lora.KEY, {}))
     print(f'Wrote {given.output}: pipeline.unet.load_attn_procs({given.output!r})')
   elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)

@@ -111,8 +111,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     return step_of_loss(objective.make_loss(session, dict(rates)))
 
   def step_of_bucket(name):
-    rates = tuple(sorted(session.dropout_rates(name).items()))
-    return rates, make_step(rates)
+    return make_step(tuple(sorted(session.dropout_rates(name).items())))
 
   steps = compilation.Steps(step_of_bucket, mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
@@ -85,7 +86,8 @@ class Validation:
     inputs = generate.Inputs(self._session.of_batch(part), self._negative, video)
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
-    return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
+    videos_BFHWC = multihost_utils.process_allgather(videos_BFHWC, tiled=True)  # On every host.
+    return self._captions[:count], videos_BFHWC[:count]
 
   def run(
     self,
@@ -106,18 +108,19 @@ class Validation:
       workdir: of the run; videos go to workdir/samples.
       at_end: evaluate and sample, unless the config never does.
     """
-    did = False
-    if _due(step, self._train.eval_every, at_end):
+    evaluates, samples = (
+      bool(every) and (at_end or (step > 0 and step % every == 0))
+      for every in (self._train.eval_every, self._train.sample_every)
+    )
+    if evaluates:
       writer.scalars(step, {'eval_loss': self.loss(state, frozen)})
-      did = True
-    if _due(step, self._train.sample_every, at_end):
+    if samples:
       captions, videos_BFHWC = self.sample(state, frozen)
       if hosts.is_lead():
         folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
         self._write_samples(step, captions, videos_BFHWC, writer, folder)
         logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
-      did = True
-    return did
+    return evaluates or samples
 
   def _write_samples(
     self,
@@ -138,13 +141,3 @@ class Validation:
     sheet_HWC = pictures.contact_sheet(videos_BFHWC)
     pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
-
-
-def _due(step: int, every: int, at_end: bool) -> bool:
-  return bool(every) and (at_end or (step > 0 and step % every == 0))
-
-
-def _to_host(array: jax.Array, mesh: jax.sharding.Mesh) -> np.ndarray:
-  """The whole array on every host."""
-  gathered = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(array)
-  return np.asarray(gathered)

@@ -31,7 +31,7 @@ def test_buckets_of_one_shape_share_a_program_and_no_step_compiles():
   whole = mesh_lib.replicated(MESH)
   state, frozen = jax.device_put((jnp.ones(()), jnp.ones(())), whole)
   jitted = jax.jit(step, out_shardings=(whole, whole))
-  steps = compilation.Steps(lambda bucket: ((), jitted), MESH, xla_profiles.options('none', 'cpu'))
+  steps = compilation.Steps(lambda bucket: jitted, MESH, xla_profiles.options('none', 'cpu'))
   steps.compile(SHAPES, state, frozen)
   assert traced == [(8, 2), (8, 4)]
   for bucket, width in (('short', 2), ('long', 4), ('as_short', 2)):
