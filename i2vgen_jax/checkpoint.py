@@ -21,6 +21,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
@@ -217,13 +218,8 @@ def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
   """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
-  flat = {}
-  for name, value in config.items():
-    if isinstance(value, dict) and value:
-      flat.update({f'{name}.{inner}': leaf for inner, leaf in flatten_config(value).items()})
-    else:
-      flat[name] = value
-  return flat
+  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
+  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
 
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

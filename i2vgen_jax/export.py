@@ -49,9 +49,9 @@ def main() -> None:
     params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
     return (lora.merge(params, config.lora.alpha) if lora.is_used(config) else params), step
 
-  @functools.cache
-  def read_frozen():
-    return frozen.load(config, session.networks, session.mesh, given.workdir)
+  read_frozen = functools.cache(
+    lambda: frozen.load(config, session.networks, session.mesh, given.workdir)
+  )
 
   def read_params(network):
     return read_unet()[0] if network == 'unet' else read_frozen()[network]

@@ -41,16 +41,14 @@ class Attention(nn.Module):
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
     source: Any = context_BLD if self.over == 'context' else x_BFSC
+    width = self.num_heads * self.head_dim
     q_BFSC, k, v = (
-      self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
+      layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
+      for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
     output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
-
-  def _project(self, name: str) -> layers.Dense:
-    width = self.num_heads * self.head_dim
-    return layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)
 
 
 class FeedForward(nn.Module):

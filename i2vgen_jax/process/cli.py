@@ -89,12 +89,6 @@ def leave_pod(error: BaseException) -> None:
   os._exit(code)
 
 
-class _HelpFlag(app.HelpFlag):
-  """-h, as --help."""
-
-  NAME, SHORT_NAME = 'h', None
-
-
 def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
   """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
@@ -122,7 +116,7 @@ def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
       user_errors.fail(message, code)
 
   app.define_help_flags()
-  flags.DEFINE_flag(_HelpFlag())
+  flags.DEFINE_alias('h', 'help')
   app.run(guarded, flags_parser=parse_flags)
 
 
