@@ -208,8 +208,8 @@ class _ShardWork:
     self._num_threads = num_threads
     self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow(encode.pixels))
     self._place_of_row = np.full(len(corpora), -1)
-    places = np.arange(len(corpora) if table.rows is None else len(table.rows))
-    self._place_of_row[slice(None) if table.rows is None else table.rows] = places
+    rows = np.arange(len(corpora)) if table.rows is None else table.rows
+    self._place_of_row[rows] = np.arange(len(rows))
 
   def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item

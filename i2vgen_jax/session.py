@@ -348,25 +348,3 @@ def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
     config.tokenizer = tokenizers.folder('tokenizer', config.tokenizer, workdir=workdir)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
   return build(config, workdir).on(mesh)
-
-
-def load_run(
-  workdir: epath.PathLike,
-  weights: str = 'ema',
-  step: int | None = None,
-  devices: list | None = None,
-) -> tuple[Session, Any]:
-  """(session with frozen weights, parameters of the U-Net), ready to sample from.
-
-  Args:
-    workdir: of a run, or a folder of `load`.
-    weights: 'ema' or 'raw'.
-    step: default the newest checkpoint.
-    devices: as of open_run.
-
-  Raises:
-    ValueError: no run, no checkpoint, or another model.
-  """
-  session = open_run(workdir, devices)
-  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
-  return session.load_frozen(workdir), params
