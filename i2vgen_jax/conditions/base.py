@@ -81,6 +81,9 @@ class Signal(abc.ABC):
   workdir: epath.PathLike | None = None
   reads_captions: bool = True
 
+  def __post_init__(self) -> None:  # noqa: B027  # Most need nothing.
+    """Makes what a subclass needs besides, such as a tokenizer."""
+
   @property
   def module(self) -> Any:
     """The Flax module of its network, the first if it reads several."""
