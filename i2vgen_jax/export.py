@@ -187,10 +187,12 @@ def _write(path: pathlib.Path, content: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'the run to export')
-  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen', 'peft'], 'layout of the output')
-  flags.DEFINE_string('output', None, 'folder, or file for vgen; must not exist')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
-  flags.DEFINE_enum('dtype', 'float32', DTYPES, 'of the tensors written')
+  flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
+  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen', 'peft'], 'Layout of the output.')
+  flags.DEFINE_string('output', None, 'Folder to write, or file for vgen; must not exist.')
+  flags.DEFINE_enum(
+    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
+  )
+  flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Type of the tensors.')
   flags.mark_flags_as_required(['workdir', 'output'])
   cli.run(main)

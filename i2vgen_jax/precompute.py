@@ -325,11 +325,13 @@ def _publish(
 
 if __name__ == '__main__':
   config_flag.define()
-  flags.DEFINE_string('output', None, 'Folder of the cache.')
-  flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
-  flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')
-  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Of what is kept.')
+  flags.DEFINE_string('output', None, 'Folder to write the cache to.')
+  flags.DEFINE_float(
+    'fps', 0.0, 'Frames per second to keep; 0 for the highest rate of the buckets.'
+  )
+  flags.DEFINE_integer('max_frames', 64, 'Frames to keep of a video, from its start on.')
+  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Type of the arrays that are kept.')
   flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
   flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

@@ -20,6 +20,7 @@ from etils import epath
 
 from data_pipelines.media import pictures
 from i2vgen_jax import conditions
+from i2vgen_jax.conditions import base
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import stage_flags
 from i2vgen_jax.sampling import stages as stages_lib
@@ -45,7 +46,7 @@ def main() -> None:
     eta=given.eta,
     spacing=given.spacing,
   )
-  check_conditions(more, stages[0])
+  check_conditions(more, stages[0].session.signals)
   if given.list:
     part, num_parts = (int(number) for number in given.part.split('/'))
     stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
@@ -72,14 +73,13 @@ def condition_flags(given: flags.FlagValues) -> dict[str, str]:
   return more
 
 
-def check_conditions(more: Mapping[str, str], stage: stages_lib.Stage) -> None:
-  """Raises ValueError for a flag of a signal that the model does not read."""
-  own = {name for signal in stage.session.signals.values() for name in signal.flags}
+def check_conditions(more: Mapping[str, str], signals: Mapping[str, base.Signal]) -> None:
+  """Raises ValueError for a flag of a signal that the model, which reads `signals`, lacks."""
+  own = {name for signal in signals.values() for name in signal.flags}
   foreign = sorted((set(more) & set(conditions.flags())) - own)
   if foreign:
     raise ValueError(
-      f'--{foreign[0]} is given, but this model is conditioned on {list(stage.session.signals)}: '
-      'leave it out.'
+      f'--{foreign[0]} is given, but this model is conditioned on {list(signals)}: leave it out.'
     )
 
 

@@ -237,6 +237,18 @@ def test_another_network_is_told_from_the_known_formats(release, tmp_path):
   assert 'none of the known formats: I2VGen-XL of diffusers; I2VGen-XL of VGen' in message
 
 
+def test_the_tokenizer_of_t5_is_given_by_its_own_flag(release, tmp_path):
+  config = release.config.copy_and_resolve_references()
+  sources = dict(unet='u.pth', t5_tokenizer=str(tmp_path / 'nowhere'))
+  with pytest.raises(ValueError, match='--t5_tokenizer: the config has no block t5'):
+    load.load(config, sources, tmp_path / 'out')
+  with config.unlocked():
+    config.unet.conditioners = (dict(kind='t5_text'), *config.unet.conditioners)
+    config.t5 = tiny.t5('')
+  with pytest.raises(ValueError, match='nowhere.* is no folder with tokenizer.json'):
+    load.load(config, sources, tmp_path / 'out')
+
+
 def test_a_config_that_no_shape_contradicts_is_still_compared(release):
   """Two heads of eight and four of four have tensors of one shape."""
   message = complaint(release.pipeline / 'unet', head_dim=4, temporal_in_heads=16)

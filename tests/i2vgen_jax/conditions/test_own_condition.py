@@ -140,9 +140,6 @@ def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokeni
   if case in GIVEN:
     assert_the_command_samples_with_its_flag(case, workdir, tmp_path)
   stage = stages.load(workdir)
-  if case != 'last frame':
-    with pytest.raises(ValueError, match='--last_image is given, but this model'):
-      sample.check_conditions({'last_image': 'a.png'}, stage)
   batch = held_out.clips(stage.session, stage.bucket, 2)
   line = stage.session.unet.conditioners[-1]
   variants = ablate.variants_of(stage.session)
@@ -179,6 +176,17 @@ def assert_the_command_samples_with_its_flag(case, workdir, folder):
     assert sum(1 for _ in video.decode(video=0)) == 4
   refused = runs.module(*command, f'--output={folder / "none.mp4"}')
   assert refused.returncode == 2 and flag.partition('=')[0] in refused.stderr
+
+
+def test_a_flag_of_a_condition_that_the_model_lacks_is_refused(demo_corpus, t5_tokenizer):
+  own, last = (
+    session_lib.build(configure(demo_corpus, case, t5_tokenizer)).signals
+    for case in ('own', 'last frame')
+  )
+  sample.check_conditions({'last_image': 'a.png'}, last)
+  sample.check_conditions({'mean': '0.3'}, own)  # --condition=NAME=VALUE: any name.
+  with pytest.raises(ValueError, match='--last_image is given, but this model'):
+    sample.check_conditions({'mean': '0.3', 'last_image': 'a.png'}, own)
 
 
 def test_t5_may_be_the_only_text(t5_tokenizer, demo_corpus):
