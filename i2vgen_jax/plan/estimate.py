@@ -7,6 +7,7 @@ stated share of the peak.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,14 +137,10 @@ def state_bytes(
 def device_bytes(tree: Any, shardings: Any) -> int:
   """Bytes of a tree's shards in the memory of one device, not counting that of its host."""
   return sum(
-    _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
+    math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf, placed in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     if placed.memory_kind != 'pinned_host'
   )
-
-
-def _bytes(dtype: jnp.dtype, shape: tuple[int, ...]) -> int:
-  return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
 
 
 def activation_bytes(
