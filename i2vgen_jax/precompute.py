@@ -208,8 +208,8 @@ class _ShardWork:
     self._num_threads = num_threads
     self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow(encode.pixels))
     self._place_of_row = np.full(len(corpora), -1)
-    places = np.arange(len(corpora) if table.rows is None else len(table.rows))
-    self._place_of_row[slice(None) if table.rows is None else table.rows] = places
+    rows = np.arange(len(corpora)) if table.rows is None else table.rows
+    self._place_of_row[rows] = np.arange(len(rows))
 
   def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item
@@ -325,11 +325,13 @@ def _publish(
 
 if __name__ == '__main__':
   config_flag.define()
-  flags.DEFINE_string('output', None, 'Folder of the cache.')
-  flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
-  flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')
-  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Of what is kept.')
+  flags.DEFINE_string('output', None, 'Folder to write the cache to.')
+  flags.DEFINE_float(
+    'fps', 0.0, 'Frames per second to keep; 0 for the highest rate of the buckets.'
+  )
+  flags.DEFINE_integer('max_frames', 64, 'Frames to keep of a video, from its start on.')
+  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Type of the arrays that are kept.')
   flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('config', 'output')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

@@ -117,12 +117,12 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
 
 if __name__ == '__main__':
   config_flag.define()
-  flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256.')
-  flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the run is taken to reach.')
+  flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
+  flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
-  flags.DEFINE_string('bucket', '', 'Which to compile; default: the first.')
+  flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
-  flags.DEFINE_string('json', '', 'File to write the plan to.')
-  cli.require('config', 'topology')
+  flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
+  flags.mark_flags_as_required(['config', 'topology'])
   cli.run(main)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import PIL.Image
 from absl import logging
@@ -43,11 +42,6 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
-
-  @property
-  def config(self) -> ml_collections.ConfigDict:
-    """The config of the run."""
-    return self.session.config
 
   @property
   def refines(self) -> bool:
@@ -128,7 +122,8 @@ def load(
   Raises:
     ValueError: there is no such run, or a setting is invalid.
   """
-  session, params = session_lib.load_run(workdir, weights, step, devices)
+  session = session_lib.open_run(workdir, devices)
+  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
   if given.get('fps', 1) <= 0:
@@ -136,7 +131,7 @@ def load(
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
   settings = generate_lib.settings(session.config, **overrides)
   return Stage(
-    session=session,
+    session=session.load_frozen(workdir),
     params=params,
     bucket=dataclasses.replace(bucket, **given),
     settings=settings,

@@ -63,7 +63,7 @@ def read_frames(path):
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
-    session_lib.load_unet(session_lib.open_run(workdir), workdir, weights)[0]
+    checkpoint.load_params(workdir, session_lib.open_run(workdir).abstract_params(), weights)[0]
     for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
   )
   assert set(base) - set(refinement) == {
