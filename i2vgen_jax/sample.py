@@ -3,18 +3,18 @@
   python -m i2vgen_jax.sample --workdir=DIR --image=I.png --prompt="a red circle moves left"
   --output=O.mp4
 
-With --refine_workdir a refinement stage takes the video on to its own size. With --list=FILE, of
-`image|||caption` lines, --output is a folder; started again, it skips what is there.
+--output may also end in .gif or .webp. With --refine_workdir a refinement stage takes the video on
+to its own size. With --list=FILE, of `image|||caption` lines, --output is a folder of mp4s; started
+again, it skips what is there.
 
 Size, frame rate and sampler settings default to the runs' configs. The image's own file may have
 any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
-import PIL.Image
 from absl import flags
 from etils import epath
 
@@ -22,7 +22,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax.conditions import base
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import stage_flags
+from i2vgen_jax.sampling import stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 
 
@@ -32,7 +32,7 @@ def main() -> None:
   check_flags(given)
   more = condition_flags(given)
   stages_lib.check_stages(given.workdir, given.refine_workdir)
-  image = None if given.list else pictures.open_image(given.image)
+  image = b'' if given.list else pictures.read_image(given.image)
   if given.list:
     stages_lib.read_list(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
@@ -51,8 +51,7 @@ def main() -> None:
     part, num_parts = (int(number) for number in given.part.split('/'))
     stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
-    first = cast(PIL.Image.Image, image)
-    stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)
+    stages_lib.make_video(stages, image, given.prompt, given.seed, given.output, more)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:
@@ -87,14 +86,16 @@ def check_flags(given: flags.FlagValues) -> None:
   """Checks the flags together, before anything is loaded.
 
   Raises:
-    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder
-      where a file is written, or an invalid --part.
+    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder or
+      ends otherwise than a video does, or an invalid --part.
   """
   single = given.image is not None and given.prompt is not None
   if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
     raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')
   if not given.list and epath.Path(given.output).is_dir():
-    raise ValueError(f'--output={given.output} is a folder: name the mp4 to write.')
+    raise ValueError(f'--output={given.output} is a folder: name the file to write.')
+  if not given.list:
+    video_file.check_ending(given.output)
   part, _, num_parts = given.part.partition('/')
   if not (part.isdigit() and num_parts.isdigit() and int(part) < int(num_parts)):
     raise ValueError(f'--part={given.part} must be I/N with 0 <= I < N.')
@@ -110,7 +111,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('list', None, 'List of image|||caption lines, not --image and --prompt.')
   flags.DEFINE_string('part', '0/1', 'I/N: every Nth line of the list only, from the Ith on.')
   flags.DEFINE_string('negative_prompt', None, "What to move away from; default the run's.")
-  flags.DEFINE_string('output', None, 'mp4 to write; with --list the folder to write them to.')
+  flags.DEFINE_string(
+    'output', None, '.mp4, .gif or .webp; with --list the folder of mp4s to write.'
+  )
   flags.DEFINE_string(
     'spacing', None, "Spacing of timesteps: leading, trailing, linspace; default the run's."
   )

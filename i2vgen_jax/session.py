@@ -244,6 +244,7 @@ class Session:
   def of_request(self, request: base.Request) -> dict[str, dict]:
     """Inputs by signal, of what a user gives; raises ValueError if something is missing."""
     found = {}
+    request = dataclasses.replace(request, pixel_fields=fields_lib.pixel_fields(self.fields()))
     for name, signal in self.signals.items():
       try:
         found[name] = signal.of_request(request)

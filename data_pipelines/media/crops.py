@@ -5,8 +5,13 @@ of the target and pad it black. Here the scaled size is never below the target; 
 are equal.
 """
 
+import math
+
 import numpy as np
 import PIL.Image
+
+# A picture of one pixel's height would be enlarged to gigabytes before its centre is cut.
+MAX_SCALED_PIXELS = 1 << 27
 
 
 def scaled_size(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
@@ -59,7 +64,22 @@ def cover(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
     width: that is covered, pixels.
   """
   scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
+  if scaled_height * scaled_width > MAX_SCALED_PIXELS:
+    image = _middle(image, height, width)
+    scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
   return image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
+
+
+def _middle(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
+  """The part of a picture, with a few pixels more, that a cut of its scaled centre shows."""
+  scale = min(image.width / width, image.height / height)
+  sides = (image.width, width), (image.height, height)
+  halves = [min(source // 2, math.ceil(side * scale / 2) + 2) for source, side in sides]
+  x, y = image.width // 2, image.height // 2
+  right, bottom = (
+    max(1, half + source % 2) for half, (source, _) in zip(halves, sides, strict=True)
+  )
+  return image.crop((x - halves[0], y - halves[1], x + right, y + bottom))
 
 
 def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
@@ -79,7 +99,7 @@ def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.I
 def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
   """The central square of an RGB image, scaled to size x size by a triangle filter.
 
-  What the stream gives the CLIP tower. It differs from clip_square by 1 to 2 of 255 on average
+  What the CLIP tower gets in training and sampling. It is 1 to 2 of 255 from clip_square on average
   (tests/data_pipelines/media/test_decode.py), and costs a third.
   """
   side = min(image.size)
@@ -89,7 +109,8 @@ def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
 
 def clip_square(image: PIL.Image.Image, width: int, size: int) -> PIL.Image.Image:
-  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly.
+  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly. What ours,
+  central_square, is measured by.
 
   Args:
     image: RGB.

@@ -19,7 +19,8 @@ from etils import epath
 from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
-from data_pipelines.report import counts, drift, pictures
+from data_pipelines.report import counts, drift
+from data_pipelines.report import strips as strips_lib
 
 Group = tuple[str, str, list[int]]  # (kind, title, rows).
 
@@ -166,7 +167,7 @@ def _sheets(
 ) -> list[dict]:
   """The groups with their examples drawn; an example that is in several is drawn once."""
   details = counts.details(table, [row for _, _, rows in groups for row in rows])
-  strips = pictures.Strips(corpora)
+  strips = strips_lib.Strips(corpora)
   try:
     wanted = {(row, kind == 'cut') for kind, _, rows in groups for row in rows}
     drawn = {

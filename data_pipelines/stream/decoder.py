@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import PIL.Image
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
@@ -60,6 +61,34 @@ def shapes(
   return {field.name: (batch_size, *field.shape(bucket)) for field in fields}
 
 
+def of_pictures(
+  fields: Sequence[fields_lib.PixelField],
+  images: Sequence[bytes | PIL.Image.Image],
+  height: int,
+  width: int,
+) -> dict[str, np.ndarray]:
+  """The pixels of a batch of pictures, to the bit as a corpus of them would give.
+
+  Args:
+    fields: of pixels.
+    images: encoded, or decoded already.
+    height: of the bucket, pixels.
+    width: of the bucket, pixels.
+  Raises:
+    DecodeError: one cannot be decoded.
+  """
+  bucket = buckets_lib.Bucket(
+    '', 1, height, width, fps=fields_lib.IMAGE_FPS, batch_size=len(images), media='image'
+  )
+  batch = {
+    name: np.empty(shape, np.uint8) for name, shape in shapes(fields, bucket, len(images)).items()
+  }
+  for row, image in enumerate(images):
+    pixels = {name: values[row] for name, values in batch.items()}
+    decode.decode_image_into(_views(fields, pixels, 1), image)
+  return batch
+
+
 class Decoder:
   """Decodes in this process, in any number of threads.
 
@@ -99,21 +128,13 @@ class Decoder:
       key = record['key']
       self._check(record['data'])
       if request.times:
-        views = self._views(pixels, len(request.times))
+        views = _views(self.fields, pixels, len(request.times))
         decode.decode_video_into(views, record['data'], request.times, self._local.converter)
       else:
-        decode.decode_image_into(self._views(pixels, 1), record['data'])
+        decode.decode_image_into(_views(self.fields, pixels, 1), record['data'])
     except decode.DecodeError as error:
       return Decoded(key, error=str(error))
     return Decoded(key, record['caption'])
-
-  def _views(self, pixels: Mapping[str, np.ndarray], num_frames: int) -> list[decode.View]:
-    views = []
-    for field in self.fields:
-      values = pixels[field.name]
-      frames_NHWC = values.reshape(-1, *values.shape[-3:])
-      views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
-    return views
 
   def _check(self, data: bytes) -> None:
     # Hashing costs 1 % of decoding: only once there is something to look for.
@@ -193,6 +214,17 @@ class SandboxedDecoder:
     except decode.DecodeError:
       logging.warning('%s, record %d: cannot be read either.', request.shard, request.record)
     return Decoded(key, error=reason)
+
+
+def _views(
+  fields: Sequence[fields_lib.PixelField], pixels: Mapping[str, np.ndarray], num_frames: int
+) -> list[decode.View]:
+  views = []
+  for field in fields:
+    values = pixels[field.name]
+    frames_NHWC = values.reshape(-1, *values.shape[-3:])
+    views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
+  return views
 
 
 class _Fill:

@@ -9,6 +9,7 @@ through that list and know no condition by name.
 
 import abc
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.stream import fields
+from data_pipelines.stream import decoder, fields
 from i2vgen_jax.models import autoencoder
 
 
@@ -29,19 +30,27 @@ class Request:
   """A user's request for videos, with one entry for each.
 
   Attributes:
-    images: RGB pictures of any size.
+    images: pictures, encoded (pictures.read_image) or decoded already, of any size.
     captions: what happens.
     height, width: of the videos, pixels.
     fps: of the videos.
     more: values of the signals' own flags (Signal.flags) by name, as text.
+    pixel_fields: all that the model's signals read; the session knows them.
   """
 
-  images: Sequence[PIL.Image.Image]
+  images: Sequence[bytes | PIL.Image.Image]
   captions: Sequence[str]
   height: int
   width: int
   fps: float
   more: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  pixel_fields: tuple[fields.PixelField, ...] = ()
+
+  @functools.cached_property
+  def batch(self) -> dict[str, np.ndarray]:
+    """The fields as a batch of training would hold them if the pictures were its images: to the
+    bit, and so videos have one frame. Raises DecodeError, a ValueError."""
+    return decoder.of_pictures(self.pixel_fields, self.images, self.height, self.width)
 
 
 @dataclasses.dataclass(eq=False)

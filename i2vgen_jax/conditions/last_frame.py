@@ -29,8 +29,7 @@ class LastFrameLatents(signals.FrameLatents):
     path = request.more.get('last_image')
     if not path:
       raise ValueError('this model goes from a first to a last frame: give --last_image=FILE.')
-    image = pictures.open_image(path).convert('RGB')
-    images = [image] * len(request.captions)
+    images = [pictures.read_image(path)] * len(request.captions)
     return super().of_request(dataclasses.replace(request, images=images))
 
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from data_pipelines.media import crops
 from data_pipelines.stream import fields
 from i2vgen_jax.conditions.base import Request, Signal
 from i2vgen_jax.models import clip
@@ -120,10 +119,8 @@ class ImageEmbedding(Signal):
     return self.module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
-    """The pictures' squares, as VGen cuts them."""
-    size = self.module.image_size
-    squares = [crops.clip_square(image, request.width, size) for image in request.images]
-    return {'clip_image': np.stack([np.asarray(square) for square in squares])}
+    """The pictures' squares, as training cuts them."""
+    return {'clip_image': request.batch['clip_image']}
 
   def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
     """Zeros, as in the release; as Signal.unconditional."""
@@ -159,9 +156,7 @@ class FrameLatents(Signal):
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
     """The pictures, scaled to cover the video's size and cut to their centres."""
-    size = request.height, request.width
-    images = [crops.center_crop_resize(image, *size) for image in request.images]
-    return {self.field: np.stack([np.asarray(image) for image in images])}
+    return {self.field: request.batch['video'][:, 0]}
 
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, H, W, C), drawn from the frame's moments."""

@@ -72,7 +72,7 @@ class Stage:
 
   def run(
     self,
-    image: PIL.Image.Image,
+    image: bytes | PIL.Image.Image,
     caption: str,
     seed: int,
     video_FHWC: np.ndarray | None = None,
@@ -81,16 +81,14 @@ class Stage:
     """uint8 (F, H, W, 3) of a picture and a caption.
 
     Args:
-      image: the first frame.
+      image: the first frame, encoded or decoded already.
       caption: what happens.
       seed: of the noise.
       video_FHWC: what a refinement stage refines.
       more: values of the signals' own flags.
     """
     bucket = self.bucket
-    request = base.Request(
-      [image.convert('RGB')], [caption], bucket.height, bucket.width, bucket.fps, more or {}
-    )
+    request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
     return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
@@ -167,20 +165,20 @@ def make_folder(path: epath.PathLike) -> None:
 
 def make_video(
   stages: Sequence[Stage],
-  image: PIL.Image.Image,
+  image: bytes | PIL.Image.Image,
   caption: str,
   seed: int,
   path: epath.PathLike,
   more: Mapping[str, str] | None = None,
 ) -> None:
-  """Runs the stages one after the other and writes the last one's mp4.
+  """Runs the stages one after the other and writes the last one's video.
 
   Args:
     stages: to run, a base stage first.
-    image: the first frame.
+    image: the first frame, encoded or decoded already.
     caption: what happens.
     seed: of the noise.
-    path: of the mp4.
+    path: of the video; its ending says what is written, see video_file.write.
     more: values of the signals' own flags.
   """
   video_FHWC: Any = None  # Of the stage before.
@@ -188,7 +186,7 @@ def make_video(
     video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
     logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))
   fps = stages[-1].bucket.fps
-  video_file.write_mp4(path, video_FHWC, fps)
+  video_file.write(path, video_FHWC, fps)
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
 
 
@@ -227,7 +225,7 @@ def make_list(
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
-      make_video(stages, pictures.open_image(image_path), caption, seed, output, more)
+      make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')

@@ -17,7 +17,7 @@ from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import hosts
-from i2vgen_jax.sampling import generate, held_out, pictures, video_file
+from i2vgen_jax.sampling import generate, held_out, sheets, video_file
 from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -134,10 +134,10 @@ class Validation:
     on one sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-      pictures.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      sheets.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
       writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
       writer.text(step, f'samples/{i:02d}', caption)
-    sheet_HWC = pictures.contact_sheet(videos_BFHWC)
-    pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    sheet_HWC = sheets.contact_sheet(videos_BFHWC)
+    sheets.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)

@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 from tensorboardX.proto import summary_pb2
 
-from i2vgen_jax.sampling import pictures
+from i2vgen_jax.sampling import video_file
 
 
 class Writer:
@@ -90,7 +90,7 @@ class Writer:
       height=height,
       width=width,
       colorspace=channels,
-      encoded_image_string=pictures.gif(video_FHWC, fps),
+      encoded_image_string=video_file.gif(video_FHWC, fps),
     )
     summary = summary_class(value=[summary_class.Value(tag=name, image=image)])
     # pyrefly: ignore[missing-attribute]  # It is None only after `close`.

@@ -23,7 +23,7 @@ from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import verify
 from data_pipelines.report import command as report
-from data_pipelines.report import pictures
+from data_pipelines.report import strips
 from tests import corpora
 from tests.data_pipelines.curate.test_curate import pan
 
@@ -200,7 +200,7 @@ def test_pictures_are_the_frames_of_the_shot(page):
   _, text = page
   encoded = re.findall(r'data:image/jpeg;base64,([^"]+)', text)
   sizes = {PIL.Image.open(io.BytesIO(base64.b64decode(data))).size for data in encoded}
-  assert sizes == {(3 * pictures.HEIGHT, pictures.HEIGHT), (64, 64)}
+  assert sizes == {(3 * strips.HEIGHT, strips.HEIGHT), (64, 64)}
 
 
 def test_the_same_corpus_gives_the_same_bytes_and_a_dry_run_none(corpus, page, capsys):

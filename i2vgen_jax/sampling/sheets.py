@@ -1,20 +1,8 @@
-"""Videos as pictures: animated, or all frames on one sheet."""
-
-import io
+"""Videos as pictures: all frames on one sheet."""
 
 import numpy as np
 from etils import epath
 from PIL import Image
-
-
-def gif(video_FHWC: np.ndarray, fps: float) -> bytes:
-  """Bytes of an endless GIF of uint8 frames."""
-  frames = [Image.fromarray(frame) for frame in np.asarray(video_FHWC)]
-  buffer = io.BytesIO()
-  frames[0].save(
-    buffer, 'GIF', save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0
-  )
-  return buffer.getvalue()
 
 
 def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
