@@ -8,6 +8,7 @@ What is written is memory-mapped by training:
     order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
     first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
                          `curate` found one, else the whole video
+    content.f32.npy      if `curate` found borders: the content of these rows, schema.CONTENT
 """
 
 import dataclasses
@@ -93,11 +94,22 @@ def index(
   columns: dict[str, np.ndarray] = {
     name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()
   }
+  content = _content(rows, order)
+  if content is not None:
+    columns['content'], manifest['is_cropped'] = content, True
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
   manifest['fingerprint'] = _fingerprint(manifest, columns)
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest
+
+
+def _content(rows: Mapping[str, np.ndarray], order: np.ndarray) -> np.ndarray | None:
+  """schema.CONTENT of the rows, float32 (N, 4); None if all are whole frames."""
+  if not set(schema.CONTENT) <= set(rows):
+    return None
+  found = np.stack([rows[name][order] for name in schema.CONTENT], axis=1).astype(np.float32)
+  return None if (found == table_lib.WHOLE).all() else found
 
 
 def _default_axes(table: sidecars.Sidecars) -> list[str]:
