@@ -115,7 +115,7 @@ def load_stages(given: flags.FlagValues) -> tuple[stages.Stage, stages.Stage | N
     levels=given.refine_levels,
     **shared,
   )
-  return base, refinement
+  return base.fitting(refinement.bucket.height, refinement.bucket.width), refinement
 
 
 def make_videos(

@@ -6,8 +6,9 @@
 With --refine_workdir a refinement stage takes the video on to its own size. With --list=FILE, of
 `image|||caption` lines, --output is a folder; started again, it skips what is there.
 
-Size, frame rate and sampler settings default to the runs' configs. The image's own file may have
-any size: it is centre-cropped and resized. The same seed gives the same video.
+Size, frame rate and sampler settings default to the runs' configs; of a run with data.aspects the
+size is the aspect that crops the image least, unless --height and --width say another. The image's
+own file may have any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from collections.abc import Mapping
@@ -138,8 +139,8 @@ if __name__ == '__main__':
   flags.DEFINE_float('eta', None, "0 deterministic, 1 ancestral; default the run's.")
   flags.DEFINE_integer('frames', None, "Default the run's sampling bucket.")
   flags.DEFINE_float('fps', None, "To condition on and to play at; default the bucket's.")
-  flags.DEFINE_integer('height', None, "Pixels; default the bucket's.")
-  flags.DEFINE_integer('width', None, "Pixels; default the bucket's.")
+  flags.DEFINE_integer('height', None, "Pixels; default the bucket's, at the image's aspect.")
+  flags.DEFINE_integer('width', None, "Pixels; default the bucket's, at the image's aspect.")
   flags.DEFINE_string('refine_workdir', None, 'Of a trained refinement stage.')
   flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
   flags.DEFINE_string('refine_sampler', None, "Default the run's.")

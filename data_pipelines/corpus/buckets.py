@@ -136,6 +136,21 @@ def with_aspects(
   ]
 
 
+def fitting(bucket: Bucket, height: int, width: int) -> Bucket:
+  """The bucket at the aspect of its group that crops a picture least; itself without aspects.
+
+  Args:
+    bucket: any aspect of a group.
+    height: of the picture, pixels.
+    width: likewise.
+  """
+  if bucket.framing is None or bucket.group == bucket.name:
+    return bucket
+  size = aspects.nearest(bucket.framing.sizes, height, width)
+  name = f'{bucket.group}_{aspects.name_of(size)}'
+  return dataclasses.replace(bucket, name=name, height=size[0], width=size[1])
+
+
 def groups(buckets: Sequence[Bucket]) -> dict[str, list[Bucket]]:
   """The buckets by the config's bucket that they are aspects of, in their order."""
   found: dict[str, list[Bucket]] = {}

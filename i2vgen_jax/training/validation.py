@@ -4,6 +4,7 @@ videos.
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Validation:
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:
-      height, width = config.refine.height, config.refine.width
+      height, width = small_size(config.refine.height, config.refine.width, bucket)
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative = session.negative(config.negative_prompt)
 
@@ -146,6 +147,24 @@ class Validation:
       local = rows.reshape(host_count, -1)[host_index]
       batch = {name: value[local] for name, value in self._batch.items()}
       yield mesh_lib.place_batch(batch, self._mesh), count
+
+
+def small_size(height: int, width: int, bucket: buckets_lib.Bucket) -> tuple[int, int]:
+  """(height, width) of what a refinement stage refines: with aspects, as many pixels at the
+  bucket's.
+
+  Args:
+    height: of the config's refine block, pixels.
+    width: likewise.
+    bucket: of the refined videos.
+  """
+  if bucket.group == bucket.name:
+    return height, width
+  aspect = (bucket.height / bucket.width) ** 0.5
+  sides = (math.sqrt(height * width) * factor for factor in (aspect, 1 / aspect))
+  multiple = buckets_lib.SIZE_MULTIPLE
+  height, width = (max(multiple, multiple * round(side / multiple)) for side in sides)
+  return height, width
 
 
 def _due(step: int, every: int, at_end: bool) -> bool:

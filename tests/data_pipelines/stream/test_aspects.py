@@ -1,5 +1,6 @@
 """Buckets by aspect: an example goes where it is cropped least, and with none nothing changes."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -11,7 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines import demo_corpus
-from data_pipelines.corpus import buckets
+from data_pipelines.corpus import aspects, buckets
 from data_pipelines.index import command as index
 from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
@@ -117,3 +118,133 @@ def test_without_aspects_the_stream_is_as_it_was_before(pinned, name):
       drawn.append([stream.bucket_at(step).name, example])
   digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
   assert (stream.fingerprint, digest) == BEFORE[name]
+
+
+LANDSCAPE, PORTRAIT, SQUARE = (64, 128), (128, 64), (96, 96)
+SIZES = (LANDSCAPE, PORTRAIT, SQUARE)
+# What each source of the corpus below is cropped least by, as configs would name it.
+SOURCES = {
+  (64, 128): '128x64', (128, 64): '64x128', (96, 96): '96x96', (72, 128): '128x64',
+  (128, 72): '64x128', (96, 104): '96x96', (48, 96): '128x64', (16, 32): 'max_enlarge',
+  (32, 192): 'max_crop',
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory):
+  """A corpus of videos and images, three of each size of SOURCES and four more of the first."""
+  sizes = [(media, *size) for media in ('video', 'image') for size in SOURCES for _ in range(3)]
+  sizes += [(media, *LANDSCAPE) for media in ('video', 'image') for _ in range(4)]
+  return write_corpus(tmp_path_factory.mktemp('mixed'), sizes)
+
+
+def of_aspects(sizes=SIZES, batch_size=4, **bounds):
+  video = buckets.Bucket('v', 4, 64, 128, fps=8, batch_size=batch_size, weight=3.0)
+  image = buckets.Bucket('i', 1, 64, 128, 1, batch_size, 1.0, media='image')
+  bounds = dict(max_crop=0.6, max_enlarge=2.0) | bounds
+  return [one for b in (video, image) for one in buckets.with_aspects(b, sizes, **bounds)]
+
+
+def size_in(key):
+  return tuple(map(int, key.removesuffix('.png').removesuffix('.mp4').split('_')[1].split('x')))
+
+
+def test_an_example_is_drawn_at_the_one_aspect_that_crops_it_least(mixed):
+  stream = open_stream(mixed, of_aspects())
+  seen = set()
+  for step in range(120):
+    bucket = stream.bucket_at(step)
+    for example in stream.examples_at(step):
+      assert f'{bucket.group}_{SOURCES[size_in(example["key"])]}' == bucket.name
+      seen.add((bucket.media, example['key']))
+  wanted = [s for s, name in SOURCES.items() if not name.startswith('max')]
+  assert len(seen) == 2 * (3 * len(wanted) + 4)
+  for step in range(4):
+    bucket, video = stream.bucket_at(step), stream.batch_at(step)['video']
+    assert video.shape == (4, bucket.frames, *bucket.size, 3)
+
+
+def test_a_group_has_exact_epochs_and_the_weight_that_it_had(mixed):
+  stream = open_stream(mixed, of_aspects())
+  steps = range(16 * 22)  # A step has 4 examples, and 3 of 4 steps are videos: 16 epochs of these.
+  counts = dict(v={}, i={})
+  for step in steps:
+    of_group = counts[stream.bucket_at(step).group]
+    for example in stream.examples_at(step):
+      of_group[example['key']] = of_group.get(example['key'], 0) + 1
+  drawn = {name: sum(found.values()) for name, found in counts.items()}
+  assert drawn == {'v': 3 * len(steps), 'i': len(steps)}
+  for name, found in counts.items():
+    assert len(found) == 25
+    mean = drawn[name] / 25
+    # A step takes a whole batch of one aspect: those are ahead or behind by one batch at most.
+    assert max(abs(count - mean) for count in found.values()) <= 1 + 4 / 6
+
+
+def test_groups_keep_their_steps_and_hosts_and_restarts_see_the_same(mixed):
+  stream = open_stream(mixed, of_aspects())
+  whole = [
+    buckets.Bucket('v', 4, 64, 128, 8, 4, 3.0),
+    buckets.Bucket('i', 1, 64, 128, 1, 4, 1.0, media='image'),
+  ]
+  plain = open_stream(mixed, whole)
+  assert [stream.bucket_at(step).group for step in range(99)] == [
+    plain.bucket_at(step).name for step in range(99)
+  ]
+  assert stream.fingerprint != plain.fingerprint
+  hosts = [open_stream(mixed, of_aspects(), host_index=h, host_count=2) for h in (0, 1)]
+  for step in (0, 1, 2, 77):
+    batch = stream.batch_at(step)
+    for h, host in enumerate(hosts):
+      assert host.bucket_at(step) == stream.bucket_at(step)
+      np.testing.assert_array_equal(host.batch_at(step)['video'], batch['video'][h::2])
+  batches = stream.iterate(70)
+  for step in range(70, 78):
+    bucket, batch = next(batches)
+    assert bucket == stream.bucket_at(step)
+    np.testing.assert_array_equal(batch['video'], stream.batch_at(step)['video'])
+  batches.close()
+
+
+def test_phases_name_groups_and_an_aspect_rests_where_no_source_has_it(tmp_path):
+  video = 'video'
+  directories = {
+    'wide': write_corpus(tmp_path / 'a', [(video, *LANDSCAPE)] * 6),
+    'both': write_corpus(tmp_path / 'b', [(video, *LANDSCAPE)] * 2 + [(video, *PORTRAIT)] * 4),
+  }
+  phases = [dict(start=10, sources=dict(wide=1)), dict(start=20, sources=dict(wide=1, both=1))]
+  bucket_list = [b for b in of_aspects(batch_size=2) if b.media == video]
+  stream = open_stream(directories, bucket_list, sources=dict(both=1), phases=phases)
+  assert [b.name for b in stream.buckets] == ['v_128x64', 'v_64x128']  # None is square.
+  names = [[stream.bucket_at(step).name for step in range(i, i + 6000)] for i in (0, 20)]
+  assert names[0][:10].count('v_64x128') in (6, 7)
+  assert set(names[0][10:20]) == {'v_128x64'}
+  assert names[1].count('v_64x128') == 2000  # 2 of 3 of what comes of `both`.
+  drawn = [e['shard'] for step in range(20, 620) for e in stream.examples_at(step)]
+  assert sum(f'{tmp_path}/b' in shard for shard in drawn) == pytest.approx(600, abs=3)
+
+
+def test_bounds_leave_out_and_are_counted(mixed):
+  def counted(**bounds):
+    stream = open_stream(mixed, of_aspects(**bounds))
+    return stream.counts_by_aspect(stream.buckets[0])
+
+  found = counted()
+  wanted = dict.fromkeys((*map(aspects.name_of, SIZES), 'max_crop', 'max_enlarge'), 0)
+  for size, name in SOURCES.items():
+    wanted[name] += 3 + 4 * (size == LANDSCAPE)
+  assert found == wanted and list(found) == list(wanted)
+  none = counted(max_crop=1.0, max_enlarge=100.0)
+  assert none['max_crop'] == none['max_enlarge'] == 0 and sum(none.values()) == 31
+  with pytest.raises(ValueError, match=r"'v_64x64' fits no video by its size.*max_crop 18"):
+    open_stream(mixed, of_aspects(sizes=((64, 64),), max_crop=0.001, max_enlarge=0.5))
+
+
+def test_bounds_without_aspects_keep_the_bucket(mixed):
+  bucket = buckets.Bucket('v', 4, 64, 128, 8, 4)
+  assert buckets.with_aspects(bucket, ()) == [bucket]
+  [bounded] = buckets.with_aspects(bucket, (), max_crop=0.2)
+  assert bounded == dataclasses.replace(bucket, framing=bounded.framing)
+  stream = open_stream(mixed, [bounded])
+  seen = {size_in(e['key']) for step in range(30) for e in stream.examples_at(step)}
+  assert seen == {(64, 128), (72, 128), (48, 96), (16, 32)}
