@@ -5,8 +5,9 @@ crops it least. Common practice for pictures: NovelAI's aspect ratio bucketing (
 (Podell et al. 2023, arXiv:2307.01952, Sec. 2.3).
 """
 
+import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,49 @@ def name_of(size: Size) -> str:
   return f'{size[1]}x{size[0]}'
 
 
-def text_of(counts: dict[str, int]) -> str:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds --aspects, --max_crop and --max_enlarge, of what a command counts for a run to come."""
+  parser.add_argument(
+    '--aspects',
+    default=','.join(map(name_of, BASE)),
+    help='WIDTHxHEIGHT,...: count the examples that each would take, as data.aspects; %(default)s',
+  )
+  parser.add_argument(
+    '--max_crop', type=float, default=MAX_CROP,
+    help='share of a picture that may be cut away, for these counts; %(default)s',
+  )  # fmt: skip
+  parser.add_argument(
+    '--max_enlarge', type=float, default=MAX_ENLARGE,
+    help='factor by which one may be enlarged, for these counts; %(default)s',
+  )
+
+
+def given(options: dict[str, Any]) -> Framing | None:
+  """Takes the flags of `add_flags` out of a command's options; None where --aspects is ''."""
+  sizes = parse(options.pop('aspects'))
+  bounds = options.pop('max_crop'), options.pop('max_enlarge')
+  return Framing('', sizes, *bounds) if sizes else None
+
+
+def count_by_media(
+  framing: Framing, sizes: Mapping[str, np.ndarray], media: Sequence[str]
+) -> dict[str, dict[str, int]]:
+  """Framing.count of each kind of media that there is.
+
+  Args:
+    framing: what to count.
+    sizes: of sidecars.Sidecars.sizes.
+    media: kinds, in the order that is wanted.
+  """
+  found = {}
+  for kind in media:
+    mine = sizes['media'] == kind
+    if mine.any():
+      found[kind] = framing.count(*(sizes[name][mine] for name in ('height', 'width', 'num')))
+  return found
+
+
+def text_of(counts: Mapping[str, int]) -> str:
   """What Framing.count found, on one line."""
   return ', '.join(f'{name} {count:,}' for name, count in counts.items())
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
@@ -248,6 +248,7 @@ def add_command(commands: jobs.Commands) -> None:
     '--max_epochs', type=float, default=0.0, help='of any cell in num_draws; 0 for no bound'
   )
   parser.add_argument('--num_draws', type=int, default=0, help='examples that the run will draw')
+  aspects.add_flags(parser)
   parser.add_argument(
     '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
   )
@@ -259,8 +260,14 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
   directories = named(corpus)
   balance = table_lib.Balance(alpha, max_epochs, num_draws, unknown_weight)
   axes = None if axes is None else [axis for axis in axes.split(',') if axis]
+  framing = aspects.given(options)
   manifest = index(directories, output, axes=axes, balance=balance, **options)
   _report(manifest)
+  if framing:
+    table = sidecars.Sidecars(reader.Corpora(directories, 'train'))
+    sizes = table.sizes(manifest['where'])
+    for media, counts in aspects.count_by_media(framing, sizes, schema.MEDIA).items():
+      print(f'{media}s by aspect, and left out: {aspects.text_of(counts)}')
   print(f'{"would write" if options["dry_run"] else "index"} {output}')
   print(f'fingerprint {manifest["fingerprint"]}')
 
