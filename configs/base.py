@@ -6,8 +6,8 @@
 
 `corpus` holds the ingested folders webvid/ and laion/; `context` devices share a video where a
 batch has fewer than devices, as the 32-frame half of 256 on v5e-256. `aspects` trains at four
-shapes of about 448x256 pixels, each example at the one that crops it least. 26.2 TFLOP per 16-frame video
-and step. Not yet run on a pod.
+shapes of about 448x256 pixels, each example at the one that crops it least. 26.2 TFLOP per 16-frame
+video and step. Not yet run on a pod.
 """
 
 from configs import common, meshes

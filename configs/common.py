@@ -123,8 +123,8 @@ def release():
   config.data = dict(
     directories=dict(),
     buckets=dict(),
-    # (height, width) of all shapes that each bucket has: an example is drawn at the one that crops it
-    # least. Multiples of 64 (16 in a refinement stage); all pixels within 15 % of each other and of
+    # (height, width) of all shapes that each bucket has: an example is drawn at the one that crops
+    # it least. Multiples of 64 (16 in a refinement stage); pixels within 15 % of each other and of
     # the buckets'. () keeps the buckets' own size.
     aspects=(),
     # Larger shares of a picture are not cut away, but the example is left out. 0: 0.5 with aspects,

@@ -99,9 +99,7 @@ class Framing:
     return dict(zip(names, found.astype(int).tolist(), strict=True))
 
 
-def kept_share(
-  size: Size, height: int | np.ndarray, width: int | np.ndarray
-) -> float | np.ndarray:
+def kept_share(size: Size, height: int | np.ndarray, width: int | np.ndarray) -> float | np.ndarray:
   """Share of a source's area that is left when it is scaled to cover a size and cut; elementwise.
 
   Equal shares are equal to the bit, wherever this runs.
@@ -165,7 +163,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help='share of a picture that may be cut away, for these counts; %(default)s',
   )  # fmt: skip
   parser.add_argument(
-    '--max_enlarge', type=float, default=MAX_ENLARGE,
+    '--max_enlarge',
+    type=float,
+    default=MAX_ENLARGE,
     help='factor by which one may be enlarged, for these counts; %(default)s',
   )
 

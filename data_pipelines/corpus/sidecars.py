@@ -10,11 +10,8 @@ from etils import epath
 
 from data_pipelines.corpus import reader, schema
 
-
 # SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
-_CONTENT_OF = {
-  name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)
-}
+_CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
 
 
 class Sidecars:

@@ -200,16 +200,14 @@ class Table:
     self, bucket: buckets_lib.Bucket, cell: Mapping[str, Any], places: range
   ) -> range | np.ndarray:
     part = slice(places.start, places.stop)
-    fits = np.array(True)
+    fits: bool | np.ndarray = True
     if bucket.media == 'video' and not buckets_lib.fills(
       bucket, cell['min_duration'], cell['min_fps']
     ):
       fits = buckets_lib.fills(bucket, self.columns['duration'][part], self.columns['fps'][part])
     if bucket.framing:
-      fits = fits & (
-        self.assigned(bucket.framing)[part] == bucket.framing.sizes.index(bucket.size)
-      )
-    if fits.all():
+      fits = fits & (self.assigned(bucket.framing)[part] == bucket.framing.sizes.index(bucket.size))
+    if np.all(fits):
       return places
     small = np.uint32 if places.stop < 2**32 else np.uint64
     return (np.flatnonzero(fits) + places.start).astype(small)

@@ -130,9 +130,7 @@ def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
   return dict(sides=list(SIDES), rows=rows)
 
 
-def by_aspect(
-  table: sidecars.Sidecars, condition: str, framing: aspects.Framing
-) -> dict[str, Any]:
+def by_aspect(table: sidecars.Sidecars, condition: str, framing: aspects.Framing) -> dict[str, Any]:
   """How many rows each aspect takes, and each bound leaves out: names, bounds, and rows of name
   (media) and counts.
 

@@ -125,7 +125,8 @@ def size_of(buckets: Sequence[buckets_lib.Bucket]) -> dict[str, Any]:
   The framing (aspects.Framing: sizes, max_crop, max_enlarge) is there if they have one.
   """
   first = buckets[0]
-  found = dict(height=first.height, width=first.width, media=sorted({b.media for b in buckets}))
+  media = sorted({bucket.media for bucket in buckets})
+  found: dict[str, Any] = dict(height=first.height, width=first.width, media=media)
   if first.framing:
     sizes = [list(size) for size in first.framing.sizes]
     found['framing'] = [sizes, first.framing.max_crop, first.framing.max_enlarge]
@@ -273,7 +274,7 @@ class Reader:
       made_for = sizes[bucket.size].get('framing')
       if made_for != size_of([bucket]).get('framing'):
         raise ValueError(
-          f'bucket {bucket.name!r}: the cache {directory} is of data.aspects and bounds {made_for}: '
+          f'bucket {bucket.name!r}: the cache {directory} is of the aspects and bounds {made_for}: '
           'give the same data.aspects, data.max_crop and data.max_enlarge, or precompute again.'
         )
     self._fps = identity['fps']

@@ -28,8 +28,8 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     dry_run: decode and write nothing.
   Returns:
     What the JSON file says: bucket, fingerprint, by_aspect (TrainStream.counts_by_aspect), and per
-    example what TrainStream.examples_at does, its caption, and why it was replaced by another if it was. With dry_run nothing is
-    decoded or written, and there are no captions.
+    example what TrainStream.examples_at does, its caption, and why it was replaced by another if it
+    was. With dry_run nothing is decoded or written, and there are no captions.
   Raises:
     ValueError: no run in workdir, or its corpora cannot be opened.
   """

@@ -141,7 +141,9 @@ class Steps:
     """How many of the steps before `step` each bucket gets, by number."""
     found = [0] * sum(map(len, self._numbers))
     for group, count in enumerate(self._groups.counts(step)):
-      for number, each in zip(self._numbers[group], self._aspects[group].counts(count), strict=True):
+      for number, each in zip(
+        self._numbers[group], self._aspects[group].counts(count), strict=True
+      ):
         found[number] = each
     return found
 

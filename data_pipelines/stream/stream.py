@@ -156,7 +156,7 @@ class TrainStream:
     return self.buckets[self._mixture[step][0]]
 
   def counts_by_aspect(self, bucket: buckets_lib.Bucket) -> dict[str, int]:
-    """Examples of each aspect of the bucket's group, and of what bounds leave out; {} of no group."""
+    """Examples of each aspect of the bucket's group, and what bounds leave out; {} without."""
     return self._table.count(bucket.framing, bucket.media) if bucket.framing else {}
 
   def examples_at(self, step: int) -> list[dict]:
@@ -269,7 +269,9 @@ def held_out(
   except ValueError as error:
     if bucket.framing is None:
       raise
-    raise ValueError(f'split {split!r}: {error} Or choose another aspect: sample.bucket.') from error
+    raise ValueError(
+      f'split {split!r}: {error} Or choose another aspect: sample.bucket.'
+    ) from error
   decoder = decoder_lib.make_decoder(fields, sandbox)
   batch = decoder.empty(bucket, num_examples)
   captions: list[str] = []

@@ -12,7 +12,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines import demo_corpus
-from data_pipelines.corpus import aspects, buckets
+from data_pipelines.corpus import aspects, buckets, schema
 from data_pipelines.index import command as index
 from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
@@ -236,7 +236,9 @@ def test_bounds_leave_out_and_are_counted(mixed):
   assert found == wanted and list(found) == list(wanted)
   none = counted(max_crop=1.0, max_enlarge=100.0)
   assert none['max_crop'] == none['max_enlarge'] == 0 and sum(none.values()) == 31
-  with pytest.raises(ValueError, match=r"'v' fits no video by its size.*max_crop 28, max_enlarge 3"):
+  with pytest.raises(
+    ValueError, match=r"'v' fits no video by its size.*max_crop 28, max_enlarge 3"
+  ):
     open_stream(mixed, of_aspects(sizes=((64, 64),), max_crop=0.001, max_enlarge=0.5))
 
 
@@ -248,3 +250,54 @@ def test_bounds_without_aspects_keep_the_bucket(mixed):
   stream = open_stream(mixed, [bounded])
   seen = {size_in(e['key']) for step in range(30) for e in stream.examples_at(step)}
   assert seen == {(64, 128), (72, 128), (48, 96), (16, 32)}
+
+
+def write_boxes(directory, boxes):
+  """(top, left, height, width) of the content by the key's number, as `curate` writes it."""
+  for path in pathlib.Path(directory).glob('sidecar/*.parquet'):
+    keys = parquet.read_table(path)['key'].to_pylist()
+    rows = [
+      dict(key=key, **dict(zip(schema.CONTENT, boxes.get(key[:3], (None,) * 4), strict=True)))
+      for key in keys
+    ]
+    (path.parent / 'curate').mkdir(exist_ok=True)
+    table_of = pa.Table.from_pylist(
+      rows, pa.schema([schema.CURATE.field(name) for name in rows[0]])
+    )
+    parquet.write_table(table_of, path.parent / 'curate' / path.name)
+
+
+def test_a_letterboxed_video_is_cropped_to_its_content_which_its_aspect_is_judged_by(tmp_path):
+  (tmp_path / 'media').mkdir()
+  rng = np.random.default_rng(0)
+  for name, (rows, columns) in {'000': ((24, 72), (0, 96)), '001': ((0, 96), (24, 72))}.items():
+    pixels = np.zeros((6, 96, 96, 3), np.uint8)
+    inner = rng.integers(90, 200, (6, 12, 12, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    pixels[:, slice(*rows), slice(*columns)] = inner[:, slice(*rows), slice(*columns)]
+    (tmp_path / 'media' / f'{name}_96x96.mp4').write_bytes(demo_corpus.encode_video(pixels, fps=8))
+    (tmp_path / 'media' / f'{name}_96x96.txt').write_text(name)
+  directory = str(tmp_path / 'corpus')
+  ingest.ingest(str(tmp_path / 'media'), directory, validation_fraction=0.0, num_processes=1)
+  write_boxes(directory, {'000': (0.27, 0, 0.46, 1), '001': (0, 0.27, 1, 0.46)})
+  manifest = index.index(dict(c=directory), str(tmp_path / 'index'))
+  bucket = buckets.Bucket('v', 4, 64, 64, fps=8, batch_size=2)
+  sizes = ((64, 64), LANDSCAPE, PORTRAIT)
+  stream = open_stream(
+    dict(c=directory), buckets.with_aspects(bucket, sizes), index=str(tmp_path / 'index')
+  )
+  assert [b.name for b in stream.buckets] == ['v_128x64', 'v_64x128']
+  for step in range(4):
+    batch = stream.batch_at(step)
+    assert batch['video'].min() > 50 and batch['clip_image'].min() > 50  # Nothing black.
+    [drawn, _] = stream.examples_at(step)
+    assert drawn['key'][:3] == {'v_128x64': '000', 'v_64x128': '001'}[stream.bucket_at(step).name]
+  write_boxes(directory, {})
+  whole = index.index(dict(c=directory), str(tmp_path / 'whole'))
+  assert manifest['is_cropped'] and 'is_cropped' not in whole
+  assert whole['fingerprint'] != manifest['fingerprint']
+  assert (
+    open_stream(dict(c=directory), [bucket], index=str(tmp_path / 'whole'))
+    .batch_at(0)['video']
+    .min()
+    < 20
+  )
