@@ -6,7 +6,6 @@ import json
 import pathlib
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -18,6 +17,7 @@ from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
+from tests import corpora
 
 # Without aspects: fingerprint of the stream, and a digest of what its first 60 steps draw, as they
 # were before there were aspects; by what else is asked for.
@@ -26,24 +26,6 @@ BEFORE = dict(
   index=('f5257f29bc67c4fe', 'bcd83fcd997f77f2'),
   phases=('1e0fa345adf9779b', '1b55ffb18bfa0109'),
 )
-
-
-def write_corpus(root, sizes, num_frames=6):
-  """A folder of media, named by number and size (height, width); ingested into root/corpus."""
-  (root / 'media').mkdir(parents=True)
-  for number, (media, height, width) in enumerate(sizes):
-    rng = np.random.default_rng(number)
-    name = f'{number:03d}_{height}x{width}'
-    pixels = rng.integers(60, 200, (num_frames, height // 8, width // 8, 3), np.uint8)
-    pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
-    if media == 'image':
-      PIL.Image.fromarray(pixels[0]).save(root / 'media' / f'{name}.png')
-    else:
-      (root / 'media' / f'{name}.mp4').write_bytes(demo_corpus.encode_video(pixels, fps=8))
-    (root / 'media' / f'{name}.txt').write_text(name)
-  directory = str(root / 'corpus')
-  ingest.ingest(str(root / 'media'), directory, validation_fraction=0.0, num_processes=1)
-  return directory
 
 
 def open_stream(directories, bucket_list, seed=5, **options):
@@ -66,8 +48,8 @@ def pinned(tmp_path_factory):
   root = tmp_path_factory.mktemp('pinned')
   video, image = ('video', 32, 32), ('image', 32, 48)
   directories = {
-    'a': write_corpus(root / 'a', [video] * 9 + [image] * 4),
-    'b': write_corpus(root / 'b', [video] * 5 + [image] * 3),
+    'a': corpora.ingest_sizes(root / 'a', [video] * 9 + [image] * 4),
+    'b': corpora.ingest_sizes(root / 'b', [video] * 5 + [image] * 3),
   }
   for name, directory in directories.items():
     pin(directory, name * 16)
@@ -135,7 +117,7 @@ def mixed(tmp_path_factory):
   """A corpus of videos and images, three of each size of SOURCES and four more of the first."""
   sizes = [(media, *size) for media in ('video', 'image') for size in SOURCES for _ in range(3)]
   sizes += [(media, *LANDSCAPE) for media in ('video', 'image') for _ in range(4)]
-  return write_corpus(tmp_path_factory.mktemp('mixed'), sizes)
+  return corpora.ingest_sizes(tmp_path_factory.mktemp('mixed'), sizes)
 
 
 def of_aspects(sizes=SIZES, batch_size=4, **bounds):
@@ -209,8 +191,8 @@ def test_groups_keep_their_steps_and_hosts_and_restarts_see_the_same(mixed):
 def test_phases_name_groups_and_an_aspect_rests_where_no_source_has_it(tmp_path):
   video = 'video'
   directories = {
-    'wide': write_corpus(tmp_path / 'a', [(video, *LANDSCAPE)] * 6),
-    'both': write_corpus(tmp_path / 'b', [(video, *LANDSCAPE)] * 2 + [(video, *PORTRAIT)] * 4),
+    'wide': corpora.ingest_sizes(tmp_path / 'a', [(video, *LANDSCAPE)] * 6),
+    'both': corpora.ingest_sizes(tmp_path / 'b', [(video, *LANDSCAPE)] * 2 + [(video, *PORTRAIT)] * 4),
   }
   phases = [dict(start=10, sources=dict(wide=1)), dict(start=20, sources=dict(wide=1, both=1))]
   bucket_list = [b for b in of_aspects(batch_size=2) if b.media == video]
