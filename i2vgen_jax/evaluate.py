@@ -31,6 +31,8 @@ def main() -> None:
   networks, hashes = load_networks(given)
   base, *rest = stage_flags.load(given)
   refinement = rest[0] if rest else None
+  if refinement:
+    base = base.fitting(refinement.bucket.height, refinement.bucket.width)
   last = refinement or base
   batch = held_out.clips(last.session, last.bucket, given.num_examples, [base.session])
   captions, real_BFHWC = batch['caption'], batch['video']

@@ -143,6 +143,8 @@ def plan(
   for size in identity['sizes']:
     kept = session.kept(size['height'], size['width'])
     is_taken = np.isin(media, [schema.MEDIA.index(name) for name in size['media']])
+    by_size = cache_lib.taken(table, size)
+    is_taken &= True if by_size is None else by_size
     per_frame = sum(math.prod(array.shape) for array in kept if array.frames)
     per_record = sum(math.prod(array.shape) for array in kept if not array.frames)
     values = per_frame * frames[is_taken].sum() + per_record * is_taken.sum()
@@ -235,6 +237,7 @@ class _ShardWork:
 
   def _load(self, path: str, size: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
     height, width = size['height'], size['width']
+    taken = cache_lib.taken(self._table, size)
     first_row = self._corpora.first_row(path)
     empty = cache_lib.frame_shapes(self._encode.pixels, height, width)
     nothing = dict(key='', caption='', first_time=0.0) | {
@@ -244,7 +247,7 @@ class _ShardWork:
     def load(record):
       place = self._place_of_row[first_row + record]
       media = schema.MEDIA[self._corpora.columns['media'][first_row + record]]
-      if place < 0 or media not in size['media']:
+      if place < 0 or media not in size['media'] or not (taken is None or taken[place]):
         return nothing
       times = []
       if media == 'video':
@@ -252,7 +255,8 @@ class _ShardWork:
         rate = self._identity['fps'], self._identity['max_frames']
         times = cache_lib.frame_times(float(first), float(duration), *rate)
       try:
-        found = self._decode(path, record, times, height, width)
+        content = self._table.content(place)
+        found = self._decode(path, record, times, height, width, content)
       except DecodeError as error:
         logging.warning('%s, record %d cannot be decoded: %s', path, record, error)
         return nothing
@@ -275,13 +279,10 @@ def _groups(rows: Iterable[dict], num_frames: int) -> Iterator[list[dict]]:
 
 
 def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
-  media = collections.defaultdict(set)
+  by_size = collections.defaultdict(list)
   for bucket in buckets:
-    media[bucket.height, bucket.width].add(bucket.media)
-  return [
-    dict(height=height, width=width, media=sorted(found))
-    for (height, width), found in sorted(media.items())
-  ]
+    by_size[bucket.size].append(bucket)
+  return [cache_lib.size_of(found) for _, found in sorted(by_size.items())]
 
 
 def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, list]]:

@@ -7,8 +7,9 @@
 to its own size. With --list=FILE, of `image|||caption` lines, --output is a folder of mp4s; started
 again, it skips what is there.
 
-Size, frame rate and sampler settings default to the runs' configs. The image's own file may have
-any size: it is centre-cropped and resized. The same seed gives the same video.
+Size, frame rate and sampler settings default to the runs' configs; of a run with data.aspects the
+size is the aspect that crops the image least, unless --height and --width say another. The image's
+own file may have any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
 from collections.abc import Mapping
@@ -121,8 +122,8 @@ if __name__ == '__main__':
   flags.DEFINE_float('eta', None, "Noise of DDIM: 0 none, 1 ancestral; default the run's.")
   flags.DEFINE_integer('frames', None, "Frames of the video; default the sampling bucket's.")
   flags.DEFINE_float('fps', None, "Frames per second; default the sampling bucket's.")
-  flags.DEFINE_integer('height', None, "Height in pixels; default the sampling bucket's.")
-  flags.DEFINE_integer('width', None, "Width in pixels; default the sampling bucket's.")
+  flags.DEFINE_integer('height', None, "Pixels; default the bucket's, at the image's aspect.")
+  flags.DEFINE_integer('width', None, "Pixels; default the bucket's, at the image's aspect.")
   flags.DEFINE_integer('refine_height', None, "Refined height; default its sampling bucket's.")
   flags.DEFINE_integer('refine_width', None, "Refined width; default its sampling bucket's.")
   flags.mark_flags_as_required(['workdir', 'output'])

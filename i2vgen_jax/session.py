@@ -125,13 +125,20 @@ class Session:
   def sample_bucket(self) -> buckets_lib.Bucket:
     """The bucket of held-out clips and samples: sample.bucket, or the first with most frames.
 
+    Of a bucket with aspects it is the one of the bucket's own size, or the nearest to that.
+
     Raises:
       ValueError: sample.bucket is unknown.
     """
-    by_name = {bucket.name: bucket for bucket in self.buckets()}
+    buckets = self.buckets()
+    by_name = {bucket.name: bucket for bucket in buckets}
+    for name, aspects in buckets_lib.groups(buckets).items():
+      own = self.config.data.buckets[name]
+      by_name.setdefault(name, buckets_lib.fitting(aspects[0], own.height, own.width))
     wanted = self.config.sample.bucket
     if not wanted:
-      return max(by_name.values(), key=lambda bucket: bucket.frames)
+      most = max(buckets, key=lambda bucket: bucket.frames)
+      return by_name[most.group]
     if wanted not in by_name:
       raise ValueError(f'sample.bucket={wanted!r} is unknown; known: {", ".join(by_name)}.')
     return by_name[wanted]

@@ -105,13 +105,15 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
-  # 5 The step: jitted, and compiled for every bucket.
+  # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
+  groups = {bucket.name: bucket.group for bucket in buckets}
+
   @functools.cache
   def make_step(rates):
     return step_of_loss(objective.make_loss(session, dict(rates)))
 
   def step_of_bucket(name):
-    return make_step(tuple(sorted(session.dropout_rates(name).items())))
+    return make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
 
   steps = compilation.Steps(step_of_bucket, mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
@@ -128,7 +130,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   try:
     if last_step > first_step:
       with timing.spending('compile'):
-        steps.compile({b.name: stream.shapes(b) for b in buckets}, state, frozen)
+        steps.compile({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
       progress.pause()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)

@@ -53,6 +53,8 @@ SIDECAR = pa.schema(
   ]
 )
 
+# Where the content of a letterboxed or pillarboxed video is in its frames, as shares of them.
+CONTENT = ('content_top', 'content_left', 'content_height', 'content_width')
 
 # What `curate` adds. `keep` and the span are what training needs; null is what is not known.
 CURATE = pa.schema(
@@ -71,6 +73,7 @@ CURATE = pa.schema(
     ('subject', pa.float32()),  # Share of the frame.
     ('subject_method', pa.string()),  # Never compare shares of two methods.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
+    *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
     ('text_area', pa.float32()),  # By the user's hook.
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.

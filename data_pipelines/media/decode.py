@@ -68,6 +68,7 @@ def decode_video_into(
   data: bytes,
   times: Sequence[float] | np.ndarray,
   converter: 'Converter | None' = None,
+  content: Sequence[float] = (),
 ) -> None:
   """Decodes the frames nearest to given presentation times.
 
@@ -76,6 +77,8 @@ def decode_video_into(
     data: an encoded video.
     times: ascending presentation times in seconds, on the file's own clock.
     converter: one that this thread used before; saves preparing the same scaling again.
+    content: where in the upright frames the content is, as shares of them (schema.CONTENT): the
+      views show what lies within. () is the whole frame.
   Raises:
     DecodeError: if the file is damaged or ends before the last time.
   """
@@ -92,6 +95,12 @@ def decode_video_into(
         continue
       height, width = view.pixels_NHWC.shape[1:3]
       size = display_size(frame, aspect)
+      if content:
+        interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
+        scaled_size, (top, left) = crops.cover_content(size, content, height, width)
+        pixels_HWC = convert(frame, *scaled_size, interpolation)
+        view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
+        continue
       if view.is_square:
         pixels_HWC = convert(frame, *crops.square_cover(*size, height), SQUARE_INTERPOLATION)
       else:

@@ -26,11 +26,13 @@ class Request:
   Attributes:
     shard, record: file of records, and the place in it.
     times: presentation times of the frames, seconds; () for an image.
+    content: where in a video's frames its content is (schema.CONTENT); () is the whole frame.
   """
 
   shard: str
   record: int
   times: tuple[float, ...]
+  content: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,9 @@ class Decoder:
       self._check(record['data'])
       if request.times:
         views = _views(self.fields, pixels, len(request.times))
-        decode.decode_video_into(views, record['data'], request.times, self._local.converter)
+        decode.decode_video_into(
+          views, record['data'], request.times, self._local.converter, request.content
+        )
       else:
         decode.decode_image_into(_views(self.fields, pixels, 1), record['data'])
     except decode.DecodeError as error:

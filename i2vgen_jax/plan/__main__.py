@@ -96,13 +96,14 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']
   lines += [f'  {kind:48s}{gib(value)}' for kind, value in plan.bytes.items()]
   lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
-  lines += ['', f'{"bucket":16s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
+  lines += ['', f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
   lines += [
-    f'{row["name"]:16s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
+    f'{row["name"]:20s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
     for row in plan.buckets
   ]
   lines += [
     '',
+    f'programs             {plan.programs:9d} at most: train steps to compile, by shape of batch',
     f'checkpoint           {gib(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept',
     f'step                 {plan.secs_per_step:9.3f} s, estimate: at {mfu:.0%} of the peak',
     f'samples              {plan.samples_per_sec:9.0f} per second, likewise',

@@ -38,7 +38,8 @@ class Plan:
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
-  buckets: list  # dict(name, batch_size, step_tflops, mean_weight).
+  buckets: list  # dict(name, batch_size, share, step_tflops).
+  programs: int  # Train steps to compile, at most: aspects that no example has are not.
   checkpoint_bytes: int
   checkpoints_kept: int
   secs_per_step: float
@@ -98,6 +99,7 @@ def make(
     samples_per_device=samples,
     bytes_per_sample=kept,
     buckets=rows,
+    programs=num_programs(session, buckets),
     checkpoint_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     checkpoints_kept=config.checkpoint.keep_last,
     secs_per_step=secs,
@@ -244,6 +246,16 @@ def bucket_rows(
       )
     )
   return rows
+
+
+def num_programs(session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]) -> int:
+  """How many different train steps the buckets need: by shape of batch and rates of dropout."""
+  return len(
+    {
+      (b.batch_size, b.frames, *b.size, *sorted(session.dropout_rates(b.group).items()))
+      for b in buckets
+    }
+  )
 
 
 def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:

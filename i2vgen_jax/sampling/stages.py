@@ -30,7 +30,7 @@ class Stage:
   Attributes:
     session: of the run, with its frozen weights.
     params: of the U-Net.
-    bucket: whose shape and rate the videos have.
+    bucket: whose shape and rate the videos have; with aspects, see `fitting`.
     settings: of the sampler, see generate.settings.
     generate: made by generate.make_generate.
     negative_prompt: what to move away from.
@@ -65,6 +65,11 @@ class Stage:
     inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
     return self.generate(self.params, self.session.frozen, inputs, noise_BFHWC)[1]
 
+  def fitting(self, height: int, width: int) -> 'Stage':
+    """The stage at the aspect of its bucket that crops such a picture least, in pixels; itself
+    without aspects, or where a size was asked for."""
+    return dataclasses.replace(self, bucket=buckets_lib.fitting(self.bucket, height, width))
+
   def noise(self, seed: int, num_videos: int) -> jax.Array:
     """The noise to start from; see generate.start_noise."""
     size = self.bucket.frames, self.bucket.height, self.bucket.width
@@ -78,20 +83,26 @@ class Stage:
     video_FHWC: np.ndarray | None = None,
     more: Mapping[str, str] | None = None,
   ) -> np.ndarray:
-    """uint8 (F, H, W, 3) of a picture and a caption.
+    """uint8 (F, H, W, 3) of a picture and a caption, at the aspect that is nearest to it.
 
     Args:
       image: the first frame, encoded or decoded already.
       caption: what happens.
       seed: of the noise.
-      video_FHWC: what a refinement stage refines.
+      video_FHWC: what a refinement stage refines; its aspect is kept.
       more: values of the signals' own flags.
     """
-    bucket = self.bucket
+    if video_FHWC is None:
+      picture = pictures.decode_image(image) if isinstance(image, bytes) else image
+      size = picture.height, picture.width
+    else:
+      size = video_FHWC.shape[1:3]
+    stage = self.fitting(*size)
+    bucket = stage.bucket
     request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
-    return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
+    return np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
 
 
 def load(
@@ -112,7 +123,8 @@ def load(
     weights: 'ema' or 'raw'.
     step: checkpoint; default the newest.
     seed: of the noise that a sampler adds.
-    size: frames, height, width, fps of the videos; default those of the run's sampling bucket.
+    size: frames, height, width, fps of the videos; default those of the run's sampling bucket, at
+      the aspect that is nearest to each picture if the run has several.
     negative_prompt: what to move away from.
     devices: to sample on; default all.
     **overrides: fields of config.sample, and of config.refine's levels.
@@ -127,6 +139,8 @@ def load(
   if given.get('fps', 1) <= 0:
     raise ValueError(f'fps={given["fps"]} must be above 0.')
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
+  if 'height' in given or 'width' in given:
+    bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
   settings = generate_lib.settings(session.config, **overrides)
   return Stage(
     session=session.load_frozen(workdir),

@@ -62,6 +62,9 @@ class Steps:
       step = self._make_step(bucket)
       key = step, tuple(sorted((name, *map(str, shape)) for name, shape in shapes.items()))
       programs.setdefault(key, (step, batch, []))[2].append(bucket)
+    logging.info(
+      '%d programs to compile, for %d shapes of batch', len(programs), len(shapes_of_buckets)
+    )
     for number, (step, batch, names) in enumerate(programs.values(), start=1):
       buckets = ', '.join(names)
       logging.info('compiling %d of %d: bucket %s ...', number, len(programs), buckets)

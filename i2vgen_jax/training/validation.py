@@ -4,6 +4,7 @@ videos.
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Validation:
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:
-      height, width = config.refine.height, config.refine.width
+      height, width = small_size(config.refine.height, config.refine.width, bucket)
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative = session.negative(config.negative_prompt)
 
@@ -141,3 +142,21 @@ class Validation:
     sheet_HWC = sheets.contact_sheet(videos_BFHWC)
     sheets.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
+
+
+def small_size(height: int, width: int, bucket: buckets_lib.Bucket) -> tuple[int, int]:
+  """(height, width) of what a refinement stage refines: with aspects, as many pixels at the
+  bucket's.
+
+  Args:
+    height: of the config's refine block, pixels.
+    width: likewise.
+    bucket: of the refined videos.
+  """
+  if bucket.group == bucket.name:
+    return height, width
+  aspect = (bucket.height / bucket.width) ** 0.5
+  sides = (math.sqrt(height * width) * factor for factor in (aspect, 1 / aspect))
+  multiple = buckets_lib.SIZE_MULTIPLE
+  height, width = (max(multiple, multiple * round(side / multiple)) for side in sides)
+  return height, width
