@@ -31,7 +31,7 @@ from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import sandbox as sandbox_lib
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 from data_pipelines.stream import cache as cache_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib

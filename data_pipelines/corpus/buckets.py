@@ -13,6 +13,7 @@ from data_pipelines.corpus import aspects, schema
 
 SIZE_MULTIPLE = 8  # The VAE's downsampling.
 FPS_TOLERANCE = 0.01  # 23.976 counts as 24.
+MAX_GAP = 1.5  # Of the bucket's interval, between neighbouring frames of a video that fills it.
 IMAGE_FPS = 1.0  # What batches of images are conditioned on.
 
 
@@ -167,9 +168,20 @@ def fills(
   Args:
     bucket: of videos.
     duration: seconds, of one video or of each.
-    fps: their frames per second, of the same shape.
+    fps: their frames per second, by dense_rate, of the same shape.
   """
   return (duration >= bucket.span - 1e-3) & (fps >= bucket.fps * (1 - FPS_TOLERANCE))
+
+
+def dense_rate(fps: np.ndarray, longest_gap: np.ndarray) -> np.ndarray:
+  """Frames per second that videos have throughout: `fps`, or less where frames are far apart.
+
+  Args:
+    fps: (N,), of whole videos.
+    longest_gap: (N,), seconds between neighbouring frames; 0 or NaN where it is not known.
+  """
+  with np.errstate(divide='ignore'):
+    return np.fmin(fps, MAX_GAP / np.nan_to_num(longest_gap))
 
 
 def nothing_fits(bucket: Bucket, duration: np.ndarray, fps: np.ndarray) -> str:

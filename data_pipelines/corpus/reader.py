@@ -17,8 +17,8 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
-from data_pipelines.corpus import remote_records, schema, storage
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.corpus import buckets, remote_records, schema, storage
+from data_pipelines.media.errors import DecodeError
 
 TEXTS = ('key', 'caption', 'media')
 # What the stream asks of each row; `media` as its place in schema.MEDIA.
@@ -70,8 +70,8 @@ class Corpora:
 
   @functools.cached_property
   def columns(self) -> dict[str, np.ndarray]:
-    """COLUMNS of all sidecars, one array each."""
-    tables = storage.in_threads(lambda path: storage.read_table(path, list(COLUMNS)), self.sidecars)
+    """COLUMNS of all sidecars, one array each; `fps` is buckets.dense_rate's."""
+    tables = storage.in_threads(_read_columns, self.sidecars)
     media = pa.array(schema.MEDIA)
     columns = {name: [table[name] for table in tables] for name in COLUMNS}
     columns['media'] = [
@@ -181,6 +181,14 @@ def read_manifest(directory: epath.PathLike) -> dict:
       f'{path} is of version {manifest["version"]}, not {schema.VERSION}: ingest the corpus again.'
     )
   return manifest
+
+
+def _read_columns(path: epath.Path) -> pa.Table:
+  table = storage.read_table(path, COLUMNS, optional=['longest_gap'])
+  if 'longest_gap' not in table.column_names:  # Of an older corpus.
+    return table
+  rate = buckets.dense_rate(table['fps'].to_numpy(), table['longest_gap'].to_numpy())
+  return table.set_column(table.column_names.index('fps'), 'fps', pa.array(rate))
 
 
 def _check_lengths(sidecars: Sequence[epath.Path], lengths: Sequence[int]) -> None:

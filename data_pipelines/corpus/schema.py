@@ -45,6 +45,9 @@ SIDECAR = pa.schema(
     ('duration', pa.float64()),  # From the first frame to the last one, seconds.
     ('fps', pa.float64()),  # (num_frames - 1) / duration; 0 for images.
     ('is_variable_rate', pa.bool_()),  # The longest frame lasts 1.5 times the shortest, or more.
+    ('longest_gap', pa.float64()),  # Between neighbouring frames, seconds; 0 for images.
+    ('is_interlaced', pa.bool_()),  # Any frame; they are deinterlaced when decoded.
+    ('hdr', pa.string()),  # 'pq' or 'hlg', which are tone-mapped when decoded; else ''.
     ('is_truncated', pa.bool_()),  # Damaged further on; the columns above are of what precedes it.
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),

@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import reader, schema
+from data_pipelines.corpus import buckets, reader, schema
 
 # SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
 _CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
@@ -19,6 +19,7 @@ class Sidecars:
 
   Attributes:
     columns: names, of all stages.
+    rate: SQL of what buckets.dense_rate is.
   """
 
   def __init__(self, corpora: reader.Corpora):
@@ -32,6 +33,8 @@ class Sidecars:
     parts = stages(corpora.sidecars)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
+    has_gaps = 'longest_gap' in self.columns
+    self.rate = f'least(fps, {buckets.MAX_GAP} / nullif(longest_gap, 0))' if has_gaps else 'fps'
     starts = zip(parts, corpora.starts, strict=False)
     self._db.execute('CREATE TEMP TABLE starts (file VARCHAR, stage VARCHAR, start BIGINT)')
     self._db.executemany(
@@ -71,13 +74,14 @@ class Sidecars:
     if 'span_start' in self.columns:
       span['first_time'] = 'coalesce(span_start, first_time)'
       span['duration'] = 'coalesce(span_end - span_start, duration)'
+    span['fps'] = self.rate
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
     chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     if self._has_content:
       chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
-      f'SELECT row_number_ AS row, fps, CASE media {codes} END AS media_code, {", ".join(chosen)} '
+      f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
       f'FROM sidecars WHERE {condition} ORDER BY row_number_'
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}

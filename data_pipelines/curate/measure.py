@@ -6,20 +6,20 @@ eight per second for motion, and a few are kept for the subject, the hashes and 
 
 import dataclasses
 import importlib
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import av
 import av.video.reformatter
 import cv2
 import numpy as np
 
 from data_pipelines.corpus import schema
 from data_pipelines.curate import borders, duplicates, motion, shots, subject
-from data_pipelines.media import decode
+from data_pipelines.media import crops, decode, display
+from data_pipelines.media import frames as frames_lib
 
+_FLAGS = av.video.reformatter.Interpolation
 WIDTH = 256
 MOTION_FPS = 8.0
 # Half the frames kept are dropped whenever there are twice as many: memory is bounded.
@@ -117,21 +117,21 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
 
 
 def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
-  """Yields (presentation time, uint8 BGR frame of 256 pixels' width with square pixels)."""
-  reformatter = av.video.reformatter.VideoReformatter()
-  try:
-    with av.open(io.BytesIO(data), 'r', metadata_errors='replace') as container:
-      stream = container.streams.video[0]
-      stream.thread_count = 1
-      aspect = float(stream.sample_aspect_ratio or 1)
-      for frame in container.decode(stream):
-        height = max(16, round(WIDTH * frame.height / (frame.width * aspect)))
-        small = reformatter.reformat(
-          frame, WIDTH, height, 'bgr24', interpolation='FAST_BILINEAR', threads=1
-        )
-        yield frame.time, small.to_ndarray()
-  except (av.FFmpegError, ValueError, OSError, IndexError) as error:
-    raise decode.DecodeError('decode', str(error)) from error
+  """Yields (presentation time, uint8 BGR frame of 256 pixels' width), upright and as trained on.
+
+  All are of the first one's shape: should a later frame have another, its centre is cut.
+  """
+  convert = decode.Converter('bgr24')
+  shape = None
+  with frames_lib.open_video(data) as video:
+    for frame in frames_lib.decode_all(video):
+      height, width = display.size(frame, video.aspect)
+      shape = shape or (max(16, round(WIDTH * height / width)), WIDTH)
+      size = shape
+      if shape[0] != max(16, round(WIDTH * height / width)):
+        size = crops.scaled_size(height, width, *shape)
+      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR)
+      yield frame.time, crops.center_crop(small_HWC, *shape).copy()
 
 
 def _shrink(frame_HWC: np.ndarray) -> np.ndarray:

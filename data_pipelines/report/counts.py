@@ -116,7 +116,7 @@ def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
     bucket = buckets.Bucket('any', frames, 8, 8, fps, 1)
     kinds[f'{frames} frames at {fps} per second'] = (
       f"media = 'video' AND {length} >= {bucket.span - 1e-3} "
-      f'AND fps >= {fps * (1 - buckets.FPS_TOLERANCE)}'
+      f'AND {table.rate} >= {fps * (1 - buckets.FPS_TOLERANCE)}'
     )
   each = [
     f'({kind}) AND least(height, width) >= {side}' for kind in kinds.values() for side in SIDES

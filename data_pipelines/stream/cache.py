@@ -24,7 +24,7 @@ from data_pipelines.corpus import aspects, reader
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import decode
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 from data_pipelines.stream import decoder
 from data_pipelines.stream import fields as fields_lib
 
