@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.media import failures
 from data_pipelines.media.frames import DecodeError
 
 # Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
@@ -221,7 +222,7 @@ def serve(file_descriptor: int) -> None:
       try:
         reply = (function(*arguments), None)
       except Exception as error:  # Raised again where the caller can see it.
-        reply = (None, error)
+        reply = (None, failures.portable(error))
       pipe.send(reply)
   except (EOFError, ConnectionError):
     return

@@ -6,6 +6,7 @@ several hosts, give each its own corpora. CLIP needs JAX and comes as an argumen
 `python -m i2vgen_jax.score`.
 """
 
+import collections
 import hashlib
 import json
 import pathlib
@@ -20,7 +21,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, schema, storage
-from data_pipelines.media import crops, decode
+from data_pipelines.media import crops, decode, failures
 from data_pipelines.score import heads as heads_lib
 from data_pipelines.score import saliency as saliency_lib
 
@@ -90,6 +91,7 @@ def score(
   method = digests.get('saliency', '')[:12]
   work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
+  failed = jobs.failures_of(results, parts)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
     marker.unlink()
@@ -102,6 +104,7 @@ def score(
     weights=digests,
     num_examples=sum(result['num_examples'] for result in results),
     num_scored=sum(result['num_scored'] for result in results),
+    failed=failed,
   )
   storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
   return summary
@@ -152,7 +155,8 @@ class _ScoreShard:
     if spans.exists():
       table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
       rows = [row | span for row, span in zip(rows, table, strict=True)]
-    scored, num_good = [], 0
+    scored, num_good, example = [], 0, ''
+    failed: collections.Counter = collections.Counter()
     with storage.fetched(self._output / shard['records']) as records:
       sizes = [part.image_size if part else 0 for part in (self._scorer, self._network)]
       load = _Load(str(records), rows, *sizes)
@@ -165,10 +169,14 @@ class _ScoreShard:
           self._score(self._scorer, batch, scored[-len(batch) :])
         if self._network:
           self._find_subjects(self._network, batch, scored[-len(batch) :])
-        num_good += sum(example['is_good'] for example in batch)
+        num_good += sum(loaded['is_good'] for loaded in batch)
+        for loaded in batch:
+          if loaded['lost']:
+            failed[loaded['lost'].reason] += 1
+            example = f'{loaded["key"]}: {loaded["lost"]}'
     table = pa.Table.from_pylist(scored, schema.SCORE)
     pa.parquet.write_table(table, folder / 'scored.parquet')
-    return dict(num_examples=len(scored), num_scored=num_good)
+    return dict(num_examples=len(scored), num_scored=num_good, failed=failed, example=example)
 
   def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:
     # Always of one size: another one would compile again.
@@ -200,7 +208,7 @@ class _ScoreShard:
 
 
 class _Load:
-  """Place in the shard -> key, caption, is_good, and three pictures for each network.
+  """Place in the shard -> key, caption, is_good, lost, and three pictures for each network.
 
   pixels uint8 (3, S, S, 3) are the central squares for CLIP; whole uint8 (3, N, N, 3) the whole
   frames for the saliency network. For a network that is not there, S or N is 0.
@@ -217,7 +225,7 @@ class _Load:
     pixels, whole = (
       np.zeros((len(POSITIONS), side, side, 3), np.uint8) for side in (size, self._whole_size)
     )
-    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False)
+    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False, lost=None)
     try:
       record = self._records.read(self._shard, index)
       loaded['caption'] = record['caption']
@@ -236,8 +244,8 @@ class _Load:
           frames, _ = decode.decode_video(record['data'], times, row['height'], row['width'])
           for frame, target in zip(frames, whole, strict=True):
             target[:] = _squeezed(PIL.Image.fromarray(frame), self._whole_size)
-    except decode.DecodeError:  # A null score; curate names the reason.
-      return loaded
+    except Exception as error:  # A null score: one example never ends a command.
+      return dict(loaded, lost=failures.of(error))
     return dict(loaded, is_good=True)
 
 
