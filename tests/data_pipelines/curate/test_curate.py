@@ -165,7 +165,7 @@ def write_corpus(folder):
   folder.mkdir()
   for name, frames in videos.items():
     (folder / f'{name}.mp4').write_bytes(demo_corpus.encode_video(frames, FPS))
-    caption = b'\xff' + b'word ' * 300 if name == 'e_long_caption' else name.encode()
+    caption = '\ufffd'.encode() + b'word ' * 300 if name == 'e_long_caption' else name.encode()
     (folder / f'{name}.txt').write_bytes(caption)
   return folder
 
