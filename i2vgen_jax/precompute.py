@@ -30,8 +30,8 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
 from data_pipelines.index import table as table_lib
+from data_pipelines.media import failures
 from data_pipelines.media import sandbox as sandbox_lib
-from data_pipelines.media.errors import DecodeError
 from data_pipelines.stream import cache as cache_lib
 from i2vgen_jax import cache, frozen
 from i2vgen_jax import session as session_lib
@@ -107,6 +107,9 @@ def precompute(
   results = jobs.run(work, items, parts, num_processes=1, host=host)
   work.close()
   if hosts.is_lead():
+    failed = jobs.failures_of(results, parts)
+    if failed:
+      logging.warning(failures.sentence(failed, 'decoded'))
     return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
   while not (output / 'manifest.json').exists():  # Who leaves before the others ends their run.
     time.sleep(1.0)
@@ -223,14 +226,17 @@ class _ShardWork:
     writer = writer_lib.RecordWriter(
       folder / 'records', cache_lib.features(shapes, self._identity['dtype'])
     )
-    num_cached = 0
+    num_cached, failed, example = 0, collections.Counter(), ''
     for group in _groups(rows, self._encode.frames_per_step):
+      lost = [row['lost'] for row in group if 'lost' in row]
+      failed.update(error.reason for error in lost)
+      example = str(lost[0]) if lost else example
       for record in self._encode(group):
         num_cached += len(record['latent_mean']) > 0
         arrays = {key: record[key].astype(self._identity['dtype']) for key in shapes}
         writer.write(record | arrays)
     counts = writer.close()
-    return counts | dict(num_cached=num_cached)
+    return counts | dict(num_cached=num_cached, failed=failed, example=example)
 
   def close(self) -> None:
     self._decode.close()
@@ -257,9 +263,10 @@ class _ShardWork:
       try:
         content = self._table.content(place)
         found = self._decode(path, record, times, height, width, content)
-      except DecodeError as error:
-        logging.warning('%s, record %d cannot be decoded: %s', path, record, error)
-        return nothing
+      except Exception as error:  # One example never ends a command.
+        lost = failures.of(error)
+        logging.warning('%s, record %d cannot be decoded: %s', path, record, lost)
+        return nothing | dict(lost=lost)
       return found | dict(first_time=times[0] if times else 0.0)
 
     return load

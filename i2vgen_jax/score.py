@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.corpus import reader
+from data_pipelines.media import failures
 from data_pipelines.score import shards
 from i2vgen_jax.evaluation import clip_scorer
 from i2vgen_jax.process import cli
@@ -35,6 +36,8 @@ def main() -> None:
     batch_size=given.batch_size,
     num_threads=given.num_threads,
   )
+  if summary['failed']:
+    print(failures.sentence(summary['failed'], 'scored'))
   print(
     f'{given.corpus}: {summary["num_scored"]:,} of {summary["num_examples"]:,} scored, '
     f'{time.monotonic() - start:.1f} s'

@@ -19,8 +19,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipelines import demo_corpus
+from data_pipelines import demo_corpus, sources
 from data_pipelines.ingest import command as ingest
+from data_pipelines.sources import raw
 
 
 def video(index=0):
@@ -83,6 +84,33 @@ def write_tar(path, groups):
       member = tarfile.TarInfo(name)
       member.size = len(data)
       tar.addfile(member, io.BytesIO(data))
+
+
+def write_files(folder, files):
+  """Writes files by name; text as UTF-8."""
+  for name, data in files.items():
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def read_all(path):
+  """({key: caption} of what is taken, {key: reason} of what is rejected) of a foreign corpus.
+
+  Asserts that what is listed comes out, each under a key of its own.
+  """
+  source = sources.open_source(path)
+  taken, rejected = {}, {}
+  for shard in source.shards():
+    examples = list(source.examples(shard))
+    assert len(examples) == source.num_listed(shard)
+    for example in examples:
+      assert example.key not in taken and example.key not in rejected
+      if isinstance(example, raw.RawExample):
+        taken[example.key] = example.caption
+      else:
+        rejected[example.key] = example.reason
+  return taken, rejected
 
 
 def kill_and_run_again(arguments, parts, module='data_pipelines'):

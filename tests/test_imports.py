@@ -20,7 +20,7 @@ ROWS = {
   'data_pipelines/demo_corpus': '',
   'data_pipelines/user_errors': '',
   'data_pipelines/media': '',
-  'data_pipelines/sources': '',
+  'data_pipelines/sources': 'media',
   'data_pipelines/corpus': 'media sources',
   'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus media sources',

@@ -32,6 +32,7 @@ ORIGIN = pa.schema(
     ('unsafe', pa.float32()),  # LAION: probability.
     ('link_hash', pa.string()),  # LAION: of link and caption.
     ('source_sha256', pa.string()),  # img2dataset: of the download, before it was re-encoded.
+    ('source_md5', pa.string()),  # Likewise.
   ]
 )
 
@@ -52,6 +53,7 @@ SIDECAR = pa.schema(
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),
     ('sha256', pa.string()),  # Of the file.
+    ('md5', pa.string()),  # Of the file; older corpora lack it.
     *ORIGIN,
   ]
 )

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.corpus import schema
 from data_pipelines.curate import borders, duplicates, motion, shots, subject
-from data_pipelines.media import crops, decode, display
+from data_pipelines.media import crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
 _FLAGS = av.video.reformatter.Interpolation
@@ -51,7 +51,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
       number, and the column is the largest of three frames'.
     end: presentation time of the last frame that is looked at; what follows may be damaged.
   Raises:
-    decode.DecodeError: if the file is damaged.
+    errors.DecodeError: if the file is damaged.
   """
   cv2.setNumThreads(1)  # Work is parallel over files.
   functions = {name: load_hook(path) for name, path in hooks.items()}
@@ -96,7 +96,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
         if len(kept) == 2 * MAX_KEPT:
           kept, keep_every = kept[::2], 2 * keep_every
   if len(times) < 2:
-    raise decode.DecodeError('single_frame', f'{len(times)} frames decode.')
+    raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   cuts = detector.cuts()
   starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
   spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]

@@ -14,7 +14,6 @@ import PIL.Image
 
 from data_pipelines.media import crops, display, errors, tone_map
 from data_pipelines.media import frames as frames_lib
-from data_pipelines.media.errors import DecodeError as DecodeError
 from data_pipelines.media.pictures import decode_image
 
 # Without chroma at full width and rounding, swscale's RGB is 1.7 of 255 too dark (FFmpeg 8.1).

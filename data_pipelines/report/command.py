@@ -5,6 +5,7 @@ security policy lets a browser fetch or run nothing. Captions and keys come from
 escaped. The same corpus gives the same bytes.
 """
 
+import logging
 import pathlib
 import re
 import time
@@ -19,6 +20,7 @@ from etils import epath
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
+from data_pipelines.media import failures
 from data_pipelines.report import counts, drift
 from data_pipelines.report import strips as strips_lib
 
@@ -183,6 +185,8 @@ def _sheets(
     }
   finally:
     strips.close()
+  if strips.failed:
+    logging.warning(failures.sentence(strips.failed, 'drawn'))
   return [
     dict(
       kind=kind,

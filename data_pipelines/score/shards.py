@@ -6,6 +6,7 @@ several hosts, give each its own corpora. CLIP needs JAX and comes as an argumen
 `python -m i2vgen_jax.score`.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -21,7 +22,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, schema, storage
-from data_pipelines.media import crops, decode
+from data_pipelines.media import crops, decode, failures
 from data_pipelines.score import heads as heads_lib
 from data_pipelines.score import saliency as saliency_lib
 
@@ -95,6 +96,7 @@ def score(
   method = digests.get('saliency', '')[:12]
   work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
+  failed = jobs.failures_of(results, parts)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
     marker.unlink()
@@ -107,6 +109,7 @@ def score(
     weights=digests,
     num_examples=sum(result['num_examples'] for result in results),
     num_scored=sum(result['num_scored'] for result in results),
+    failed=failed,
   )
   storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
   return summary
@@ -141,7 +144,8 @@ class _ScoreShard:
     if spans.exists():
       table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
       rows = [row | span for row, span in zip(rows, table, strict=True)]
-    scored, num_good = [], 0
+    scored, num_good, example = [], 0, ''
+    failed: collections.Counter = collections.Counter()
     with storage.fetched(self.output / shard['records']) as records:
       sizes = [part.image_size if part else 0 for part in (self.scorer, self.network)]
       load = _Load(str(records), rows, *sizes)
@@ -154,10 +158,14 @@ class _ScoreShard:
           self._score(self.scorer, batch, scored[-len(batch) :])
         if self.network:
           self._find_subjects(self.network, batch, scored[-len(batch) :])
-        num_good += sum(example['is_good'] for example in batch)
+        num_good += sum(loaded['is_good'] for loaded in batch)
+        for loaded in batch:
+          if loaded['lost']:
+            failed[loaded['lost'].reason] += 1
+            example = f'{loaded["key"]}: {loaded["lost"]}'
     table = pa.Table.from_pylist(scored, schema.SCORE)
     pa.parquet.write_table(table, folder / 'scored.parquet')
-    return dict(num_examples=len(scored), num_scored=num_good)
+    return dict(num_examples=len(scored), num_scored=num_good, failed=failed, example=example)
 
   def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:
     # Always of one size: another one would compile again.
@@ -189,7 +197,7 @@ class _ScoreShard:
 
 
 class _Load:
-  """Place in the shard -> key, caption, is_good, and three pictures for each network.
+  """Place in the shard -> key, caption, is_good, lost, and three pictures for each network.
 
   pixels uint8 (3, S, S, 3) are the central squares for CLIP; whole uint8 (3, N, N, 3) the whole
   frames for the saliency network. For a network that is not there, S or N is 0.
@@ -206,7 +214,7 @@ class _Load:
     pixels, whole = (
       np.zeros((len(POSITIONS), side, side, 3), np.uint8) for side in (size, self._whole_size)
     )
-    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False)
+    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False, lost=None)
     try:
       record = self._records.read(self._shard, index)
       loaded['caption'] = record['caption']
@@ -227,8 +235,8 @@ class _Load:
           frames, _ = decode.decode_video(record['data'], times, row['height'], row['width'])
           for frame, target in zip(frames, whole, strict=True):
             target[:] = _squeezed(PIL.Image.fromarray(frame), self._whole_size)
-    except decode.DecodeError:  # A null score; curate names the reason.
-      return loaded
+    except Exception as error:  # A null score: one example never ends a command.
+      return dict(loaded, lost=failures.of(error))
     return dict(loaded, is_good=True)
 
 

@@ -13,7 +13,7 @@ import PIL.Image
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
-from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.media import decode, errors, sandbox, shared_memory
 from data_pipelines.stream import fields as fields_lib
 
 TIMEOUT_SECS = 60.0  # Of the processor, for one example; a minute of 4K video decodes in 20 s.
@@ -136,14 +136,14 @@ class Decoder:
         )
       else:
         decode.decode_image_into(_views(self.fields, pixels, 1), record['data'])
-    except decode.DecodeError as error:
+    except errors.DecodeError as error:
       return Decoded(key, error=str(error))
     return Decoded(key, record['caption'])
 
   def _check(self, data: bytes) -> None:
     # Hashing costs 1 % of decoding: only once there is something to look for.
     if self.quarantine and hashlib.sha256(data).hexdigest() in self.quarantine:
-      raise decode.DecodeError('quarantine', 'a decoder crashed or hung on this file.')
+      raise errors.DecodeError('quarantine', 'a decoder crashed or hung on this file.')
 
   def cpu_secs(self) -> float:
     """Of other processes: none."""
@@ -199,7 +199,7 @@ class SandboxedDecoder:
       try:
         yield from self.sandbox(*work, progress=batch.progress)
         return
-      except decode.DecodeError as error:
+      except errors.DecodeError as error:
         row, request = list(left.items())[min(batch.progress[0], len(left) - 1)]
         logging.warning('%s, record %d: %s', request.shard, request.record, error)
         if suspect == row:
@@ -215,7 +215,7 @@ class SandboxedDecoder:
       record = reader.Records().read(request.shard, request.record)
       key = record['key']
       self.quarantine.add(hashlib.sha256(record['data']).hexdigest())
-    except decode.DecodeError:
+    except errors.DecodeError:
       logging.warning('%s, record %d: cannot be read either.', request.shard, request.record)
     return Decoded(key, error=reason)
 

@@ -11,7 +11,7 @@ import pytest
 from data_pipelines.corpus import reader
 from data_pipelines.curate import measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import decode, probe
+from data_pipelines.media import decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips, shown, test_hdr, test_interlaced
 
@@ -97,7 +97,7 @@ CHANGES = {
 @pytest.mark.parametrize('name', CHANGES)
 def test_a_frame_size_that_changes_is_refused_by_name_and_never_stretched(name):
   data = changing(CHANGES[name])
-  with pytest.raises(decode.DecodeError, match='^size_changes: 96x64.* becomes'):
+  with pytest.raises(errors.DecodeError, match='^size_changes: 96x64.* becomes'):
     probe.probe(data, 'video')
   if name == 'pixels':
     return

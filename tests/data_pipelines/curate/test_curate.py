@@ -20,7 +20,7 @@ from data_pipelines.corpus import schema
 from data_pipelines.curate import command as curate
 from data_pipelines.curate import decide, duplicates, measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import decode
+from data_pipelines.media import errors
 from tests import corpora
 
 HEIGHT, WIDTH, FPS = 144, 256, 24
@@ -211,7 +211,7 @@ def write_corpus(folder):
   folder.mkdir()
   for name, frames in videos.items():
     (folder / f'{name}.mp4').write_bytes(demo_corpus.encode_video(frames, FPS))
-    caption = b'\xff' + b'word ' * 300 if name == 'e_long_caption' else name.encode()
+    caption = '\ufffd'.encode() + b'word ' * 300 if name == 'e_long_caption' else name.encode()
     (folder / f'{name}.txt').write_bytes(caption)
   return folder
 
@@ -388,5 +388,5 @@ def test_videos_of_two_codecs_and_photographs_are_curated(media_folder, tmp_path
 
 
 def test_undecodable_media_is_a_decode_error():
-  with pytest.raises(decode.DecodeError):
+  with pytest.raises(errors.DecodeError):
     measure.measure(corpora.flip_bits(corpora.video()), 'video', 16, {})
