@@ -5,6 +5,7 @@ are. Work goes shard by shard (jobs.py), in this process or as a Beam job. The m
 last.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -19,7 +20,7 @@ from etils import epath
 from data_pipelines import sources
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
-from data_pipelines.media import decode, probe, sandbox
+from data_pipelines.media import failures, probe, sandbox
 from data_pipelines.sources import raw
 
 HASH_RANGE = 2**32
@@ -32,6 +33,7 @@ def ingest(
   validation_fraction: float = 0.01,
   num_processes: int = 2,
   beam_flags: Sequence[str] = (),
+  takes: Sequence[str] = (),
 ) -> dict:
   """Ingests the corpus at `path` into the folder `output`; does nothing if that is done already.
 
@@ -43,17 +45,19 @@ def ingest(
       validation; at least one. Not used if the source tells its validation split.
     num_processes: see jobs.run.
     beam_flags: see jobs.run.
+    takes: those of probe.SPECIAL that are taken: 'hdr', to be tone-mapped, and 'interlaced', to be
+      deinterlaced whenever they are decoded. The others are rejected.
   Returns:
     The manifest (see schema.py).
   Raises:
     ValueError: if the input is in no known layout, no example of it can be used, or `output` holds
       another corpus.
   """
-  plan = _Plan.of(path, output, layout, validation_fraction)
+  plan = _Plan.of(path, output, layout, validation_fraction, takes)
   if plan.is_done():
     return reader.read_manifest(output)
   jobs.claim(plan.parts, plan.identity)
-  work = IngestShard(plan.source, plan.threshold)
+  work = IngestShard(plan.source, plan.threshold, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
   if plan.threshold and not any('validation' in result['splits'] for result in results):
     # A small corpus: the example with the smallest hash is held out.
@@ -73,6 +77,7 @@ class _Plan:
   threshold: int
   output: epath.Path
   identity: str
+  takes: tuple[str, ...] = ()
 
   @classmethod
   def of(
@@ -81,6 +86,7 @@ class _Plan:
     output: epath.PathLike,
     layout: str | None,
     validation_fraction: float,
+    takes: Sequence[str] = (),
   ) -> '_Plan':
     if not 0 <= validation_fraction < 1:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
@@ -92,7 +98,10 @@ class _Plan:
     digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
     for shard in shards:
       digest.update(json.dumps(source.describe(shard)).encode())
-    return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16])
+    takes = tuple(sorted(takes))
+    if takes:
+      digest.update(json.dumps(takes).encode())
+    return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16], takes)
 
   @property
   def parts(self) -> epath.Path:
@@ -124,9 +133,10 @@ class _Plan:
 class IngestShard:
   """(shard, folder) -> records, sidecars and what was rejected; a pure function of the shard."""
 
-  def __init__(self, source: raw.Source, threshold: int):
+  def __init__(self, source: raw.Source, threshold: int, takes: Sequence[str] = ()):
     self._source = source
     self._threshold = threshold
+    self._takes = takes
     self._probe = sandbox.Sandbox(probe.probe)
 
   def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
@@ -135,12 +145,13 @@ class IngestShard:
     rejected: list[dict] = []
     smallest_hash = HASH_RANGE
     row: dict[str, Any] = {}
-    for example in self._source.read(shard):
+    for example in self._source.examples(shard):
       if isinstance(example, raw.RawExample):
         try:
-          row = self._probe(example.data, example.media)
-        except decode.DecodeError as error:
-          example = raw.Rejected(example.key, error.reason, error.detail)
+          row = self._probe(example.data, example.media, self._takes)
+        except Exception as error:  # One file never ends a command.
+          lost = failures.of(error)
+          example = raw.Rejected(example.key, lost.reason, lost.detail)
       if isinstance(example, raw.Rejected):
         rejected.append(vars(example))
         continue
@@ -154,6 +165,9 @@ class IngestShard:
       splits={split: writer.close() for split, writer in writers.items()},
       rejected=rejected,
       smallest_hash=smallest_hash,
+      num_examples=self._source.num_listed(shard),
+      failed=collections.Counter(bad['reason'] for bad in rejected),
+      example=next((str(bad) for bad in rejected if failures.is_unexpected(bad['reason'])), ''),
     )
 
   def close(self) -> None:
@@ -168,7 +182,7 @@ def _hold_out_one(plan: _Plan, results: list[dict]) -> list[dict]:
   for index, result in enumerate(results):
     if result['smallest_hash'] == smallest:
       storage.remove_folder(jobs.part(plan.parts, index))
-  work = IngestShard(plan.source, smallest + 1)
+  work = IngestShard(plan.source, smallest + 1, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes=1)
   work.close()
   return results
@@ -178,9 +192,8 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   """Names the shards by their final number, writes the metadata and, last, the manifest."""
   output = plan.output
   rejected = [bad for result in results for bad in result['rejected']]
-  counts: dict[str, int] = {}
-  for bad in rejected:
-    counts[bad['reason']] = counts.get(bad['reason'], 0) + 1
+  counts = jobs.failures_of(results, plan.parts)
+  num_listed = _num_listed(plan, results)
   splits = {split: _place_shards(plan, results, split) for split in schema.SPLITS}
   splits = {split: found for split, found in splits.items() if found['num_examples']}
   if 'train' not in splits:
@@ -198,6 +211,7 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
     identity=plan.identity,
     fingerprint=hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:16],
     splits=splits,
+    num_listed=num_listed,
     num_rejected=len(rejected),
     rejected=counts,
   )
@@ -205,6 +219,22 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   for bad in rejected[:5]:
     logging.warning('rejected %s: %s %s', bad['key'], bad['reason'], bad['detail'])
   return manifest
+
+
+def _num_listed(plan: _Plan, results: list[dict]) -> int:
+  """How many examples the source lists; raises ValueError if not all were taken or rejected."""
+  total = 0
+  for shard, result in zip(plan.shards, results, strict=True):
+    num_read = sum(split['num_examples'] for split in result['splits'].values())
+    found = num_read + len(result['rejected'])
+    listed = result['num_examples']
+    if listed != found:
+      raise ValueError(
+        f'{plan.source.describe(shard)[:2]} lists {listed} examples, of which {num_read} were read '
+        f'and {len(result["rejected"])} rejected: that is a bug of this program.'
+      )
+    total += listed
+  return total
 
 
 def _place_shards(plan: _Plan, results: list[dict], split: str) -> dict:
@@ -237,6 +267,14 @@ def add_command(commands: jobs.Commands) -> None:
   parser.add_argument(
     '--validation_fraction', type=float, default=0.01, help='held out by key hash'
   )
+  parser.add_argument(
+    '--hdr', choices=('refuse', 'tonemap'), default='refuse',
+    help='PQ and HLG videos: rejected, or tone-mapped to BT.709 whenever they are decoded',
+  )  # fmt: skip
+  parser.add_argument(
+    '--interlaced', choices=('refuse', 'deinterlace'), default='refuse',
+    help='rejected, or deinterlaced whenever they are decoded',
+  )  # fmt: skip
   jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -247,17 +285,26 @@ def _run_command(
   output: str,
   layout: str | None,
   validation_fraction: float,
+  hdr: str,
+  interlaced: str,
   dry_run: bool,
   **options: Any,
 ) -> None:
   start = time.monotonic()
+  takes = ['hdr'] * (hdr == 'tonemap') + ['interlaced'] * (interlaced == 'deinterlace')
   if dry_run:
-    print(_Plan.of(input, output, layout, validation_fraction).text())
+    print(_Plan.of(input, output, layout, validation_fraction, takes).text())
     return
-  manifest = ingest(input, output, layout, validation_fraction, **options)
+  manifest = ingest(input, output, layout, validation_fraction, takes=takes, **options)
   counts = ', '.join(
     f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
     for split, found in manifest['splits'].items()
   )
   print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
+  num_read = sum(found['num_examples'] for found in manifest['splits'].values())
+  if 'num_listed' in manifest:
+    print(
+      f'listed {manifest["num_listed"]:,} = read {num_read:,} + rejected '
+      f'{manifest["num_rejected"]:,}; most often: {failures.commonest(manifest["rejected"])}'
+    )
   print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 
 MAX_PROFILE_BYTES = 4 << 20  # Those of presses have 0.5 to 3 MB; each is kept with its transform.
 _MODES = 'RGB', 'L', 'CMYK', 'LAB'  # That littlecms takes.

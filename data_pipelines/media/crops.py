@@ -6,6 +6,7 @@ are equal.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
@@ -25,6 +26,31 @@ def scaled_size(source_height: int, source_width: int, height: int, width: int) 
   """
   scale = min(source_width / width, source_height / height)
   return max(height, int(source_height // scale)), max(width, int(source_width // scale))
+
+
+def cover_content(
+  size: tuple[int, int], content: Sequence[float], height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """((height, width) to which a frame is scaled so that its content covers a cut, (top, left) of
+  the cut in it): the content's centre, with nothing of the borders where rounding allows.
+
+  Args:
+    size: (height, width) of the frame, pixels.
+    content: (top, left, height, width) as shares of the frame.
+    height: of the cut, pixels.
+    width: likewise.
+  """
+  shares = (content[2], content[3])
+  scale = max(
+    cut / (side * share) for cut, side, share in zip((height, width), size, shares, strict=True)
+  )
+  scaled, first = [], []
+  for cut, side, start, share in zip((height, width), size, content[:2], shares, strict=True):
+    length = max(cut, math.ceil(side * scale - 1e-6))
+    spare = length * share - cut
+    scaled.append(length)
+    first.append(min(max(0, round(length * start + spare / 2)), length - cut))
+  return (scaled[0], scaled[1]), (first[0], first[1])
 
 
 def square_cover(source_height: int, source_width: int, size: int) -> tuple[int, int]:

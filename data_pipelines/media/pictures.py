@@ -25,7 +25,7 @@ import simplejpeg
 from etils import epath
 
 from data_pipelines.media import colours
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 
 FORMATS = 'JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, and HEIC with pillow-heif'
 _SIGNATURES = {

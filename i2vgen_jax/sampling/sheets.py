@@ -7,14 +7,9 @@ from PIL import Image
 
 def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
   """One row per video, its frames side by side with a pixel of white between; uint8 (H, W, 3)."""
-  rows = []
-  for video_FHWC in np.asarray(videos_BFHWC):
-    rows.append(
-      np.concatenate(
-        [np.pad(f, ((0, 1), (0, 1), (0, 0)), constant_values=255) for f in video_FHWC], 1
-      )
-    )
-  return np.concatenate(rows, 0)
+  margins = (0, 0), (0, 0), (0, 1), (0, 1), (0, 0)
+  framed_BFHWC = np.pad(np.asarray(videos_BFHWC), margins, constant_values=255)
+  return np.concatenate([np.concatenate(video_FHWC, 1) for video_FHWC in framed_BFHWC], 0)
 
 
 def write_png(path: epath.PathLike, image_HWC: np.ndarray) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import PIL.Image
 from absl import logging
@@ -31,7 +30,7 @@ class Stage:
   Attributes:
     session: of the run, with its frozen weights.
     params: of the U-Net.
-    bucket: whose shape and rate the videos have.
+    bucket: whose shape and rate the videos have; with aspects, see `fitting`.
     settings: of the sampler, see generate.settings.
     generate: made by generate.make_generate.
     negative_prompt: what to move away from.
@@ -43,11 +42,6 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
-
-  @property
-  def config(self) -> ml_collections.ConfigDict:
-    """The config of the run."""
-    return self.session.config
 
   @property
   def refines(self) -> bool:
@@ -71,6 +65,11 @@ class Stage:
     inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
     return self.generate(self.params, self.session.frozen, inputs, noise_BFHWC)[1]
 
+  def fitting(self, height: int, width: int) -> 'Stage':
+    """The stage at the aspect of its bucket that crops such a picture least, in pixels; itself
+    without aspects, or where a size was asked for."""
+    return dataclasses.replace(self, bucket=buckets_lib.fitting(self.bucket, height, width))
+
   def noise(self, seed: int, num_videos: int) -> jax.Array:
     """The noise to start from; see generate.start_noise."""
     size = self.bucket.frames, self.bucket.height, self.bucket.width
@@ -84,20 +83,22 @@ class Stage:
     video_FHWC: np.ndarray | None = None,
     more: Mapping[str, str] | None = None,
   ) -> np.ndarray:
-    """uint8 (F, H, W, 3) of a picture and a caption.
+    """uint8 (F, H, W, 3) of a picture and a caption, at the aspect that is nearest to it.
 
     Args:
       image: the first frame, encoded or decoded already.
       caption: what happens.
       seed: of the noise.
-      video_FHWC: what a refinement stage refines.
+      video_FHWC: what a refinement stage refines; its aspect is kept.
       more: values of the signals' own flags.
     """
-    bucket = self.bucket
+    size = (image.height, image.width) if video_FHWC is None else video_FHWC.shape[1:3]
+    stage = self.fitting(*size)
+    bucket = stage.bucket
     request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
-    return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
+    return np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
 
 
 def load(
@@ -118,7 +119,8 @@ def load(
     weights: 'ema' or 'raw'.
     step: checkpoint; default the newest.
     seed: of the noise that a sampler adds.
-    size: frames, height, width, fps of the videos; default those of the run's sampling bucket.
+    size: frames, height, width, fps of the videos; default those of the run's sampling bucket, at
+      the aspect that is nearest to each picture if the run has several.
     negative_prompt: what to move away from.
     devices: to sample on; default all.
     **overrides: fields of config.sample, and of config.refine's levels.
@@ -126,15 +128,18 @@ def load(
   Raises:
     ValueError: there is no such run, or a setting is invalid.
   """
-  session, params = session_lib.load_run(workdir, weights, step, devices)
+  session = session_lib.open_run(workdir, devices)
+  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
   if given.get('fps', 1) <= 0:
     raise ValueError(f'fps={given["fps"]} must be above 0.')
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
+  if 'height' in given or 'width' in given:
+    bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
   settings = generate_lib.settings(session.config, **overrides)
   return Stage(
-    session=session,
+    session=session.load_frozen(workdir),
     params=params,
     bucket=dataclasses.replace(bucket, **given),
     settings=settings,

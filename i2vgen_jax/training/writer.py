@@ -37,7 +37,10 @@ class Writer:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""
     if not self._active:
       return
-    row = {'step': step} | {name: _number(value) for name, value in values.items()}
+    row = {'step': step} | {
+      name: value if isinstance(value, str | int) else float(value)
+      for name, value in values.items()
+    }
     with (self._workdir / 'metrics.jsonl').open('a') as file:
       file.write(json.dumps(row) + '\n')
     if self._events:
@@ -97,10 +100,6 @@ class Writer:
     """Flushes the event files."""
     if self._events:
       self._events.close()
-
-
-def _number(value: Any) -> str | int | float:
-  return value if isinstance(value, str | int) else float(value)
 
 
 class Progress:

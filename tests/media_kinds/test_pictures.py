@@ -15,7 +15,7 @@ from data_pipelines.corpus import reader
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import colours as colours_lib
 from data_pipelines.media import pictures
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 from data_pipelines.stream import decoder, fields
 from i2vgen_jax.conditions import base
 from tests.media_kinds import files

@@ -159,6 +159,10 @@ def test_buckets_cuts_copies_and_drift_are_those_that_were_made(tmp_path):
     '32 frames at 8 per second': [0, 0, 0, 0, 0],  # In the file, but not in one shot.
     '32 frames at 16 per second': [1, 0, 0, 0, 0],
   }
+  [videos, images] = found['aspects']['rows']
+  videos['counts']['448x256'] -= 1
+  assert videos == dict(name='video', counts=dict.fromkeys(found['aspects']['names'], 0))
+  assert images['counts']['max_enlarge'] == 80 and sum(images['counts'].values()) == 80
   assert found['copies'] == dict(num_clusters=1, num_rows=2, clusters=[(2, [7, 8])])
   [far] = [far for far in found['far_shards'] if far['title'] == 'shorter side, pixels'][:1]
   assert far['shard'].endswith('00001-of-00002') and far['num_rows'] == 17
