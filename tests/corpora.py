@@ -13,11 +13,11 @@ import tarfile
 import time
 
 import av
-import fsspec
 import fsspec.implementations.memory
 import numpy as np
 import PIL.Image
 import pytest
+from fsspec.registry import _registry
 
 from data_pipelines import demo_corpus, sources
 from data_pipelines.ingest import command as ingest
@@ -183,11 +183,12 @@ class Bucket(fsspec.implementations.memory.MemoryFileSystem):
 
 def bucket():
   """The body of a fixture: an empty bucket in the place of s3:// and gs://."""
-  for name in Bucket.protocol:
-    fsspec.register_implementation(name, Bucket, clobber=True)
   Bucket.store.clear()
   Bucket.pseudo_dirs[:] = ['']
-  yield Bucket()
+  with pytest.MonkeyPatch.context() as patch:  # Other tests have the real clients.
+    for name in Bucket.protocol:
+      patch.setitem(_registry, name, Bucket)
+    yield Bucket()
 
 
 @contextlib.contextmanager
