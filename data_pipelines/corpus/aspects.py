@@ -19,6 +19,7 @@ MAX_CROP = 0.5  # What the bounds are with aspects, unless told.
 MAX_ENLARGE = 2.0  # Keeps pictures of 256 pixels a side, of which 448x256 needs 1.75.
 # Those of configs/base.py:aspects, (height, width).
 BASE = ((256, 448), (448, 256), (320, 384), (384, 320))
+REASONS = ('max_crop', 'max_enlarge')  # What leaves a source out.
 CHUNK = 1 << 20  # Rows that are looked at together: bounds the memory.
 
 Size = tuple[int, int]  # (height, width), pixels.
@@ -47,13 +48,8 @@ class Framing:
     if self.max_enlarge is not None and self.max_enlarge <= 0:
       raise ValueError(f'max_enlarge={self.max_enlarge} should be > 0, a factor.')
 
-  @property
-  def reasons(self) -> tuple[str, ...]:
-    """What leaves a source out, as `assign` numbers it from len(sizes) on."""
-    return 'max_crop', 'max_enlarge'
-
   def assign(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Number of each source's size, or len(sizes) + number of the reason that leaves it out.
+    """Number of each source's size, or len(sizes) + number in REASONS of what leaves it out.
 
     Args:
       heights: int (N,), of the sources, pixels.
@@ -94,7 +90,7 @@ class Framing:
 
   def tally(self, assigned: np.ndarray, counts: np.ndarray | None = None) -> dict[str, int]:
     """`count` of what `assign` returned; counts as there."""
-    names = [*map(name_of, self.sizes), *self.reasons]
+    names = [*map(name_of, self.sizes), *REASONS]
     found = np.bincount(assigned, counts, len(names))
     return dict(zip(names, found.astype(int).tolist(), strict=True))
 
@@ -196,8 +192,11 @@ def count_by_media(
 
 
 def text_of(counts: Mapping[str, int]) -> str:
-  """What Framing.count found, on one line."""
-  return ', '.join(f'{name} {count:,}' for name, count in counts.items())
+  """What Framing.count found, on one line: the aspects, then what the bounds leave out."""
+  taken, out = [], []
+  for name, count in counts.items():
+    (out if name in REASONS else taken).append(f'{name} {count:,}')
+  return f'{", ".join(taken)}; left out by {", ".join(out)}'
 
 
 def parse(text: str) -> tuple[Size, ...]:

@@ -267,7 +267,7 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
     table = sidecars.Sidecars(reader.Corpora(directories, 'train'))
     sizes = table.sizes(manifest['where'])
     for media, counts in aspects.count_by_media(framing, sizes, schema.MEDIA).items():
-      print(f'{media}s by aspect, and left out: {aspects.text_of(counts)}')
+      print(f'{media}s by aspect (data.aspects): {aspects.text_of(counts)}')
   print(f'{"would write" if options["dry_run"] else "index"} {output}')
   print(f'fingerprint {manifest["fingerprint"]}')
 

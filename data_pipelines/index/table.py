@@ -218,8 +218,8 @@ class Table:
     if bucket.framing and self.filling(whole):
       counts = self.count(bucket.framing, bucket.media)
       return (
-        f'bucket {bucket.group!r} fits no {bucket.media} by its size; by aspect, and what bounds '
-        f'leave out: {aspects.text_of(counts)}. Raise data.max_crop={bucket.framing.max_crop} or '
+        f'bucket {bucket.group!r} fits no {bucket.media} by its size. By aspect: '
+        f'{aspects.text_of(counts)}. Raise data.max_crop={bucket.framing.max_crop} or '
         f'data.max_enlarge={bucket.framing.max_enlarge}, or give aspects that fit.'
       )
     mine = [range(*cell['places']) for cell in self._cells if cell['media'] == bucket.media]

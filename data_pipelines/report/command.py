@@ -245,7 +245,7 @@ def _run_command(
   for size in found['sizes']:
     print(f'{size["num_rows"]:>12,} {size["name"]}, {size["hours"]:.2f} h')
   for row in found['aspects']['rows']:
-    print(f'{row["name"]}s by aspect, and left out: {aspects.text_of(row["counts"])}')
+    print(f'{row["name"]}s by aspect (data.aspects): {aspects.text_of(row["counts"])}')
   print(
     f'{output}: {epath.Path(output).stat().length / 1e6:.1f} MB, {time.monotonic() - start:.1f} s'
   )

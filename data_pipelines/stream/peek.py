@@ -105,7 +105,7 @@ def _run(workdir: str, step: int, output: str, dry_run: bool) -> None:
     f'{bucket["width"]}x{bucket["height"]} at {bucket["fps"]:g} fps; data {seen["fingerprint"]}'
   )
   if seen['by_aspect']:
-    print(f'{bucket["media"]}s by aspect, and left out: {aspects.text_of(seen["by_aspect"])}')
+    print(f'{bucket["media"]}s by aspect: {aspects.text_of(seen["by_aspect"])}')
   for example in seen['examples']:
     start = example['times'][0] if example['times'] else 0.0
     replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''

@@ -154,7 +154,7 @@ def _tell(table: table_lib.Table, name: str, drawn: Sequence[Drawn]) -> None:
   if bucket.framing is None:
     return
   counts = aspects.text_of(table.count(bucket.framing, bucket.media))
-  logging.info('%ss by aspect for bucket %r, and left out: %s', bucket.media, name, counts)
+  logging.info('bucket %r: %ss by aspect: %s', name, bucket.media, counts)
   for one in drawn:
     num = sum(len(cell.places) for cell in one.cells)
     if 0 < num < one.bucket.batch_size:

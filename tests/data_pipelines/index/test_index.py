@@ -275,13 +275,13 @@ def test_mistakes_are_named(corpora, tmp_path):
 def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tmp_path, capsys):
   """The demo's are 64x64: too small for the base stage's sizes, and square."""
   arguments = [f'--corpus={path}' for path in corpora.values()] + [f'--output={tmp_path}/index']
-  told = lambda text: re.findall(r'(\w+)s by aspect, and left out: (.*)', text)  # noqa: E731
+  told = lambda text: re.findall(r'(\w+)s by aspect .data.aspects.: (.*)', text)  # noqa: E731
   commands.main(['index', *arguments])
   kept, num_images = (
     sum(row.get('keep', True) for row in sidecar(corpora) if row['media'] == media)
     for media in ('video', 'image')
   )
-  out = '448x256 0, 256x448 0, 384x320 {}, 320x384 0, max_crop 0, max_enlarge {}'
+  out = '448x256 0, 256x448 0, 384x320 {}, 320x384 0; left out by max_crop 0, max_enlarge {}'
   assert told(capsys.readouterr().out) == [
     ('video', out.format(0, kept)), ('image', out.format(0, num_images))
   ]  # fmt: skip
@@ -291,7 +291,7 @@ def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tm
   flags = ['--aspects=64x64,128x32', '--max_crop=0.1']
   commands.main(['index', *arguments, *flags, '--dry_run'])
   assert told(capsys.readouterr().out)[1][1] == (
-    f'64x64 {num_images}, 128x32 0, max_crop 0, max_enlarge 0'
+    f'64x64 {num_images}, 128x32 0; left out by max_crop 0, max_enlarge 0'
   )
   assert (tmp_path / 'index/manifest.json').stat().st_mtime_ns == stamp
   with corpora_lib.ends_with_2('should be WIDTHxHEIGHT'):

@@ -285,3 +285,14 @@ def test_a_letterboxed_video_is_cropped_to_its_content_which_its_aspect_is_judge
     .min()
     < 20
   )
+
+
+def test_held_out_clips_are_those_of_the_aspect_that_is_shown(mixed):
+  [landscape, _, _, *_] = of_aspects()
+  given = fields.Video(), fields.Fps()
+  batch = stream_lib.held_out(mixed, landscape, given, 99, split='train', sandbox=False)
+  assert len(batch['key']) == 13 and batch['video'].shape[2:4] == LANDSCAPE
+  assert {SOURCES[size_in(key)] for key in batch['key']} == {'128x64'}
+  [none] = buckets.with_aspects(landscape, ((64, 64),), max_crop=0.001, max_enlarge=0.5)
+  with pytest.raises(ValueError, match="split 'train'.*left out by max_crop 28.*sample.bucket"):
+    stream_lib.held_out(mixed, none, given, 1, split='train')
