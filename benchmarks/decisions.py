@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from data_pipelines.corpus import schema
-from data_pipelines.curate import decide
+from data_pipelines.curate import decide, denylist
 
 SHARD = 4096
 
@@ -25,9 +25,9 @@ def main():
   num_examples = parser.parse_args().num_examples
   num_shards = -(-num_examples // SHARD)
   rows(0)
-  decide.Decisions(rows, [False], decide.Rules(), frozenset(), True)
+  decide.Decisions(rows, [False], decide.Rules(), denylist.Lists(), True)
   before, start = peak_bytes(), time.process_time()
-  decisions = decide.Decisions(rows, [False] * num_shards, decide.Rules(), frozenset(), True)
+  decisions = decide.Decisions(rows, [False] * num_shards, decide.Rules(), denylist.Lists(), True)
   compared = time.process_time()
   for shard in range(num_shards):
     decisions.rows(shard)

@@ -25,7 +25,7 @@ import av
 import numpy as np
 import PIL.Image
 
-from data_pipelines.media import decode, probe, sandbox
+from data_pipelines.media import decode, errors, probe, sandbox
 
 SIZE = (48, 64)  # Height and width of the seeds, pixels.
 NUM_FRAMES = 24
@@ -131,7 +131,7 @@ def fuzz(
     reason, num_faults = 'sound', len(found.faults)
     try:
       look(data, media)
-    except decode.DecodeError as error:
+    except errors.DecodeError as error:
       reason = error.reason
     except Exception as error:
       reason = type(error).__name__

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from data_pipelines.corpus import reader
+from data_pipelines.media import failures
 from data_pipelines.score import shards
 from i2vgen_jax.evaluation import clip_scorer
 from i2vgen_jax.process import cli
@@ -35,6 +36,8 @@ def main() -> None:
     batch_size=given.batch_size,
     num_threads=given.num_threads,
   )
+  if summary['failed']:
+    print(failures.sentence(summary['failed'], 'scored'))
   print(
     f'{given.corpus}: {summary["num_scored"]:,} of {summary["num_examples"]:,} scored, '
     f'{time.monotonic() - start:.1f} s'
@@ -63,13 +66,13 @@ def score(corpus: str, clip: str = '', **options: Any) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('corpus', None, 'Folder that ingest wrote.')
-  flags.DEFINE_string('clip', '', 'Folder of a CLIPModel of transformers.')
-  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the head.')
-  flags.DEFINE_string('nsfw', '', 'Safetensors file of the head.')
-  flags.DEFINE_string('saliency', '', 'ONNX file, such as U2-Net: whole frames to maps.')
+  flags.DEFINE_string('corpus', None, 'Folder of a corpus, as ingest wrote it.')
+  flags.DEFINE_string('clip', '', 'Folder of a transformers CLIPModel.')
+  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the aesthetic head.')
+  flags.DEFINE_string('nsfw', '', 'Safetensors file of the NSFW head.')
+  flags.DEFINE_string('saliency', '', 'ONNX file of a saliency network, such as U2-Net.')
   flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
-  flags.DEFINE_integer('num_threads', 4, 'Threads that decode.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('corpus')
+  flags.DEFINE_integer('num_threads', 4, 'Number of threads that decode.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['corpus'])
   cli.run(main)

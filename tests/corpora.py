@@ -13,12 +13,15 @@ import tarfile
 import time
 
 import av
-import fsspec
 import fsspec.implementations.memory
 import numpy as np
+import PIL.Image
 import pytest
+from fsspec.registry import _registry
 
-from data_pipelines import demo_corpus
+from data_pipelines import demo_corpus, sources
+from data_pipelines.ingest import command as ingest
+from data_pipelines.sources import raw
 
 
 def video(index=0):
@@ -35,6 +38,27 @@ def write_folder(folder, count, captions='txt'):
     if captions == 'txt':
       (folder / f'{index:03d}.txt').write_text(f'caption {index}\n')
   return folder
+
+
+def ingest_sizes(root, sizes, num_frames=6):
+  """Ingests media of the sizes (kind, height, width) into root/corpus, which it returns.
+
+  Keys are number_HEIGHTxWIDTH; sides are multiples of 8.
+  """
+  (root / 'media').mkdir(parents=True)
+  for number, (media, height, width) in enumerate(sizes):
+    rng = np.random.default_rng(number)
+    name = f'{number:03d}_{height}x{width}'
+    pixels = rng.integers(60, 200, (num_frames, height // 8, width // 8, 3), np.uint8)
+    pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
+    if media == 'image':
+      PIL.Image.fromarray(pixels[0]).save(root / 'media' / f'{name}.png')
+    else:
+      (root / 'media' / f'{name}.mp4').write_bytes(demo_corpus.encode_video(pixels, fps=8))
+    (root / 'media' / f'{name}.txt').write_text(name)
+  directory = str(root / 'corpus')
+  ingest.ingest(str(root / 'media'), directory, validation_fraction=0.0, num_processes=1)
+  return directory
 
 
 def write_webvid(folder, columns):
@@ -60,6 +84,33 @@ def write_tar(path, groups):
       member = tarfile.TarInfo(name)
       member.size = len(data)
       tar.addfile(member, io.BytesIO(data))
+
+
+def write_files(folder, files):
+  """Writes files by name; text as UTF-8."""
+  for name, data in files.items():
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def read_all(path):
+  """({key: caption} of what is taken, {key: reason} of what is rejected) of a foreign corpus.
+
+  Asserts that what is listed comes out, each under a key of its own.
+  """
+  source = sources.open_source(path)
+  taken, rejected = {}, {}
+  for shard in source.shards():
+    examples = list(source.examples(shard))
+    assert len(examples) == source.num_listed(shard)
+    for example in examples:
+      assert example.key not in taken and example.key not in rejected
+      if isinstance(example, raw.RawExample):
+        taken[example.key] = example.caption
+      else:
+        rejected[example.key] = example.reason
+  return taken, rejected
 
 
 def kill_and_run_again(arguments, parts, module='data_pipelines'):
@@ -132,11 +183,12 @@ class Bucket(fsspec.implementations.memory.MemoryFileSystem):
 
 def bucket():
   """The body of a fixture: an empty bucket in the place of s3:// and gs://."""
-  for name in Bucket.protocol:
-    fsspec.register_implementation(name, Bucket, clobber=True)
   Bucket.store.clear()
   Bucket.pseudo_dirs[:] = ['']
-  yield Bucket()
+  with pytest.MonkeyPatch.context() as patch:  # Other tests have the real clients.
+    for name in Bucket.protocol:
+      patch.setitem(_registry, name, Bucket)
+    yield Bucket()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Nothing but the shards' names goes through Beam: media is never shuffled.
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import json
@@ -22,6 +23,7 @@ import tqdm
 from etils import epath
 
 from data_pipelines.corpus import storage
+from data_pipelines.media import failures
 
 Work = Callable[[Any, pathlib.Path], dict]
 # What a parser's add_subparsers returns: where commands are added.
@@ -66,6 +68,28 @@ def run(
         time.sleep(_poll_secs(parts))
   markers = [part(parts, index) / MARKER for index in (mine if host[0] else range(len(items)))]
   return [json.loads(text) for text in storage.in_threads(_read_text, markers)]
+
+
+def failures_of(results: Sequence[dict], parts: epath.Path) -> dict[str, int]:
+  """Examples that failed, by reason, of results with num_examples, failed and example.
+
+  Args:
+    results: of `run`.
+    parts: their folder.
+  Raises:
+    ValueError: a bug must be to blame (media/failures.py). The parts with it are dropped, so that
+      they are done again.
+  """
+  failed: collections.Counter = collections.Counter()
+  for result in results:
+    failed.update(result.get('failed', {}))  # Older versions did not count.
+  total = sum(result['num_examples'] for result in results)
+  if failures.is_bug(failed, total):
+    hit = [i for i, r in enumerate(results) if failures.num_unexpected(r.get('failed', {}))]
+    for index in hit:
+      storage.remove_folder(part(parts, index))
+    failures.check(failed, total, results[hit[0]]['example'])
+  return dict(failed)
 
 
 def part(parts: epath.Path, index: int) -> epath.Path:

@@ -81,6 +81,17 @@ class Corpora:
     ]
     return {name: np.concatenate(values) for name, values in columns.items()}
 
+  @functools.cached_property
+  def sizes(self) -> dict[str, np.ndarray]:
+    """height and width of all rows, int32 pixels: for buckets by aspect alone."""
+    tables = storage.in_threads(
+      lambda path: storage.read_table(path, ['height', 'width']), self.sidecars
+    )
+    return {
+      name: np.concatenate([table[name].to_numpy() for table in tables])
+      for name in ('height', 'width')
+    }
+
   def locate(self, row: int | np.integer) -> tuple[str, int]:
     """(shard's file of records, place in it) of a row."""
     shard = bisect.bisect_right(self.starts, row) - 1

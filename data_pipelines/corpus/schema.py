@@ -32,6 +32,7 @@ ORIGIN = pa.schema(
     ('unsafe', pa.float32()),  # LAION: probability.
     ('link_hash', pa.string()),  # LAION: of link and caption.
     ('source_sha256', pa.string()),  # img2dataset: of the download, before it was re-encoded.
+    ('source_md5', pa.string()),  # Likewise.
   ]
 )
 
@@ -52,10 +53,13 @@ SIDECAR = pa.schema(
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),
     ('sha256', pa.string()),  # Of the file.
+    ('md5', pa.string()),  # Of the file; older corpora lack it.
     *ORIGIN,
   ]
 )
 
+# Where the content of a letterboxed or pillarboxed video is in its frames, as shares of them.
+CONTENT = ('content_top', 'content_left', 'content_height', 'content_width')
 
 # What `curate` adds. `keep` and the span are what training needs; null is what is not known.
 CURATE = pa.schema(
@@ -78,6 +82,7 @@ CURATE = pa.schema(
     ('subject', pa.float32()),  # Share of the frame.
     ('subject_method', pa.string()),  # Never compare shares of two methods.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
+    *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
     ('text_area', pa.float32()),  # By the user's hook.
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.

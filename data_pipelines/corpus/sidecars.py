@@ -10,6 +10,9 @@ from etils import epath
 
 from data_pipelines.corpus import buckets, reader, schema
 
+# SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
+_CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
+
 
 class Sidecars:
   """All sidecars of corpora as one table.
@@ -63,7 +66,8 @@ class Sidecars:
     return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown)."""
+    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown); and
+    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1)."""
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
@@ -75,12 +79,36 @@ class Sidecars:
     span['fps'] = self.rate
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
     chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
+    if self._has_content:
+      chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
       f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
       f'FROM sidecars WHERE {condition} ORDER BY row_number_'
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
+
+  def sizes(self, where: Sequence[str]) -> dict[str, np.ndarray]:
+    """How many rows of each size the SQL conditions leave: media, height, width (pixels), num.
+
+    A size is that of the content, where `curate` found borders around it. Raises as `funnel`.
+    """
+    condition = ' AND '.join(f'({c})' for c in where) or 'TRUE'
+    shares = ['1.0', '1.0']
+    if self._has_content:
+      shares = [_CONTENT_OF[name] for name in schema.CONTENT[2:]]
+    height, width = (
+      f'greatest(round_even({side} * ({share})::DOUBLE, 0), 1)::INTEGER AS {side}'
+      for side, share in zip(('height', 'width'), shares, strict=True)
+    )
+    return self._query(
+      f'SELECT media, {height}, {width}, count(*) AS num FROM sidecars WHERE {condition} '
+      'GROUP BY ALL ORDER BY ALL'
+    )
+
+  @property
+  def _has_content(self) -> bool:
+    return set(schema.CONTENT) <= self.columns
 
   def rows(self, sql: str) -> list[dict]:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""

@@ -62,7 +62,8 @@ class ShardWriter:
       {name: getattr(example, name) for name in ('key', 'caption', 'media', 'data')}
     )
     sha256 = hashlib.sha256(example.data).hexdigest()
-    known = dict(key=example.key, media=example.media, sha256=sha256)
+    md5 = hashlib.md5(example.data, usedforsecurity=False).hexdigest()
+    known = dict(key=example.key, media=example.media, sha256=sha256, md5=md5)
     self._rows.append(known | dict(example.origin) | dict(measured))
 
   def close(self) -> dict:

@@ -6,7 +6,9 @@ or two per million examples: rules may be changed and the command run again. Med
 rewritten.
 """
 
+import collections
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
@@ -20,7 +22,7 @@ from etils import epath
 
 from data_pipelines.corpus import buckets, jobs, reader, records, schema, storage
 from data_pipelines.curate import decide, denylist
-from data_pipelines.media import decode, sandbox
+from data_pipelines.media import failures, sandbox
 
 VERSION = 2  # Of what is measured: another one is measured again.
 STAGE = 'curate'
@@ -41,20 +43,26 @@ def curate(
   hooks: Mapping[str, str] | None = None,
   num_processes: int = 2,
   beam_flags: Sequence[str] = (),
+  allowlists: Sequence[epath.PathLike] = (),
+  denylist_must_match: bool = False,
 ) -> dict:
   """Measures the corpus in `directory` and writes sidecar/curate/ there.
 
   Args:
     directory: an ingested corpus, on a disk or in a bucket.
     rules: what to keep.
-    denylists: files of what must not be used (denylist.py); needed for images from the web.
+    denylists: files of what must not be used (denylist.py); images from the web need one, or an
+      allowlist.
     allow_no_denylist: why there is none; it is written into the manifest.
     hooks: column of schema.CURATE -> 'module:function' (measure.py).
     num_processes, beam_flags: see jobs.run.
+    allowlists: files of all that may be used, whatever the media.
+    denylist_must_match: whether a denylist that names no example is an error.
   Returns:
     The stage's manifest: counts, the funnel, rules and lists.
   Raises:
-    ValueError: if the folder holds no corpus, a hook cannot be loaded, or a denylist is missing.
+    ValueError: if the folder holds no corpus, a hook cannot be loaded, a list is missing or cannot
+      be used, or an allowlist names no example.
   """
   rules, hooks, output = rules or decide.Rules(), dict(hooks or {}), epath.Path(directory)
   manifest = reader.read_manifest(directory)
@@ -63,23 +71,32 @@ def curate(
     (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
   ]
   web = _Web.of(output, shards)
-  reason = _denylist_or_reason(web, denylists, allow_no_denylist)
-  denied = denylist.load(denylists)
+  reason = _denylist_or_reason(web, [*denylists, *allowlists], allow_no_denylist)
+  denied = denylist.Lists(denylists)
+  allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
   jobs.claim(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks]))
   work = MeasureShard(output, hooks)
-  jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
+  results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
   work.close()
+  failed = jobs.failures_of(results, measured_in)
+
+  needs_md5 = 'md5' in denied.kinds | allowed.kinds
 
   def read(number: int) -> list[dict]:
     """The rows of a shard: what ingest knows and what was measured."""
     base = storage.read_table(output / shards[number][1]['sidecar']).to_pylist()
+    if needs_md5:
+      _add_md5(base, output / shards[number][1]['records'])
     found = storage.read_table(jobs.part(measured_in, number) / 'measured.parquet').to_pylist()
     return [known | row for known, row in zip(base, found, strict=True)]
 
   is_held_out = [split != 'train' for split, _ in shards]
-  decisions = decide.Decisions(read, is_held_out, rules, denied, web.has_tags)
+  decisions = decide.Decisions(read, is_held_out, rules, denied, web.has_tags, allowed)
+  if denylist_must_match:
+    denied.check_matches()
+  allowed.check_matches()  # Nothing would be left.
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
     marker.unlink()
@@ -91,15 +108,30 @@ def curate(
     corpus=manifest['fingerprint'],
     rules=dataclasses.asdict(rules),
     hooks=hooks,
-    denylists={str(path): storage.sha256(epath.Path(path)) for path in denylists},
+    denylists=_digests(denylists),
+    allowlists=_digests(allowlists),
+    lists=denied.sentences(decisions.num_examples) + allowed.sentences(decisions.num_examples),
     no_denylist=reason,
     num_examples=decisions.num_examples,
     num_kept=decisions.num_kept,
     funnel=decisions.funnel(),
     flags=dict(sorted(decisions.flags.items())),
+    failed=failed,
   )
   storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
   return summary
+
+
+def _digests(paths: Sequence[epath.PathLike]) -> dict[str, str]:
+  return {str(path): storage.sha256(epath.Path(path)) for path in paths}
+
+
+def _add_md5(rows: list[dict], path: epath.Path) -> None:
+  """Gives the rows of a corpus of before the column was there the digests of their files."""
+  if not all(row.get('md5') for row in rows):
+    for row, record in zip(rows, records.read(path), strict=True):
+      if not isinstance(record, Exception):
+        row['md5'] = hashlib.md5(record['data'], usedforsecurity=False).hexdigest()
 
 
 class MeasureShard:
@@ -113,7 +145,8 @@ class MeasureShard:
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
     """Damaged media becomes a row with the flag damaged:REASON."""
     sidecar = storage.read_table(self._output / shard['sidecar']).to_pylist()
-    rows = []
+    rows, example = [], ''
+    failed: collections.Counter = collections.Counter()
     found = records.read(self._output / shard['records'])
     for known, record in zip(sidecar, found, strict=True):
       row: dict[str, Any] = dict(key=known['key'], flags=_flags(known, record))
@@ -122,12 +155,15 @@ class MeasureShard:
           raise record
         row['caption_length'] = len(record['caption'])
         row.update(self._measure(record['data'], known, self._hooks))
-      except decode.DecodeError as error:
-        logging.warning('%s: %s', known['key'], error)
-        row['flags'].append(f'damaged:{error.reason}')
+      except Exception as error:  # One example never ends a command.
+        lost = failures.of(error)
+        logging.warning('%s: %s', known['key'], lost)
+        row['flags'].append(f'damaged:{lost.reason}')
+        failed[lost.reason] += 1
+        example = f'{known["key"]}: {lost}'
       rows.append(row)
     pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), folder / 'measured.parquet')
-    return dict(num_examples=len(rows))
+    return dict(num_examples=len(rows), failed=failed, example=example)
 
   def close(self) -> None:
     """Ends the child that decodes."""
@@ -184,7 +220,8 @@ def _denylist_or_reason(web: _Web, denylists: Sequence[epath.PathLike], reason: 
     raise ValueError(
       f'{web.num_images} images come from the web (they have links or NSFW tags, as LAION has). '
       'LAION links to illegal material, which Re-LAION leaves out: give --denylist=FILE with what '
-      'to drop, or --allow-no-denylist=REASON, which is kept in the manifest.'
+      'to drop, --allowlist=FILE with what stays, or --allow-no-denylist=REASON, which is kept in '
+      'the manifest.'
     )
   return reason
 
@@ -220,8 +257,12 @@ def add_command(commands: jobs.Commands) -> None:
       shown = f'{unit}; {field.default}' if field.default is not None else f'{unit}; no bound'
       parser.add_argument(f'--{field.name}', type=kind, default=field.default, help=shown)
   lists = dict(action='append', default=[])
-  text = 'Parquet, CSV or text file of links or hashes to drop; may be repeated'
+  text = 'Parquet, CSV, JSONL or text file of links, hashes or digests to drop; may be repeated'
   parser.add_argument('--denylist', dest='denylists', metavar='FILE', help=text, **lists)
+  text = 'likewise, of all that may be kept'
+  parser.add_argument('--allowlist', dest='allowlists', metavar='FILE', help=text, **lists)
+  text = 'a denylist that names no example is an error'
+  parser.add_argument('--denylist_must_match', action='store_true', help=text)
   text = 'why images from the web need none'
   parser.add_argument(
     '--allow_no_denylist', '--allow-no-denylist', metavar='REASON', default='', help=text
@@ -236,6 +277,8 @@ def add_command(commands: jobs.Commands) -> None:
 def _run_command(
   directory: str,
   denylists: Sequence[str],
+  allowlists: Sequence[str],
+  denylist_must_match: bool,
   allow_no_denylist: str,
   hooks: Sequence[str],
   dry_run: bool,
@@ -252,7 +295,14 @@ def _run_command(
     num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
-  summary = curate(directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags)
+  options = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
+  summary = curate(
+    directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags, **options
+  )
+  for line in summary['lists']:
+    print(line)
+  if summary['failed']:
+    print(failures.sentence(summary['failed'], 'measured'))
   for step in summary['funnel']:
     if step['num_broken']:
       print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left')

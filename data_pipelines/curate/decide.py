@@ -1,6 +1,6 @@
 """Which examples are kept: rules on each by itself, and copies, which takes all of them together.
 
-Two passes over the shards. The first leaves 51 bytes per example in memory: what copies are found
+Two passes over the shards. The first leaves 52 bytes per example in memory: what copies are found
 and ranked by. The second gives each shard's rows their decisions, and forgets them.
 """
 
@@ -14,8 +14,8 @@ from data_pipelines.curate import denylist
 
 # In the order of the funnel.
 RULES = (
-  'damaged', 'denylist', 'nsfw', 'resolution', 'duration', 'motion', 'border', 'text', 'watermark',
-  'duplicate',
+  'damaged', 'denylist', 'allowlist', 'nsfw', 'resolution', 'duration', 'motion', 'border', 'text',
+  'watermark', 'duplicate',
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ class Decisions:
     is_held_out: of each shard.
     rules: what to keep.
     denied: what must not be used (denylist.py).
+    allowed: all that may be used; empty lists allow everything.
     has_tags: whether the corpus has NSFW tags.
 
   Attributes:
@@ -63,8 +64,9 @@ class Decisions:
     read: Callable[[int], list[dict]],
     is_held_out: Sequence[bool],
     rules: Rules,
-    denied: frozenset[str],
+    denied: denylist.Lists,
     has_tags: bool,
+    allowed: denylist.Lists | None = None,
   ):
     self._read = read
     self._rules = rules
@@ -73,9 +75,12 @@ class Decisions:
     self.flags: collections.Counter = collections.Counter()
     self._num_broken: collections.Counter = collections.Counter()
     self._num_stopped: collections.Counter = collections.Counter()
-    facts = [self._facts(read(i), held_out, denied) for i, held_out in enumerate(is_held_out)]
+    self._denied, self._allowed = denied, allowed
+    facts = [self._facts(read(i), held_out) for i, held_out in enumerate(is_held_out)]
     self._starts = np.cumsum([0, *(len(shard) for shard in facts)])
-    self._group_N, self._is_denied_N, self._is_copy_N = _compare(np.concatenate(facts))
+    facts_N = np.concatenate(facts)
+    self._is_allowed_N = facts_N['is_allowed']
+    self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N)
 
   def rows(self, shard: int) -> list[dict]:
     """The rows of a shard, with keep, reject, dup_group and watermark_score."""
@@ -84,7 +89,8 @@ class Decisions:
       if row['watermark_score'] is None:
         row['watermark_score'] = row['watermark']
       row['dup_group'] = int(self._group_N[index])
-      row['reject'] = _broken_rules(row, self._rules, self._has_tags, self._is_denied_N[index])
+      listed = self._is_denied_N[index], self._is_allowed_N[index]
+      row['reject'] = _broken_rules(row, self._rules, self._has_tags, *listed)
       if self._is_copy_N[index] and not self._rules.keep_duplicates:
         row['reject'].append('duplicate')
       row['keep'] = not row['reject']
@@ -103,9 +109,7 @@ class Decisions:
       found.append(dict(rule=rule, num_broken=self._num_broken[rule], num_left=left))
     return found
 
-  def _facts(
-    self, rows: Sequence[Mapping], is_held_out: bool, denied: frozenset[str]
-  ) -> np.ndarray:
+  def _facts(self, rows: Sequence[Mapping], is_held_out: bool) -> np.ndarray:
     facts = np.zeros(len(rows), _FACTS)
     facts['is_held_out'] = is_held_out
     for fact, row in zip(facts, rows, strict=True):
@@ -114,10 +118,12 @@ class Decisions:
       fact['num_hashes'] = len(hashes)
       fact['hashes'][: len(hashes)] = hashes
       fact['num_pixels'] = row['height'] * row['width']
-      fact['is_denied'] = denylist.is_denied(row, denied)
+      fact['is_denied'] = bool(self._denied) and self._denied.names(row)
+      fact['is_allowed'] = not self._allowed or self._allowed.names(row)
       score = row['watermark'] if row['watermark_score'] is None else row['watermark_score']
       row = dict(row, watermark_score=score)
-      fact['is_good'] = not _broken_rules(row, self._rules, self._has_tags, False)
+      is_allowed = bool(fact['is_allowed'])
+      fact['is_good'] = not _broken_rules(row, self._rules, self._has_tags, False, is_allowed)
     return facts
 
 
@@ -129,6 +135,7 @@ _FACTS = np.dtype(
     ('num_pixels', np.int64),
     ('is_held_out', bool),
     ('is_denied', bool),
+    ('is_allowed', bool),
     ('is_good', bool),  # No rule is against it, but for its copies.
   ]
 )
@@ -160,12 +167,15 @@ def _compare(facts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return group_N, denied_N, is_copy_N
 
 
-def _broken_rules(row: Mapping, rules: Rules, has_tags: bool, is_denied: bool) -> list[str]:
+def _broken_rules(
+  row: Mapping, rules: Rules, has_tags: bool, is_denied: bool, is_allowed: bool
+) -> list[str]:
   is_video = row['media'] == 'video'
   length = (row['span_end'] or 0.0) - (row['span_start'] or 0.0)
   broken = dict(
     damaged=any(flag.startswith('damaged:') for flag in row['flags']),
     denylist=is_denied,
+    allowlist=not is_allowed,
     nsfw=has_tags and row['media'] == 'image' and row['nsfw'] not in rules.nsfw,
     resolution=min(row['height'], row['width']) < rules.min_short_side,
     duration=is_video and length < rules.min_duration - 1e-6,

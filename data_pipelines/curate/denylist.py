@@ -1,58 +1,262 @@
-"""Examples that must not be used: LAION's sets link to illegal material, so a list is mandatory.
+"""Lists of examples: denylists of what must not be used, allowlists of all that may be.
 
-Re-LAION's authors publish what they removed. A list is a Parquet or CSV file with a column of links
-(url), of LAION's hashes (hash) or of sha256 digests (sha256), or a text file with one of these per
-line. All are compared as text.
+LAION's sets link to illegal material. Its authors publish what they removed, or what stays. A list
+is a CSV, JSONL or Parquet file with columns of links (url), of LAION's hashes of links (hash), or
+of digests of files (sha256, md5); or a text file with one of these in each line, where lines that
+begin with # are comments. CSV, JSONL and text may be compressed. A row that names nothing in one of
+these forms is an error: what it should have kept out would be trained on.
+
+Links are compared in a normal form (normal_url), digests in any case, hashes as 64 bits, signed or
+not. A digest is that of the file as it is here or, where the source tells, as it was downloaded.
 """
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+import array
+import re
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.corpus import storage
-from data_pipelines.sources import columns, raw
+from data_pipelines.sources import columns, tables, text
 
-KEYS = ('url', 'hash', 'sha256', 'md5')
-FIELDS = ('url', 'link_hash', 'source_sha256', 'sha256')  # Of a sidecar's row.
+# Kind of a name -> the columns of a list, and those of a sidecar, that hold it.
+COLUMNS = {
+  'url': ('url',),
+  'hash': ('hash', 'link_hash'),
+  'sha256': ('sha256', 'source_sha256'),
+  'md5': ('md5', 'source_md5'),
+}
+FIELDS = {
+  'url': ('url',),
+  'hash': ('link_hash',),
+  'sha256': ('source_sha256', 'sha256'),
+  'md5': ('source_md5', 'md5'),
+}
+_FORMS = {
+  'sha256': re.compile(r'[0-9a-f]{64}', re.IGNORECASE),
+  'md5': re.compile(r'[0-9a-f]{32}', re.IGNORECASE),
+  'hash': re.compile(r'-?[0-9]{1,20}'),
+}
+_PORTS = {'http': 80, 'https': 443, 'ftp': 21}
+_TO_ENCODE = re.compile(r'%[0-9A-Fa-f]{2}|[^!-~]|["<>\\^`{|}%]')
+_UNRESERVED = re.compile(r'[A-Za-z0-9._~-]')
 
 
-def load(paths: Iterable[epath.PathLike]) -> frozenset[str]:
-  """The union of lists; raises ValueError if one is empty or has no column to compare."""
-  denied: set[str] = set()
-  for path in map(epath.Path, paths):
-    if not path.exists():
-      raise ValueError(f'denylist {path} does not exist.')
-    found = {str(value).strip() for value in _values(path) if value}
-    if not found:
-      raise ValueError(f'denylist {path} is empty.')
-    denied |= found
-  return frozenset(denied)
+class Lists:
+  """The union of lists, each of which knows how many examples it named.
+
+  Args:
+    paths: of the files, local or in a bucket.
+    kind: of the lists, as errors name them.
+
+  Attributes:
+    entries: path -> kind of name -> how many of them.
+    num_named: path -> how many of the rows that `names` was asked for.
+
+  Raises:
+    ValueError: a list is empty, cannot be read, or has a row that names nothing.
+  """
+
+  def __init__(self, paths: Iterable[epath.PathLike] = (), kind: str = 'denylist'):
+    self.kind = kind
+    self._lists = {str(path): _load(epath.Path(path), kind) for path in paths}
+    self.entries = {
+      path: {kind: len(found) for kind, found in names.items()}
+      for path, names in self._lists.items()
+    }
+    self.num_named = dict.fromkeys(self._lists, 0)
+    self.kinds = {kind for names in self._lists.values() for kind in names}
+
+  def __bool__(self) -> bool:
+    return bool(self._lists)
+
+  def names(self, row: Mapping[str, Any]) -> bool:
+    """Whether any list has one of the names of a sidecar's row."""
+    known = [
+      (kind, _key(_normal(kind, str(row[field])) or str(row[field])))
+      for kind in self.kinds
+      for field in FIELDS[kind]
+      if row.get(field)
+    ]
+    is_named = False
+    for path, names in self._lists.items():
+      if any(kind in names and _contains(names[kind], key) for kind, key in known):
+        self.num_named[path] += 1
+        is_named = True
+    return is_named
+
+  def sentences(self, num_examples: int) -> list[str]:
+    """What each list has and does, for people."""
+    return [
+      f'{self.kind} {path}: '
+      f'{", ".join(f"{number:,} {kind}" for kind, number in self.entries[path].items())}; '
+      + (f'names {found:,} of {num_examples:,} examples' if found else f'NAMES NONE OF THE '
+         f'{num_examples:,} EXAMPLES: is it of another set, or of other columns?')
+      for path, found in self.num_named.items()
+    ]  # fmt: skip
+
+  def check_matches(self) -> None:
+    """Raises ValueError if a list names no row."""
+    for path, found in self.num_named.items():
+      if not found:
+        raise ValueError(
+          f'{self.kind} {path} names none of the examples: is it of another set, or of other '
+          f'columns? It has {self.entries[path]}.'
+        )
 
 
-def is_denied(row: Mapping, denied: frozenset[str]) -> bool:
-  """True if any of the row's names is listed."""
-  return any(row.get(field) in denied for field in FIELDS)
+def normal_url(url: str) -> str | None:
+  """The form in which links are compared; None if it is no link.
+
+  As of RFC 3986: host in lower case and ASCII, no port that is the default, percent-encoding only
+  where it must be and in upper case, no dot segments, '/' for an empty path. http counts as https,
+  and the fragment is dropped: the file is the same. A slash at the end of a path counts.
+  """
+  try:
+    parts = urllib.parse.urlsplit(url.strip())
+    host, port = parts.hostname, parts.port
+  except ValueError:
+    return None
+  if not parts.scheme or not host or not text.is_clean(url):
+    return None
+  host = host.rstrip('.')
+  if not host.isascii():
+    try:
+      host = host.encode('idna').decode()
+    except UnicodeError:
+      host = _encoded(host)
+  host = f'[{host}]' if ':' in host else host
+  if port is not None and port != _PORTS.get(parts.scheme):
+    host = f'{host}:{port}'
+  user = parts.netloc.rpartition('@')[0]
+  scheme = 'https' if parts.scheme == 'http' else parts.scheme
+  path = _without_dots(_encoded(parts.path)) or '/'
+  query = f'?{_encoded(parts.query)}' if parts.query else ''
+  return f'{scheme}://{user}{"@" if user else ""}{host}{path}{query}'
 
 
-def _values(path: epath.Path) -> Iterable[Any]:
-  if path.suffix == '.parquet':
+def _encoded(part: str) -> str:
+  return _TO_ENCODE.sub(_encode, part)
+
+
+def _encode(match: re.Match) -> str:
+  found = match[0]
+  if len(found) < 3:
+    return urllib.parse.quote(found, safe='')
+  character = chr(int(found[1:], 16))
+  return character if _UNRESERVED.fullmatch(character) else found.upper()
+
+
+def _without_dots(path: str) -> str:
+  if '/.' not in path:
+    return path
+  kept: list[str] = []
+  parts = path.split('/')
+  for part in parts:
+    if part == '..':
+      del kept[max(1, len(kept) - 1) :]
+    elif part != '.':
+      kept.append(part)
+  return '/'.join(kept + [''] * (parts[-1] in ('.', '..')))
+
+
+def _normal(kind: str, value: str) -> str | None:
+  """A name in the form in which it is compared; None if it is none of that kind."""
+  if kind == 'url':
+    return normal_url(value)
+  if not _FORMS[kind].fullmatch(value.strip()):
+    return None
+  return str(int(value) % 2**64) if kind == 'hash' else value.strip().lower()
+
+
+def _kind_of(line: str) -> str | None:
+  """The kind of name that a line of a text file is."""
+  for kind, form in _FORMS.items():
+    if form.fullmatch(line):
+      return kind
+  return 'url' if normal_url(line) else None
+
+
+def _key(name: str) -> int:
+  """A name in 8 bytes: of 1e9 in a list and 1e8 asked for, two are taken for one once in 200."""
+  return hash(name)
+
+
+def _contains(keys_N: np.ndarray, key: int) -> bool:
+  place = int(np.searchsorted(keys_N, key))
+  return place < len(keys_N) and bool(keys_N[place] == key)
+
+
+def _load(path: epath.Path, kind: str) -> dict[str, np.ndarray]:
+  """Kind of name -> the names, as sorted keys."""
+  if not path.exists():
+    raise ValueError(f'{kind} {path} does not exist.')
+  found: dict[str, array.array] = {}
+  try:
+    for number, names in _rows(path):
+      if not names:
+        raise ValueError(f'row {number} names nothing')
+      for name_kind, value in names:
+        name = _normal(name_kind, value)
+        if name is None:
+          raise ValueError(f'row {number} has the {name_kind} {text.printable(value)[:200]!r}')
+        found.setdefault(name_kind, array.array('q')).append(_key(name))
+  except (ValueError, OSError, EOFError, pa.ArrowException) as error:
+    raise ValueError(f'{kind} {path} cannot be used: {error}.') from error
+  if not found:
+    raise ValueError(f'{kind} {path} is empty.')
+  return {name_kind: np.unique(np.array(keys)) for name_kind, keys in found.items()}
+
+
+def _rows(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+  """(number, (kind, name) of each of its names) of each row that is not empty."""
+  suffix = text.bare_suffix(path.name)
+  if suffix == '.parquet':
     with path.open('rb') as file:
-      names = _known(path, pyarrow.parquet.read_schema(file).names)
-    table = storage.read_table(path, names)
-    return (value for name in names for value in table[name].to_pylist())
-  if path.suffix == '.csv':
-    with raw.open_text(path) as lines:
-      reader = csv.DictReader(lines)
-      names = _known(path, reader.fieldnames or [])
-      return [row[name] for row in reader for name in names]
-  return path.read_text().splitlines()
+      names = _known(pyarrow.parquet.read_schema(file).names)
+    rows = tables.parquet_rows(path, [column for _, column in names])
+  elif suffix in ('.csv', '.tsv'):
+    found, rows = tables.csv_rows(text.open_lines(path))
+    names = _known(found)
+  elif suffix in ('.jsonl', '.ndjson'):
+    rows, names = tables.jsonl_rows(text.open_lines(path)), None
+  else:
+    yield from _lines(path)
+    return
+  for row in rows:
+    if row.fault:
+      raise ValueError(f'row {row.number}: {row.fault}')
+    columns_of = _known(list(row.values)) if names is None else names
+    values = ((kind, row.values.get(column)) for kind, column in columns_of)
+    yield row.number, [(kind, str(value)) for kind, value in values if value not in (None, '')]
 
 
-def _known(path: epath.Path, found: Sequence[str]) -> list[str]:
-  names = [name for name in (columns.find(found, (key,)) for key in KEYS) if name]
+def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+  for number, line in enumerate(text.open_lines(path), 1):
+    name = line.strip()
+    if not name or name.startswith('#'):
+      continue
+    kind = _kind_of(name)
+    if kind is None:
+      raise ValueError(
+        f'line {number} is {text.printable(name)[:200]!r}, no link, sha256, md5 or hash (a table '
+        'should end in .csv, .tsv, .jsonl or .parquet)'
+      )
+    yield number, [(kind, name)]
+
+
+def _known(found: Sequence[str]) -> list[tuple[str, str]]:
+  """(kind, column) of the columns that hold names."""
+  names = [
+    (kind, column)
+    for kind, aliases in COLUMNS.items()
+    for alias in aliases
+    if (column := columns.find(found, (alias,)))
+  ]
   if not names:
-    raise ValueError(f'denylist {path} has columns {list(found)}; it needs one of {KEYS}.')
+    raise ValueError(f'it has columns {list(found)} and needs one of {tuple(COLUMNS)}')
   return names

@@ -14,9 +14,9 @@ import av.video.reformatter
 import cv2
 import numpy as np
 
-from data_pipelines.corpus import buckets
-from data_pipelines.curate import duplicates, motion, shots, subject
-from data_pipelines.media import crops, decode, display
+from data_pipelines.corpus import buckets, schema
+from data_pipelines.curate import borders, duplicates, motion, shots, subject
+from data_pipelines.media import crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
 _FLAGS = av.video.reformatter.Interpolation
@@ -51,7 +51,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
       number, and the column is the largest of three frames'.
     end: presentation time of the last frame that is looked at; what follows may be damaged.
   Raises:
-    decode.DecodeError: if the file is damaged.
+    errors.DecodeError: if the file is damaged.
   """
   cv2.setNumThreads(1)  # Work is parallel over files.
   functions = {name: load_hook(path) for name, path in hooks.items()}
@@ -96,7 +96,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
         if len(kept) == 2 * MAX_KEPT:
           kept, keep_every = kept[::2], 2 * keep_every
   if len(times) < 2:
-    raise decode.DecodeError('single_frame', f'{len(times)} frames decode.')
+    raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   cuts = detector.cuts()
   first, last = _longest_span(times, cuts)
   span = times[first], times[last]
@@ -108,6 +108,9 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
   within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
   row.update(_of_frames([k.frame_HWC for k in within], functions))
+  shot = [k.frame_HWC for k in kept if span[0] <= k.time <= span[1]]
+  box = borders.content_box(shot or [k.frame_HWC for k in within])
+  row.update(zip(schema.CONTENT, box or (None,) * 4, strict=True))
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
   return row
@@ -179,22 +182,9 @@ def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
 def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:
   """What is the same for images and videos."""
   row: dict[str, Any] = dict(
-    border_area=min(border_share(frame_HWC) for frame_HWC in frames),
+    border_area=min(borders.border_share(frame_HWC) for frame_HWC in frames),
     hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
   )
   for name, function in functions.items():
     row[name] = max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
   return row
-
-
-def border_share(frame_HWC: np.ndarray) -> float:
-  """Share of a frame that plain borders take: letterboxes, and the padding of img2dataset."""
-  inside = np.ones(frame_HWC.shape[:2], bool)
-  for axis in (0, 1):
-    lines = np.moveaxis(frame_HWC, axis, 0).reshape(frame_HWC.shape[axis], -1, 3).astype(np.int16)
-    for order in (slice(None), slice(None, None, -1)):
-      ordered = lines[order]
-      plain = np.abs(ordered - ordered[0, 0]).max(axis=(1, 2)) <= 12  # JPEG and MPEG leave noise.
-      count = len(plain) if plain.all() else int(plain.argmin())
-      np.moveaxis(inside, axis, 0)[order][:count] = False
-  return float(1 - inside.mean())

@@ -5,6 +5,7 @@ are. Work goes shard by shard (jobs.py), in this process or as a Beam job. The m
 last.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -19,7 +20,7 @@ from etils import epath
 from data_pipelines import sources
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
-from data_pipelines.media import decode, probe, sandbox
+from data_pipelines.media import failures, probe, sandbox
 from data_pipelines.sources import raw
 
 HASH_RANGE = 2**32
@@ -144,12 +145,13 @@ class IngestShard:
     rejected: list[dict] = []
     smallest_hash = HASH_RANGE
     row: dict[str, Any] = {}
-    for example in self._source.read(shard):
+    for example in self._source.examples(shard):
       if isinstance(example, raw.RawExample):
         try:
           row = self._probe(example.data, example.media, self._takes)
-        except decode.DecodeError as error:
-          example = raw.Rejected(example.key, error.reason, error.detail)
+        except Exception as error:  # One file never ends a command.
+          lost = failures.of(error)
+          example = raw.Rejected(example.key, lost.reason, lost.detail)
       if isinstance(example, raw.Rejected):
         rejected.append(vars(example))
         continue
@@ -163,6 +165,9 @@ class IngestShard:
       splits={split: writer.close() for split, writer in writers.items()},
       rejected=rejected,
       smallest_hash=smallest_hash,
+      num_examples=self._source.num_listed(shard),
+      failed=collections.Counter(bad['reason'] for bad in rejected),
+      example=next((str(bad) for bad in rejected if failures.is_unexpected(bad['reason'])), ''),
     )
 
   def close(self) -> None:
@@ -187,9 +192,8 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   """Names the shards by their final number, writes the metadata and, last, the manifest."""
   output = plan.output
   rejected = [bad for result in results for bad in result['rejected']]
-  counts: dict[str, int] = {}
-  for bad in rejected:
-    counts[bad['reason']] = counts.get(bad['reason'], 0) + 1
+  counts = jobs.failures_of(results, plan.parts)
+  num_listed = _num_listed(plan, results)
   splits = {split: _place_shards(plan, results, split) for split in schema.SPLITS}
   splits = {split: found for split, found in splits.items() if found['num_examples']}
   if 'train' not in splits:
@@ -207,6 +211,7 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
     identity=plan.identity,
     fingerprint=hashlib.sha256(json.dumps(checksums).encode()).hexdigest()[:16],
     splits=splits,
+    num_listed=num_listed,
     num_rejected=len(rejected),
     rejected=counts,
   )
@@ -214,6 +219,22 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   for bad in rejected[:5]:
     logging.warning('rejected %s: %s %s', bad['key'], bad['reason'], bad['detail'])
   return manifest
+
+
+def _num_listed(plan: _Plan, results: list[dict]) -> int:
+  """How many examples the source lists; raises ValueError if not all were taken or rejected."""
+  total = 0
+  for shard, result in zip(plan.shards, results, strict=True):
+    num_read = sum(split['num_examples'] for split in result['splits'].values())
+    found = num_read + len(result['rejected'])
+    listed = result['num_examples']
+    if listed != found:
+      raise ValueError(
+        f'{plan.source.describe(shard)[:2]} lists {listed} examples, of which {num_read} were read '
+        f'and {len(result["rejected"])} rejected: that is a bug of this program.'
+      )
+    total += listed
+  return total
 
 
 def _place_shards(plan: _Plan, results: list[dict], split: str) -> dict:
@@ -280,4 +301,10 @@ def _run_command(
     for split, found in manifest['splits'].items()
   )
   print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
+  num_read = sum(found['num_examples'] for found in manifest['splits'].values())
+  if 'num_listed' in manifest:
+    print(
+      f'listed {manifest["num_listed"]:,} = read {num_read:,} + rejected '
+      f'{manifest["num_rejected"]:,}; most often: {failures.commonest(manifest["rejected"])}'
+    )
   print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')

@@ -9,7 +9,7 @@ from etils import epath
 
 from data_pipelines import sources
 from data_pipelines.corpus import jobs
-from data_pipelines.media import decode, probe
+from data_pipelines.media import failures, probe
 from data_pipelines.sources import laion, raw
 
 NUM_SHARDS_READ = 8  # Spread evenly: damage is often in one part of a corpus.
@@ -25,6 +25,7 @@ class Finding:
     num_shards: units of work.
     num_listed: examples that the lists name; None where only reading the tars would tell.
     splits: shards by split; 'untold' where the source does not say.
+    unusable: what the listing alone rejects, by reason, in all shards.
     num_read: examples that were read and decoded.
     accepted: of those, by media.
     rejected: of those, by reason.
@@ -38,6 +39,7 @@ class Finding:
   num_shards: int
   num_listed: int | None
   splits: dict[str, int]
+  unusable: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   num_read: int = 0
   accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   rejected: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -52,6 +54,8 @@ class Finding:
     lines = [f'layout    {self.layout}']
     lines += [f'columns   {", ".join(found)}  ({name})' for name, found in self.columns.items()]
     lines.append(f'listed    {listed} examples in {self.num_shards} shards {_counts(self.splits)}')
+    if self.unusable:
+      lines.append(f'unusable  {_counts(self.unusable)} of those listed, without a look inside')
     lines.append(f'read      {self.num_read:,}: accepted {_counts(self.accepted) or "none"}')
     lines.append(f'rejected  {_counts(self.rejected) or "none"}')
     if self.origin:
@@ -81,6 +85,9 @@ def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int =
     num_shards=len(shards),
     num_listed=sum(known) if len(known) == len(counts) else None,
     splits=dict(collections.Counter(shard.split or 'untold' for shard in shards)),
+    unusable=collections.Counter(
+      item.reason for shard in shards for item in shard.items if isinstance(item, raw.Rejected)
+    ),
   )
   for example in _some_examples(source, shards, num_examples):
     _judge(finding, example)
@@ -96,7 +103,7 @@ def _some_examples(
   stride = -(-len(shards) // NUM_SHARDS_READ)
   chosen = shards[::stride] if shards else []
   for shard in chosen:
-    yield from itertools.islice(source.read(shard), -(-num_examples // len(chosen)))
+    yield from itertools.islice(source.examples(shard), -(-num_examples // len(chosen)))
 
 
 def _judge(finding: Finding, example: raw.RawExample | raw.Rejected) -> None:
@@ -104,8 +111,9 @@ def _judge(finding: Finding, example: raw.RawExample | raw.Rejected) -> None:
   if isinstance(example, raw.RawExample):
     try:
       row = probe.probe(example.data, example.media)
-    except decode.DecodeError as error:
-      example = raw.Rejected(example.key, error.reason, error.detail)
+    except Exception as error:  # One file never ends a command.
+      lost = failures.of(error)
+      example = raw.Rejected(example.key, lost.reason, lost.detail)
     else:
       finding.accepted[example.media] += 1
       finding.origin.update(example.origin.keys())

@@ -4,6 +4,7 @@ Cheap checks cover everything: files, checksums, row counts, alignment of sideca
 which finds what rotted, covers a share of the records, chosen by a hash of their keys.
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, records, schema, storage
-from data_pipelines.media import decode, probe, sandbox
+from data_pipelines.media import failures, probe, sandbox
 
 
 @dataclasses.dataclass
@@ -28,11 +29,13 @@ class Findings:
     num_examples: of the manifest.
     num_decoded: records that were decoded.
     problems: lines for people; empty if all is well.
+    failed: records that cannot be decoded, by reason.
   """
 
   num_examples: int
   num_decoded: int
   problems: list[str]
+  failed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def verify(
@@ -71,7 +74,11 @@ def verify(
       problems.append(f'sidecar/{stage} is of corpus {found}, not {manifest["fingerprint"]}')
   storage.remove_folder(parts)
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
-  return Findings(num_examples, sum(result['num_decoded'] for result in results), problems)
+  num_decoded = sum(result['num_decoded'] for result in results)
+  failed: collections.Counter = collections.Counter()
+  for result in results:
+    failed.update(result['failed'])
+  return Findings(num_examples, num_decoded, problems, dict(failed))
 
 
 def _stage_manifest(output: epath.Path, stage: str) -> epath.Path:
@@ -101,7 +108,7 @@ class VerifyShard:
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
     """Writes nothing into the folder."""
     problems: list[str] = []
-    result: dict[str, Any] = dict(problems=problems, keys=[], num_decoded=0)
+    result: dict[str, Any] = dict(problems=problems, keys=[], num_decoded=0, failed={})
     for name in (shard['records'], shard['sidecar']):
       if not (self._output / name).exists():
         problems.append(f'{name} is missing')
@@ -115,10 +122,15 @@ class VerifyShard:
       problems.append(f'{shard["sidecar"]} has {len(rows)} rows, not {shard["num_examples"]}')
     for stage in self._stages:
       problems += self._of_stage(stage, shard, result['keys'])
-    for row, record in itertools.zip_longest(rows, records.read(self._output / shard['records'])):
-      found, is_decoded = self._of_record(shard['records'], row, record)
-      problems += found
-      result['num_decoded'] += is_decoded
+    failed: collections.Counter = collections.Counter()
+    try:
+      for row, record in itertools.zip_longest(rows, records.read(self._output / shard['records'])):
+        found, is_decoded = self._of_record(shard['records'], row, record, failed)
+        problems += found
+        result['num_decoded'] += is_decoded
+    except Exception as error:  # A file that is none of records.
+      problems.append(f'{shard["records"]} cannot be read: {failures.of(error)}')
+    result['failed'] = failed
     return result
 
   def close(self) -> None:
@@ -143,9 +155,13 @@ class VerifyShard:
     ]
 
   def _of_record(
-    self, name: str, row: dict | None, record: dict | Exception | None
+    self,
+    name: str,
+    row: dict | None,
+    record: dict | Exception | None,
+    failed: collections.Counter,
   ) -> tuple[list[str], bool]:
-    """(problems, whether it was decoded)."""
+    """(problems, whether it was decoded); counts why it was not."""
     if row is None or record is None:
       return [f'{name} and its sidecar are not of one length'], False
     if isinstance(record, Exception):
@@ -159,8 +175,10 @@ class VerifyShard:
       return [], False
     try:
       found = self._probe(record['data'], row['media'], probe.SPECIAL)
-    except decode.DecodeError as error:
-      return [f'{name}: {row["key"]!r} cannot be decoded: {error}'], True
+    except Exception as error:  # One record never ends a command.
+      lost = failures.of(error)
+      failed[lost.reason] += 1
+      return [f'{name}: {row["key"]!r} cannot be decoded: {lost}'], True
     # Older corpora lack some columns.
     wrong = [column for column, value in found.items() if value != row.get(column, value)]
     return [
@@ -191,6 +209,8 @@ def _run_command(directory: str, dry_run: bool, **options: Any) -> None:
   found = verify(directory, **options)
   for problem in found.problems[:20]:
     print(problem)
+  if found.failed:
+    print(failures.sentence(found.failed, 'decoded'))
   if found.problems:
     raise ValueError(f'{directory}: {len(found.problems)} problems; ingest it again.')
   print(

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipelines.media import decode, display, tone_map
+from data_pipelines.media import decode, display, errors, tone_map
 from data_pipelines.media import frames as frames_lib
 
 # Videos that are decoded well, but not as their makers saw them: only on demand.
@@ -22,7 +22,7 @@ def probe(data: bytes, media: str, takes: Collection[str] = ()) -> dict:
     media: 'video' or 'image'.
     takes: those of SPECIAL that are to be measured; others are refused by that name.
   Raises:
-    decode.DecodeError: it cannot be used; of a video, not even its first second.
+    errors.DecodeError: it cannot be used; of a video, not even its first second.
   """
   if media == 'video':
     return dict(num_bytes=len(data), **_probe_video(data, takes))
@@ -58,7 +58,7 @@ class _Frames:
     if (frame.interlaced_frame or self._video.fields) and not self.is_interlaced:
       self._refuse('interlaced', '--interlaced=deinterlace takes it.')
       if self._video.stream.codec_context.codec.canonical_name == 'hevc':
-        raise decode.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
+        raise errors.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
       self.is_interlaced = True
 
   def _check_range(self, frame: av.VideoFrame) -> None:
@@ -75,14 +75,14 @@ class _Frames:
       self._shape = shape
       self.height, self.width = display.size(frame, self._video.aspect, turn)
     if shape != self._shape:
-      raise decode.DecodeError(
+      raise errors.DecodeError(
         'size_changes',
         f'{_describe(self._shape)} becomes {_describe(shape)} at {frame.time:.3f} s.',
       )
 
   def _refuse(self, name: str, detail: str) -> None:
     if name not in self._takes:
-      raise decode.DecodeError(name, detail)
+      raise errors.DecodeError(name, detail)
 
 
 def _describe(shape: tuple) -> str:
@@ -92,13 +92,13 @@ def _describe(shape: tuple) -> str:
 
 
 def _probe_video(data: bytes, takes: Collection[str]) -> dict[str, Any]:
-  damage: decode.DecodeError | None = None
+  damage: errors.DecodeError | None = None
   with frames_lib.open_video(data) as video:
     seen = _Frames(video, takes)
     try:
       for frame in frames_lib.decode_all(video, as_stored=True):
         seen.add(frame)
-    except decode.DecodeError as error:
+    except errors.DecodeError as error:
       if error.reason != 'decode':
         raise
       damage = error
@@ -110,10 +110,10 @@ def _probe_video(data: bytes, takes: Collection[str]) -> dict[str, Any]:
     if len(times) < 2 or times[-1] - times[0] < MIN_PREFIX_SECS:
       raise damage
   if len(times) < 2:
-    raise decode.DecodeError('single_frame', f'{len(times)} frames decode; a video has at least 2.')
+    raise errors.DecodeError('single_frame', f'{len(times)} frames decode; a video has at least 2.')
   intervals = np.diff(times)
   if intervals.min() <= 0:
-    raise damage or decode.DecodeError('timestamps', 'presentation times do not increase.')
+    raise damage or errors.DecodeError('timestamps', 'presentation times do not increase.')
   duration = times[-1] - times[0]
   return dict(
     num_frames=len(times), first_time=times[0], duration=duration, fps=(len(times) - 1) / duration,

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.media import failures
 from data_pipelines.media.errors import DecodeError
 
 # Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
@@ -231,7 +232,7 @@ def serve(file_descriptor: int) -> None:
       except MemoryError as error:
         reply = (None, DecodeError('memory', str(error)))
       except Exception as error:  # Raised again where the caller can see it.
-        reply = (None, error)
+        reply = (None, failures.portable(error))
       pipe.send(reply)
   except (EOFError, ConnectionError):
     return

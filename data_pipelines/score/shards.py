@@ -6,6 +6,8 @@ several hosts, give each its own corpora. CLIP needs JAX and comes as an argumen
 `python -m i2vgen_jax.score`.
 """
 
+import collections
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -20,7 +22,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, schema, storage
-from data_pipelines.media import crops, decode
+from data_pipelines.media import crops, decode, failures
 from data_pipelines.score import heads as heads_lib
 from data_pipelines.score import saliency as saliency_lib
 
@@ -77,7 +79,11 @@ def score(
     raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
   output = epath.Path(directory)
   manifest = reader.read_manifest(directory)
-  heads = _heads(scorer, aesthetic, nsfw)
+  heads = {
+    name: heads_lib.Head(path, scorer.dim)
+    for name, path in (('aesthetic', aesthetic), ('nsfw_score', nsfw))
+    if scorer and path
+  }
   network = saliency_lib.Saliency(saliency) if saliency else None
   files = dict(
     aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer.weights if scorer else ''
@@ -90,6 +96,7 @@ def score(
   method = digests.get('saliency', '')[:12]
   work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
   results = jobs.run(work, shards, parts, num_processes=1)
+  failed = jobs.failures_of(results, parts)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
   if marker.exists():  # While the sidecars change, there is none.
     marker.unlink()
@@ -102,16 +109,10 @@ def score(
     weights=digests,
     num_examples=sum(result['num_examples'] for result in results),
     num_scored=sum(result['num_scored'] for result in results),
+    failed=failed,
   )
   storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
   return summary
-
-
-def _heads(scorer: Scorer | None, aesthetic: str, nsfw: str) -> dict[str, heads_lib.Head]:
-  named = dict(aesthetic=aesthetic, nsfw_score=nsfw)
-  if scorer is None:
-    return {}
-  return {name: heads_lib.Head(path, scorer.dim) for name, path in named.items() if path}
 
 
 def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
@@ -125,61 +126,57 @@ def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
   return digest.hexdigest()
 
 
+@dataclasses.dataclass
 class _ScoreShard:
   """(shard of the manifest, folder) -> scored.parquet, one row per record."""
 
-  def __init__(
-    self,
-    output: epath.Path,
-    scorer: Scorer | None,
-    heads: Mapping[str, heads_lib.Head],
-    network: saliency_lib.Saliency | None,
-    method: str,
-    batch_size: int,
-    num_threads: int,
-  ):
-    self._output = output
-    self._scorer = scorer
-    self._heads = heads
-    self._network = network
-    self._method = method
-    self._batch_size = batch_size
-    self._num_threads = num_threads
+  output: epath.Path
+  scorer: Scorer | None
+  heads: Mapping[str, heads_lib.Head]
+  network: saliency_lib.Saliency | None
+  method: str
+  batch_size: int
+  num_threads: int
 
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
-    rows = storage.read_table(self._output / shard['sidecar']).to_pylist()
-    spans = self._output / schema.stage_sidecar('curate', shard['sidecar'])
+    rows = storage.read_table(self.output / shard['sidecar']).to_pylist()
+    spans = self.output / schema.stage_sidecar('curate', shard['sidecar'])
     if spans.exists():
       table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
       rows = [row | span for row, span in zip(rows, table, strict=True)]
-    scored, num_good = [], 0
-    with storage.fetched(self._output / shard['records']) as records:
-      sizes = [part.image_size if part else 0 for part in (self._scorer, self._network)]
+    scored, num_good, example = [], 0, ''
+    failed: collections.Counter = collections.Counter()
+    with storage.fetched(self.output / shard['records']) as records:
+      sizes = [part.image_size if part else 0 for part in (self.scorer, self.network)]
       load = _Load(str(records), rows, *sizes)
-      options = grain.ReadOptions(self._num_threads, 2 * self._num_threads)
+      options = grain.ReadOptions(self.num_threads, 2 * self.num_threads)
       examples = grain.MapDataset.range(len(rows)).map(load).to_iter_dataset(options)
-      batches = examples.batch(self._batch_size, drop_remainder=False, batch_fn=list)
+      batches = examples.batch(self.batch_size, drop_remainder=False, batch_fn=list)
       for batch in batches:
         scored += [dict(key=example['key']) for example in batch]
-        if self._scorer:
-          self._score(self._scorer, batch, scored[-len(batch) :])
-        if self._network:
-          self._find_subjects(self._network, batch, scored[-len(batch) :])
-        num_good += sum(example['is_good'] for example in batch)
+        if self.scorer:
+          self._score(self.scorer, batch, scored[-len(batch) :])
+        if self.network:
+          self._find_subjects(self.network, batch, scored[-len(batch) :])
+        num_good += sum(loaded['is_good'] for loaded in batch)
+        for loaded in batch:
+          if loaded['lost']:
+            failed[loaded['lost'].reason] += 1
+            example = f'{loaded["key"]}: {loaded["lost"]}'
     table = pa.Table.from_pylist(scored, schema.SCORE)
     pa.parquet.write_table(table, folder / 'scored.parquet')
-    return dict(num_examples=len(scored), num_scored=num_good)
+    return dict(num_examples=len(scored), num_scored=num_good, failed=failed, example=example)
 
   def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:
     # Always of one size: another one would compile again.
-    filler = [batch[0]] * (self._batch_size - len(batch))
+    filler = [batch[0]] * (self.batch_size - len(batch))
     pixels_BFHWC = np.stack([example['pixels'] for example in batch + filler])
     size = pixels_BFHWC.shape[:2]
     images_ND = scorer.images(pixels_BFHWC.reshape(-1, *pixels_BFHWC.shape[2:]))
     images_BFD = images_ND.reshape(*size, -1)
     texts_BD = scorer.texts([example['caption'] for example in batch + filler])
     similarity_B = np.einsum('bfd,bd->bf', images_BFD, texts_BD).mean(axis=1)
-    scores = {name: head(images_ND).reshape(size) for name, head in self._heads.items()}
+    scores = {name: head(images_ND).reshape(size) for name, head in self.heads.items()}
     for index, (example, row) in enumerate(zip(batch, rows, strict=True)):
       if example['is_good']:
         row['clip_similarity'] = float(similarity_B[index])
@@ -196,11 +193,11 @@ class _ScoreShard:
       shares = [share for share in shares if share is not None]
       if shares:
         row['network_subject'] = float(np.median(shares))
-        row['network_subject_method'] = self._method
+        row['network_subject_method'] = self.method
 
 
 class _Load:
-  """Place in the shard -> key, caption, is_good, and three pictures for each network.
+  """Place in the shard -> key, caption, is_good, lost, and three pictures for each network.
 
   pixels uint8 (3, S, S, 3) are the central squares for CLIP; whole uint8 (3, N, N, 3) the whole
   frames for the saliency network. For a network that is not there, S or N is 0.
@@ -217,18 +214,20 @@ class _Load:
     pixels, whole = (
       np.zeros((len(POSITIONS), side, side, 3), np.uint8) for side in (size, self._whole_size)
     )
-    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False)
+    loaded = dict(key=row['key'], caption='', pixels=pixels, whole=whole, is_good=False, lost=None)
     try:
       record = self._records.read(self._shard, index)
       loaded['caption'] = record['caption']
       if row['media'] == 'image':
         image = decode.decode_image(record['data'])
         if size:
-          pixels[:] = _square(image, size)
+          pixels[:] = np.asarray(crops.center_crop_resize(image, size, size))
         if self._whole_size:
           whole[:] = _squeezed(image, self._whole_size)
       else:
-        start, end = _span(row)
+        start, end = row['first_time'], row['first_time'] + row['duration']
+        if row.get('span_end'):  # Of curate: the single shot.
+          start, end = row['span_start'], row['span_end']
         times = np.array([start + position * (end - start) for position in POSITIONS])
         if size:
           pixels[:] = decode.decode_video(record['data'], times, size, size)[0]
@@ -236,19 +235,9 @@ class _Load:
           frames, _ = decode.decode_video(record['data'], times, row['height'], row['width'])
           for frame, target in zip(frames, whole, strict=True):
             target[:] = _squeezed(PIL.Image.fromarray(frame), self._whole_size)
-    except decode.DecodeError:  # A null score; curate names the reason.
-      return loaded
+    except Exception as error:  # A null score: one example never ends a command.
+      return dict(loaded, lost=failures.of(error))
     return dict(loaded, is_good=True)
-
-
-def _span(row: Mapping) -> tuple[float, float]:
-  if row.get('span_end'):
-    return row['span_start'], row['span_end']
-  return row['first_time'], row['first_time'] + row['duration']
-
-
-def _square(image: PIL.Image.Image, size: int) -> np.ndarray:
-  return np.asarray(crops.center_crop_resize(image, size, size))
 
 
 def _squeezed(image: PIL.Image.Image, size: int) -> np.ndarray:

@@ -4,13 +4,14 @@ import collections
 
 from etils import epath
 
-from data_pipelines.sources import folder, laion, raw, vgen_list, webdataset, webvid
+from data_pipelines.sources import folder, laion, paired, raw, vgen_list, webdataset, webvid
 
 LAYOUTS = {  # In the order they are tried: the plain folder takes what nothing else knows.
   'webvid': webvid.WebVid,
   'webdataset': webdataset.WebDataset,
   'laion_parquet': laion.LaionParquet,
   'vgen_list': vgen_list.VGenList,
+  'paired': paired.Paired,
   'folder': folder.Folder,
 }
 

@@ -1,6 +1,5 @@
 """Columns by name, in any order and case; what is missing is named with its nearest neighbour."""
 
-import csv
 import difflib
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.sources import raw
+from data_pipelines.sources import tables, text
 
 # schema.ORIGIN by the names that LAION's tables, img2dataset and video2dataset give it.
 ORIGIN_ALIASES = {
@@ -20,14 +19,17 @@ ORIGIN_ALIASES = {
   'unsafe': ('punsafe',),
   'link_hash': ('hash',),
   'source_sha256': ('sha256',),
+  'source_md5': ('md5',),
 }
 NUMBERS = ('similarity', 'watermark', 'unsafe')
 
 
-def csv_header(file: epath.Path) -> list[str]:
-  """The first row of a CSV."""
-  with raw.open_text(file) as lines:
-    return next(csv.reader(lines), [])
+def csv_header(file: epath.Path) -> tuple[list[str], str]:
+  """(names of the columns, delimiter) of a CSV; raises ValueError with its name if it is none."""
+  try:
+    return tables.csv_header(next(iter(text.Lines(file)), ''))
+  except ValueError as error:
+    raise ValueError(f'{file} cannot be read: {error}.') from error
 
 
 def require(file: Any, found: Sequence[str], needed: Sequence[str], layout: str) -> None:
@@ -53,19 +55,27 @@ def find(found: Sequence[str], aliases: Sequence[str]) -> str | None:
 
 
 def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
-  """What a row of a table says of an example, by the names of schema.ORIGIN."""
+  """What a row of a table says of an example, by the names of schema.ORIGIN.
+
+  Raises:
+    ValueError: a value is a list or an object.
+  """
   origin: dict[str, Any] = {}
   for name, aliases in ORIGIN_ALIASES.items():
     column = find(list(row), aliases)
     value = row[column] if column else None
     if value is None or value == '' or (isinstance(value, float) and math.isnan(value)):
       continue
+    if isinstance(value, (list, dict)):
+      raise ValueError(f'{column} is a {type(value).__name__}: {str(value)[:80]}')
     origin[name] = _number(value) if name in NUMBERS else str(value)
   return origin
 
 
 def _number(value: Any) -> float | None:
+  """Null is what is not known: no number, or none that is finite."""
   try:
-    return float(value)
-  except ValueError:
+    number = float(value)
+  except (ValueError, OverflowError):
     return None
+  return number if math.isfinite(number) else None

@@ -1,24 +1,30 @@
-"""A plain folder of videos and images, with captions in <stem>.txt beside each or in one CSV.
+"""A folder of videos and images, with captions in <stem>.txt beside each or in metadata files.
 
-A text file in VGen's form would make it a VGen list (vgen_list.py), which is tried first. Folders
-named train and val tell the split.
+metadata.csv, .jsonl and .parquet are those of Hugging Face's imagefolder and videofolder: in any
+folder, with file names relative to it. A text file in VGen's form would make it a VGen list
+(vgen_list.py), which is tried first. Folders named train and val tell the split.
 """
 
-import csv
+import collections
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.sources import columns, raw
+from data_pipelines.sources import columns, files, raw, tables, text
 
-CAPTION_FILES = ('metadata.csv', 'captions.csv')
-FILE_COLUMNS = ('file_name', 'file', 'filename', 'path', 'video', 'image')
-CAPTION_COLUMNS = ('caption', 'text', 'prompt', 'name')
+CAPTION_FILES = (
+  'metadata.csv', 'captions.csv', 'metadata.jsonl', 'captions.jsonl', 'metadata.parquet',
+)  # fmt: skip
+FILE_COLUMNS = (
+  'file_name', 'file', 'filename', 'path', 'video', 'image', 'video_file_name', 'image_file_name',
+)  # fmt: skip
+CAPTION_COLUMNS = ('caption', 'text', 'prompt', 'name', 'captions', 'prompts', 'description')
 ACCEPTED = (
   'Accepted are <name>.txt beside each <name>.mp4, '
-  f'{" or ".join(CAPTION_FILES)} with columns file_name,caption, or list.txt with lines '
-  'file|||caption.'
+  f'{", ".join(CAPTION_FILES)} with columns file_name,caption, prompts.txt beside videos.txt, or '
+  'list.txt with lines file|||caption.'
 )
 
 
@@ -28,82 +34,170 @@ class Folder(raw.Source):
   @staticmethod
   def matches(path: epath.Path) -> bool:
     """True if there is any media file."""
-    return path.is_dir() and next(_media_files(path), None) is not None
+    return path.is_dir() and files.has_media(path)
 
   def shards(self) -> list[raw.Shard]:
     """The files by split, in runs."""
-    by_split: dict[str | None, list[raw.Listed]] = {}
-    for item in self._listed():
-      by_split.setdefault(item.split, []).append(item)
-    shards = []
-    for split, items in by_split.items():
-      size = raw.shard_size(len(items))
-      shards += [raw.Shard(split, tuple(items[i : i + size])) for i in range(0, len(items), size)]
-    return shards
+    by_split: dict[str | None, list[raw.Listed | raw.Rejected]] = {}
+    for split, item in _Listing(self.path).items():
+      by_split.setdefault(split, []).append(item)
+    return [shard for split, items in by_split.items() for shard in raw.in_runs(split, items)]
 
   def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
     """Reads the files."""
     return raw.read_listed(shard.items)
 
   def count(self, shard: raw.Shard) -> int:
-    """The files."""
+    """The files, and the rows without one."""
     return len(shard.items)
 
   def describe(self, shard: raw.Shard) -> list:
     """Names, sizes and captions."""
-    return [[i.split, i.key, i.file.stat().length, i.caption] for i in shard.items]
+    return [raw.describe(item) for item in shard.items]
 
   def columns(self) -> dict[str, list[str]]:
-    """Of the caption files, if there are any."""
-    files = [self.path / name for name in CAPTION_FILES]
-    return {file.name: columns.csv_header(file) for file in files if file.exists()}
+    """Of the caption files here, if there are any."""
+    found = [self.path / name for name in CAPTION_FILES]
+    return {file.name: _columns(file) for file in found if file.exists()}
 
-  def _listed(self) -> list[raw.Listed]:
-    """All media files; raises if any lacks a caption."""
-    captions = _captions_in_csv(self.path)
-    listed, missing = [], []
-    for file in sorted(_media_files(self.path)):
-      name = file.relative_to(self.path)
-      text = file.with_suffix('.txt')
-      caption = captions.get(name.as_posix(), captions.get(name.name))
-      if caption is None and text.exists():
-        caption = text.read_bytes().decode('utf-8', errors='replace').strip()
-      if caption is None:
-        missing.append(name.as_posix())
-      split = raw.split_of(name.parts[0]) if len(name.parts) > 1 else None
-      listed.append(raw.Listed(split, name.as_posix(), file, caption or ''))
-    if missing:
+
+class _Listing:
+  """All that a folder holds: media with captions, and what is rejected by its name."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._names = sorted(files.walk(path))
+    self._media = [name for name in self._names if raw.media_of(name)]
+    self._texts = {
+      name[: -len('.txt')]: name for name in self._names if name.lower().endswith('.txt')
+    }
+    self._stems = {name[: name.rindex('.')] for name in self._media}
+    self._by_base: dict[str, list[str]] = collections.defaultdict(list)
+    for name in self._media:
+      self._by_base[name.rpartition('/')[2]].append(name)
+
+  def items(self) -> list[tuple[str | None, raw.Listed | raw.Rejected]]:
+    """(split, item), sorted by name; raises ValueError if no file has a caption."""
+    rows, rejected = self._rows()
+    found: list[tuple[str, raw.Listed | raw.Rejected]] = [(bad.key, bad) for bad in rejected]
+    media = [(name, self._of_media(name, rows)) for name in self._media]
+    found += media
+    found += [(name, bad) for name in self._names if (bad := self._of_other(name))]
+    missing = [name for name, item in media if _has_none(item)]
+    if len(missing) == len(self._media):
       names = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
       raise ValueError(
-        f'{len(missing)} of {len(listed)} files in {self.path} have no caption: {names}. {ACCEPTED}'
+        f'{len(missing)} of {len(self._media)} files in {self._path} have no caption: {names}. '
+        f'{ACCEPTED}'
       )
-    return listed
+    return [(_split(name), item) for name, item in sorted(found, key=lambda pair: pair[0])]
+
+  def _of_media(self, name: str, rows: Mapping[str, str]) -> raw.Listed | raw.Rejected:
+    caption = rows.get(name)
+    stem = name[: name.rindex('.')]
+    if caption is None and stem in self._texts:
+      found = raw.read_caption(self._path / self._texts[stem], name)
+      if isinstance(found, raw.Rejected):
+        return found
+      caption = found
+    if caption is None:
+      return raw.Rejected(name, 'no_caption')
+    return raw.Listed(_split(name), name, self._path / name, caption)
+
+  def _of_other(self, name: str) -> raw.Rejected | None:
+    """Why a file that is not media is not used; None if it is, or belongs to none."""
+    file = pathlib.PurePosixPath(name)
+    stem = name[: -len(file.suffix)] if file.suffix else name
+    has_media = stem in self._stems
+    if raw.media_of(name) or file.name in CAPTION_FILES or files.is_document(name):
+      return None
+    if file.suffix.lower() == '.txt':
+      return None if has_media else raw.Rejected(name, 'missing_file', f'no media {stem}.*')
+    if file.suffix.lower() == '.json' and has_media:  # img2dataset's, of each picture.
+      return None
+    return raw.Rejected(name, 'unknown_format', raw.SUFFIXES)
+
+  def _rows(self) -> tuple[dict[str, str], list[raw.Rejected]]:
+    """(captions by media file, rows that are of none)."""
+    captions: dict[str, str] = {}
+    rejected = []
+    left = []
+    media = set(self._media)
+    for table in self._names:
+      if table.rpartition('/')[2] not in CAPTION_FILES:
+        continue
+      for found in _captions(self._path / table, table):
+        if isinstance(found, raw.Rejected):
+          rejected.append(found)
+          continue
+        where, name, caption = found
+        if name not in media:
+          left.append(found)
+        elif name in captions:
+          rejected.append(raw.Rejected(where, 'duplicate_row', f'{name} has a caption already'))
+        else:
+          captions[name] = caption
+    for where, name, caption in left:  # A bare name may be of a file in some folder below.
+      same = self._by_base.get(name, [])
+      if len(same) == 1 and same[0] not in captions:
+        captions[same[0]] = caption
+      else:
+        rejected.append(raw.Rejected(name, 'missing_file', where))
+    return captions, rejected
 
 
-def _media_files(path: epath.Path) -> Iterator[epath.Path]:
-  protocol = str(path).partition('://')[0] if '://' in str(path) else ''
-  for folder, _, names in path.walk():
-    if protocol and '://' not in str(folder):  # etils 1.15 loses it.
-      folder = epath.Path(f'{protocol}://{str(folder).lstrip("/")}')
-    for name in names:
-      if pathlib.PurePath(name).suffix.lower() in raw.MEDIA_BY_SUFFIX:
-        yield folder / name
+def _has_none(item: raw.Listed | raw.Rejected) -> bool:
+  return isinstance(item, raw.Rejected) and item.reason == 'no_caption'
 
 
-def _captions_in_csv(path: epath.Path) -> dict[str, str]:
-  captions: dict[str, str] = {}
-  for name in CAPTION_FILES:
-    if not (path / name).exists():
+def _split(name: str) -> str | None:
+  return raw.split_of(name.partition('/')[0]) if '/' in name else None
+
+
+def _columns(file: epath.Path) -> list[str]:
+  """Of a metadata file; of JSONL, of its first row."""
+  if file.suffix == '.csv':
+    return columns.csv_header(file)[0]
+  if file.suffix == '.parquet':
+    with file.open('rb') as stream:
+      return pyarrow.parquet.read_schema(stream).names
+  rows = (row.values for row in tables.jsonl_rows(text.Lines(file)) if row.values is not None)
+  return list(next(rows, {}))
+
+
+def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | raw.Rejected]:
+  """(where it stands, media file, caption) of each row; names are relative to the corpus.
+
+  Args:
+    file: of the metadata.
+    name: its own, relative to the corpus.
+  Raises:
+    ValueError: the file lacks a column or cannot be read.
+  """
+  found = _columns(file)
+  if not columns.find(found, FILE_COLUMNS) or not columns.find(found, CAPTION_COLUMNS):
+    raise ValueError(
+      f'{file} has columns {found}; it needs one of {FILE_COLUMNS} and one of {CAPTION_COLUMNS}.'
+    )
+  if file.suffix == '.parquet':
+    rows = tables.parquet_rows(file)
+  else:
+    lines = text.Lines(file)
+    rows = tables.jsonl_rows(lines) if file.suffix == '.jsonl' else tables.csv_rows(lines)[1]
+  folder = name.rpartition('/')[0]
+  for row in rows:
+    where = f'{name}:{row.number}'
+    if row.fault:
+      yield raw.Rejected(where, 'bad_row', row.fault)
       continue
-    with raw.open_text(path / name) as lines:
-      reader = csv.DictReader(lines)
-      found = reader.fieldnames or []
-      file_column = columns.find(found, FILE_COLUMNS)
-      caption_column = columns.find(found, CAPTION_COLUMNS)
-      if file_column is None or caption_column is None:
-        raise ValueError(
-          f'{path / name} has columns {found}; it needs one of {FILE_COLUMNS} '
-          f'and one of {CAPTION_COLUMNS}.'
-        )
-      captions.update({row[file_column]: row[caption_column] or '' for row in reader})
-  return captions
+    named = [columns.find(list(row.values), known) for known in (FILE_COLUMNS, CAPTION_COLUMNS)]
+    listed, caption = (row.values.get(column) for column in named)
+    if not isinstance(listed, str) or not isinstance(caption, str) or not listed.strip():
+      reason = 'no_caption' if isinstance(listed, str) and caption is None else 'bad_row'
+      yield raw.Rejected(where, reason, f'file {listed!r}, caption {caption!r}')
+      continue
+    path = raw.below(listed, file.parent)
+    if path is None:
+      yield raw.Rejected(where, 'unsafe_name', f'{listed!r} leads out of the folder')
+    else:
+      yield where, f'{folder}/{path}' if folder else path, caption

@@ -6,18 +6,37 @@ Paths are etils.epath's: local, gs:// or s3://.
 import abc
 import dataclasses
 import hashlib
-import io
 import pathlib
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from etils import epath
 
+from data_pipelines.media import failures
+from data_pipelines.sources import text
+
 MEDIA_BY_SUFFIX = {
-  **dict.fromkeys(('.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi'), 'video'),
-  **dict.fromkeys(('.jpg', '.jpeg', '.png', '.webp'), 'image'),
-}
+  **dict.fromkeys(
+    (
+      '.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mpe', '.m1v', '.m2v',
+      '.ts', '.m2ts', '.mts', '.wmv', '.asf', '.flv', '.f4v', '.ogv', '.3gp', '.3g2', '.vob',
+      '.mxf', '.qt', '.dv', '.nut', '.y4m',
+    ),
+    'video',
+  ),
+  **dict.fromkeys(
+    (
+      '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif',
+      '.tiff', '.avif', '.heic', '.heif',
+    ),
+    'image',
+  ),
+}  # fmt: skip
 MAX_SHARD_EXAMPLES = 4096  # A read from ArrayRecord costs O(records of the shard): 6 us at 4k.
+MAX_FILE_BYTES = 1 << 30  # A record has 2 GiB at most.
+MAX_CAPTION = 1 << 16  # Characters.
+MAX_KEY = 1024  # Characters.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +56,19 @@ class RawExample:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """An example that cannot be used: `reason` is a code to count by, `detail` is for people."""
+  """An example that cannot be used: `reason` is a code to count by, `detail` is for people.
+
+  Keys are printable, also those of files whose names are no text.
+  """
 
   key: str
   reason: str
   detail: str = ''
+
+  def __post_init__(self):
+    for name, most in (('key', MAX_KEY), ('detail', 4 * MAX_KEY)):
+      value = text.printable(getattr(self, name)[:most])
+      object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +110,32 @@ class Source(abc.ABC):
     """Column names by the file that has them, for lists and tables."""
     return {}
 
+  def num_listed(self, shard: Shard) -> int:
+    """How many examples the shard lists, told by its list and not by what `read` yields."""
+    count = self.count(shard)
+    assert count is not None, f'{type(self).__name__} counts no other way.'
+    return count
+
+  def examples(self, shard: Shard) -> Iterator[RawExample | Rejected]:
+    """As `read`; what no record could hold is rejected."""
+    return map(checked, self.read(shard))
+
+
+def checked(example: RawExample | Rejected) -> RawExample | Rejected:
+  """The example, or why no record can hold it."""
+  if isinstance(example, Rejected):
+    return example
+  origin = [value for value in example.origin.values() if isinstance(value, str)]
+  if not example.key.isprintable() or len(example.key) > MAX_KEY:
+    return Rejected(example.key, 'bad_name', f'not printable, or longer than {MAX_KEY}')
+  if not text.is_clean(example.caption):
+    return Rejected(example.key, 'undecodable_caption', repr(example.caption[:80]))
+  if len(example.caption) > MAX_CAPTION:
+    return Rejected(example.key, 'long_caption', f'{len(example.caption):,} characters')
+  if not all(map(text.is_clean, origin)):
+    return Rejected(example.key, 'bad_json', 'a value is no text')
+  return example
+
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
@@ -94,47 +147,99 @@ class Listed:
   caption: str
 
 
-def read_listed(items: Iterable[Listed]) -> Iterator[RawExample | Rejected]:
+def read_listed(items: Iterable[Listed | Rejected]) -> Iterator[RawExample | Rejected]:
   """Reads listed files; one that is not there is rejected."""
   for item in items:
-    try:
-      data = item.file.read_bytes()
-    except OSError as error:
-      yield Rejected(item.key, 'missing_file', str(error))
-    else:
-      yield RawExample(item.key, item.caption, media_of(item.file.name), data)
+    yield item if isinstance(item, Rejected) else _read_file(item)
+
+
+def _read_file(item: Listed) -> RawExample | Rejected:
+  if not item.key.isprintable():
+    return Rejected(item.key, 'bad_name', 'the name of the file is not printable, or not UTF-8')
+  try:
+    media = media_of(item.file.name)
+    if media is None:
+      return Rejected(item.key, 'unknown_format', SUFFIXES)
+    with item.file.open('rb') as stream:
+      data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+      return Rejected(item.key, 'too_large', f'more than {MAX_FILE_BYTES:,} bytes')
+    return RawExample(item.key, item.caption, media, data)
+  except OSError as error:
+    return Rejected(item.key, 'missing_file', str(error))
+  except Exception as error:  # One file never ends a command.
+    lost = failures.of(error)
+    return Rejected(item.key, lost.reason, lost.detail)
+
+
+def read_caption(file: epath.Path, key: str) -> str | Rejected:
+  """The text of a caption's own file, or why the example of that key has none."""
+  try:
+    with file.open('rb') as stream:
+      data = stream.read(4 * MAX_CAPTION + 4)  # A character has four bytes at most.
+    if len(data) > 4 * MAX_CAPTION:
+      return Rejected(key, 'long_caption', f'{file.name} has more than {MAX_CAPTION:,} characters')
+    return text.decode(data).strip()
+  except OSError as error:
+    return Rejected(key, 'no_caption', str(error))
+  except ValueError as error:
+    return Rejected(key, 'undecodable_caption', f'{file.name}: {error}')
+
+
+def in_runs(split: str | None, items: list[Listed | Rejected]) -> Iterator[Shard]:
+  """Shards of listed files."""
+  size = shard_size(len(items))
+  for first in range(0, len(items), size):
+    yield Shard(split, tuple(items[first : first + size]))
+
+
+def describe(item: Listed | Rejected) -> list:
+  """What the listing says of a file, as JSON: it changes if the file does."""
+  if isinstance(item, Rejected):
+    return [item.key, item.reason]
+  try:
+    size = item.file.stat().length
+  except OSError:
+    size = -1
+  return [item.split, item.key, size, item.caption]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """A run of rows in a list file, found by offset: a list of ten million is never in memory."""
+  """A run of rows in a list file, found by offset: a list of ten million is never in memory.
+
+  Attributes:
+    number: of its first line in the file, from 1.
+  """
 
   file: epath.Path
   offset: int
   num_bytes: int
   num_rows: int
   sha256: str
+  number: int = 1
 
-  def text(self) -> str:
-    """The rows as they stand in the file."""
-    return _read_range(self.file, self.offset, self.num_bytes).decode('utf-8', errors='replace')
+  def lines(self) -> text.Lines:
+    """Its lines as they stand in the file."""
+    return text.Lines(self.file, self.offset, self.num_bytes)
 
 
-def split_rows(file: epath.Path, ends: list[int]) -> list[Rows]:
+def split_rows(file: epath.Path, ends: list[tuple[int, int]]) -> list[Rows]:
   """Cuts a list file into shards.
 
   Args:
     file: the list.
-    ends: where the first row starts, and then where each row ends, in bytes.
+    ends: where the first row starts, and then where each row ends: byte, number of the next line.
   """
   num_rows = len(ends) - 1
   size = shard_size(num_rows)
   ranges = []
   for first in range(0, num_rows, size):
     last = min(first + size, num_rows)
-    num_bytes = ends[last] - ends[first]
-    digest = hashlib.sha256(_read_range(file, ends[first], num_bytes)).hexdigest()
-    ranges.append(Rows(file, ends[first], num_bytes, last - first, digest))
+    offset, number = ends[first]
+    num_bytes = ends[last][0] - offset
+    digest = hashlib.sha256(_read_range(file, offset, num_bytes)).hexdigest()
+    ranges.append(Rows(file, offset, num_bytes, last - first, digest, number))
   return ranges
 
 
@@ -147,7 +252,7 @@ class RowsSource(Source):
   """A source whose list files are read row by row; a shard is one run of `Rows`."""
 
   @abc.abstractmethod
-  def listed(self, rows: Rows) -> Iterator[Listed]:
+  def listed(self, rows: Rows) -> Iterator[Listed | Rejected]:
     """Parses a run of rows."""
 
   def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
@@ -170,17 +275,37 @@ def _read_range(file: epath.Path, offset: int, num_bytes: int) -> bytes:
     return stream.read(num_bytes)
 
 
-def open_text(file: epath.Path) -> TextIO:
-  """Opens UTF-8 text, keeping its line ends; what is not UTF-8 becomes a replacement character."""
-  return io.TextIOWrapper(file.open('rb'), encoding='utf-8', errors='replace', newline='')
+def media_of(name: str) -> str | None:
+  """'video' or 'image', by the file's suffix; None if it is of neither."""
+  return MEDIA_BY_SUFFIX.get(pathlib.PurePath(name).suffix.lower())
 
 
-def media_of(name: str) -> str:
-  """'video' or 'image', by the file's suffix."""
-  suffix = pathlib.PurePath(name).suffix.lower()
-  if suffix not in MEDIA_BY_SUFFIX:
-    raise ValueError(f'{name}: suffix {suffix!r} is not one of {", ".join(MEDIA_BY_SUFFIX)}.')
-  return MEDIA_BY_SUFFIX[suffix]
+SUFFIXES = f'read are {", ".join(MEDIA_BY_SUFFIX)}'
+
+
+def is_litter(name: str) -> bool:
+  """Whether a file is what macOS and Windows leave in folders and archives."""
+  parts = pathlib.PurePosixPath(name).parts
+  last = parts[-1] if parts else ''
+  return (
+    '__MACOSX' in parts
+    or last.startswith('._')
+    or last in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
+  )
+
+
+def below(name: str, root: epath.Path) -> str | None:
+  """A listed name as a path relative to its list's folder, with slashes; None if it leads out.
+
+  Args:
+    name: as listed; backslashes part folders too.
+    root: the folder. A name may begin with its path.
+  """
+  name = name.strip().replace('\\', '/').removeprefix(f'{root}/')
+  if '://' in name or name[1:3] == ':/':
+    return None
+  name = posixpath.normpath(name)
+  return None if name.startswith(('/', '../')) or name in ('.', '..') else name
 
 
 def split_of(name: str) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import raw
+from data_pipelines.sources import raw, text
 
 SEPARATOR = '|||'
 
@@ -25,40 +25,49 @@ class VGenList(raw.RowsSource):
       shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _line_ends(file))]
     return shards
 
-  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed]:
+  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
     """The files of a run of lines; empty lines are none."""
     folder = rows.file.parent
     split = raw.split_of(rows.file.name)
-    for line in rows.text().splitlines():
-      name, _, caption = (part.strip() for part in line.partition(SEPARATOR))
-      if not name:
-        continue
-      roots = (folder, folder / 'videos', folder / 'images')
-      file = next((root / name for root in roots if (root / name).exists()), folder / name)
-      yield raw.Listed(split, name, file, caption)
-
-
-def _line_ends(file: epath.Path) -> list[int]:
-  """Bytes at the start and after each line; raises if a line is not `file|||caption`."""
-  ends = [0]
-  with file.open('rb') as stream:
-    for number, data in enumerate(stream, 1):
-      ends.append(ends[-1] + len(data))
-      line = data.decode('utf-8', errors='replace').rstrip('\r\n')
-      name, separator, _ = line.partition(SEPARATOR)
+    for number, line in enumerate(rows.lines(), rows.number):
       if not line.strip():
         continue
-      if not separator:
-        raise ValueError(f'{file}:{number} is {line!r}; a line should be file{SEPARATOR}caption.')
-      raw.media_of(name.strip())
+      name, separator, caption = (part.strip() for part in line.partition(SEPARATOR))
+      where = f'{rows.file.name}:{number}'
+      path = raw.below(name, folder) if name else None
+      if not separator or not name:
+        detail = f'{line.rstrip()!r}; a line should be file{SEPARATOR}caption'
+        yield raw.Rejected(where, 'bad_row', detail)
+      elif path is None:
+        yield raw.Rejected(name, 'unsafe_name', f'{where} leads out of {folder}')
+      else:
+        roots = (folder, folder / 'videos', folder / 'images')
+        file = next((root / path for root in roots if (root / path).exists()), folder / path)
+        yield raw.Listed(split, name, file, caption)
+
+
+def _line_ends(file: epath.Path) -> list[tuple[int, int]]:
+  """(byte, number of the next line) at the start and behind each line that is not empty."""
+  lines = text.Lines(file)
+  ends = [(lines.position, 1)]
+  try:
+    ends += [(lines.position, i) for i, line in enumerate(lines, 2) if line.strip()]
+  except ValueError as error:
+    raise ValueError(f'{file} cannot be read: {error}.') from error
   return ends
 
 
 def _lists(path: epath.Path) -> list[epath.Path]:
   files = [path] if path.is_file() else sorted(path.glob('*.txt'))
-  return [file for file in files if file.suffix == '.txt' and SEPARATOR in _first_line(file)]
+  return [file for file in files if file.suffix == '.txt' and _is_list(file)]
 
 
-def _first_line(file: epath.Path) -> str:
-  with raw.open_text(file) as lines:
-    return lines.readline()
+def _is_list(file: epath.Path) -> bool:
+  """By its first line that is not empty."""
+  if raw.is_litter(file.name):
+    return False
+  try:
+    line = next((line for line in text.Lines(file) if line.strip()), '')
+  except ValueError:  # Captions of one example may be anything: its reader rejects that.
+    return False
+  return SEPARATOR in line

@@ -4,13 +4,12 @@ Two column orders are in use, of the 2M and of the 10M set, so columns are found
 strings: ids have leading zeros.
 """
 
-import csv
-import io
+import array
 from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import columns, raw
+from data_pipelines.sources import columns, raw, tables, text
 
 COLUMNS = ('videoid', 'page_dir', 'name')
 
@@ -21,52 +20,67 @@ class WebVid(raw.RowsSource):
   @staticmethod
   def matches(path: epath.Path) -> bool:
     """True if a CSV here has a videoid column."""
-    return any('videoid' in columns.csv_header(file) for file in _csv_files(path))
+    return bool(_csv_files(path))
 
   def shards(self) -> list[raw.Shard]:
     """Runs of rows of all CSV files."""
     shards = []
     for file in _csv_files(self.path):
-      columns.require(file, columns.csv_header(file), COLUMNS, 'WebVid')
+      columns.require(file, _header(file)[0], COLUMNS, 'WebVid')
       split = raw.split_of(file.name)
       shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _row_ends(file))]
     return shards
 
-  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed]:
+  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
     """The videos of a run of rows."""
     file = rows.file
     root = file.parent / 'videos' if (file.parent / 'videos').is_dir() else file.parent
     split = raw.split_of(file.name)
-    for row in csv.DictReader(io.StringIO(rows.text(), newline=''), columns.csv_header(file)):
-      video = root / row['page_dir'] / f'{row["videoid"]}.mp4'
-      yield raw.Listed(split, f'{row["page_dir"]}/{row["videoid"]}', video, row['name'] or '')
+    for row in tables.Csv(rows.lines(), *_header(file), rows.number):
+      if row.fault:
+        yield raw.Rejected(f'{file.name}:{row.number}', 'bad_row', row.fault)
+        continue
+      key = f'{row.values["page_dir"].strip()}/{row.values["videoid"].strip()}'
+      name = raw.below(f'{key.lstrip("/")}.mp4', root)
+      if name is None:
+        yield raw.Rejected(key, 'unsafe_name', f'{file.name}:{row.number} leads out of {root}')
+      else:
+        yield raw.Listed(split, key, root / name, row.values['name'])
 
   def columns(self) -> dict[str, list[str]]:
     """Of the CSV files."""
-    return {file.name: columns.csv_header(file) for file in _csv_files(self.path)}
+    return {file.name: columns.csv_header(file)[0] for file in _csv_files(self.path)}
 
 
 def _csv_files(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
-    return [path] if path.suffix == '.csv' else []
-  return [file for file in sorted(path.glob('*.csv')) if 'videoid' in columns.csv_header(file)]
+    files = [path] if path.suffix.lower() == '.csv' else []
+  else:
+    files = [file for file in sorted(path.glob('*.csv')) if not raw.is_litter(file.name)]
+  return [file for file in files if 'videoid' in _header(file)[0]]
 
 
-def _row_ends(file: epath.Path) -> list[int]:
-  """Bytes after the header and after each row; a row may span lines."""
-  consumed = 0
+def _header(file: epath.Path) -> tuple[list[str], str]:
+  """(names of the columns in lower case, delimiter)."""
+  names, delimiter = columns.csv_header(file)
+  return [name.lower() for name in names], delimiter
 
-  def lines(stream):
-    nonlocal consumed
-    for line in stream:
-      consumed += len(line)
-      yield line.decode('utf-8', errors='replace')
 
-  ends = []
-  with file.open('rb') as stream:
-    try:
-      for _ in csv.reader(lines(stream)):
-        ends.append(consumed)
-    except csv.Error as error:
-      raise ValueError(f'{file}: row {len(ends)} is not CSV ({error}): is a quote open?') from error
-  return ends
+def _row_ends(file: epath.Path) -> list[tuple[int, int]]:
+  """(byte, number of the next line) behind the header and behind each row; a row may span lines."""
+  lines = text.Lines(file)
+  ends = array.array('Q')  # Bytes behind each line.
+
+  def recorded() -> Iterator[str]:
+    for line in lines:
+      ends.append(lines.position)
+      yield line
+
+  source = recorded()
+  next(source, '')
+  rows = tables.Csv(source, *_header(file))
+  try:
+    # A faulty row has read on behind its end: where that is, its number tells.
+    return [(ends[0], 2), *((ends[row.end - 2], row.end) for row in rows)]
+  except ValueError as error:
+    raise ValueError(f'{file} cannot be read: {error}.') from error

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.media import decode, probe, tone_map
+from data_pipelines.media import errors, probe, tone_map
 from tests.media_kinds import clips, shown
 
 # Linear BT.709 to BT.2020 (ITU-R BT.2087-0, table 2).
@@ -60,7 +60,7 @@ HDR = {
 @pytest.mark.parametrize('name', HDR)
 def test_hdr_is_refused_by_its_transfer_or_tone_mapped_to_the_colours_of_sdr(name):
   data = hdr(**HDR[name])
-  with pytest.raises(decode.DecodeError, match='^hdr: .*--hdr=tonemap'):
+  with pytest.raises(errors.DecodeError, match='^hdr: .*--hdr=tonemap'):
     probe.probe(data, 'video')
   row, frames, _ = shown.whole(data)
   assert row['hdr'] == HDR[name].get('kind', 'pq')

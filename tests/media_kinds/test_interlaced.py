@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.media import decode, probe
+from data_pipelines.media import decode, errors, probe
 from tests.media_kinds import clips, shown
 
 FIELDS = {
@@ -29,7 +29,7 @@ def interlaced(name, count=12):
 @pytest.mark.parametrize('name', FIELDS)
 def test_interlaced_videos_are_refused_by_name_or_deinterlaced(name):
   data = interlaced(name)
-  with pytest.raises(decode.DecodeError, match='^interlaced: .*--interlaced=deinterlace'):
+  with pytest.raises(errors.DecodeError, match='^interlaced: .*--interlaced=deinterlace'):
     probe.probe(data, 'video')
   row, frames, times = shown.whole(data)
   assert row['is_interlaced'] and len(frames) == 12 and len(set(times)) == 12

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from data_pipelines.media import containers, decode, probe
+from data_pipelines.media import containers, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips, test_streams
 
@@ -33,9 +33,9 @@ def test_files_that_name_other_files_or_addresses_are_refused_unopened(tmp_path)
     }  # fmt: skip
     before = set(os.listdir('/proc/self/fd')) if os.path.exists('/proc/self/fd') else set()
     for name, text in files.items():
-      with pytest.raises(decode.DecodeError, match='^open'):
+      with pytest.raises(errors.DecodeError, match='^open'):
         probe.probe(text.encode(), 'video')
-      with pytest.raises(decode.DecodeError, match='^open'):
+      with pytest.raises(errors.DecodeError, match='^open'):
         decode.decode_video(text.encode(), [0.0], 32, 32)
       assert name
     server.settimeout(0.2)
@@ -46,20 +46,20 @@ def test_files_that_name_other_files_or_addresses_are_refused_unopened(tmp_path)
 
 def test_what_has_no_video_or_an_unknown_or_huge_one_is_refused_by_name():
   data = clips.encode(pictures=4, options=clips.H264)
-  with pytest.raises(decode.DecodeError, match='^codec'):
+  with pytest.raises(errors.DecodeError, match='^codec'):
     probe.probe(data.replace(b'avc1', b'zzzz'), 'video')
   huge = bytearray(clips.encode('png', 'mov', 'rgb24', pictures=3))
   while (place := huge.find(b'IHDR' + bytes([0, 0, 0, clips.WIDTH]))) >= 0:
     huge[place + 4 : place + 12] = 2 * (40_000).to_bytes(4, 'big')
-  with pytest.raises(decode.DecodeError, match='^(too_large|decode)'):
+  with pytest.raises(errors.DecodeError, match='^(too_large|decode)'):
     probe.probe(bytes(huge), 'video')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(containers, 'MAX_PIXELS', 64 * 95)
-    with pytest.raises(decode.DecodeError, match='^too_large: 96x64'):
+    with pytest.raises(errors.DecodeError, match='^too_large: 96x64'):
       probe.probe(data, 'video')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(frames_lib, 'MAX_FRAMES', 3)
-    with pytest.raises(decode.DecodeError, match='^too_long'):
+    with pytest.raises(errors.DecodeError, match='^too_long'):
       probe.probe(data, 'video')
 
 

@@ -12,7 +12,7 @@ import pytest
 from data_pipelines.corpus import reader
 from data_pipelines.curate import measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import crops, decode, probe
+from data_pipelines.media import crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips, shown, test_hdr, test_interlaced
 
@@ -65,7 +65,7 @@ def test_music_with_a_cover_is_no_video():
     for stream, frame in ((sound, samples), (cover, av.VideoFrame(64, 64, 'yuvj420p'))):
       output.mux(stream.encode(frame))
       output.mux(stream.encode())
-  with pytest.raises(decode.DecodeError, match='^no_video: there is cover art'):
+  with pytest.raises(errors.DecodeError, match='^no_video: there is cover art'):
     probe.probe(buffer.getvalue(), 'video')
 
 
@@ -121,7 +121,7 @@ CHANGES['pixels'] = dict(aspect=fractions.Fraction(4, 3))
 @pytest.mark.parametrize('name', CHANGES)
 def test_a_frame_size_that_changes_is_refused_by_name_and_never_stretched(name):
   data = changing(CHANGES[name])
-  with pytest.raises(decode.DecodeError, match='^size_changes: 96x64.* becomes'):
+  with pytest.raises(errors.DecodeError, match='^size_changes: 96x64.* becomes'):
     probe.probe(data, 'video')
   if name == 'pixels':
     return

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.media import decode, probe
+from data_pipelines.media import decode, errors, probe
 from tests.media_kinds import clips, shown
 
 # Name: (arguments of clips.encode, how far off colours may be).
@@ -123,7 +123,7 @@ def test_a_tilted_picture_is_refused_by_name_and_a_slight_one_is_not():
     a, b, c, d = (value.to_bytes(4, 'big', signed=True) for value in values)
     data = data[:place] + a + b + bytes(4) + c + d + data[place + 20 :]
     if reason:
-      with pytest.raises(decode.DecodeError, match=reason):
+      with pytest.raises(errors.DecodeError, match=reason):
         probe.probe(data, 'video')
     else:
       shown.assert_upright(shown.whole(data)[1])

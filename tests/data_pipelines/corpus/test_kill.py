@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parents[3]
 DRIVER = """
 import itertools, os, signal, sys
 from data_pipelines import __main__ as commands
-from data_pipelines import measure, sidecars
+from data_pipelines.curate import measure
+from data_pipelines.corpus import sidecars
 import duckdb, tensorflow_datasets
 replace = os.replace
 for count in itertools.count(1):

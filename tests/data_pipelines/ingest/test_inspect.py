@@ -155,8 +155,9 @@ def test_a_long_csv_is_cut_between_rows_that_span_lines(tmp_path):
   assert [item.key for item in listed] == [f'p/{i:04d}' for i in range(200)]
 
 
-def test_an_open_quote_is_an_error_with_its_row(tmp_path):
-  rows = ['videoid,page_dir,name', '0001,p,fine', '0002,p,"open'] + ['x' * 1000] * 200
+def test_an_open_quote_costs_its_own_line(tmp_path):
+  rows = ['videoid,page_dir,name', '0001,p,fine', '0002,p,"open'] + ['0003,p,' + 'x' * 1000] * 200
   (tmp_path / 'results.csv').write_text('\n'.join(rows))
-  with pytest.raises(ValueError, match=r'results.csv: row 2 is not CSV .* is a quote open'):
-    inspect.inspect(str(tmp_path))
+  finding = inspect.inspect(str(tmp_path), num_examples=300)
+  assert finding.num_listed == 202 and finding.rejected == {'bad_row': 1, 'missing_file': 201}
+  assert 'results.csv:3  bad_row: ' in finding.text() and 'is a quote open?' in finding.text()

@@ -170,7 +170,7 @@ def test_odd_sizes_and_deep_or_full_chroma_keep_their_colours(tmp_path, pix_fmt)
 
 def test_captions_are_flagged_never_dropped(tmp_path):
   folder = corpora.write_folder(tmp_path / 'in', 4)
-  for name, caption in (('000', b' \n'), ('001', b'word ' * 300), ('002', b'caf\xe9')):
+  for name, caption in (('000', b' \n'), ('001', b'word ' * 300), ('002', 'caf\ufffd'.encode())):
     (folder / f'{name}.txt').write_bytes(caption)
   rows = curated(folder, tmp_path / 'out')
   assert [rows[f'{i:03d}.mp4']['flags'] for i in range(4)] == [

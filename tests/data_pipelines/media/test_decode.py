@@ -11,7 +11,7 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines.media import crops, decode, probe
+from data_pipelines.media import crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests import media
 
@@ -151,7 +151,7 @@ def test_a_frame_may_be_wanted_by_no_view_and_then_by_one():
 def test_a_time_after_the_end_is_an_error_and_not_a_padded_frame():
   data = encode(np.arange(10, 90, 10), range(0, 320, 40))
   decode.decode_video(data, np.array([0.28, 0.299]), 48, 64)
-  with pytest.raises(decode.DecodeError, match='ends at 0.280 s'):
+  with pytest.raises(errors.DecodeError, match='ends at 0.280 s'):
     decode.decode_video(data, np.array([0.0, 0.4]), 48, 64)
 
 
@@ -242,7 +242,7 @@ def test_images_of_a_batch_are_vgens_to_two_of_255(name, media_folder):
 
 def test_a_truncated_jpeg_is_an_error_and_trailing_bytes_are_not(media_folder):
   data = (media_folder / 'images' / 'truck.jpg').read_bytes()
-  with pytest.raises(decode.DecodeError, match='image'):
+  with pytest.raises(errors.DecodeError, match='image'):
     decode.decode_image(data[: len(data) // 2])
   np.testing.assert_array_equal(decode.decode_image(data + b'more'), simplejpeg.decode_jpeg(data))
 
@@ -305,6 +305,21 @@ def test_crops_of_a_white_image_are_white_to_the_edge(source):
   for height, width in ((256, 448), (720, 1280)):
     assert np.asarray(crops.center_crop_resize(image, height, width)).min() == 255
   assert np.asarray(crops.clip_square(image, 448, 224)).min() == 255
+
+
+@pytest.mark.parametrize('turned', [False, True])
+@pytest.mark.parametrize('size', [(1, 60_001), (2, 60_000), (3, 40_001)])
+def test_a_hair_thin_picture_shows_its_centre_and_is_not_enlarged_whole(size, turned):
+  levels = np.linspace(-2000, 2255, size[1]).clip(0, 255).astype(np.uint8)
+  pixels = np.repeat(np.repeat(levels[None], size[0], 0)[..., None], 3, 2)
+  image = PIL.Image.fromarray(np.ascontiguousarray(pixels.swapaxes(0, 1) if turned else pixels))
+  height, width = (448, 256) if turned else (256, 448)
+  assert np.prod(crops.scaled_size(*image.size[::-1], height, width)) > crops.MAX_SCALED_PIXELS
+  scaled = crops.cover(image, height, width)
+  assert scaled.width * scaled.height < 1e6
+  cut = np.asarray(crops.center_crop_resize(image, height, width))
+  assert cut.shape == (height, width, 3)
+  np.testing.assert_allclose(cut.mean(), 127.5, atol=2)
 
 
 def test_scaled_sizes_always_cover_the_target():

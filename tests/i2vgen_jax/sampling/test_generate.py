@@ -10,7 +10,8 @@ import pytest
 
 from configs import refine
 from data_pipelines.corpus import buckets
-from data_pipelines.media import pictures
+from data_pipelines.media import decode, pictures
+from data_pipelines.stream import fields
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
@@ -20,6 +21,7 @@ from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import stages
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, small_config
+from tests.media_kinds import files
 
 
 def drawn(config, seed=1):
@@ -86,6 +88,43 @@ def test_a_refinement_of_1280x720_runs_through_its_odd_sizes():
   assert refined.shape == (2, 720, 1280, 3) and refined.dtype == np.uint8
   assert refined.std() > 5
   assert (refined[0] != refined[1]).any()
+
+
+def test_every_signal_gets_of_a_file_what_training_decodes_of_it(tmp_path):
+  """Of a JPEG so large that it is decoded at half its size, and of a PNG on its side."""
+  config = tiny.get_config('unused')
+  config.unet.conditioners = (*config.unet.conditioners, dict(kind='last_frame'))
+  session = session_lib.build(config)
+  pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+  first, last = tmp_path / 'first.jpg', tmp_path / 'last.png'
+  PIL.Image.fromarray(pixels).save(first, quality=90)
+  PIL.Image.fromarray(pixels).save(last, exif=files.exif(6))
+
+  def request(image):
+    return base.Request([image], ['a'], 32, 48, 8.0, {'last_image': str(last)})
+
+  inputs = session.of_request(request(pictures.read_image(first)))
+  trained, trained_last = (decoded(session, path, 32, 48) for path in (first, last))
+  image = inputs['image_latents']['image']
+  np.testing.assert_array_equal(image, trained['video'])
+  np.testing.assert_array_equal(inputs['image_embedding']['clip_image'][0], trained['clip_image'])
+  last_image = inputs['last_frame_latents']['last_image']
+  np.testing.assert_array_equal(last_image, trained_last['video'])
+  whole = session.of_request(request(pictures.open_image(first)))['image_latents']['image']
+  assert (whole != image).any()
+
+
+def decoded(session, path, height, width):
+  """The fields of a corpus' picture, as a stream decodes them."""
+  bucket = buckets.Bucket('', 1, height, width, fps=1.0, batch_size=1, media='image')
+  own = fields.pixel_fields(session.fields())
+  arrays = {field.name: np.empty(field.shape(bucket), np.uint8) for field in own}
+  views = [
+    decode.View(arrays[field.name].reshape(1, *field.shape(bucket)[-3:]), (0,), field.is_square)
+    for field in own
+  ]
+  decode.decode_image_into(views, path.read_bytes())
+  return arrays
 
 
 @pytest.mark.parametrize('cut', [8, 40, -20])

@@ -1,29 +1,35 @@
 """Strips of an example's frames, as JPEG data URIs: pictures that need no file beside the page."""
 
 import base64
+import collections
 
 import numpy as np
 import PIL.Image
 import simplejpeg
 
 from data_pipelines.corpus import reader
-from data_pipelines.media import decode, sandbox
+from data_pipelines.media import decode, failures, sandbox
 
 HEIGHT = 72  # Pixels of a strip.
 MAX_WIDTH = 192  # Of a frame.
 POSITIONS = (0.1, 0.5, 0.9)  # Of the single shot: the frames that curate and score look at.
 QUALITY = 75
 # What must not be used is not looked at either.
-HIDDEN_RULES = {'denylist', 'nsfw'}
+HIDDEN_RULES = {'denylist', 'allowlist', 'nsfw'}
 
 
 class Strips:
-  """Draws examples of corpora in a child process, which bad media may crash."""
+  """Draws examples of corpora in a child process, which bad media may crash.
+
+  Attributes:
+    failed: how many could not be drawn, by reason.
+  """
 
   def __init__(self, corpora: reader.Corpora):
     self._corpora = corpora
     self._records = reader.Records()
     self._draw = sandbox.Sandbox(draw)
+    self.failed: collections.Counter = collections.Counter()
 
   def __call__(self, row: int, details: dict) -> dict:
     """`details` (a row of the sidecars) with caption, and picture (a data URI) or error."""
@@ -34,8 +40,10 @@ class Strips:
       record = self._records.read(*self._corpora.locate(row))
       caption = record['caption']
       jpeg = self._draw(record['data'], details)
-    except decode.DecodeError as error:
-      return dict(details, caption=caption, picture='', error=str(error))
+    except Exception as error:  # One example never ends a command.
+      lost = failures.of(error)
+      self.failed[lost.reason] += 1
+      return dict(details, caption=caption, picture='', error=str(lost))
     encoded = base64.b64encode(jpeg).decode()
     return dict(details, caption=caption, picture=f'data:image/jpeg;base64,{encoded}', error='')
 

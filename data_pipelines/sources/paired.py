@@ -1,0 +1,81 @@
+"""finetrainers' two files: prompts.txt has in each line the caption of the file in videos.txt.
+
+Both are beside each other; files are relative to them.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+from etils import epath
+
+from data_pipelines.sources import files, raw, text
+
+CAPTIONS = ('prompt.txt', 'prompts.txt', 'caption.txt', 'captions.txt')
+FILES = ('video.txt', 'videos.txt', 'image.txt', 'images.txt')
+
+
+class Paired(raw.Source):
+  """A folder with such two files."""
+
+  @staticmethod
+  def matches(path: epath.Path) -> bool:
+    """True if there is one of each, and the first line of one names media."""
+    if not path.is_dir() or not _those(path, CAPTIONS):
+      return False
+    return any(
+      raw.media_of(next(iter(_lines(path / name)), '')) is not None for name in _those(path, FILES)
+    )
+
+  def shards(self) -> list[raw.Shard]:
+    """The lines in runs; raises ValueError if the two files have not the same number of them."""
+    captions_file, files_file = (self._only(names) for names in (CAPTIONS, FILES))
+    captions, names = _lines(self.path / captions_file), _lines(self.path / files_file)
+    if len(captions) != len(names):
+      raise ValueError(
+        f'{self.path / captions_file} has {len(captions):,} lines and {files_file} {len(names):,}: '
+        'each caption should stand in the line of its file.'
+      )
+    items: list[raw.Listed | raw.Rejected] = []
+    listed = set()
+    for number, name, caption in zip(itertools.count(1), names, captions, strict=False):
+      path = raw.below(name, self.path) if name.strip() else ''
+      if not path:
+        reason = 'bad_row' if path == '' else 'unsafe_name'
+        items.append(raw.Rejected(f'{files_file}:{number}', reason, f'{name!r} names no file here'))
+        continue
+      listed.add(path)
+      items.append(raw.Listed(None, path, self.path / path, caption))
+    return list(raw.in_runs(None, items + files.unlisted(self.path, listed)))
+
+  def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
+    """Reads the files."""
+    return raw.read_listed(shard.items)
+
+  def count(self, shard: raw.Shard) -> int:
+    """The lines, and the media files without one."""
+    return len(shard.items)
+
+  def describe(self, shard: raw.Shard) -> list:
+    """Names, sizes and captions."""
+    return [raw.describe(item) for item in shard.items]
+
+  def _only(self, names: tuple[str, ...]) -> str:
+    found = _those(self.path, names)
+    if len(found) != 1:
+      raise ValueError(f'{self.path} should have one of {names}, not {found}.')
+    return found[0]
+
+
+def _those(path: epath.Path, names: tuple[str, ...]) -> list[str]:
+  return [name for name in names if (path / name).exists()]
+
+
+def _lines(file: epath.Path) -> list[str]:
+  """Without empty ones at the end."""
+  try:
+    lines = [line.rstrip('\r\n') for line in text.Lines(file)]
+  except ValueError as error:
+    raise ValueError(f'{file} cannot be read: {error}.') from error
+  while lines and not lines[-1].strip():
+    lines.pop()
+  return lines

@@ -1,0 +1,245 @@
+"""Every row of a list, every file of a folder comes out: with its caption, or rejected by name."""
+
+import csv
+import io
+import json
+import os
+import random
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from data_pipelines import __main__ as commands
+from data_pipelines import sources
+from data_pipelines.ingest import inspect
+from data_pipelines.sources import raw, text
+from tests import corpora
+from tests.corpora import read_all as read
+from tests.corpora import write_files as write
+
+HEADER = 'videoid,page_dir,name\n'
+
+
+def webvid(folder, data):
+  for key in '123':
+    write(folder, {f'videos/p/{key}.mp4': b'media'})
+  write(folder, {'results_train.csv': data})
+  return read(folder)
+
+
+@pytest.mark.parametrize(
+  'data',
+  [
+    (HEADER + '1,p,é\n2,p,"a, b"\n').encode('utf-8-sig'),
+    (HEADER + '1,p,é\n2,p,"a, b"\n').encode('utf-16'),
+    b'\xfe\xff' + (HEADER + '1,p,é\n2,p,"a, b"\n').encode('utf-16-be'),
+    (HEADER + '1,p,é\n\n\n2,p,"a, b"').replace('\n', '\r').encode(),
+    (HEADER + '1,p,é\n2,p,"a, b"\n\n').replace('\n', '\r\n').encode(),
+    'VideoID, Page_Dir ,Name\n1, p, é\n2, p, "a, b"\n',
+    'name;videoid;page_dir\né;1;p\n"a, b";2;p\n',
+    'name\tvideoid\tpage_dir\né\t1\tp\na, b\t2\tp\n',
+  ],
+  ids=['mark', 'utf-16', 'utf-16-be', 'cr', 'crlf', 'spaces', 'semicolons', 'tabs'],
+)
+def test_a_csv_is_read_however_it_was_saved(tmp_path, data):
+  assert webvid(tmp_path, data) == ({'p/1': 'é', 'p/2': 'a, b'}, {})
+
+
+@pytest.mark.parametrize(
+  ('rows', 'lines'),
+  [
+    ('1,p,"red\n2,p,green\n3,p,blue\n', [2]),
+    ('1,p,"red\n2,p,green\n3,p,"blue"\n', [2]),
+    ('1,p,red, then green\n2,p,green\n3,p,blue\n', [2]),
+    ('2,p,green\n3,p,blue\n1\n', [4]),
+    ('2,p,green\n3,p,blue\n1,p,"red', [4]),
+    ('2,p,green\n"1"x,p,red\n3,p,blue\n', [3]),
+    ('1,p,"one "two"\nthree"\n2,p,green\n3,p,blue\n', [2, 3]),
+  ],
+)
+def test_a_faulty_row_of_a_csv_costs_itself_alone(tmp_path, rows, lines):
+  taken, rejected = webvid(tmp_path, HEADER + rows)
+  assert taken == {'p/2': 'green', 'p/3': 'blue'}
+  assert rejected == {f'results_train.csv:{line}': 'bad_row' for line in lines}
+
+
+def test_captions_keep_the_line_separators_that_unicode_has_more(tmp_path):
+  caption = 'a\u2028b\u2029c\u0085d\x0ce\x0bf\x1cg'
+  expected = {'p/1': caption, 'p/2': 'two\nlines'}
+  assert webvid(tmp_path / 'csv', f'{HEADER}1,p,{caption}\n2,p,"two\nlines"\n')[0] == expected
+  write(tmp_path / 'list', {'a.mp4': b'media', 'list.txt': f'a.mp4|||{caption}\n'})
+  assert read(tmp_path / 'list') == ({'a.mp4': caption}, {})
+  write(tmp_path / 'pair', {'a.mp4': b'media', 'videos.txt': 'a.mp4', 'prompts.txt': caption})
+  assert read(tmp_path / 'pair') == ({'a.mp4': caption}, {})
+  row = json.dumps(dict(file_name='a.mp4', text=caption), ensure_ascii=False)
+  write(tmp_path / 'jsonl', {'a.mp4': b'media', 'metadata.jsonl': row})
+  assert read(tmp_path / 'jsonl') == ({'a.mp4': caption}, {})
+
+
+def test_captions_that_are_no_text_are_rejected_by_their_example(tmp_path):
+  data = HEADER.encode() + b'1,p,caf\xe9\n2,p,fine\n'
+  assert webvid(tmp_path / 'csv', data) == ({'p/2': 'fine'}, {'p/1': 'undecodable_caption'})
+  files = {f'{name}.mp4': b'media' for name in 'abcde'}
+  texts = {'a.txt': b'caf\xe9', 'b.txt': 'é'.encode('utf-16'), 'c.txt': 'é'.encode('utf-16-le')}
+  write(tmp_path / 'dir', files | texts | {'d.txt': b'\xef\xbb\xbfe', 'e.txt': b'x' * 300_000})
+  taken, rejected = read(tmp_path / 'dir')
+  assert taken == {'b.mp4': 'é', 'd.mp4': 'e'}
+  reasons = ['undecodable_caption', 'undecodable_caption', 'long_caption']
+  assert rejected == dict(zip(('a.mp4', 'c.mp4', 'e.mp4'), reasons, strict=True))
+
+
+def test_a_csv_whose_header_is_no_text_is_refused_by_name(tmp_path):
+  for name, data in (('a', b'videoid,page_dir,n\xe9e\n'), ('b', HEADER.encode('utf-16-le'))):
+    write(tmp_path / name, {'results.csv': data})
+    with pytest.raises(ValueError, match=r'results.csv .* Save it as UTF-8|save it as UTF-8'):
+      sources.open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize('name', ['../../etc/passwd', '/etc/passwd', 'C:\\x.mp4', 's3://b/x.mp4'])
+def test_lists_do_not_lead_out_of_their_folder(tmp_path, name):
+  write(tmp_path / 'list', {'a.mp4': b'media', 'list.txt': f'a.mp4|||a\n{name}|||b\n'})
+  assert read(tmp_path / 'list') == ({'a.mp4': 'a'}, {name: 'unsafe_name'})
+  write(tmp_path / 'csv', {'a.mp4': b'm', 'metadata.csv': f'file_name,text\na.mp4,a\n{name},b\n'})
+  assert read(tmp_path / 'csv') == ({'a.mp4': 'a'}, {'metadata.csv:3': 'unsafe_name'})
+
+
+ROWS = [dict(file_name='a.mp4', text='red'), dict(file_name='sub/b.gif', text='green')]
+
+
+def metadata(file, rows):
+  if file.suffix == '.parquet':
+    pa.parquet.write_table(pa.Table.from_pylist(rows), file)
+  elif file.suffix == '.jsonl':
+    file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  else:
+    with file.open('w', newline='') as lines:
+      csv.writer(lines).writerows([list(rows[0]), *(row.values() for row in rows)])
+
+
+@pytest.mark.parametrize('name', ['metadata.csv', 'metadata.jsonl', 'metadata.parquet'])
+def test_metadata_files_of_any_folder_name_their_files_relative_to_it(tmp_path, name):
+  for split in ('train', 'test'):
+    write(tmp_path / split, {'a.mp4': b'media', 'sub/b.gif': b'media', 'c.png': b'media'})
+    metadata(tmp_path / split / name, [*ROWS, dict(file_name='gone.mp4', text='blue')])
+  taken, rejected = read(tmp_path)
+  assert taken == {
+    f'{split}/{row["file_name"]}': row['text'] for split in ('train', 'test') for row in ROWS
+  }
+  assert rejected == {
+    'train/c.png': 'no_caption', 'test/c.png': 'no_caption',
+    'train/gone.mp4': 'missing_file', 'test/gone.mp4': 'missing_file',
+  }  # fmt: skip
+  shards = sources.open_source(tmp_path).shards()
+  assert sorted(shard.split for shard in shards) == ['train', 'validation']
+
+
+def test_rows_of_jsonl_that_say_nothing_usable_are_rejected_by_their_line(tmp_path):
+  rows = ['{"file_name": "a.mp4", "text": "red"}', '{"file_name": "b.mp4"', '[1]', '']
+  rows += ['{"file_name": "b.mp4", "text": 7}', '{"file_name": "b.mp4", "text": null}']
+  rows += ['{"file_name": "a.mp4", "text": "twice"}', '[' * 100_000, '{"x": ' * 40 + '1' + '}' * 40]
+  write(tmp_path, {'a.mp4': b'media', 'b.mp4': b'media', 'metadata.jsonl': '\n'.join(rows)})
+  taken, rejected = read(tmp_path)
+  bad = {f'metadata.jsonl:{line}': 'bad_row' for line in (2, 3, 5, 8, 9)}
+  others = {'metadata.jsonl:6': 'no_caption', 'metadata.jsonl:7': 'duplicate_row'}
+  assert taken == {'a.mp4': 'red'} and rejected == bad | others | {'b.mp4': 'no_caption'}
+
+
+def test_a_bare_name_is_of_the_one_file_that_has_it(tmp_path):
+  write(tmp_path, dict.fromkeys(('x/a.mp4', 'x/clip.mp4', 'y/clip.mp4'), b'media'))
+  rows = 'file_name,caption\n./x\\clip.mp4,red\nclip.mp4,b\na.mp4,c\n'
+  write(tmp_path, {'metadata.csv': rows})
+  taken, rejected = read(tmp_path)
+  assert taken == {'x/clip.mp4': 'red', 'x/a.mp4': 'c'}
+  assert rejected == {'clip.mp4': 'missing_file', 'y/clip.mp4': 'no_caption'}
+
+
+def test_a_folder_names_all_that_it_does_not_read(tmp_path):
+  media = {f'{i}{suffix}': b'media' for i, suffix in enumerate(raw.MEDIA_BY_SUFFIX)}
+  texts = {f'{i}.TXT': f'caption {i}' for i in range(len(media))}
+  write(tmp_path, media | texts)
+  litter = ('._0.mp4', '__MACOSX/1.mp4', 'a/.DS_Store', '.cache/x.mp4', 'a/._0.txt')
+  about = ('0.json', 'README.md', 'LICENSE', '.gitattributes')
+  others = ('left.txt', 'song.mp3', 'a/b.psd', 'none.mp4')
+  write(tmp_path, dict.fromkeys((*litter, *about, *others), b'x'))
+  taken, rejected = read(tmp_path)
+  assert taken == {name: f'caption {i}' for i, name in enumerate(media)}
+  assert rejected == {
+    'left.txt': 'missing_file', 'song.mp3': 'unknown_format', 'a/b.psd': 'unknown_format',
+    'none.mp4': 'no_caption',
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('names', [('prompts.txt', 'videos.txt'), ('caption.txt', 'image.txt')])
+def test_captions_and_files_are_paired_by_their_lines(tmp_path, names):
+  write(tmp_path, {f'videos/{key}.mp4': b'media' for key in 'abc'})
+  captions = 'red\n\nblue\nfour\n\n'
+  files = 'videos/a.mp4\r\nvideos/b.mp4\r\nvideos/x.mp4\r\n../y.mp4'
+  write(tmp_path, dict(zip(names, (captions, files), strict=True)))
+  assert sources.detect(tmp_path) == 'paired'
+  assert read(tmp_path) == (
+    {'videos/a.mp4': 'red', 'videos/b.mp4': ''},
+    {
+      'videos/x.mp4': 'missing_file',
+      f'{names[1]}:4': 'unsafe_name',
+      'videos/c.mp4': 'no_caption',
+    },
+  )
+  write(tmp_path, {names[0]: 'red\nblue\n'})
+  with pytest.raises(ValueError, match='has 2 lines and .* 4: each caption should stand'):
+    read(tmp_path)
+
+
+def test_rows_that_csv_writes_come_back_whatever_they_hold(tmp_path):
+  rng = random.Random(0)
+  letters = 'ab ,;"\'\n\r\t|é\u2028\u0085\x0c日🙂'
+  captions = [''.join(rng.choices(letters, k=rng.randrange(12))) for _ in range(300)]
+  captions = ['x' + caption for caption in captions]  # Spaces before a field are dropped.
+  file = io.StringIO(newline='')
+  rows = [(f'{i:04d}', 'p', caption) for i, caption in enumerate(captions)]
+  csv.writer(file).writerows([('videoid', 'page_dir', 'name'), *rows])
+  write(tmp_path, {'results.csv': file.getvalue()})
+  source = sources.open_source(tmp_path)
+  shards = source.shards()
+  assert len(shards) > 1
+  listed = [item for shard in shards for item in source.listed(shard.items[0])]
+  assert [item.caption for item in listed] == captions
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_no_row_of_a_random_list_is_lost(tmp_path, seed):
+  rng = random.Random(seed)
+  body = ''.join(rng.choices('1p,,,"\n\n\r|\u2028', k=3000))
+  for name, data in (('results.csv', HEADER + body), ('list.txt', 'a.mp4|||a\n' + body)):
+    folder = tmp_path / name.partition('.')[0]
+    write(folder, {name: data})
+    source = sources.open_source(folder)
+    shards = source.shards()
+    found = [[*source.examples(shard)] for shard in shards]
+    assert [len(examples) for examples in found] == [source.num_listed(shard) for shard in shards]
+  lines = [line for line in text.Lines(sources.open_source(folder).path / 'list.txt')]
+  assert ''.join(lines) == data
+  assert sum(map(len, found)) == sum(bool(line.strip()) for line in lines)
+
+
+def test_names_that_are_not_utf8_are_rejected_and_the_command_goes_on(tmp_path, capsys):
+  folder = corpora.write_folder(tmp_path / 'in', 2)
+  for name in (b'caf\xe9.mp4', b'\x1b[31m.mp4'):
+    with open(os.fsencode(folder) + b'/' + name, 'wb') as file:
+      file.write(b'media')
+    with open(os.fsencode(folder) + b'/' + name[:-4] + b'.txt', 'wb') as file:
+      file.write(b'a caption')
+  write(folder, {'note.psd': b'', 'gone.txt': 'a caption'})
+  inspect_text = inspect.inspect(str(folder)).text()
+  assert 'unusable  unknown_format 1, missing_file 1' in inspect_text or (
+    'unusable  missing_file 1, unknown_format 1' in inspect_text
+  )
+  commands.main(['ingest', f'--input={folder}', f'--output={tmp_path}/out', '--num_processes=1'])
+  out = capsys.readouterr().out
+  assert 'listed 6 = read 2 + rejected 4; most often: bad_name 2' in out
+  lines = (tmp_path / 'out/rejected/00000.jsonl').read_text().splitlines()
+  keys = {bad['key']: bad['reason'] for bad in map(json.loads, lines)}
+  assert keys == {
+    'caf\\xe9.mp4': 'bad_name', '\\x1b[31m.mp4': 'bad_name', 'note.psd': 'unknown_format',
+    'gone.txt': 'missing_file',
+  }  # fmt: skip
