@@ -111,9 +111,9 @@ def _requests(stream, num_batches):
   requests = []
   decode_video_into, decode_image = decode.decode_video_into, decode.decode_image
 
-  def record(frames_FHWC, squares_NSSC, data, times, converter):
+  def record(views, data, times, *more):
     requests.append((data, times))
-    return decode_video_into(frames_FHWC, squares_NSSC, data, times, converter)
+    return decode_video_into(views, data, times, *more)
 
   def record_image(data, *smallest):
     requests.append((data, ()))

@@ -14,6 +14,7 @@ from data_pipelines.corpus import aspects, schema
 SIZE_MULTIPLE = 8  # The VAE's downsampling.
 FPS_TOLERANCE = 0.01  # 23.976 counts as 24.
 MAX_GAP = 1.5  # Of the bucket's interval, between neighbouring frames of a video that fills it.
+HOLE = 3.0  # Mean intervals between neighbouring frames: some are missing in between.
 IMAGE_FPS = 1.0  # What batches of images are conditioned on.
 
 

@@ -68,8 +68,12 @@ CURATE = pa.schema(
     ('keep', pa.bool_()),
     ('reject', pa.list_(pa.string())),  # The rules against it, of curate.RULES; empty if kept.
     ('flags', pa.list_(pa.string())),  # What is worth knowing, and no reason to drop it.
-    ('span_start', pa.float64()),  # The longest single shot, on the file's own clock, seconds.
+    (
+      'span_start',
+      pa.float64(),
+    ),  # The longest single shot without a hole, on the file's own clock, seconds.
     ('span_end', pa.float64()),  # Presentation time of its last frame.
+    ('span_gap', pa.float64()),  # Longest gap between its frames, seconds.
     ('num_shots', pa.int32()),
     ('cuts', pa.list_(pa.float64())),  # Presentation times of the frames that begin a shot.
     ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.

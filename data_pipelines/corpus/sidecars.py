@@ -33,8 +33,10 @@ class Sidecars:
     parts = stages(corpora.sidecars)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
-    has_gaps = 'longest_gap' in self.columns
-    self.rate = f'least(fps, {buckets.MAX_GAP} / nullif(longest_gap, 0))' if has_gaps else 'fps'
+    gaps = [name for name in ('span_gap', 'longest_gap') if name in self.columns]
+    self.rate = 'fps'
+    if gaps:  # Older corpora have none of them, or nulls.
+      self.rate = f'least(fps, {buckets.MAX_GAP} / nullif(coalesce({", ".join(gaps)}), 0))'
     starts = zip(parts, corpora.starts, strict=False)
     self._db.execute('CREATE TEMP TABLE starts (file VARCHAR, stage VARCHAR, start BIGINT)')
     self._db.executemany(

@@ -14,7 +14,7 @@ import av.video.reformatter
 import cv2
 import numpy as np
 
-from data_pipelines.corpus import schema
+from data_pipelines.corpus import buckets, schema
 from data_pipelines.curate import borders, duplicates, motion, shots, subject
 from data_pipelines.media import crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
@@ -98,10 +98,10 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   cuts = detector.cuts()
-  starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
-  spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]
-  span = max(spans, key=lambda span: span[1] - span[0])
-  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(spans))
+  first, last = _longest_span(times, cuts)
+  span = times[first], times[last]
+  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(cuts) + 1)
+  row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
   row['cuts'] = [times[cut] for cut in cuts]
   row.update(_motion_within(span, motions))
   row.update(_subject_within(span, kept))
@@ -116,21 +116,31 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   return row
 
 
+def _longest_span(times: Sequence[float], cuts: Sequence[int]) -> tuple[int, int]:
+  """Its first and last frame: without a cut, and without a hole where frames are missing."""
+  intervals = np.diff(times)
+  holes = np.flatnonzero(intervals > buckets.HOLE * intervals.mean()) + 1
+  starts = sorted({0, *cuts, *holes.tolist()})
+  spans = list(zip(starts, [*(start - 1 for start in starts[1:]), len(times) - 1], strict=True))
+  return max(spans, key=lambda span: times[span[1]] - times[span[0]])
+
+
 def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
   """Yields (presentation time, uint8 BGR frame of 256 pixels' width), upright and as trained on.
 
   All are of the first one's shape: should a later frame have another, its centre is cut.
   """
   convert = decode.Converter('bgr24')
-  shape = None
+  shape, orientations = None, display.Orientations()
   with frames_lib.open_video(data) as video:
     for frame in frames_lib.decode_all(video):
-      height, width = display.size(frame, video.aspect)
+      turn = orientations(frame)
+      height, width = display.size(frame, video.aspect, turn)
       shape = shape or (max(16, round(WIDTH * height / width)), WIDTH)
       size = shape
       if shape[0] != max(16, round(WIDTH * height / width)):
         size = crops.scaled_size(height, width, *shape)
-      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR)
+      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR, turn)
       yield frame.time, crops.center_crop(small_HWC, *shape).copy()
 
 

@@ -31,9 +31,11 @@ _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, above are the orders of 
 _SILENT_ON_FIELDS = frozenset(
   ('rawvideo', 'huffyuv', 'ffvhuff', 'utvideo', 'v210', 'qtrle', 'png', 'magicyuv', 'jpeg2000')
 )
-_WHAT_MAY_BE_OPENED = dict(
-  format_whitelist=','.join(FORMATS), protocol_whitelist='none', max_streams=str(MAX_STREAMS)
+_NOTHING_ELSE = dict(protocol_whitelist='none')
+_WHAT_MAY_BE_OPENED = _NOTHING_ELSE | dict(
+  format_whitelist=','.join(FORMATS), max_streams=str(MAX_STREAMS)
 )
+_COVER_ART = int(Disposition.attached_pic)
 _LIMITS = dict(max_pixels=str(MAX_PIXELS))
 # Finding out the streams of a file decodes their first frames: 4 of the 40 ms that a clip takes.
 DECODE_NOTHING_AT_OPEN = ({'skip_frame': 'all'},) * 8
@@ -45,6 +47,7 @@ class Video(NamedTuple):
   Attributes:
     container: of the file.
     stream: its video.
+    tick: seconds, the unit of its times.
     aspect: width of a pixel over its height.
     transfer: number of the transfer function in ITU-T H.273; 2 is unspecified.
     matrix: of the colour matrix, likewise.
@@ -54,20 +57,16 @@ class Video(NamedTuple):
 
   container: InputContainer
   stream: av.VideoStream
+  tick: float
   aspect: float
   transfer: int = _NO_TAG
   matrix: int = _NO_TAG
   fields: str = ''
 
   @property
-  def time_base(self) -> fractions.Fraction:
-    """Seconds per tick."""
-    return cast(fractions.Fraction, self.stream.time_base)  # Only what is written may have none.
-
-  @property
   def start_time(self) -> float:
     """Presentation time of the first frame by the header, seconds; 0 if it says none."""
-    return (self.stream.start_time or 0) * float(self.time_base)
+    return (self.stream.start_time or 0) * self.tick
 
 
 @contextlib.contextmanager
@@ -78,24 +77,15 @@ def open_video(
 
   Args:
     data: of the file.
-    stream_options: FFmpeg's options for the streams, in their order, while they are found out.
+    stream_options: FFmpeg's options for the streams, in their order, while they are found out;
+      such as DECODE_NOTHING_AT_OPEN.
   Raises:
     DecodeError: no video can be read, or it is too large.
   """
-  if not data:
-    raise DecodeError('open', 'the file is empty.')
-  try:
-    # An mp4 is known by its first box; FFmpeg would try all its formats.
-    layout = 'mp4' if data[4:8] == b'ftyp' else None
-    options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
-    options |= dict(options=_LIMITS, container_options=_WHAT_MAY_BE_OPENED)
-    container = av.open(io.BytesIO(data), 'r', layout, **options)
-  except errors.FFMPEG_ERRORS as error:
-    raise errors.of(error, 'open') from error
-  with container:
+  with _open(data, stream_options) as container:
     stream = _choose(container, data)
     context = stream.codec_context
-    context.options = dict(context.options) | _LIMITS
+    context.options = _LIMITS
     context.thread_count = 1  # The loader's parallelism is over examples.
     if context.width * context.height > MAX_PIXELS:
       raise DecodeError(
@@ -107,11 +97,27 @@ def open_video(
     yield Video(
       container,
       stream,
+      float(cast(fractions.Fraction, stream.time_base)),  # Only what is written may have none.
       float(stream.sample_aspect_ratio or 1),
       context.color_trc,
       context.colorspace,
       fields,
     )
+
+
+def _open(data: bytes, stream_options: Sequence[Mapping[str, str]] = ()) -> InputContainer:
+  if not data:
+    raise DecodeError('open', 'the file is empty.')
+  # An mp4 is known by its first box; FFmpeg would try all its formats.
+  layout = 'mp4' if data[4:8] == b'ftyp' else None
+  options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
+  options['container_options'] = _NOTHING_ELSE if layout else _WHAT_MAY_BE_OPENED
+  if not stream_options:
+    options['options'] = _LIMITS
+  try:
+    return av.open(io.BytesIO(data), 'r', layout, **options)
+  except errors.FFMPEG_ERRORS as error:
+    raise errors.of(error, 'open') from error
 
 
 def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
@@ -124,8 +130,10 @@ def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
     if container.streams.video:
       raise DecodeError('codec', 'the codec of its video stream is not known.')
     raise DecodeError('no_video', 'there is no video stream.')
-  moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
-  if len(moving) > 1:
+  moving = [s for s in streams if not int(s.disposition) & _COVER_ART]
+  if len(moving) == 1:
+    return moving[0]
+  if moving:
     counts = _num_packets(data, [s.index for s in moving])
     most = max(counts.values())
     moving = [s for s in moving if counts[s.index] > 1 or most < 2]
@@ -143,10 +151,11 @@ def _rank(stream: av.VideoStream) -> tuple[int, int]:
 def _num_packets(data: bytes, indices: Sequence[int]) -> dict[int, int]:
   """Up to two of each stream, by its index."""
   counts = dict.fromkeys(indices, 0)
-  with av.open(io.BytesIO(data), 'r', container_options=_WHAT_MAY_BE_OPENED) as container:
+  with _open(data) as container:
     with contextlib.suppress(*errors.FFMPEG_ERRORS):  # What is damaged is counted so far.
       for packet in container.demux(*(container.streams[index] for index in indices)):
-        counts[packet.stream_index] += packet.size > 0
+        if packet.size and packet.stream_index in counts:  # Not all readers keep to what is asked.
+          counts[packet.stream_index] += 1
         if min(counts.values()) > 1:
           break
   return counts

@@ -18,8 +18,8 @@ from data_pipelines.media.pictures import decode_image
 
 # Without chroma at full width and rounding, swscale's RGB is 1.7 of 255 too dark (FFmpeg 8.1).
 _FLAGS = av.video.reformatter.Interpolation
-INTERPOLATION = _FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
-SQUARE_INTERPOLATION = _FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
+INTERPOLATION = int(_FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND)
+SQUARE_INTERPOLATION = int(_FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND)
 # A JPEG that is so much larger than the target may be decoded at half its size. The pixels then
 # differ by 2 of 255 on average from the whole one's, by 3 if 1.05 were enough (two photographs).
 OVERSAMPLING = 1.4
@@ -83,7 +83,10 @@ def decode_video_into(
   """
   convert = converter or Converter()
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous = None
+  previous = sized = None
+  size = 0, 0
+  cuts: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
+  orientations, turn = display.Orientations(), display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
       row = rows[number].get(index)
@@ -92,20 +95,32 @@ def decode_video_into(
       if frame is previous and index - 1 in rows[number]:
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
+      if frame is not sized:
+        sized, turn = frame, orientations(frame)
+        found = display.size(frame, aspect, turn)
+        if found != size:
+          size, cuts = found, {}
+      if number not in cuts:
+        cuts[number] = _cut(view, size, content)
+      (scaled_height, scaled_width), (top, left) = cuts[number]
+      interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
+      pixels_HWC = convert(frame, scaled_height, scaled_width, interpolation, turn)
       height, width = view.pixels_NHWC.shape[1:3]
-      size = display.size(frame, aspect)
-      if content:
-        interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
-        scaled_size, (top, left) = crops.cover_content(size, content, height, width)
-        pixels_HWC = convert(frame, *scaled_size, interpolation)
-        view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
-        continue
-      if view.is_square:
-        pixels_HWC = convert(frame, *crops.square_cover(*size, height), SQUARE_INTERPOLATION)
-      else:
-        pixels_HWC = convert(frame, *crops.scaled_size(*size, height, width))
-      view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
+      view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
     previous = frame
+
+
+def _cut(
+  view: View, size: tuple[int, int], content: Sequence[float]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """((height, width) to scale a frame of this size to, (top, left) of what the view shows)."""
+  height, width = view.pixels_NHWC.shape[1:3]
+  if content:
+    return crops.cover_content(size, content, height, width)
+  scaled = (
+    crops.square_cover(*size, height) if view.is_square else crops.scaled_size(*size, height, width)
+  )
+  return scaled, ((scaled[0] - height) // 2, (scaled[1] - width) // 2)
 
 
 def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> None:
@@ -156,7 +171,8 @@ class Converter:
     frame: av.VideoFrame,
     height: int,
     width: int,
-    interpolation: av.video.reformatter.Interpolation = INTERPOLATION,
+    interpolation: int = INTERPOLATION,
+    turn: display.Orientation | None = None,
   ) -> np.ndarray:
     """The frame as uint8 (height, width, 3), a view that lives until the next call's result.
 
@@ -165,11 +181,12 @@ class Converter:
       height: of the result, upright, pixels.
       width: of the result, upright, pixels.
       interpolation: of swscale.
+      turn: the frame's orientation, if it is known already.
     Raises:
       DecodeError: the frame cannot be converted.
     """
-    orientation = display.orientation(frame)
-    stored = (width, height) if orientation.is_transposed else (height, width)
+    turn = display.orientation(frame) if turn is None else turn
+    stored = (width, height) if turn.is_transposed else (height, width)
     if frame.color_trc in display.HDR:
       deep = self._reformat(frame, *stored, 'gbrp16le', interpolation, tone_map.matrix(frame))
       kind = display.dynamic_range(frame)
@@ -182,7 +199,7 @@ class Converter:
       # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
       rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
       pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return orientation.upright(pixels_HWC)
+    return pixels_HWC if turn is display.UPRIGHT else turn.upright(pixels_HWC)
 
   def _reformat(
     self,
@@ -190,7 +207,7 @@ class Converter:
     height: int,
     width: int,
     layout: str,
-    interpolation: av.video.reformatter.Interpolation,
+    interpolation: int,
     matrix: int | None = None,
   ) -> av.VideoFrame:
     # One per kind of use, which is the most that stay alike from video to video.

@@ -35,13 +35,12 @@ UPRIGHT = Orientation()
 
 def orientation(frame: av.VideoFrame) -> Orientation:
   """By the frame's display matrix, of its container or its stream; raises DecodeError if tilted."""
-  if not frame.side_data:  # Most frames have none.
-    return UPRIGHT
-  found = frame.side_data.get('DISPLAYMATRIX')
-  if found is None:
+  if 'DISPLAYMATRIX' not in frame.side_data:
     return UPRIGHT
   # A stored point (p, q) is shown at (a p + c q, b p + d q); p and a shown x go to the right.
-  a, b, _, c, d, *_ = np.frombuffer(bytes(cast(Buffer, found)), np.int32).tolist()
+  a, b, _, c, d, *_ = np.frombuffer(
+    bytes(cast(Buffer, frame.side_data['DISPLAYMATRIX'])), np.int32
+  ).tolist()
   if not math.hypot(a, c) or not math.hypot(b, d):
     return UPRIGHT  # Of no meaning; ffmpeg leaves such frames as they are.
   straight, turned = max(abs(a), abs(d)), max(abs(b), abs(c))
@@ -53,15 +52,35 @@ def orientation(frame: av.VideoFrame) -> Orientation:
   return Orientation(False, d < 0, a < 0)
 
 
-def size(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
+class Orientations:
+  """The orientation of each of a video's frames, in turn.
+
+  Side data is looked at once as long as the rotation stays: a frame whose side data was touched is
+  in a circle of references, and its memory comes back late.
+  """
+
+  def __init__(self):
+    self._rotation: int | None = None
+    self._found = UPRIGHT
+
+  def __call__(self, frame: av.VideoFrame) -> Orientation:
+    """As `orientation`."""
+    rotation = frame.rotation
+    if rotation != self._rotation:
+      self._rotation, self._found = rotation, orientation(frame)
+    return self._found
+
+
+def size(frame: av.VideoFrame, aspect: float, turn: Orientation) -> tuple[int, int]:
   """(height, width) with square pixels, upright.
 
   Args:
     frame: as decoded.
     aspect: width of a pixel over its height.
+    turn: the frame's.
   """
   height, width = frame.height, max(1, round(frame.width * aspect))
-  return (width, height) if orientation(frame).is_transposed else (height, width)
+  return (width, height) if turn.is_transposed else (height, width)
 
 
 def dynamic_range(frame: av.VideoFrame) -> str:

@@ -56,8 +56,8 @@ def _wanted_only(
         raise _Doubt
       packets = _packets(video, times)
       shown = sorted(cast(int, packet.pts) for packet in packets if not packet.is_discard)
-      scale = float(video.time_base)
-      wanted = list(_nearest(((pts * scale, pts) for pts in shown), times))
+      tick = video.tick
+      wanted = list(_nearest(((pts * tick, pts) for pts in shown), times))
       is_hdr = video.transfer in display.HDR
       for frame in _decode_wanted(video.stream.codec_context, packets, wanted):
         if frame.is_corrupt or frame.interlaced_frame:
@@ -81,7 +81,7 @@ class _Doubt(Exception):  # noqa: N818
 def _packets(video: Video, times: Sequence[float]) -> list[av.Packet]:
   """Packets from a key frame before the first time to the frame after the last one."""
   container, stream = video.container, video.stream
-  first, last = (int(time / video.time_base) for time in (times[0], times[-1]))
+  first, last = (int(time / video.tick) for time in (times[0], times[-1]))
   is_sought = times[0] - video.start_time > SEEK_AFTER_SECS
   if is_sought:
     container.seek(first, stream=stream)
@@ -163,7 +163,7 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
   is_hdr = video.transfer in display.HDR
   try:
     if sought is not None:
-      video.container.seek(int(sought / video.time_base), stream=video.stream)
+      video.container.seek(int(sought / video.tick), stream=video.stream)
     is_first = sought is not None
     for packet in video.container.demux(video.stream):
       if is_first and not random_access.can_start(packet, video.stream.codec_context):

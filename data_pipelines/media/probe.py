@@ -44,29 +44,41 @@ class _Frames:
     self.is_interlaced = False
     self._video = video
     self._takes = takes
+    self._orientations = display.Orientations()
+    self._size: tuple | None = None
     self._shape: tuple | None = None
 
   def add(self, frame: av.VideoFrame) -> None:
-    context = self._video.stream.codec_context
-    shape = frame.width, frame.height, display.orientation(frame), context.sample_aspect_ratio or 1
-    if shape != self._shape:
-      if self._shape is not None:
-        raise errors.DecodeError(
-          'size_changes',
-          f'{_describe(self._shape)} becomes {_describe(shape)} at {frame.time:.3f} s.',
-        )
-      self._shape = shape
-      self.height, self.width = display.size(frame, self._video.aspect)
+    self.times.append(frame.time)
+    size = frame.width, frame.height
+    if frame.key_frame or size != self._size:  # Other frames have no header of their own.
+      self._size = size
+      self._check_shape(frame)
+      self._check_range(frame)
+    if (frame.interlaced_frame or self._video.fields) and not self.is_interlaced:
+      self._refuse('interlaced', '--interlaced=deinterlace takes it.')
+      if self._video.stream.codec_context.codec.canonical_name == 'hevc':
+        raise errors.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
+      self.is_interlaced = True
+
+  def _check_range(self, frame: av.VideoFrame) -> None:
     if not self.hdr and (kind := display.dynamic_range(frame)):
       self._refuse('hdr', f'its transfer function is {kind.upper()}; --hdr=tonemap takes it.')
       tone_map.matrix(frame)
       self.hdr = kind
-    if not self.is_interlaced and (frame.interlaced_frame or self._video.fields):
-      self._refuse('interlaced', '--interlaced=deinterlace takes it.')
-      if context.codec.canonical_name == 'hevc':
-        raise errors.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
-      self.is_interlaced = True
-    self.times.append(frame.time)
+
+  def _check_shape(self, frame: av.VideoFrame) -> None:
+    aspect = self._video.stream.codec_context.sample_aspect_ratio or 1
+    turn = self._orientations(frame)
+    shape = frame.width, frame.height, turn, aspect
+    if self._shape is None:
+      self._shape = shape
+      self.height, self.width = display.size(frame, self._video.aspect, turn)
+    if shape != self._shape:
+      raise errors.DecodeError(
+        'size_changes',
+        f'{_describe(self._shape)} becomes {_describe(shape)} at {frame.time:.3f} s.',
+      )
 
   def _refuse(self, name: str, detail: str) -> None:
     if name not in self._takes:

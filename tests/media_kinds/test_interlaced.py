@@ -17,6 +17,7 @@ FIELDS = {
   'ffv1.mkv': dict(codec='ffv1', container='matroska'),
   'ffv1.avi': dict(codec='ffv1', container='avi'),
   'v210.mov': dict(codec='v210', container='mov', pix_fmt='yuv422p10le'),
+  'qtrle.mov': dict(codec='qtrle', container='mov', pix_fmt='rgb24'),  # Only the container says so.
 }  # fmt: skip
 
 

@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pyarrow.parquet
 import pytest
-from etils import epath
 
-from data_pipelines.corpus import buckets
+from data_pipelines.corpus import buckets, reader, sidecars
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import decode, random_access
 from data_pipelines.stream import fields as fields_lib
@@ -79,6 +80,11 @@ def test_decoding_starts_at_some_packets_only(name):
   assert sum(starts) == 1 if 'refresh' in name else 3 <= sum(starts) <= 7
 
 
+def curated(folder):
+  paths = (folder / 'sidecar' / 'curate').glob('*.parquet')
+  return [row for path in paths for row in pyarrow.parquet.read_table(path).to_pylist()]
+
+
 def test_a_hole_keeps_a_clip_out_of_the_buckets_whose_rate_it_breaks(tmp_path):
   """And clips of an older corpus, whose sidecars do not know, stay where they were."""
   folder = tmp_path / 'in'
@@ -100,9 +106,24 @@ def test_a_hole_keeps_a_clip_out_of_the_buckets_whose_rate_it_breaks(tmp_path):
     stream.close()
     return keys
 
-  assert filled(16) == {'steady.mp4', 'jitter.mp4'}
+  def rates(is_new=True):
+    corpora = reader.Corpora(tmp_path / 'out', 'train')
+    indexed = sidecars.Sidecars(corpora).select([], [])['fps']
+    if is_new:
+      np.testing.assert_allclose(indexed, corpora.columns['fps'])
+    return sorted(np.round(indexed).tolist())
+
+  assert filled(16) == {'steady.mp4', 'jitter.mp4'} and rates() == [5, 25, 25]
   assert filled(4) == {'steady.mp4', 'jitter.mp4', 'late.mp4'}
-  for path in epath.Path(tmp_path / 'out').glob('sidecar/*.parquet'):
-    table = pyarrow.parquet.read_table(path).drop_columns(['longest_gap', 'hdr', 'is_interlaced'])
+  curate.curate(str(tmp_path / 'out'), decide.Rules(min_short_side=16), num_processes=1)
+  assert rates(False) == [23, 25, 25]  # The longest shot without a hole has its frames.
+  [row] = [row for row in curated(tmp_path / 'out') if row['key'] == 'late.mp4']
+  assert row['span_start'] == pytest.approx(0.3) and row['span_gap'] == pytest.approx(0.04)
+  assert 'hole' in row['flags'] and row['num_shots'] == 1
+  for path in (tmp_path / 'out' / 'sidecar').rglob('*.parquet'):
+    table = pyarrow.parquet.read_table(path)
+    new = {'longest_gap', 'hdr', 'is_interlaced', 'span_gap'} & set(table.column_names)
+    table = table.drop_columns(sorted(new))
     pyarrow.parquet.write_table(table, path)
+  assert rates() == [23, 25, 25]
   assert filled(16) == {'steady.mp4', 'jitter.mp4', 'late.mp4'}

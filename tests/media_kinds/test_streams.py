@@ -5,13 +5,14 @@ import io
 
 import av
 import numpy as np
+import PIL.Image
 import pyarrow.parquet
 import pytest
 
 from data_pipelines.corpus import reader
 from data_pipelines.curate import measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import decode, errors, probe
+from data_pipelines.media import crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips, shown, test_hdr, test_interlaced
 
@@ -52,6 +53,22 @@ def test_cover_art_is_not_the_video(container, codec, cover_first, marked):
   shown.assert_upright(frames)
 
 
+def test_music_with_a_cover_is_no_video():
+  buffer = io.BytesIO()
+  with av.open(buffer, 'w', 'mp4') as output:
+    sound = output.add_stream('aac', rate=16000, layout='mono')
+    cover = output.add_stream('mjpeg', rate=1)
+    cover.height = cover.width = 64
+    cover.pix_fmt, cover.disposition = 'yuvj420p', 1024
+    samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), 'fltp', 'mono')
+    samples.sample_rate = 16000
+    for stream, frame in ((sound, samples), (cover, av.VideoFrame(64, 64, 'yuvj420p'))):
+      output.mux(stream.encode(frame))
+      output.mux(stream.encode())
+  with pytest.raises(errors.DecodeError, match='^no_video: there is cover art'):
+    probe.probe(buffer.getvalue(), 'video')
+
+
 @pytest.mark.parametrize('is_default', [0, 1])
 def test_of_several_videos_the_one_that_is_default_is_taken_else_the_largest(is_default):
   buffer = io.BytesIO()
@@ -87,11 +104,18 @@ def changing(second, first=None):
   return b''.join(parts)
 
 
-CHANGES = {
-  'turned': dict(pictures=[clips.picture(n, 96, 64) for n in range(12)]),
-  'larger': dict(pictures=[clips.picture(n, 128, 192) for n in range(12)]),
-  'pixels': dict(aspect=fractions.Fraction(4, 3)),
-}
+def striped(height, width):
+  """Stripes of eight pixels: stretched they are wider."""
+  return (
+    np.where(np.mgrid[:height, :width][1][..., None] // 8 % 2, 200, 40)
+    .astype(np.uint8)
+    .repeat(3, axis=2)
+  )
+
+
+CHANGES_TO = {'turned': (96, 64), 'larger': (128, 192)}
+CHANGES: dict = {name: dict(pictures=12 * [striped(*size)]) for name, size in CHANGES_TO.items()}
+CHANGES['pixels'] = dict(aspect=fractions.Fraction(4, 3))
 
 
 @pytest.mark.parametrize('name', CHANGES)
@@ -105,8 +129,9 @@ def test_a_frame_size_that_changes_is_refused_by_name_and_never_stretched(name):
     times = [frame.time for frame in frames_lib.decode_all(video)]
   assert len(times) == 24
   frames, _ = decode.decode_video(data, times, 48, 48)  # As of a corpus of before.
-  for frame in (frames[3], frames[20]):
-    assert np.abs(clips.quadrants(frame) - clips.COLOURS).max() <= 5
+  for number, drawn in ((3, clips.picture(3)), (20, striped(*CHANGES_TO[name]))):
+    expected = crops.center_crop_resize(PIL.Image.fromarray(drawn), 48, 48)
+    assert np.abs(frames[number].astype(int) - expected).mean() < 5
   row = measure.measure(data, 'video', 12.0, {})
   assert row['num_shots'] >= 1
 

@@ -141,6 +141,13 @@ def slow_frames(data):
       yield frame.time, np.array(convert(frame, 48, 64))
 
 
+def test_a_frame_may_be_wanted_by_no_view_and_then_by_one():
+  data = encode(np.arange(10, 90, 10), range(0, 320, 40))
+  pixels = np.zeros((1, 24, 32, 3), np.uint8)
+  decode.decode_video_into([decode.View(pixels, [1])], data, [0.08, 0.081])
+  assert abs(pixels.mean() - 30) < 2.5
+
+
 def test_a_time_after_the_end_is_an_error_and_not_a_padded_frame():
   data = encode(np.arange(10, 90, 10), range(0, 320, 40))
   decode.decode_video(data, np.array([0.28, 0.299]), 48, 64)

@@ -191,6 +191,8 @@ def misbehave(data, how=''):
     os.kill(os.getpid(), signal.SIGSEGV)
   if data == b'hang':
     time.sleep(600)
+  if data == b'greedy':
+    np.empty(sandbox.MAX_MEMORY + 2**20, np.uint8)
   while data == b'spin':
     pass
   if data == b'bad':
@@ -209,6 +211,7 @@ def test_crashes_and_hangs_cost_one_example_each():
     (b'hang', 'timeout'),
     (b'spin', 'timeout'),
     (b'bad', 'open: bad'),
+    (b'greedy', 'memory: '),
   ):
     with pytest.raises(errors.DecodeError, match=reason):
       box(data)
