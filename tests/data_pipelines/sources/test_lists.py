@@ -222,6 +222,13 @@ def test_no_row_of_a_random_list_is_lost(tmp_path, seed):
   assert sum(map(len, found)) == sum(bool(line.strip()) for line in lines)
 
 
+def test_links_without_media_are_all_rejected(tmp_path):
+  table = pa.table({'URL': [f'https://e.com/{i}' for i in range(9)], 'TEXT': ['a frog'] * 9})
+  pa.parquet.write_table(table, tmp_path / 'part-00000.parquet')
+  taken, rejected = read(tmp_path)
+  assert not taken and rejected == {f'part-00000.parquet:{i}': 'link_only' for i in range(9)}
+
+
 def test_names_that_are_not_utf8_are_rejected_and_the_command_goes_on(tmp_path, capsys):
   folder = corpora.write_folder(tmp_path / 'in', 2)
   for name in (b'caf\xe9.mp4', b'\x1b[31m.mp4'):
