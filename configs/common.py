@@ -123,6 +123,15 @@ def release():
   config.data = dict(
     directories=dict(),
     buckets=dict(),
+    # (height, width) of all shapes that each bucket has: an example is drawn at the one that crops
+    # it least. Multiples of 64 (16 in a refinement stage); pixels within 15 % of each other and of
+    # the buckets'. () keeps the buckets' own size.
+    aspects=(),
+    # Larger shares of a picture are not cut away, but the example is left out. 0: 0.5 with aspects,
+    # no bound without.
+    max_crop=0.0,
+    # Examples that would be enlarged more are left out. 0: 2.0 with aspects, no bound without.
+    max_enlarge=0.0,
     index='',  # Folder of an index of the corpora: balanced cells. '' draws all rows alike.
     cache='',  # Folder of `python -m i2vgen_jax.precompute`: latents and embeddings for media.
     # Weights of the directories in the draws of each bucket; without, all their rows are alike.

@@ -13,15 +13,16 @@ high-quality part as an index, refine_index/. The columns are those of `curate` 
       --where="least(height, width) >= 720" --where="aesthetic >= 5" \
       --where="motion between 0.005 and 0.3"
 
-`context` devices share a video where a batch has fewer than devices. 274 TFLOP per 16-frame video
-and step. Not yet run on a pod.
+`aspects` trains at four shapes, to refine what the base stage makes with its own. `context` devices
+share a video where a batch has fewer than devices. 274 TFLOP per 16-frame video and step. Not yet
+run on a pod.
 """
 
 from configs import base, common
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=64, context=1)
+  arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=64, context=1, aspects=False)
   config = base.get_config(
     f'mesh={arg.mesh},corpus={arg.corpus},batch={arg.batch},context={arg.context}'
   )
@@ -38,6 +39,8 @@ def get_config(arg=None):
     f16_at_16=common.bucket('video', 16, fps=16, batch_size=arg.batch, weight=1, **size),
     f32_at_16=common.bucket('video', 32, fps=16, batch_size=arg.batch // 2, weight=1, **size),
   )
+  if arg.aspects:  # Those of the base stage with `aspects`.
+    config.data.aspects = ((720, 1280), (1280, 720), (880, 1056), (1056, 880))
   config.vae.update(frames_per_chunk=1)
   # ModelScope's Video-to-Video, the public code nearest to the paper's second stage.
   config.sample.update(

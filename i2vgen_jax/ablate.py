@@ -22,7 +22,7 @@ from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
 from i2vgen_jax.process import cli, exit_codes
-from i2vgen_jax.sampling import generate, held_out, stages
+from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
 from i2vgen_jax.training import warm_start
 
 
@@ -107,7 +107,7 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
     seed: of the noise that a sampler adds.
     source: workdir of the stage, which logs name.
   """
-  session = session_lib.build(without(run.config, kind), source).on(run.session.mesh)
+  session = session_lib.build(without(run.session.config, kind), source).on(run.session.mesh)
   session = dataclasses.replace(session, frozen=run.session.frozen)
   return dataclasses.replace(
     run,
@@ -118,12 +118,9 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Of a trained base stage.')
+  stage_flags.define_base()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
   flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
-  flags.DEFINE_integer('num_examples', 32, 'Held-out (image, caption) pairs.')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
-  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
-  cli.require('workdir')
+  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.')
+  flags.mark_flags_as_required(['workdir'])
   cli.run(main)

@@ -4,6 +4,7 @@ made, and whether it was made by the networks that a run names.
 data_pipelines/stream/cache.py has the files.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -90,31 +91,28 @@ class Encode:
     self._session = session
     self.pixels = fields_lib.pixel_fields(session.fields())
     self.frames_per_step = session.autoencoder.frames_per_chunk * session.mesh.size
-    of_frames = [s for s in session.signals.values() if any(k.frames for k in s.kept(0, 0))]
-    of_records = [s for s in session.signals.values() if any(not k.frames for k in s.kept(0, 0))]
+    of_frames = {name: signal for name, signal in session.signals.items() if signal.cached}
+    of_records = {name: signal for name, signal in session.signals.items() if signal.cached == ''}
     self._of_captions = [
       field
-      for signal in of_records
+      for signal in of_records.values()
       for field in signal.fields()
       if isinstance(field, fields_lib.RowField)
     ]
 
     def encode_frames(frozen, batch):
       mean_BFHWC, logvar_BFHWC = session.autoencoder.moments(frozen, batch['video'])
-      found = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
-      for signal in of_frames:
-        found |= signal.keep(frozen, batch)
-      return found
+      latents = dict(latent_mean=mean_BFHWC[:, 0], latent_logvar=logvar_BFHWC[:, 0])
+      return latents | encode(of_frames, frozen, batch)
 
-    def encode_records(frozen, batch):
-      found = {}
-      for signal in of_records:
-        found |= signal.keep(frozen, batch)
-      return found
+    def encode(signals, frozen, batch):
+      return {
+        name: signal.encode(frozen, signal.of_batch(batch)) for name, signal in signals.items()
+      }
 
     whole = mesh_lib.replicated(session.mesh)
     self._encode_frames = jax.jit(encode_frames, out_shardings=whole)
-    self._encode_records = jax.jit(encode_records, out_shardings=whole)
+    self._encode_records = jax.jit(functools.partial(encode, of_records), out_shardings=whole)
 
   def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of cache.DecodeRow -> records of the cache, in their order."""
@@ -123,11 +121,17 @@ class Encode:
       field.name: np.concatenate([row[field.name] for row in rows]) for field in self.pixels
     }
     frames['video'] = frames['video'][:, None]  # Each a clip of one frame.
-    of_frames = _in_steps(self._frames, frames, self.frames_per_step)
+    frozen, mesh = self._session.frozen, self._session.mesh
+    of_frames = _in_steps(
+      lambda batch: self._encode_frames(frozen, mesh_lib.place_batch(batch, mesh)),
+      frames,
+      self.frames_per_step,
+    )
     bucket: Any = None  # What a record keeps once is made of its caption alone.
     captions = fields_lib.Rows(bucket, [row['caption'] for row in rows], range(len(rows)))
     tokens = {field.name: field.of_rows(captions) for field in self._of_captions}
-    of_records = _in_steps(self._records, tokens, CAPTIONS_PER_STEP) if tokens else {}
+    encode_records = functools.partial(self._encode_records, frozen)
+    of_records = _in_steps(encode_records, tokens, CAPTIONS_PER_STEP) if tokens else {}
     stops = np.cumsum(counts)
     for i, (row, stop) in enumerate(zip(rows, stops, strict=True)):
       part = slice(stop - counts[i], stop)
@@ -136,13 +140,6 @@ class Encode:
         | {name: values[part] for name, values in of_frames.items()}
         | {name: values[i] for name, values in of_records.items()}
       )
-
-  def _frames(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    placed = mesh_lib.place_batch(batch, self._session.mesh)
-    return self._encode_frames(self._session.frozen, placed)
-
-  def _records(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return self._encode_records(self._session.frozen, batch)
 
 
 def _in_steps(

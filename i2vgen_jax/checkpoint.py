@@ -21,6 +21,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
@@ -150,14 +151,13 @@ def check_tree(found: Any, expected: Any, what: str) -> None:
   Raises:
     ValueError: a tensor is missing, unexpected or of another shape or type; the first 20 are named.
   """
-
-  def table(tree: Any) -> dict[str, tuple]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-      sharding.path_name(path): (tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in leaves
+  found, expected = (
+    {
+      name: (tuple(leaf.shape), np.dtype(leaf.dtype))
+      for name, leaf in sharding.by_path(tree).items()
     }
-
-  found, expected = table(found), table(expected)
+    for tree in (found, expected)
+  )
   problems = [f'missing {name}' for name in expected if name not in found]
   problems += [f'unexpected {name}' for name in found if name not in expected]
   problems += [
@@ -218,13 +218,8 @@ def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
   """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
-  flat = {}
-  for name, value in config.items():
-    if isinstance(value, dict) and value:
-      flat.update({f'{name}.{inner}': leaf for inner, leaf in flatten_config(value).items()})
-    else:
-      flat[name] = value
-  return flat
+  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
+  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
 
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

@@ -20,9 +20,8 @@ from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import held_out, stages
+from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
 
 
@@ -30,7 +29,10 @@ def main() -> None:
   """Samples, measures, writes, prints."""
   given = flags.FLAGS
   networks, hashes = load_networks(given)
-  base, refinement = load_stages(given)
+  base, *rest = stage_flags.load(given)
+  refinement = rest[0] if rest else None
+  if refinement:
+    base = base.fitting(refinement.bucket.height, refinement.bucket.width)
   last = refinement or base
   batch = held_out.clips(last.session, last.bucket, given.num_examples, [base.session])
   captions, real_BFHWC = batch['caption'], batch['video']
@@ -92,30 +94,6 @@ def load_networks(given: flags.FlagValues) -> tuple[dict[str, Any], dict[str, st
   if given.clip:
     networks['clip'], hashes['clip'] = clip_scores.load(given.clip)
   return networks, hashes
-
-
-def load_stages(given: flags.FlagValues) -> tuple[stages.Stage, stages.Stage | None]:
-  """(base, refinement or None).
-
-  Raises:
-    ValueError: one stands in the other's place, or a run is missing.
-  """
-  stages.check_stages(given.workdir, given.refine_workdir)
-  shared = dict(weights=given.weights, seed=given.seed)
-  base = stages.load(
-    given.workdir, step=given.step, num_steps=given.steps, guidance_scale=given.guidance, **shared
-  )
-  if not given.refine_workdir:
-    return base, None
-  refinement = stages.load(
-    given.refine_workdir,
-    num_steps=given.refine_steps,
-    guidance_scale=given.refine_guidance,
-    sampler=given.refine_sampler,
-    levels=given.refine_levels,
-    **shared,
-  )
-  return base, refinement
 
 
 def make_videos(
@@ -251,20 +229,20 @@ def loss_by_noise_level(
     batch: of held_out.clips, at the stage's size.
     bins: how many intervals of timesteps the trained range is cut into.
   """
-  start, stop = run.config.loss.timestep_range
+  start, stop = run.session.config.loss.timestep_range
   edges = np.linspace(start, stop, bins + 1).astype(int)
 
   def losses_of(params, frozen, part, start, stop):
     loss = objective.make_eval_loss(run.session, (start, stop))
-    return loss(params, frozen, part, objective.data_seed(run.config.seed))
+    return loss(params, frozen, part, objective.data_seed(run.session.config.seed))
 
   losses = jax.jit(mesh_lib.within(run.session.mesh, losses_of))
   rows = []
-  names = [name for name in batch if name not in ('caption', 'key')]
+  arrays = {name: value for name, value in batch.items() if name not in ('caption', 'key')}
+  total = len(arrays['video'])
   for low, high in zip(edges, edges[1:], strict=False):
     found = []
-    for picks, count in padding.steps_of_rows(len(batch['video']), held_out.BATCH):
-      part = mesh_lib.place_batch({name: batch[name][picks] for name in names}, run.session.mesh)
+    for part, count in held_out.parts(arrays, total, held_out.BATCH, run.session.mesh):
       found.append(np.asarray(losses(run.params, run.session.frozen, part, low, high))[:count])
     interval = measures.mean_with_interval(np.concatenate(found)) or {}
     rows.append(dict(start=int(low), stop=int(high), **interval))
@@ -286,7 +264,9 @@ def summary(
     videos: by set.
     output: folder of the report.
   """
-  mean = {name: value['mean'] for name, value in found[best_of(videos)].items() if _is_mean(value)}
+  mean = {
+    name: value['mean'] for name, value in found[best_of(videos)].items() if isinstance(value, dict)
+  }
   line = f'first frame {mean["first_frame_psnr_db"]:.1f} dB: {output}/index.html'
   if 'follows_caption' not in mean:
     return line
@@ -296,28 +276,14 @@ def summary(
   )
 
 
-def _is_mean(value: Any) -> bool:
-  return isinstance(value, dict)
-
-
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Of the trained run.')
+  stage_flags.define()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
-  flags.DEFINE_integer('num_examples', 64, 'Held-out (image, caption) pairs.')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'Averaged or last weights.')
-  flags.DEFINE_integer('step', None, 'Checkpoint; default the newest.')
-  flags.DEFINE_integer('seed', 0, 'Of the start noise.')
-  flags.DEFINE_integer('steps', None, "Of the sampler; default the run's.")
-  flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
-  flags.DEFINE_string('refine_workdir', None, 'Of a trained refinement stage.')
-  flags.DEFINE_integer('refine_steps', None, "Of its sampler; default the run's.")
-  flags.DEFINE_float('refine_guidance', None, "Guidance scale; default the run's.")
-  flags.DEFINE_string('refine_sampler', None, "Default the run's.")
-  flags.DEFINE_integer('refine_levels', None, "Noise levels laid on and taken off; the run's.")
-  flags.DEFINE_integer('loss_bins', 0, 'Also the loss in so many bins of noise levels.')
-  flags.DEFINE_string('clip', None, "Folder of transformers' CLIP, for scores by it.")
+  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.')
+  flags.DEFINE_integer('loss_bins', 0, 'Also measure the loss in this many bins of noise levels.')
+  flags.DEFINE_string('clip', None, "Folder of a transformers CLIPModel, for CLIP's scores.")
   flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
   flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
-  flags.DEFINE_string('vbench', None, "Folder to write CAPTION-INDEX.mp4 to, VBench's layout.")
-  cli.require('workdir')
+  flags.DEFINE_string('vbench', None, "Folder for CAPTION-INDEX.mp4 files, VBench's layout.")
+  flags.mark_flags_as_required(['workdir'])
   cli.run(main)

@@ -23,9 +23,8 @@ import safetensors.numpy
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import frozen, lora
+from i2vgen_jax import checkpoint, frozen, lora
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.conditions import signals
 from i2vgen_jax.pretrained import configs, peft, read, tensors, tokenizers, unet_names
 from i2vgen_jax.process import cli, output_folder, paths
 
@@ -46,22 +45,20 @@ def main() -> None:
   session = session_lib.open_run(given.workdir)
   config = session.config
 
-  def load_unet():
-    return session_lib.load_unet(session, given.workdir, given.weights)
-
   def read_unet():
-    params, step = load_unet()
-    return lora.merge(params, config.lora.alpha) if lora.is_used(config) else params, step
+    params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+    return (lora.merge(params, config.lora.alpha) if lora.is_used(config) else params), step
 
-  @functools.cache
-  def read_frozen():
-    return frozen.load(config, session.networks, session.mesh, given.workdir)
+  read_frozen = functools.cache(
+    lambda: frozen.load(config, session.networks, session.mesh, given.workdir)
+  )
 
   def read_params(network):
     return read_unet()[0] if network == 'unet' else read_frozen()[network]
 
   if given.format == 'peft':
-    peft.export_peft(given.output, config, load_unet()[0].get(lora.KEY, {}))
+    params, _ = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+    peft.export_peft(given.output, config, params.get(lora.KEY, {}))
     print(f'Wrote {given.output}: pipeline.unet.load_attn_procs({given.output!r})')
   elif given.format == 'vgen':
     export_vgen(given.output, config, *read_unet(), given.dtype)
@@ -96,9 +93,7 @@ def export_diffusers(
     'vae/config.json': configs.vae_config(config),
     'text_encoder/config.json': configs.text_config(config, token_ids, dtype),
     'image_encoder/config.json': configs.vision_config(config, dtype),
-    'feature_extractor/preprocessor_config.json': configs.image_processor_config(
-      config, signals.CLIP_MEAN, signals.CLIP_STD
-    ),
+    'feature_extractor/preprocessor_config.json': configs.image_processor_config(config),
     'scheduler/scheduler_config.json': configs.scheduler_config(config),
     'model_index.json': configs.model_index(),
   }
@@ -192,10 +187,12 @@ def _write(path: pathlib.Path, content: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'the run to export')
-  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen', 'peft'], 'layout of the output')
-  flags.DEFINE_string('output', None, 'folder, or file for vgen; must not exist')
-  flags.DEFINE_enum('weights', 'ema', ['ema', 'raw'], 'averaged or last weights')
-  flags.DEFINE_enum('dtype', 'float32', DTYPES, 'of the tensors written')
-  cli.require('workdir', 'output')
+  flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
+  flags.DEFINE_enum('format', 'diffusers', ['diffusers', 'vgen', 'peft'], 'Layout of the output.')
+  flags.DEFINE_string('output', None, 'Folder to write, or file for vgen; must not exist.')
+  flags.DEFINE_enum(
+    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
+  )
+  flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Type of the tensors.')
+  flags.mark_flags_as_required(['workdir', 'output'])
   cli.run(main)

@@ -38,8 +38,7 @@ def train_step(session: Any, bucket: Any) -> int:
     bucket: a buckets.Bucket.
   """
   inputs = session.unet_inputs(bucket.frames, bucket.height, bucket.width)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  params = jax.eval_shape(session.unet.init, key, *inputs)
+  params = jax.eval_shape(session.unet.init, jax.random.key(0), *inputs)
   return 3 * bucket.batch_size * count(session.unet.apply, params, *inputs)
 
 

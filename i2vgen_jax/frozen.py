@@ -1,5 +1,6 @@
 """The frozen networks of a config: their modules, and where their parameters come from."""
 
+import functools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -61,8 +62,7 @@ def init(networks: Mapping[str, nn.Module], key: jax.Array) -> dict[str, Any]:
 
 def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
   """ShapeDtypeStructs of the networks' parameters."""
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.eval_shape(lambda key: init(networks, key), key)
+  return jax.eval_shape(lambda: init(networks, jax.random.key(0)))
 
 
 def _example(module: nn.Module) -> jax.Array:
@@ -105,20 +105,19 @@ def load(
   if written:
     return checkpoint.load_tree(copy, placed, partly=True)
   frozen = {}
-  random = started = None
+  draw = xla_profiles.jit_once(lambda key: init(networks, key), out_shardings=shardings)
+  drawn = functools.cache(lambda: draw(jax.random.key(RANDOM_SEED)))
+  started = functools.cache(
+    lambda: checkpoint.load_tree(epath.Path(config.start) / 'frozen', placed, partly=True)
+  )
   for name, module in networks.items():
     weights = config[name].weights
     if weights == 'random':
-      if random is None:
-        draw = xla_profiles.jit_once(lambda key: init(networks, key), out_shardings=shardings)
-        random = draw(jax.random.key(RANDOM_SEED))
-      frozen[name] = random[name]
+      frozen[name] = drawn()[name]
     elif weights:
       frozen[name] = read.read_params(name, paths.find(weights), config, module, placed[name])
     elif config.start:
-      if started is None:
-        started = checkpoint.load_tree(epath.Path(config.start) / 'frozen', placed, partly=True)
-      frozen[name] = started[name]
+      frozen[name] = started()[name]
     else:
       raise ValueError(
         f'{name}.weights is not set: give --config.{name}.weights=FILE_OR_FOLDER, or '

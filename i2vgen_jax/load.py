@@ -26,7 +26,7 @@ from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
 
-PARTS = (*read.NETWORKS, 'tokenizer')
+PARTS = (*read.NETWORKS, 'tokenizer', 't5_tokenizer')
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def load(
 
   Args:
     config: of the model; its own `tokenizer` and `weights` are read where `sources` has none.
-    sources: paths by part: unet, tokenizer, and blocks of the config such as vae.
+    sources: paths by part: unet, tokenizer, t5_tokenizer, and blocks of the config such as vae.
     output: local folder that does not exist yet.
 
   Raises:
@@ -68,12 +68,13 @@ def load(
   config = config.copy_and_resolve_references()
   with config.unlocked():
     for part, path in sources.items():
+      block = part.removesuffix('_tokenizer')
       if part == 'tokenizer':
         config.tokenizer = path
       elif part != 'unet':
-        if part not in config:
-          raise ValueError(f'--{part}: the config has no block {part}, so its model reads none.')
-        config[part].weights = path
+        if block not in config:
+          raise ValueError(f'--{part}: the config has no block {block}, so its model reads none.')
+        config[block]['weights' if block == part else 'tokenizer'] = path
   if 'unet' not in sources:
     raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')
   session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
@@ -106,9 +107,10 @@ def read_unet(session: session_lib.Session, path: str) -> Any:
 if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
-  flags.DEFINE_string('pipeline', None, 'diffusers folder with all parts.')
+  flags.DEFINE_string('pipeline', None, 'Folder of a diffusers pipeline with all parts.')
   for name in read.NETWORKS:
     flags.DEFINE_string(name, None, f'File or folder with the weights of the {name}.')
-  flags.DEFINE_string('tokenizer', None, 'Folder with vocab.json and merges.txt.')
-  cli.require('config', 'output')
+  flags.DEFINE_string('tokenizer', None, "Folder with CLIP's vocab.json and merges.txt.")
+  flags.DEFINE_string('t5_tokenizer', None, "Folder with T5's tokenizer.json or spiece.model.")
+  flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

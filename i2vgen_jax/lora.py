@@ -14,10 +14,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax import traverse_util
 
 KEY = 'lora'  # The adapters' place beside the U-Net's own blocks.
 
@@ -57,7 +57,7 @@ class AdaptedUNet:
       adapters |= {f'{layer}/down': down_IR, f'{layer}/up': jnp.zeros((self.rank, outputs))}
     if not adapters:
       raise ValueError(f'lora.match={self.match!r} fits no kernel of this U-Net.')
-    return {'params': params | {KEY: _unflatten(adapters)}}
+    return {'params': params | {KEY: traverse_util.unflatten_dict(adapters, sep='/')}}
 
   def apply(self, variables: Mapping[str, Any], *inputs: Any, **arguments: Any) -> Any:
     """What the U-Net returns with the merged parameters.
@@ -100,12 +100,8 @@ def merge(params: Mapping[str, Any], alpha: float) -> Any:
       delta_IO = jnp.dot(down_IR, up_RO, precision=jax.lax.Precision.HIGHEST)
       kernel_IO = flat[f'{layer}/kernel']
       flat[f'{layer}/kernel'] = kernel_IO + alpha / down_IR.shape[-1] * delta_IO
-  return _unflatten(flat)
+  return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
-  return flax.traverse_util.flatten_dict(tree, sep='/')
-
-
-def _unflatten(flat: Mapping[str, Any]) -> Any:
-  return flax.traverse_util.unflatten_dict(flat, sep='/')
+  return traverse_util.flatten_dict(tree, sep='/')

@@ -19,6 +19,9 @@ ADDED = {
   'data.sources': {},
   'data.phases': (),
   'data.cache': '',
+  'data.aspects': (),
+  'data.max_crop': 0.0,
+  'data.max_enlarge': 0.0,
 }
 
 

@@ -146,6 +146,8 @@ def plan(
   for size in identity['sizes']:
     kept = session.kept(size['height'], size['width'])
     is_taken = np.isin(media, [schema.MEDIA.index(name) for name in size['media']])
+    by_size = cache_lib.taken(table, size)
+    is_taken &= True if by_size is None else by_size
     per_frame = sum(math.prod(array.shape) for array in kept if array.frames)
     per_record = sum(math.prod(array.shape) for array in kept if not array.frames)
     values = per_frame * frames[is_taken].sum() + per_record * is_taken.sum()
@@ -211,8 +213,8 @@ class _ShardWork:
     self._num_threads = num_threads
     self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow(encode.pixels))
     self._place_of_row = np.full(len(corpora), -1)
-    places = np.arange(len(corpora) if table.rows is None else len(table.rows))
-    self._place_of_row[slice(None) if table.rows is None else table.rows] = places
+    rows = np.arange(len(corpora)) if table.rows is None else table.rows
+    self._place_of_row[rows] = np.arange(len(rows))
 
   def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item
@@ -241,6 +243,7 @@ class _ShardWork:
 
   def _load(self, path: str, size: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
     height, width = size['height'], size['width']
+    taken = cache_lib.taken(self._table, size)
     first_row = self._corpora.first_row(path)
     empty = cache_lib.frame_shapes(self._encode.pixels, height, width)
     nothing = dict(key='', caption='', first_time=0.0) | {
@@ -250,7 +253,7 @@ class _ShardWork:
     def load(record):
       place = self._place_of_row[first_row + record]
       media = schema.MEDIA[self._corpora.columns['media'][first_row + record]]
-      if place < 0 or media not in size['media']:
+      if place < 0 or media not in size['media'] or not (taken is None or taken[place]):
         return nothing
       times = []
       if media == 'video':
@@ -258,7 +261,8 @@ class _ShardWork:
         rate = self._identity['fps'], self._identity['max_frames']
         times = cache_lib.frame_times(float(first), float(duration), *rate)
       try:
-        found = self._decode(path, record, times, height, width)
+        content = self._table.content(place)
+        found = self._decode(path, record, times, height, width, content)
       except Exception as error:  # One example never ends a command.
         lost = failures.of(error)
         logging.warning('%s, record %d cannot be decoded: %s', path, record, lost)
@@ -282,13 +286,10 @@ def _groups(rows: Iterable[dict], num_frames: int) -> Iterator[list[dict]]:
 
 
 def _sizes(buckets: Sequence[buckets_lib.Bucket]) -> list[dict[str, Any]]:
-  media = collections.defaultdict(set)
+  by_size = collections.defaultdict(list)
   for bucket in buckets:
-    media[bucket.height, bucket.width].add(bucket.media)
-  return [
-    dict(height=height, width=width, media=sorted(found))
-    for (height, width), found in sorted(media.items())
-  ]
+    by_size[bucket.size].append(bucket)
+  return [cache_lib.size_of(found) for _, found in sorted(by_size.items())]
 
 
 def _shapes(session: session_lib.Session, sizes: Sequence[dict]) -> dict[str, dict[str, list]]:
@@ -332,11 +333,13 @@ def _publish(
 
 if __name__ == '__main__':
   config_flag.define()
-  flags.DEFINE_string('output', None, 'Folder of the cache.')
-  flags.DEFINE_float('fps', 0.0, 'Frames per second that are kept; 0: the most of the buckets.')
-  flags.DEFINE_integer('max_frames', 64, 'Of a video, from its start on.')
-  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Of what is kept.')
+  flags.DEFINE_string('output', None, 'Folder to write the cache to.')
+  flags.DEFINE_float(
+    'fps', 0.0, 'Frames per second to keep; 0 for the highest rate of the buckets.'
+  )
+  flags.DEFINE_integer('max_frames', 64, 'Frames to keep of a video, from its start on.')
+  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Type of the arrays that are kept.')
   flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('config', 'output')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['config', 'output'])
   cli.run(main)

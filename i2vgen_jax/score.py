@@ -66,13 +66,13 @@ def score(corpus: str, clip: str = '', **options: Any) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('corpus', None, 'Folder that ingest wrote.')
-  flags.DEFINE_string('clip', '', 'Folder of a CLIPModel of transformers.')
-  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the head.')
-  flags.DEFINE_string('nsfw', '', 'Safetensors file of the head.')
-  flags.DEFINE_string('saliency', '', 'ONNX file, such as U2-Net: whole frames to maps.')
+  flags.DEFINE_string('corpus', None, 'Folder of a corpus, as ingest wrote it.')
+  flags.DEFINE_string('clip', '', 'Folder of a transformers CLIPModel.')
+  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the aesthetic head.')
+  flags.DEFINE_string('nsfw', '', 'Safetensors file of the NSFW head.')
+  flags.DEFINE_string('saliency', '', 'ONNX file of a saliency network, such as U2-Net.')
   flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
-  flags.DEFINE_integer('num_threads', 4, 'Threads that decode.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; nothing is written.')
-  cli.require('corpus')
+  flags.DEFINE_integer('num_threads', 4, 'Number of threads that decode.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['corpus'])
   cli.run(main)

@@ -100,8 +100,7 @@ class Session:
     """The U-Net's parameters as ShapeDtypeStructs with shardings; raises ValueError for a model
     that is invalid."""
     inputs = self.smallest_unet_inputs()
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    abstract = jax.eval_shape(self.unet.init, key, *inputs)['params']
+    abstract = jax.eval_shape(self.unet.init, jax.random.key(0), *inputs)['params']
     shardings = sharding.shard_tree(abstract, self.mesh, self.config.sharding.min_elements)
     return sharding.with_shardings(abstract, shardings)
 
@@ -126,13 +125,20 @@ class Session:
   def sample_bucket(self) -> buckets_lib.Bucket:
     """The bucket of held-out clips and samples: sample.bucket, or the first with most frames.
 
+    Of a bucket with aspects it is the one of the bucket's own size, or the nearest to that.
+
     Raises:
       ValueError: sample.bucket is unknown.
     """
-    by_name = {bucket.name: bucket for bucket in self.buckets()}
+    buckets = self.buckets()
+    by_name = {bucket.name: bucket for bucket in buckets}
+    for name, aspects in buckets_lib.groups(buckets).items():
+      own = self.config.data.buckets[name]
+      by_name.setdefault(name, buckets_lib.fitting(aspects[0], own.height, own.width))
     wanted = self.config.sample.bucket
     if not wanted:
-      return max(by_name.values(), key=lambda bucket: bucket.frames)
+      most = max(buckets, key=lambda bucket: bucket.frames)
+      return by_name[most.group]
     if wanted not in by_name:
       raise ValueError(f'sample.bucket={wanted!r} is unknown; known: {", ".join(by_name)}.')
     return by_name[wanted]
@@ -176,8 +182,9 @@ class Session:
     """
     latents = self.unet_inputs(1, height, width)[0].shape[2:]
     found = [cache_lib.Kept(name, latents, 'all') for name in ('latent_mean', 'latent_logvar')]
-    for signal in self.signals.values():
-      found += signal.kept(height, width)
+    for name, signal in self.signals.items():
+      if signal.cached is not None:
+        found.append(cache_lib.Kept(name, signal.shape(height, width), signal.cached))
     return tuple(found)
 
   # From a batch or a request to what the U-Net is given.
@@ -198,7 +205,8 @@ class Session:
       return latents_BFHWC, self.condition(frozen, self.of_batch(batch), image_B)
     mean, logvar = (batch[name].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar'))
     return self.autoencoder.draw_latents(mean, logvar, posterior_B), {
-      name: signal.from_cache(batch, image_B) for name, signal in self.signals.items()
+      name: signal.from_cache(batch, signal.own_keys(image_B))
+      for name, signal in self.signals.items()
     }
 
   def condition(
@@ -212,7 +220,8 @@ class Session:
       keys_B: one key per sample, in training; None wants the same value at every call.
     """
     return {
-      name: signal.encode(frozen, inputs[name], keys_B) for name, signal in self.signals.items()
+      name: signal.encode(frozen, inputs[name], signal.own_keys(keys_B))
+      for name, signal in self.signals.items()
     }
 
   def unconditional(
@@ -242,6 +251,7 @@ class Session:
   def of_request(self, request: base.Request) -> dict[str, dict]:
     """Inputs by signal, of what a user gives; raises ValueError if something is missing."""
     found = {}
+    request = dataclasses.replace(request, pixel_fields=fields_lib.pixel_fields(self.fields()))
     for name, signal in self.signals.items():
       try:
         found[name] = signal.of_request(request)
@@ -287,8 +297,7 @@ def build(
       f'unet.conditioners read the networks {sorted(absent)}, of which the config has no block: '
       'see configs/base_t5.py for one.'
     )
-  parts = base.Parts(config, codec, networks, workdir, reads_captions)
-  signals = {cls.name: cls(parts) for cls in classes}
+  signals = {cls.name: cls(config, codec, networks, workdir, reads_captions) for cls in classes}
   dropout.check(config, signals)
   read_by_signals = {network for signal in signals.values() for network in signal.networks}
   unet = _unet(config, lines)
@@ -347,39 +356,3 @@ def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
     config.tokenizer = tokenizers.folder('tokenizer', config.tokenizer, workdir=workdir)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, devices)
   return build(config, workdir).on(mesh)
-
-
-def load_unet(
-  session: Session, workdir: epath.PathLike, weights: str = 'ema', step: int | None = None
-) -> tuple[Any, int]:
-  """(parameters of the U-Net, their step) of an opened run; raises as checkpoint.load_params.
-
-  Args:
-    session: of `open_run`.
-    workdir: of the run.
-    weights: 'ema' or 'raw'.
-    step: of the checkpoint; default the newest.
-  """
-  return checkpoint.load_params(workdir, session.abstract_params(), weights, step)
-
-
-def load_run(
-  workdir: epath.PathLike,
-  weights: str = 'ema',
-  step: int | None = None,
-  devices: list | None = None,
-) -> tuple[Session, Any]:
-  """(session with frozen weights, parameters of the U-Net), ready to sample from.
-
-  Args:
-    workdir: of a run, or a folder of `load`.
-    weights: 'ema' or 'raw'.
-    step: default the newest checkpoint.
-    devices: as of open_run.
-
-  Raises:
-    ValueError: no run, no checkpoint, or another model.
-  """
-  session = open_run(workdir, devices)
-  params, _ = load_unet(session, workdir, weights, step)
-  return session.load_frozen(workdir), params

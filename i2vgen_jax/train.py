@@ -28,10 +28,10 @@ from i2vgen_jax.training import (
   goodput,
   objective,
   profiler,
-  validation,
   warm_start,
 )
 from i2vgen_jax.training import step as step_lib
+from i2vgen_jax.training import validation as validation_lib
 from i2vgen_jax.training import writer as writer_lib
 
 
@@ -51,7 +51,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   Raises:
     ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
-    cli.BudgetError: the loss is not finite, or too many samples are bad.
+    cli.TrainingError: the loss is not finite, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
@@ -69,7 +69,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   buckets = session.buckets()
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
   stream = data.make_stream(session)
-  held_out = validation.Validation(session, session.sample_bucket())
+  validation = validation_lib.Validation(session, session.sample_bucket())
 
   # 3 Optimizer and state, as shapes only.
   abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
@@ -105,14 +105,15 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
-  # 5 The step: jitted, and compiled for every bucket.
+  # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
+  groups = {bucket.name: bucket.group for bucket in buckets}
+
   @functools.cache
   def make_step(rates):
     return step_of_loss(objective.make_loss(session, dict(rates)))
 
   def step_of_bucket(name):
-    rates = tuple(sorted(session.dropout_rates(name).items()))
-    return rates, make_step(rates)
+    return make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
 
   steps = compilation.Steps(step_of_bucket, mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
@@ -129,7 +130,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   try:
     if last_step > first_step:
       with timing.spending('compile'):
-        steps.compile({b.name: stream.shapes(b) for b in buckets}, state, frozen)
+        steps.compile({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
       progress.pause()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
@@ -146,7 +147,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       finished = step == config.train.num_steps
       with timing.spending('validation'):
         # A run that resumes at first_step was validated there before it stopped.
-        if step > first_step and held_out.run(step, state, frozen, writer, workdir, finished):
+        if step > first_step and validation.run(step, state, frozen, writer, workdir, finished):
           progress.pause()
       if at_end:
         break
@@ -158,7 +159,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       state, step_metrics = steps(bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
-    raise cli.BudgetError(str(error)) from error
+    raise cli.TrainingError(str(error)) from error
   except Exception as error:
     cli.leave_pod(error)
     raise
@@ -180,11 +181,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
 
 def check_finite(step_metrics: Mapping[str, Any], step: int) -> None:
-  """Raises cli.BudgetError before a broken state is saved or shown."""
+  """Raises cli.TrainingError before a broken state is saved or shown."""
   for name in ('loss', 'grad_norm'):
     value = float(step_metrics[name])
     if not math.isfinite(value):
-      raise cli.BudgetError(
+      raise cli.TrainingError(
         f'{name} is {value} at step {step}. The last checkpoint is from before; lower '
         'optimizer.peak_learning_rate or look at the batch of this step.'
       )
@@ -202,5 +203,5 @@ if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
   flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
-  cli.require('config', 'workdir')
+  flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(main)

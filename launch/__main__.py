@@ -108,21 +108,25 @@ def execute(plan: job_lib.Plan, output: str) -> int:
 if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
-  flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256, gpu-8, 2xcpu-4.')
-  flags.DEFINE_bool('go', False, 'Do it, instead of showing it.')
-  flags.DEFINE_string('name', 'i2vgen', 'Of the run.')
-  flags.DEFINE_string('output', '', 'Where --go writes the files of the plan; default: temporary.')
-  flags.DEFINE_string('logs', 'logs', 'local: folder for the output of all but the first process.')
+  flags.DEFINE_string('topology', None, 'Machines, such as v5p-128, 2xv5e-256, gpu-8 or 2xcpu-4.')
+  flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
+  flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
+  flags.DEFINE_string('output', '', 'Folder for the files of the plan; default a temporary one.')
+  flags.DEFINE_string('logs', 'logs', 'local: folder for the logs of all processes but the first.')
   flags.DEFINE_string('zone', '', 'Google Cloud zone.')
   flags.DEFINE_string('project', '', 'Google Cloud project.')
-  flags.DEFINE_string('cluster', '', 'xpk: GKE cluster.')
+  flags.DEFINE_string('cluster', '', 'xpk: name of the GKE cluster.')
   flags.DEFINE_string('queue', '', 'gke: Kueue local queue, if the cluster has one.')
   flags.DEFINE_string('image', '', 'gke, xpk: container image of this repository (Dockerfile).')
-  flags.DEFINE_string('partition', '', 'slurm: partition.')
+  flags.DEFINE_string('partition', '', 'slurm: name of the partition.')
   flags.DEFINE_enum(
     'provision', 'on-demand', ['on-demand', 'spot', 'reserved'], 'Kind of capacity.'
   )
-  flags.DEFINE_string('secret', '', 'gke: Kubernetes secret whose entries become variables.')
-  flags.DEFINE_integer('max_restarts', 10, 'Of a run that fails.', lower_bound=0)
-  cli.require('config', 'workdir', 'topology')
+  flags.DEFINE_string(
+    'secret', '', 'gke: Kubernetes secret whose entries become environment variables.'
+  )
+  flags.DEFINE_integer(
+    'max_restarts', 10, 'How often a run that fails is restarted.', lower_bound=0
+  )
+  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
   cli.run(main, num_arguments=1)

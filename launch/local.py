@@ -93,7 +93,8 @@ def _wait(processes: Sequence[subprocess.Popen], stopping: list[int]) -> int:
       preempted = exit_codes.PREEMPTED in codes
       deadline = time.monotonic() + (job_lib.GRACE_SECS if preempted else FAILURE_GRACE_SECS)
     time.sleep(0.1)
-  return verdict([_shell_code(code) for code in codes if code is not None])
+  # A process that a signal ended has its negative number; a shell says 128 + signal.
+  return verdict([code if code >= 0 else 128 - code for code in codes if code is not None])
 
 
 def verdict(codes: Sequence[int]) -> int:
@@ -124,10 +125,6 @@ def environment_of(job: job_lib.Job, index: int, address: str) -> dict[str, str]
     hosts.PROCESS_ID: str(index),
     'XLA_FLAGS': ' '.join(flags),
   }
-
-
-def _shell_code(code: int) -> int:
-  return code if code >= 0 else 128 - code
 
 
 def free_port() -> int:

@@ -16,9 +16,11 @@ import av
 import fsspec
 import fsspec.implementations.memory
 import numpy as np
+import PIL.Image
 import pytest
 
 from data_pipelines import demo_corpus, sources
+from data_pipelines.ingest import command as ingest
 from data_pipelines.sources import raw
 
 
@@ -36,6 +38,27 @@ def write_folder(folder, count, captions='txt'):
     if captions == 'txt':
       (folder / f'{index:03d}.txt').write_text(f'caption {index}\n')
   return folder
+
+
+def ingest_sizes(root, sizes, num_frames=6):
+  """Ingests media of the sizes (kind, height, width) into root/corpus, which it returns.
+
+  Keys are number_HEIGHTxWIDTH; sides are multiples of 8.
+  """
+  (root / 'media').mkdir(parents=True)
+  for number, (media, height, width) in enumerate(sizes):
+    rng = np.random.default_rng(number)
+    name = f'{number:03d}_{height}x{width}'
+    pixels = rng.integers(60, 200, (num_frames, height // 8, width // 8, 3), np.uint8)
+    pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
+    if media == 'image':
+      PIL.Image.fromarray(pixels[0]).save(root / 'media' / f'{name}.png')
+    else:
+      (root / 'media' / f'{name}.mp4').write_bytes(demo_corpus.encode_video(pixels, fps=8))
+    (root / 'media' / f'{name}.txt').write_text(name)
+  directory = str(root / 'corpus')
+  ingest.ingest(str(root / 'media'), directory, validation_fraction=0.0, num_processes=1)
+  return directory
 
 
 def write_webvid(folder, columns):

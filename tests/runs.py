@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -52,6 +53,19 @@ def module(*arguments):
     text=True,
     timeout=600,
   )
+
+
+def commands(lines):
+  """Name -> (exit code, stdout, stderr) of `python -m` command lines by name.
+
+  They are forks of one process (tests/commands.py), which imports once for all.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    given, results = (pathlib.Path(folder) / f'{name}.json' for name in ('lines', 'results'))
+    given.write_text(json.dumps(list(lines.values())))
+    command = [sys.executable, '-m', 'tests.commands', str(given), str(results)]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    return dict(zip(lines, json.loads(results.read_text()), strict=True))
 
 
 def state(workdir, step):

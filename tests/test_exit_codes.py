@@ -1,8 +1,6 @@
 """Every command shows its help with exit code 0, and ends with 2 and one line for a mistake."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -18,22 +16,15 @@ def ended(tmp_path_factory):
 
   def make(folder):
     commands.write_files(folder)
-    keys, lines = [], []
+    lines = {}
     for name, command in COMMANDS.items():
       tried = {flag: [flag] for flag in commands.HELP} | commands.mistakes(command, folder)
-      keys += [(name, what) for what in tried]
-      lines += [[*command.typed, *arguments] for arguments in tried.values()]
-    (folder / 'cases.json').write_text(json.dumps([keys, lines]))
-    (folder / 'lines.json').write_text(json.dumps(lines))
-    subprocess.run(
-      [sys.executable, '-m', 'tests.commands', folder / 'lines.json', folder / 'results.json'],
-      cwd=commands.ROOT, env=runs.environment(), check=True,
-    )  # fmt: skip
+      lines |= {(name, what): [*command.typed, *given] for what, given in tried.items()}
+    (folder / 'ended.json').write_text(json.dumps(list(runs.commands(lines).items())))
 
   folder = conftest.made_once(tmp_path_factory, 'exit_codes', make)
-  keys, _ = json.loads((folder / 'cases.json').read_text())
-  results = json.loads((folder / 'results.json').read_text())
-  return dict(zip(map(tuple, keys), results, strict=True))
+  ended = json.loads((folder / 'ended.json').read_text())
+  return {tuple(key): result for key, result in ended}
 
 
 def of(ended, name):

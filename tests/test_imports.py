@@ -36,7 +36,7 @@ ROWS = {
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
   'i2vgen_jax/old_configs': '',
-  'i2vgen_jax/pretrained': 'models process',
+  'i2vgen_jax/pretrained': 'models parallel process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
   'i2vgen_jax/checkpoint': 'old_configs parallel data_pipelines/corpus',
   'i2vgen_jax/frozen': 'checkpoint models parallel pretrained process',

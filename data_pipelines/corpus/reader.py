@@ -17,8 +17,8 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
-from data_pipelines.corpus import remote_records, schema, storage
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.corpus import buckets, remote_records, schema, storage
+from data_pipelines.media.errors import DecodeError
 
 TEXTS = ('key', 'caption', 'media')
 # What the stream asks of each row; `media` as its place in schema.MEDIA.
@@ -70,8 +70,8 @@ class Corpora:
 
   @functools.cached_property
   def columns(self) -> dict[str, np.ndarray]:
-    """COLUMNS of all sidecars, one array each."""
-    tables = storage.in_threads(lambda path: storage.read_table(path, list(COLUMNS)), self.sidecars)
+    """COLUMNS of all sidecars, one array each; `fps` is buckets.dense_rate's."""
+    tables = storage.in_threads(_read_columns, self.sidecars)
     media = pa.array(schema.MEDIA)
     columns = {name: [table[name] for table in tables] for name in COLUMNS}
     columns['media'] = [
@@ -80,6 +80,17 @@ class Corpora:
       for column in columns['media']
     ]
     return {name: np.concatenate(values) for name, values in columns.items()}
+
+  @functools.cached_property
+  def sizes(self) -> dict[str, np.ndarray]:
+    """height and width of all rows, int32 pixels: for buckets by aspect alone."""
+    tables = storage.in_threads(
+      lambda path: storage.read_table(path, ['height', 'width']), self.sidecars
+    )
+    return {
+      name: np.concatenate([table[name].to_numpy() for table in tables])
+      for name in ('height', 'width')
+    }
 
   def locate(self, row: int | np.integer) -> tuple[str, int]:
     """(shard's file of records, place in it) of a row."""
@@ -170,6 +181,14 @@ def read_manifest(directory: epath.PathLike) -> dict:
       f'{path} is of version {manifest["version"]}, not {schema.VERSION}: ingest the corpus again.'
     )
   return manifest
+
+
+def _read_columns(path: epath.Path) -> pa.Table:
+  table = storage.read_table(path, COLUMNS, optional=['longest_gap'])
+  if 'longest_gap' not in table.column_names:  # Of an older corpus.
+    return table
+  rate = buckets.dense_rate(table['fps'].to_numpy(), table['longest_gap'].to_numpy())
+  return table.set_column(table.column_names.index('fps'), 'fps', pa.array(rate))
 
 
 def _check_lengths(sidecars: Sequence[epath.Path], lengths: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from data_pipelines.corpus import reader, storage
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 
 
 def read(path: epath.Path) -> Iterator[dict | DecodeError]:

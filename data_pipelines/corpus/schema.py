@@ -46,6 +46,9 @@ SIDECAR = pa.schema(
     ('duration', pa.float64()),  # From the first frame to the last one, seconds.
     ('fps', pa.float64()),  # (num_frames - 1) / duration; 0 for images.
     ('is_variable_rate', pa.bool_()),  # The longest frame lasts 1.5 times the shortest, or more.
+    ('longest_gap', pa.float64()),  # Between neighbouring frames, seconds; 0 for images.
+    ('is_interlaced', pa.bool_()),  # Any frame; they are deinterlaced when decoded.
+    ('hdr', pa.string()),  # 'pq' or 'hlg', which are tone-mapped when decoded; else ''.
     ('is_truncated', pa.bool_()),  # Damaged further on; the columns above are of what precedes it.
     ('height', pa.int32()),  # As displayed: after rotation and with square pixels.
     ('width', pa.int32()),
@@ -55,6 +58,8 @@ SIDECAR = pa.schema(
   ]
 )
 
+# Where the content of a letterboxed or pillarboxed video is in its frames, as shares of them.
+CONTENT = ('content_top', 'content_left', 'content_height', 'content_width')
 
 # What `curate` adds. `keep` and the span are what training needs; null is what is not known.
 CURATE = pa.schema(
@@ -73,6 +78,7 @@ CURATE = pa.schema(
     ('subject', pa.float32()),  # Share of the frame.
     ('subject_method', pa.string()),  # Never compare shares of two methods.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
+    *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
     ('text_area', pa.float32()),  # By the user's hook.
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.

@@ -8,7 +8,10 @@ import fsspec
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import reader, schema
+from data_pipelines.corpus import buckets, reader, schema
+
+# SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
+_CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
 
 
 class Sidecars:
@@ -16,6 +19,7 @@ class Sidecars:
 
   Attributes:
     columns: names, of all stages.
+    rate: SQL of what buckets.dense_rate is.
   """
 
   def __init__(self, corpora: reader.Corpora):
@@ -29,6 +33,8 @@ class Sidecars:
     parts = stages(corpora.sidecars)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
+    has_gaps = 'longest_gap' in self.columns
+    self.rate = f'least(fps, {buckets.MAX_GAP} / nullif(longest_gap, 0))' if has_gaps else 'fps'
     starts = zip(parts, corpora.starts, strict=False)
     self._db.execute('CREATE TEMP TABLE starts (file VARCHAR, stage VARCHAR, start BIGINT)')
     self._db.executemany(
@@ -58,7 +64,8 @@ class Sidecars:
     return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown)."""
+    """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown); and
+    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1)."""
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
@@ -67,14 +74,39 @@ class Sidecars:
     if 'span_start' in self.columns:
       span['first_time'] = 'coalesce(span_start, first_time)'
       span['duration'] = 'coalesce(span_end - span_start, duration)'
+    span['fps'] = self.rate
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
     chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
+    if self._has_content:
+      chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
-      f'SELECT row_number_ AS row, fps, CASE media {codes} END AS media_code, {", ".join(chosen)} '
+      f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
       f'FROM sidecars WHERE {condition} ORDER BY row_number_'
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
+
+  def sizes(self, where: Sequence[str]) -> dict[str, np.ndarray]:
+    """How many rows of each size the SQL conditions leave: media, height, width (pixels), num.
+
+    A size is that of the content, where `curate` found borders around it. Raises as `funnel`.
+    """
+    condition = ' AND '.join(f'({c})' for c in where) or 'TRUE'
+    shares = ['1.0', '1.0']
+    if self._has_content:
+      shares = [_CONTENT_OF[name] for name in schema.CONTENT[2:]]
+    height, width = (
+      f'greatest(round_even({side} * ({share})::DOUBLE, 0), 1)::INTEGER AS {side}'
+      for side, share in zip(('height', 'width'), shares, strict=True)
+    )
+    return self._query(
+      f'SELECT media, {height}, {width}, count(*) AS num FROM sidecars WHERE {condition} '
+      'GROUP BY ALL ORDER BY ALL'
+    )
+
+  @property
+  def _has_content(self) -> bool:
+    return set(schema.CONTENT) <= self.columns
 
   def rows(self, sql: str) -> list[dict]:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""

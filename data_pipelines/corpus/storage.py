@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import fsspec
@@ -49,11 +49,25 @@ def write_table(path: epath.Path, table: pa.Table) -> None:
   write_bytes(path, buffer.getvalue().to_pybytes())
 
 
-def read_table(path: epath.Path, columns: list[str] | None = None) -> pa.Table:
-  """Reads a Parquet file; raises ValueError if it is damaged or lacks a column."""
+def read_table(
+  path: epath.Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+) -> pa.Table:
+  """Reads a Parquet file.
+
+  Args:
+    path: of the file.
+    columns: that are read; None for all.
+    optional: that are read too, if they are there.
+  Raises:
+    ValueError: it is damaged or lacks a column.
+  """
   with path.open('rb') as file:
     try:
-      return pa.parquet.read_table(file, columns=columns)
+      if columns is not None and optional:
+        names = pa.parquet.read_schema(file).names
+        columns = [*columns, *(name for name in optional if name in names)]
+        file.seek(0)
+      return pa.parquet.read_table(file, columns=None if columns is None else list(columns))
     except pa.ArrowException as error:
       raise ValueError(f'{path} is damaged, or no such Parquet file: {error}') from error
 

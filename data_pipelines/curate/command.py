@@ -24,7 +24,7 @@ from data_pipelines.corpus import jobs, reader, records, schema, storage
 from data_pipelines.curate import decide, denylist
 from data_pipelines.media import failures, sandbox
 
-VERSION = 1  # Of what is measured: another one is measured again.
+VERSION = 2  # Of what is measured: another one is measured again.
 STAGE = 'curate'
 UNITS = dict(
   min_short_side='pixels', min_duration='seconds of the longest shot',
@@ -32,6 +32,7 @@ UNITS = dict(
   max_border_area='share of the frame', max_text_area='share of the frame',
   max_watermark='probability',
 )  # fmt: skip
+HOLE = 3.0  # Between neighbouring frames, in mean intervals: frames are missing there.
 MAX_CAPTION = 1000  # Characters; CLIP reads 77 tokens.
 
 
@@ -228,6 +229,9 @@ def _denylist_or_reason(web: _Web, denylists: Sequence[epath.PathLike], reason: 
 
 def _flags(known: Mapping, record: dict | Exception) -> list[str]:
   flags = ['variable_rate'] * known['is_variable_rate'] + ['truncated'] * known['is_truncated']
+  # Older corpora lack these columns.
+  flags += ['hole'] * (known['fps'] * (known.get('longest_gap') or 0) > HOLE)
+  flags += ['interlaced'] * bool(known.get('is_interlaced')) + ['hdr'] * bool(known.get('hdr'))
   if not isinstance(record, Exception):
     caption = record['caption']
     flags += ['caption_empty'] * (not caption.strip())

@@ -6,19 +6,20 @@ eight per second for motion, and a few are kept for the subject, the hashes and 
 
 import dataclasses
 import importlib
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import av
 import av.video.reformatter
 import cv2
 import numpy as np
 
-from data_pipelines.curate import duplicates, motion, shots, subject
-from data_pipelines.media import decode
+from data_pipelines.corpus import schema
+from data_pipelines.curate import borders, duplicates, motion, shots, subject
+from data_pipelines.media import crops, decode, display, errors
+from data_pipelines.media import frames as frames_lib
 
+_FLAGS = av.video.reformatter.Interpolation
 WIDTH = 256
 MOTION_FPS = 8.0
 # Half the frames kept are dropped whenever there are twice as many: memory is bounded.
@@ -50,7 +51,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
       number, and the column is the largest of three frames'.
     end: presentation time of the last frame that is looked at; what follows may be damaged.
   Raises:
-    decode.DecodeError: if the file is damaged.
+    errors.DecodeError: if the file is damaged.
   """
   cv2.setNumThreads(1)  # Work is parallel over files.
   functions = {name: load_hook(path) for name, path in hooks.items()}
@@ -95,7 +96,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
         if len(kept) == 2 * MAX_KEPT:
           kept, keep_every = kept[::2], 2 * keep_every
   if len(times) < 2:
-    raise decode.DecodeError('single_frame', f'{len(times)} frames decode.')
+    raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   cuts = detector.cuts()
   starts, ends = [0, *cuts], [*(cut - 1 for cut in cuts), len(times) - 1]
   spans = [(times[start], times[end]) for start, end in zip(starts, ends, strict=True)]
@@ -107,27 +108,30 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
   within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
   row.update(_of_frames([k.frame_HWC for k in within], functions))
+  shot = [k.frame_HWC for k in kept if span[0] <= k.time <= span[1]]
+  box = borders.content_box(shot or [k.frame_HWC for k in within])
+  row.update(zip(schema.CONTENT, box or (None,) * 4, strict=True))
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
   return row
 
 
 def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
-  """Yields (presentation time, uint8 BGR frame of 256 pixels' width with square pixels)."""
-  reformatter = av.video.reformatter.VideoReformatter()
-  try:
-    with av.open(io.BytesIO(data), 'r', metadata_errors='replace') as container:
-      stream = container.streams.video[0]
-      stream.thread_count = 1
-      aspect = float(stream.sample_aspect_ratio or 1)
-      for frame in container.decode(stream):
-        height = max(16, round(WIDTH * frame.height / (frame.width * aspect)))
-        small = reformatter.reformat(
-          frame, WIDTH, height, 'bgr24', interpolation='FAST_BILINEAR', threads=1
-        )
-        yield frame.time, small.to_ndarray()
-  except (av.FFmpegError, ValueError, OSError, IndexError) as error:
-    raise decode.DecodeError('decode', str(error)) from error
+  """Yields (presentation time, uint8 BGR frame of 256 pixels' width), upright and as trained on.
+
+  All are of the first one's shape: should a later frame have another, its centre is cut.
+  """
+  convert = decode.Converter('bgr24')
+  shape = None
+  with frames_lib.open_video(data) as video:
+    for frame in frames_lib.decode_all(video):
+      height, width = display.size(frame, video.aspect)
+      shape = shape or (max(16, round(WIDTH * height / width)), WIDTH)
+      size = shape
+      if shape[0] != max(16, round(WIDTH * height / width)):
+        size = crops.scaled_size(height, width, *shape)
+      small_HWC = convert(frame, *size, _FLAGS.FAST_BILINEAR)
+      yield frame.time, crops.center_crop(small_HWC, *shape).copy()
 
 
 def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
@@ -168,22 +172,9 @@ def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
 def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:
   """What is the same for images and videos."""
   row: dict[str, Any] = dict(
-    border_area=min(border_share(frame_HWC) for frame_HWC in frames),
+    border_area=min(borders.border_share(frame_HWC) for frame_HWC in frames),
     hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
   )
   for name, function in functions.items():
     row[name] = max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
   return row
-
-
-def border_share(frame_HWC: np.ndarray) -> float:
-  """Share of a frame that plain borders take: letterboxes, and the padding of img2dataset."""
-  inside = np.ones(frame_HWC.shape[:2], bool)
-  for axis in (0, 1):
-    lines = np.moveaxis(frame_HWC, axis, 0).reshape(frame_HWC.shape[axis], -1, 3).astype(np.int16)
-    for order in (slice(None), slice(None, None, -1)):
-      ordered = lines[order]
-      plain = np.abs(ordered - ordered[0, 0]).max(axis=(1, 2)) <= 12  # JPEG and MPEG leave noise.
-      count = len(plain) if plain.all() else int(plain.argmin())
-      np.moveaxis(inside, axis, 0)[order][:count] = False
-  return float(1 - inside.mean())

@@ -8,6 +8,7 @@ What is written is memory-mapped by training:
     order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
     first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
                          `curate` found one, else the whole video
+    content.f32.npy      if `curate` found borders: the content of these rows, schema.CONTENT
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
@@ -93,11 +94,22 @@ def index(
   columns: dict[str, np.ndarray] = {
     name: rows[name][order].astype(dtype) for name, dtype in _DTYPES.items()
   }
+  content = _content(rows, order)
+  if content is not None:
+    columns['content'], manifest['is_cropped'] = content, True
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
   manifest['fingerprint'] = _fingerprint(manifest, columns)
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest
+
+
+def _content(rows: Mapping[str, np.ndarray], order: np.ndarray) -> np.ndarray | None:
+  """schema.CONTENT of the rows, float32 (N, 4); None if all are whole frames."""
+  if not set(schema.CONTENT) <= set(rows):
+    return None
+  found = np.stack([rows[name][order] for name in schema.CONTENT], axis=1).astype(np.float32)
+  return None if (found == table_lib.WHOLE).all() else found
 
 
 def _default_axes(table: sidecars.Sidecars) -> list[str]:
@@ -236,6 +248,7 @@ def add_command(commands: jobs.Commands) -> None:
     '--max_epochs', type=float, default=0.0, help='of any cell in num_draws; 0 for no bound'
   )
   parser.add_argument('--num_draws', type=int, default=0, help='examples that the run will draw')
+  aspects.add_flags(parser)
   parser.add_argument(
     '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
   )
@@ -247,8 +260,14 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
   directories = named(corpus)
   balance = table_lib.Balance(alpha, max_epochs, num_draws, unknown_weight)
   axes = None if axes is None else [axis for axis in axes.split(',') if axis]
+  framing = aspects.given(options)
   manifest = index(directories, output, axes=axes, balance=balance, **options)
   _report(manifest)
+  if framing:
+    table = sidecars.Sidecars(reader.Corpora(directories, 'train'))
+    sizes = table.sizes(manifest['where'])
+    for media, counts in aspects.count_by_media(framing, sizes, schema.MEDIA).items():
+      print(f'{media}s by aspect, and left out: {aspects.text_of(counts)}')
   print(f'{"would write" if options["dry_run"] else "index"} {output}')
   print(f'fingerprint {manifest["fingerprint"]}')
 

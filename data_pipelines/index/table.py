@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_pipelines.corpus import aspects, reader, schema, storage
 from data_pipelines.corpus import buckets as buckets_lib
-from data_pipelines.corpus import reader, schema, storage
 
 VERSION = 1
 UNKNOWN = 'unknown'
 COLUMNS = ('first_time', 'duration', 'fps')
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # schema.CONTENT of a frame without borders.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Table:
   Args:
     corpora: whose rows they are.
     rows: numbers in reader.Corpora, (N,); None if they are the places themselves.
-    columns: COLUMNS by place, (N,) each; memory-mapped if they come from an index.
+    columns: COLUMNS by place, (N,) each; memory-mapped if they come from an index. If anything is
+      cropped to its content also 'content', schema.CONTENT as float32 (N, 4).
     cells: name, media, places [start, stop], min_duration (seconds) and min_fps of each.
     balance: how the cells are drawn.
     fingerprint: changes with the corpora, their order, cells and shares.
@@ -89,14 +91,21 @@ class Table:
     self.rows = rows
     self.columns = columns
     self.fingerprint = fingerprint
-    self._sources = corpora.names
-    self._source_starts = corpora.corpus_starts
+    self._corpora = corpora
     self._cells = cells
     self._balance = balance
+    self._assigned: dict[tuple, np.ndarray] = {}
 
   def row(self, place: int | np.integer) -> int:
     """The row in reader.Corpora at a place."""
     return int(place if self.rows is None else self.rows[place])
+
+  def content(self, place: int | np.integer) -> tuple[float, ...]:
+    """schema.CONTENT of the row at a place; () is the whole frame."""
+    if 'content' not in self.columns:
+      return ()
+    found = tuple(self.columns['content'][place].tolist())
+    return () if found == WHOLE else found
 
   def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
     """The cells as far as they fill the bucket; with by_source, each corpus has its own.
@@ -106,6 +115,13 @@ class Table:
     Raises:
       ValueError: no row fills the bucket.
     """
+    found = self.filling(bucket, by_source)
+    if not found:
+      raise ValueError(self.nothing_fits(bucket))
+    return found
+
+  def filling(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
+    """As `eligible`, also where there is none: an aspect that no example has."""
     found = []
     for cell in self._cells:
       if cell['media'] == bucket.media:
@@ -113,9 +129,30 @@ class Table:
           places = self._places(bucket, cell, part)
           if len(places):
             found.append(Cell(f'{cell["name"]} {source}'.strip(), places, source))
-    if not found:
-      raise ValueError(self._nothing_fits(bucket))
     return found
+
+  def assigned(self, framing: aspects.Framing) -> np.ndarray:
+    """aspects.Framing.assign of the rows' contents, by place: uint8 (N,)."""
+    key = (framing.sizes, framing.max_crop, framing.max_enlarge)
+    if key not in self._assigned:
+      self._assigned[key] = framing.assign(*self._sizes())
+    return self._assigned[key]
+
+  def count(self, framing: aspects.Framing, media: str) -> dict[str, int]:
+    """aspects.Framing.count of the rows of a kind of media."""
+    mine = [slice(*cell['places']) for cell in self._cells if cell['media'] == media]
+    found = [self.assigned(framing)[part] for part in mine]
+    return framing.tally(np.concatenate(found or [np.zeros(0, np.uint8)]))
+
+  def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+    """(heights, widths) of the rows' contents by place, pixels."""
+    names = ('height', 'width')
+    whole = self._corpora.sizes
+    heights, widths = (whole[n] if self.rows is None else whole[n][self.rows] for n in names)
+    if 'content' in self.columns:
+      shares = self.columns['content']
+      heights, widths = aspects.content_size(heights, widths, shares[:, 2], shares[:, 3])
+    return heights, widths
 
   def shares(
     self, found: list[Cell], share_of_draws: float = 1.0, sources: Mapping[str, float] | None = None
@@ -152,24 +189,39 @@ class Table:
     """(name of a corpus or '', its places): a cell's rows ascend, so those of a corpus adjoin."""
     if not by_source:
       return [('', places)]
-    bounds = self._source_starts
+    bounds = self._corpora.corpus_starts
     if self.rows is not None:
       bounds = places.start + np.searchsorted(self.rows[places.start : places.stop], bounds)
     bounds = np.clip(bounds, places.start, places.stop).tolist()
-    pairs = zip(self._sources, itertools.pairwise(bounds), strict=True)
+    pairs = zip(self._corpora.names, itertools.pairwise(bounds), strict=True)
     return [(name, range(*pair)) for name, pair in pairs]
 
   def _places(
     self, bucket: buckets_lib.Bucket, cell: Mapping[str, Any], places: range
   ) -> range | np.ndarray:
-    if bucket.media == 'image' or buckets_lib.fills(bucket, cell['min_duration'], cell['min_fps']):
-      return places
     part = slice(places.start, places.stop)
-    fits = buckets_lib.fills(bucket, self.columns['duration'][part], self.columns['fps'][part])
+    fits: bool | np.ndarray = True
+    if bucket.media == 'video' and not buckets_lib.fills(
+      bucket, cell['min_duration'], cell['min_fps']
+    ):
+      fits = buckets_lib.fills(bucket, self.columns['duration'][part], self.columns['fps'][part])
+    if bucket.framing:
+      fits = fits & (self.assigned(bucket.framing)[part] == bucket.framing.sizes.index(bucket.size))
+    if np.all(fits):
+      return places
     small = np.uint32 if places.stop < 2**32 else np.uint64
     return (np.flatnonzero(fits) + places.start).astype(small)
 
-  def _nothing_fits(self, bucket: buckets_lib.Bucket) -> str:
+  def nothing_fits(self, bucket: buckets_lib.Bucket) -> str:
+    """Why no row fills the bucket, or any aspect of its group, and what would."""
+    whole = dataclasses.replace(bucket, framing=None)
+    if bucket.framing and self.filling(whole):
+      counts = self.count(bucket.framing, bucket.media)
+      return (
+        f'bucket {bucket.group!r} fits no {bucket.media} by its size; by aspect, and what bounds '
+        f'leave out: {aspects.text_of(counts)}. Raise data.max_crop={bucket.framing.max_crop} or '
+        f'data.max_enlarge={bucket.framing.max_enlarge}, or give aspects that fit.'
+      )
     mine = [range(*cell['places']) for cell in self._cells if cell['media'] == bucket.media]
     columns = {
       name: np.concatenate([self.columns[name][p.start : p.stop] for p in mine] or [[]])
@@ -260,6 +312,8 @@ def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
     )
   load = functools.partial(_map, epath.Path(directory))
   columns = {name: load(name) for name in COLUMNS}
+  if manifest.get('is_cropped'):
+    columns['content'] = load('content')
   balance = Balance(**manifest['balance'])
   return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
 

@@ -33,6 +33,7 @@ def ingest(
   validation_fraction: float = 0.01,
   num_processes: int = 2,
   beam_flags: Sequence[str] = (),
+  takes: Sequence[str] = (),
 ) -> dict:
   """Ingests the corpus at `path` into the folder `output`; does nothing if that is done already.
 
@@ -44,17 +45,19 @@ def ingest(
       validation; at least one. Not used if the source tells its validation split.
     num_processes: see jobs.run.
     beam_flags: see jobs.run.
+    takes: those of probe.SPECIAL that are taken: 'hdr', to be tone-mapped, and 'interlaced', to be
+      deinterlaced whenever they are decoded. The others are rejected.
   Returns:
     The manifest (see schema.py).
   Raises:
     ValueError: if the input is in no known layout, no example of it can be used, or `output` holds
       another corpus.
   """
-  plan = _Plan.of(path, output, layout, validation_fraction)
+  plan = _Plan.of(path, output, layout, validation_fraction, takes)
   if plan.is_done():
     return reader.read_manifest(output)
   jobs.claim(plan.parts, plan.identity)
-  work = IngestShard(plan.source, plan.threshold)
+  work = IngestShard(plan.source, plan.threshold, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
   if plan.threshold and not any('validation' in result['splits'] for result in results):
     # A small corpus: the example with the smallest hash is held out.
@@ -74,6 +77,7 @@ class _Plan:
   threshold: int
   output: epath.Path
   identity: str
+  takes: tuple[str, ...] = ()
 
   @classmethod
   def of(
@@ -82,6 +86,7 @@ class _Plan:
     output: epath.PathLike,
     layout: str | None,
     validation_fraction: float,
+    takes: Sequence[str] = (),
   ) -> '_Plan':
     if not 0 <= validation_fraction < 1:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
@@ -93,7 +98,10 @@ class _Plan:
     digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
     for shard in shards:
       digest.update(json.dumps(source.describe(shard)).encode())
-    return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16])
+    takes = tuple(sorted(takes))
+    if takes:
+      digest.update(json.dumps(takes).encode())
+    return cls(source, shards, threshold, epath.Path(output), digest.hexdigest()[:16], takes)
 
   @property
   def parts(self) -> epath.Path:
@@ -125,9 +133,10 @@ class _Plan:
 class IngestShard:
   """(shard, folder) -> records, sidecars and what was rejected; a pure function of the shard."""
 
-  def __init__(self, source: raw.Source, threshold: int):
+  def __init__(self, source: raw.Source, threshold: int, takes: Sequence[str] = ()):
     self._source = source
     self._threshold = threshold
+    self._takes = takes
     self._probe = sandbox.Sandbox(probe.probe)
 
   def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
@@ -139,7 +148,7 @@ class IngestShard:
     for example in self._source.examples(shard):
       if isinstance(example, raw.RawExample):
         try:
-          row = self._probe(example.data, example.media)
+          row = self._probe(example.data, example.media, self._takes)
         except Exception as error:  # One file never ends a command.
           lost = failures.of(error)
           example = raw.Rejected(example.key, lost.reason, lost.detail)
@@ -173,7 +182,7 @@ def _hold_out_one(plan: _Plan, results: list[dict]) -> list[dict]:
   for index, result in enumerate(results):
     if result['smallest_hash'] == smallest:
       storage.remove_folder(jobs.part(plan.parts, index))
-  work = IngestShard(plan.source, smallest + 1)
+  work = IngestShard(plan.source, smallest + 1, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes=1)
   work.close()
   return results
@@ -258,6 +267,14 @@ def add_command(commands: jobs.Commands) -> None:
   parser.add_argument(
     '--validation_fraction', type=float, default=0.01, help='held out by key hash'
   )
+  parser.add_argument(
+    '--hdr', choices=('refuse', 'tonemap'), default='refuse',
+    help='PQ and HLG videos: rejected, or tone-mapped to BT.709 whenever they are decoded',
+  )  # fmt: skip
+  parser.add_argument(
+    '--interlaced', choices=('refuse', 'deinterlace'), default='refuse',
+    help='rejected, or deinterlaced whenever they are decoded',
+  )  # fmt: skip
   jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -268,14 +285,17 @@ def _run_command(
   output: str,
   layout: str | None,
   validation_fraction: float,
+  hdr: str,
+  interlaced: str,
   dry_run: bool,
   **options: Any,
 ) -> None:
   start = time.monotonic()
+  takes = ['hdr'] * (hdr == 'tonemap') + ['interlaced'] * (interlaced == 'deinterlace')
   if dry_run:
-    print(_Plan.of(input, output, layout, validation_fraction).text())
+    print(_Plan.of(input, output, layout, validation_fraction, takes).text())
     return
-  manifest = ingest(input, output, layout, validation_fraction, **options)
+  manifest = ingest(input, output, layout, validation_fraction, takes=takes, **options)
   counts = ', '.join(
     f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
     for split, found in manifest['splits'].items()

@@ -5,8 +5,14 @@ of the target and pad it black. Here the scaled size is never below the target; 
 are equal.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
+
+# A picture of one pixel's height would be enlarged to gigabytes before its centre is cut.
+MAX_SCALED_PIXELS = 1 << 27
 
 
 def scaled_size(source_height: int, source_width: int, height: int, width: int) -> tuple[int, int]:
@@ -20,6 +26,31 @@ def scaled_size(source_height: int, source_width: int, height: int, width: int) 
   """
   scale = min(source_width / width, source_height / height)
   return max(height, int(source_height // scale)), max(width, int(source_width // scale))
+
+
+def cover_content(
+  size: tuple[int, int], content: Sequence[float], height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """((height, width) to which a frame is scaled so that its content covers a cut, (top, left) of
+  the cut in it): the content's centre, with nothing of the borders where rounding allows.
+
+  Args:
+    size: (height, width) of the frame, pixels.
+    content: (top, left, height, width) as shares of the frame.
+    height: of the cut, pixels.
+    width: likewise.
+  """
+  shares = (content[2], content[3])
+  scale = max(
+    cut / (side * share) for cut, side, share in zip((height, width), size, shares, strict=True)
+  )
+  scaled, first = [], []
+  for cut, side, start, share in zip((height, width), size, content[:2], shares, strict=True):
+    length = max(cut, math.ceil(side * scale - 1e-6))
+    spare = length * share - cut
+    scaled.append(length)
+    first.append(min(max(0, round(length * start + spare / 2)), length - cut))
+  return (scaled[0], scaled[1]), (first[0], first[1])
 
 
 def square_cover(source_height: int, source_width: int, size: int) -> tuple[int, int]:
@@ -59,7 +90,22 @@ def cover(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
     width: that is covered, pixels.
   """
   scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
+  if scaled_height * scaled_width > MAX_SCALED_PIXELS:
+    image = _middle(image, height, width)
+    scaled_height, scaled_width = scaled_size(image.height, image.width, height, width)
   return image.resize((scaled_width, scaled_height), PIL.Image.Resampling.BOX)
+
+
+def _middle(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
+  """The part of a picture, with a few pixels more, that a cut of its scaled centre shows."""
+  scale = min(image.width / width, image.height / height)
+  sides = (image.width, width), (image.height, height)
+  halves = [min(source // 2, math.ceil(side * scale / 2) + 2) for source, side in sides]
+  x, y = image.width // 2, image.height // 2
+  right, bottom = (
+    max(1, half + source % 2) for half, (source, _) in zip(halves, sides, strict=True)
+  )
+  return image.crop((x - halves[0], y - halves[1], x + right, y + bottom))
 
 
 def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.Image.Image:
@@ -79,7 +125,7 @@ def center_crop_resize(image: PIL.Image.Image, height: int, width: int) -> PIL.I
 def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
   """The central square of an RGB image, scaled to size x size by a triangle filter.
 
-  What the stream gives the CLIP tower. It differs from clip_square by 1 to 2 of 255 on average
+  What the CLIP tower gets in training and sampling. It is 1 to 2 of 255 from clip_square on average
   (tests/data_pipelines/media/test_decode.py), and costs a third.
   """
   side = min(image.size)
@@ -89,7 +135,8 @@ def central_square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
 
 
 def clip_square(image: PIL.Image.Image, width: int, size: int) -> PIL.Image.Image:
-  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly.
+  """VGen's image for the CLIP tower: a square of the video's width, scaled bilinearly. What ours,
+  central_square, is measured by.
 
   Args:
     image: RGB.

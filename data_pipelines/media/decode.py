@@ -3,7 +3,6 @@ is ever padded or left black.
 """
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,35 +10,19 @@ from typing import Any
 import av
 import av.video.reformatter
 import numpy as np
-import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
-import simplejpeg
 
-from data_pipelines.media import crops
+from data_pipelines.media import crops, display, errors, tone_map
 from data_pipelines.media import frames as frames_lib
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.pictures import decode_image
 
 # Without chroma at full width and rounding, swscale's RGB is 1.7 of 255 too dark (FFmpeg 8.1).
 _FLAGS = av.video.reformatter.Interpolation
 INTERPOLATION = _FLAGS.AREA | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
 SQUARE_INTERPOLATION = _FLAGS.BILINEAR | _FLAGS.FULL_CHR_H_INT | _FLAGS.ACCURATE_RND
-_TURN = PIL.Image.Transpose
-# By the value of the EXIF tag Orientation; 1 is upright.
-UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
-  2: _TURN.FLIP_LEFT_RIGHT,
-  3: _TURN.ROTATE_180,
-  4: _TURN.FLIP_TOP_BOTTOM,
-  5: _TURN.TRANSPOSE,
-  6: _TURN.ROTATE_270,
-  7: _TURN.TRANSVERSE,
-  8: _TURN.ROTATE_90,
-}
-SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
 # A JPEG that is so much larger than the target may be decoded at half its size. The pixels then
 # differ by 2 of 255 on average from the whole one's, by 3 if 1.05 were enough (two photographs).
 OVERSAMPLING = 1.4
-PIL_ERRORS = (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +67,7 @@ def decode_video_into(
   data: bytes,
   times: Sequence[float] | np.ndarray,
   converter: 'Converter | None' = None,
+  content: Sequence[float] = (),
 ) -> None:
   """Decodes the frames nearest to given presentation times.
 
@@ -92,12 +76,14 @@ def decode_video_into(
     data: an encoded video.
     times: ascending presentation times in seconds, on the file's own clock.
     converter: one that this thread used before; saves preparing the same scaling again.
+    content: where in the upright frames the content is, as shares of them (schema.CONTENT): the
+      views show what lies within. () is the whole frame.
   Raises:
     DecodeError: if the file is damaged or ends before the last time.
   """
   convert = converter or Converter()
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous, scaled = None, {}
+  previous = None
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
       row = rows[number].get(index)
@@ -107,26 +93,40 @@ def decode_video_into(
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
       height, width = view.pixels_NHWC.shape[1:3]
-      size = display_size(frame, aspect)
+      size = display.size(frame, aspect)
+      if content:
+        interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
+        scaled_size, (top, left) = crops.cover_content(size, content, height, width)
+        pixels_HWC = convert(frame, *scaled_size, interpolation)
+        view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
+        continue
       if view.is_square:
         pixels_HWC = convert(frame, *crops.square_cover(*size, height), SQUARE_INTERPOLATION)
       else:
-        if number not in scaled:  # A clip is scaled as its first frame is.
-          scaled[number] = crops.scaled_size(*size, height, width)
-        pixels_HWC = convert(frame, *scaled[number])
+        pixels_HWC = convert(frame, *crops.scaled_size(*size, height, width))
       view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
     previous = frame
 
 
-def decode_image_into(views: Sequence[View], data: bytes) -> None:
-  """Fills the one frame of each view from an encoded image; raises DecodeError."""
+def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> None:
+  """Fills the one frame of each view from a picture; raises DecodeError.
+
+  Training and sampling both do so: what a model sees of a picture depends on the views alone.
+
+  Args:
+    views: filled.
+    data: an encoded image, or one that is decoded already.
+  """
   smallest = [
     view.pixels_NHWC.shape[1:3]
     if view.is_square
     else [math.ceil(OVERSAMPLING * side) for side in view.pixels_NHWC.shape[1:3]]
     for view in views
   ]
-  image = decode_image(data, *np.max(smallest, axis=0).tolist())
+  if isinstance(data, PIL.Image.Image):
+    image = data.convert('RGB')
+  else:
+    image = decode_image(data, *np.max(smallest, axis=0).tolist())
   scaled = image
   for view in sorted(views, key=lambda view: view.is_square):  # Squares are cut of a smaller copy.
     height, width = view.pixels_NHWC.shape[1:3]
@@ -138,56 +138,17 @@ def decode_image_into(views: Sequence[View], data: bytes) -> None:
       view.pixels_NHWC[0] = crops.center_crop(np.asarray(scaled), height, width)
 
 
-def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Image.Image:
-  """Decodes a still image to RGB, upright; raises DecodeError.
-
-  A JPEG may come at half its size or less: scaled as it is decoded, by leaving out its high
-  frequencies.
-
-  Args:
-    data: an encoded image.
-    min_height: pixels that a smaller one still has; 0, for both, takes the image whole.
-    min_width: likewise.
-  """
-  try:
-    image = PIL.Image.open(io.BytesIO(data))
-    found = _decode_jpeg(image, data, min_height, min_width)
-    return found or PIL.ImageOps.exif_transpose(image).convert('RGB')
-  except PIL_ERRORS as error:
-    raise DecodeError('image', str(error)) from error
-
-
-def _decode_jpeg(
-  image: PIL.Image.Image, data: bytes, min_height: int, min_width: int
-) -> PIL.Image.Image | None:
-  """As decode_image, in 0.55 to 0.85 of Pillow's time; None for what only Pillow takes."""
-  if image.format != 'JPEG' or image.mode not in ('RGB', 'L'):
-    return None
-  turn = UPRIGHT.get(image.getexif().get(PIL.ExifTags.Base.Orientation))
-  if turn in SIDEWAYS:
-    min_height, min_width = min_width, min_height
-  # simplejpeg takes 0 for both as: whole. Its scales above a half cost more than they save.
-  size = dict(min_height=min_height, min_width=min_width, min_factor=2)
-  try:
-    image = PIL.Image.fromarray(simplejpeg.decode_jpeg(data, **size))
-  except ValueError:  # It refuses all that libjpeg warns of, Pillow only what is truncated.
-    return None
-  return image if turn is None else image.transpose(turn)
-
-
-def display_size(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
-  """(height, width) with square pixels, upright."""
-  height, width = frame.height, max(1, round(frame.width * aspect))
-  return (width, height) if frame.rotation % 180 else (height, width)
-
-
 class Converter:
   """Frames to upright RGB arrays of a given size; keeps its scaling tables from frame to frame.
 
-  For one thread at a time.
+  HDR is tone-mapped (tone_map.py). For one thread at a time.
+
+  Args:
+    layout: 'rgb24', or 'bgr24' as OpenCV has it.
   """
 
-  def __init__(self):
+  def __init__(self, layout: str = 'rgb24'):
+    self._layout = layout
     self._reformatters: dict[Any, av.video.reformatter.VideoReformatter] = {}
 
   def __call__(
@@ -207,19 +168,37 @@ class Converter:
     Raises:
       DecodeError: the frame cannot be converted.
     """
-    turns = round(frame.rotation / 90) % 4
-    stored = (width, height) if turns % 2 else (height, width)
+    orientation = display.orientation(frame)
+    stored = (width, height) if orientation.is_transposed else (height, width)
+    if frame.color_trc in display.HDR:
+      deep = self._reformat(frame, *stored, 'gbrp16le', interpolation, tone_map.matrix(frame))
+      kind = display.dynamic_range(frame)
+      pixels_HWC = tone_map.to_sdr(deep.to_ndarray(), kind, frame.color_primaries)
+      if self._layout == 'bgr24':
+        pixels_HWC = pixels_HWC[..., ::-1]
+    else:
+      rgb = self._reformat(frame, *stored, self._layout, interpolation)
+      plane = rgb.planes[0]  # A view: the one copy is that into the batch.
+      # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
+      rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
+      pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+    return orientation.upright(pixels_HWC)
+
+  def _reformat(
+    self,
+    frame: av.VideoFrame,
+    height: int,
+    width: int,
+    layout: str,
+    interpolation: av.video.reformatter.Interpolation,
+    matrix: int | None = None,
+  ) -> av.VideoFrame:
     # One per kind of use, which is the most that stay alike from video to video.
     if interpolation not in self._reformatters:
       self._reformatters[interpolation] = av.video.reformatter.VideoReformatter()
     try:
-      rgb = self._reformatters[interpolation].reformat(
-        frame, stored[1], stored[0], 'rgb24', interpolation=interpolation, threads=1
+      return self._reformatters[interpolation].reformat(
+        frame, width, height, layout, matrix, interpolation=interpolation, threads=1
       )
-    except frames_lib.FFMPEG_ERRORS as error:
-      raise DecodeError('convert', f'{frame.format.name}: {error}') from error
-    plane = rgb.planes[0]  # A view: the one copy is that into the batch.
-    # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
-    rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
-    pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-    return np.rot90(pixels_HWC, turns) if turns else pixels_HWC
+    except errors.FFMPEG_ERRORS as error:
+      raise errors.of(error, 'convert', f'{frame.format.name}: ') from error

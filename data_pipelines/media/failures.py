@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from multiprocessing import reduction
 
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 
 UNEXPECTED = 'error:'  # Begins the reason of an exception that was not foreseen.
 # A larger share of such examples is a bug, unless they are fewer than MIN_BUG_EXAMPLES.

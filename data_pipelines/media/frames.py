@@ -6,33 +6,24 @@ start once more to guess what the packets tell anyway. Where packets lack times,
 they promise, every frame is decoded and its own time is used.
 """
 
-import contextlib
-import fractions
-import io
+import itertools
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import av
-from av.container import InputContainer
+
+from data_pipelines.media import containers, display, errors, interlacing, random_access
+from data_pipelines.media.containers import Video, open_video
+from data_pipelines.media.errors import FFMPEG_ERRORS, DecodeError
+
+__all__ = ['FFMPEG_ERRORS', 'DecodeError', 'Video', 'at_times', 'decode_all', 'open_video']
 
 T = TypeVar('T')
 
 SEEK_AFTER_SECS = 1.0  # Below this, decoding from the start costs less than a seek risks.
-FFMPEG_ERRORS = (av.FFmpegError, ValueError, OSError, EOFError, MemoryError)
-# Finding out the streams of a file decodes their first frames: 4 of the 40 ms that a clip takes.
-_DECODE_NOTHING_AT_OPEN = [{'skip_frame': 'all'}] * 8
-
-
-class DecodeError(ValueError):
-  """Media that cannot be used: `reason` is a short code to count by."""
-
-  def __init__(self, reason: str, detail: str = ''):
-    super().__init__(f'{reason}: {detail}' if detail else reason)
-    self.reason = reason
-    self.detail = detail
-
-  def __reduce__(self):  # Else it would not come back from another process.
-    return type(self), (self.reason, self.detail)
+MAX_FRAMES = 1_000_000  # Nine hours at 30 frames per second.
+_LEAD_SECS = 1.0  # Interlaced frames need their neighbours: so much earlier decoding begins.
 
 
 def at_times(data: bytes, times: Sequence[float]) -> Iterator[tuple[int, av.VideoFrame, float]]:
@@ -48,11 +39,10 @@ def at_times(data: bytes, times: Sequence[float]) -> Iterator[tuple[int, av.Vide
   """
   served = yield from _wanted_only(data, times)
   if served < len(times):  # The long way gets it done, or says what is wrong.
-    with open_video(data) as (container, stream, aspect):
-      timed = ((frame.time, frame) for frame in decode_all(container, stream, times[0]))
-      for index, frame in enumerate(_nearest(timed, times)):
-        if index >= served:
-          yield index, frame, aspect
+    timed = ((frame.time, (frame, aspect)) for frame, aspect in _decode_from(data, times[0]))
+    for index, (frame, aspect) in enumerate(_nearest(timed, times)):
+      if index >= served:
+        yield index, frame, aspect
 
 
 def _wanted_only(
@@ -61,16 +51,21 @@ def _wanted_only(
   """As at_times while all is well; returns how many of the times were served."""
   served = 0
   try:
-    with open_video(data, stream_options=_DECODE_NOTHING_AT_OPEN) as (container, stream, aspect):
-      packets = _packets(container, stream, times)
+    with open_video(data, containers.DECODE_NOTHING_AT_OPEN) as video:
+      if video.fields:
+        raise _Doubt
+      packets = _packets(video, times)
       shown = sorted(cast(int, packet.pts) for packet in packets if not packet.is_discard)
-      scale = float(_time_base(stream))
+      scale = float(video.time_base)
       wanted = list(_nearest(((pts * scale, pts) for pts in shown), times))
-      for frame in _decode_wanted(stream.codec_context, packets, wanted):
-        if frame.is_corrupt:
+      is_hdr = video.transfer in display.HDR
+      for frame in _decode_wanted(video.stream.codec_context, packets, wanted):
+        if frame.is_corrupt or frame.interlaced_frame:
           raise _Doubt
+        if is_hdr:
+          frame = _as_declared(frame, video)
         while served < len(times) and frame.pts == wanted[served]:
-          yield served, frame, aspect
+          yield served, frame, video.aspect
           served += 1
         if served == len(times):
           break
@@ -83,12 +78,12 @@ class _Doubt(Exception):  # noqa: N818
   """The packets do not tell enough to rely on them."""
 
 
-def _packets(
-  container: InputContainer, stream: av.VideoStream, times: Sequence[float]
-) -> list[av.Packet]:
+def _packets(video: Video, times: Sequence[float]) -> list[av.Packet]:
   """Packets from a key frame before the first time to the frame after the last one."""
-  first, last = (int(time / _time_base(stream)) for time in (times[0], times[-1]))
-  if times[0] - (stream.start_time or 0) * float(_time_base(stream)) > SEEK_AFTER_SECS:
+  container, stream = video.container, video.stream
+  first, last = (int(time / video.time_base) for time in (times[0], times[-1]))
+  is_sought = times[0] - video.start_time > SEEK_AFTER_SECS
+  if is_sought:
     container.seek(first, stream=stream)
   packets, after_last = [], None
   for packet in container.demux(stream):
@@ -101,14 +96,12 @@ def _packets(
       after_last = packet.pts
     if after_last is not None and packet.dts >= after_last:
       break  # Frames come in decoding order: now none can be between.
-  sought = packets and packets[0].pts > first and packets[0].pts != stream.start_time
-  if not packets or not packets[0].is_keyframe or sought:
+  is_late = packets and packets[0].pts > first and packets[0].pts != stream.start_time
+  if not packets or not packets[0].is_keyframe or is_late:
+    raise _Doubt
+  if is_sought and not random_access.can_start(packets[0], stream.codec_context):
     raise _Doubt
   return packets
-
-
-def _time_base(stream: av.VideoStream) -> fractions.Fraction:
-  return cast(fractions.Fraction, stream.time_base)  # Only streams to be written may have none yet.
 
 
 def _decode_wanted(
@@ -128,65 +121,78 @@ def _decode_wanted(
   yield from context.decode(None)
 
 
-@contextlib.contextmanager
-def open_video(
-  data: bytes, **options: Any
-) -> Generator[tuple[InputContainer, av.VideoStream, float], None, None]:
-  """Yields (container, its first video stream, width of a pixel over its height).
-
-  Raises:
-    DecodeError: no video can be read.
-  """
-  try:
-    if not data:
-      raise DecodeError('open', 'the file is empty.')
-    # An mp4 is known by its first box; FFmpeg would try all its formats.
-    layout = 'mp4' if data[4:8] == b'ftyp' else None
-    container = av.open(io.BytesIO(data), 'r', layout, metadata_errors='replace', **options)
-  except FFMPEG_ERRORS as error:
-    raise error if isinstance(error, DecodeError) else DecodeError('open', str(error)) from error
-  with container:
-    if not container.streams.video:
-      raise DecodeError('no_video', 'there is no video stream.')
-    stream = container.streams.video[0]
-    stream.thread_count = 1  # The loader's parallelism is over examples.
-    yield container, stream, float(stream.sample_aspect_ratio or 1)
-
-
-def decode_all(
-  container: InputContainer, stream: av.VideoStream, from_time: float | None = None
-) -> Iterator[av.VideoFrame]:
+def decode_all(video: Video, as_stored: bool = False) -> Iterator[av.VideoFrame]:
   """Yields the frames in presentation order.
 
   Args:
-    container: of `open_video`.
-    stream: likewise.
-    from_time: presentation time, seconds; the first frame is not later. None is the start.
+    video: of `open_video`.
+    as_stored: interlaced frames as they are; else they are deinterlaced.
   Raises:
     DecodeError: the file is damaged.
   """
+  frames = _decode(video)
+  yield from frames if as_stored else interlacing.progressive(frames, video.fields)
+
+
+def _decode_from(data: bytes, time: float) -> Iterator[tuple[av.VideoFrame, float]]:
+  """Yields (frame, width of a pixel over its height) from one at or before a time on."""
+  lead = 0.0
+  while True:
+    with open_video(data) as video:
+      sought = time - lead
+      is_sought = sought - video.start_time > SEEK_AFTER_SECS
+      frames = _decode(video, sought if is_sought else None)
+      try:
+        first = next(frames, None)
+      except _Doubt:  # The long way: from the start.
+        lead = math.inf
+        continue
+      if first is None:
+        return
+      if is_sought and not lead and (first.interlaced_frame or video.fields):
+        lead = _LEAD_SECS
+        continue
+      for frame in interlacing.progressive(itertools.chain([first], frames), video.fields):
+        yield frame, video.aspect
+      return
+
+
+def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame]:
+  """As decode_all with as_stored; raises _Doubt if it cannot begin at the time that is sought."""
   count = 0
-  start = (stream.start_time or 0) * float(_time_base(stream))
-  sought = from_time if from_time is not None and from_time - start > SEEK_AFTER_SECS else None
+  is_hdr = video.transfer in display.HDR
   try:
     if sought is not None:
-      container.seek(int(sought / _time_base(stream)), stream=stream)
-    for frame in container.decode(stream):
-      if frame.pts is None:
-        raise DecodeError('timestamps', f'frame {count} has no presentation time.')
-      if frame.is_corrupt:
-        raise DecodeError('decode', f'frame {count} is damaged.')
-      if sought is not None and count == 0 and frame.time > sought:
-        # A broken index: take the long way.
-        container.seek(0)
-        yield from decode_all(container, stream)
-        return
-      count += 1
-      yield frame
+      video.container.seek(int(sought / video.time_base), stream=video.stream)
+    is_first = sought is not None
+    for packet in video.container.demux(video.stream):
+      if is_first and not random_access.can_start(packet, video.stream.codec_context):
+        raise _Doubt
+      is_first = False
+      for frame in packet.decode():
+        if frame.pts is None:
+          raise DecodeError('timestamps', f'frame {count} has no presentation time.')
+        if frame.is_corrupt:
+          raise DecodeError('decode', f'frame {count} is damaged.')
+        if sought is not None and count == 0 and frame.time > sought:
+          raise _Doubt  # A broken index.
+        if count == MAX_FRAMES:
+          raise DecodeError('too_long', f'it has more than {MAX_FRAMES} frames.')
+        count += 1
+        yield _as_declared(frame, video) if is_hdr else frame
+  except DecodeError:
+    raise
   except FFMPEG_ERRORS as error:
-    if isinstance(error, DecodeError):
-      raise
-    raise DecodeError('decode', f'after {count} frames: {error}') from error
+    raise errors.of(error, 'decode', f'after {count} frames: ') from error
+
+
+def _as_declared(frame: av.VideoFrame, video: Video) -> av.VideoFrame:
+  """The frame with the container's transfer and matrix where it has none of its own."""
+  if frame.color_trc == display.UNSPECIFIED:
+    frame.color_trc = video.transfer
+  if frame.colorspace == display.UNSPECIFIED:
+    frame.colorspace = video.matrix
+  return frame
 
 
 def _nearest(timed: Iterable[tuple[float, T]], times: Iterable[float]) -> Iterator[T]:

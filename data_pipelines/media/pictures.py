@@ -1,20 +1,279 @@
-"""Picture files of users."""
+"""The one way in for pictures: encoded bytes, or a user's file, to upright 8-bit RGB in sRGB.
 
+Training, curation, scores, reports and sampling open pictures here, and so see the same pixels.
+Transparency lies over white, as img2dataset has it; of an animation its first frame is taken.
+What a file is, its content tells, and only the FORMATS below are opened.
+"""
+
+import io
 import os
+import struct
 
+import numpy as np
+import PIL.AvifImagePlugin
+import PIL.BmpImagePlugin
+import PIL.ExifTags
+import PIL.GifImagePlugin
 import PIL.Image
+import PIL.JpegImagePlugin
+import PIL.PngImagePlugin
+import PIL.TiffImagePlugin
+import PIL.WebPImagePlugin
+import simplejpeg
+from etils import epath
+
+from data_pipelines.media import colours
+from data_pipelines.media.errors import DecodeError
+
+FORMATS = 'JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, and HEIC with pillow-heif'
+_SIGNATURES = {
+  b'\xff\xd8\xff': 'JPEG',  # Also of several pictures (MPO).
+  b'\x89PNG\r\n\x1a\n': 'PNG',
+  b'GIF87a': 'GIF',
+  b'GIF89a': 'GIF',
+  b'BM': 'BMP',
+  b'II*\0': 'TIFF',
+  b'MM\0*': 'TIFF',
+  b'II+\0': 'TIFF',
+  b'MM\0+': 'TIFF',
+}
+_HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
+MAX_PIXELS = 1 << 27  # Pillow holds 4 bytes for each: half a GiB.
+_TURN = PIL.Image.Transpose
+# By the value of the EXIF tag Orientation; 1 is upright.
+UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
+  2: _TURN.FLIP_LEFT_RIGHT,
+  3: _TURN.ROTATE_180,
+  4: _TURN.FLIP_TOP_BOTTOM,
+  5: _TURN.TRANSPOSE,
+  6: _TURN.ROTATE_270,
+  7: _TURN.TRANSVERSE,
+  8: _TURN.ROTATE_90,
+}
+SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
 
 def open_image(path: str | os.PathLike[str]) -> PIL.Image.Image:
-  """A PIL image.
+  """A user's picture, whole, as decode_image has it.
 
   Raises:
-    ValueError: no such file, or not a picture.
+    ValueError: no such file, or not a picture; the message names the path.
+  """
+  return _read(path)[1]
+
+
+def read_image(path: str | os.PathLike[str]) -> bytes:
+  """A user's picture, encoded, to be decoded at the size that is wanted; raises as open_image."""
+  return _read(path)[0]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[bytes, PIL.Image.Image]:
+  try:
+    data = epath.Path(path).read_bytes()
+    return data, decode_image(data)
+  except (OSError, DecodeError) as error:
+    raise ValueError(f'image {path} cannot be read: {error}.') from error
+
+
+def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Image.Image:
+  """Decodes a still image to RGB, upright, in sRGB.
+
+  A JPEG may come at half its size or less: scaled as it is decoded, by leaving out its high
+  frequencies.
+
+  Args:
+    data: an encoded image.
+    min_height: pixels that a smaller one still has; 0, for both, takes the image whole.
+    min_width: likewise.
+  Raises:
+    DecodeError: 'image_format' for what is none of FORMATS, 'image_size' for more than MAX_PIXELS,
+      by the header alone, 'image_depth' for samples without a known white, 'hdr', and 'image' for
+      all that is damaged.
   """
   try:
-    image = PIL.Image.open(path)
-    image.load()
-  # Pillow's plugins raise what they like at broken files.
-  except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-    raise ValueError(f'image {path} cannot be read: {error}.') from error
+    image = _open(data)
+    found = _decode_jpeg(image, data, min_height, min_width)
+    return _decode(image, data) if found is None else found
+  except DecodeError:
+    raise
+  except Exception as error:  # Pillow's plugins raise what they like at broken files.
+    detail = str(error) or 'cannot be decoded.'
+    named = isinstance(error, (OSError, ValueError, SyntaxError))
+    raise DecodeError('image', detail if named else f'{type(error).__name__}: {detail}') from error
+
+
+def _open(data: bytes) -> PIL.Image.Image:
+  if not data:
+    raise DecodeError('image', 'the file is empty.')
+  kind = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), '')
+  if not kind:
+    kind = _container(data)
+  try:
+    image = PIL.Image.open(io.BytesIO(data), formats=(kind,))
+  except PIL.UnidentifiedImageError as error:
+    raise DecodeError('image', f'the {kind} header is damaged.') from error
+  except PIL.Image.DecompressionBombError as error:
+    raise DecodeError('image_size', str(error)) from error
+  if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and _DNG_VERSION in image.tag_v2:
+    raise DecodeError('image_format', 'a raw photograph (DNG): develop it first.')
+  if image.width * image.height > MAX_PIXELS:
+    raise DecodeError(
+      'image_size', f'{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels.'
+    )
   return image
+
+
+def _container(data: bytes) -> str:
+  """WEBP, AVIF or HEIF, which are boxes in a general container; raises DecodeError for others."""
+  if data[:4] == b'RIFF' and data[8:12] == b'WEBP':
+    return 'WEBP'
+  if data[4:8] == b'ftyp':
+    size = min(int.from_bytes(data[:4]), 256)
+    brands = {data[i : i + 4] for i in range(8, size, 4)}
+    if brands & {b'avif', b'avis'}:
+      return 'AVIF'
+    if brands & _HEIC_BRANDS:
+      _register_heic()
+      return 'HEIF'
+  raise DecodeError('image_format', f'it begins with {data[:12]!r}: none of {FORMATS}.')
+
+
+def _register_heic() -> None:
+  if 'HEIF' in PIL.Image.OPEN:
+    return
+  try:
+    import pillow_heif
+  except ImportError as error:
+    raise DecodeError(
+      'image_format', 'HEIC is read by pillow-heif: pip install "i2vgen_jax[heic]".'
+    ) from error
+  pillow_heif.register_heif_opener()
+
+
+def _decode_jpeg(
+  image: PIL.Image.Image, data: bytes, min_height: int, min_width: int
+) -> PIL.Image.Image | None:
+  """As decode_image, in 0.55 to 0.85 of Pillow's time; None for what only Pillow takes."""
+  if image.format != 'JPEG' or image.mode not in ('RGB', 'L'):
+    return None
+  profile = image.info.get('icc_profile')
+  convert = colours.transform(profile, image.mode) if profile else None
+  if convert is not None and image.mode == 'L':
+    return None  # Only Pillow gives its single channel.
+  turn = _turn(image)
+  if turn in SIDEWAYS:
+    min_height, min_width = min_width, min_height
+  # simplejpeg takes 0 for both as: whole. Its scales above a half cost more than they save.
+  size = dict(min_height=min_height, min_width=min_width, min_factor=2)
+  try:
+    image = PIL.Image.fromarray(simplejpeg.decode_jpeg(data, **size))
+  except ValueError:  # It refuses all that libjpeg warns of, Pillow only what is truncated.
+    return None
+  if convert is not None:
+    image = convert.apply(image)
+  return image if turn is None else image.transpose(turn)
+
+
+def _decode(image: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
+  """As decode_image, by Pillow."""
+  if getattr(image, 'default_image', False):
+    image.seek(1)  # A PNG's picture for viewers that cannot show its animation is not part of it.
+  image.load()
+  profile = _profile(image, data)
+  turn = _turn(image)
+  opaque, alpha = _split_alpha(image, data)
+  rgb = colours.to_rgb(opaque, profile)
+  if alpha is not None:
+    white = PIL.Image.new('RGB', rgb.size, 'white')
+    white.paste(rgb, mask=alpha)
+    rgb = white
+  return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(image: PIL.Image.Image) -> PIL.Image.Transpose | None:
+  """What makes it upright; of a TIFF, an AVIF and a HEIC, whose readers turn them, nothing."""
+  try:
+    return UPRIGHT.get(image.getexif().get(PIL.ExifTags.Base.Orientation))
+  except Exception:  # Broken EXIF data is no reason to lose a picture: viewers pass over it.
+    return None
+
+
+def _profile(image: PIL.Image.Image, data: bytes) -> bytes | None:
+  """ICC, or made of what stands in for it, by the precedence of PNG (third edition, 4.3)."""
+  if image.format == 'PNG':
+    chunks = _png_chunks(data)
+    if b'cICP' in chunks:
+      return colours.of_codes(chunks[b'cICP'][0], chunks[b'cICP'][1])
+    if 'icc_profile' not in image.info and b'sRGB' not in chunks:
+      gamma = image.info.get('gamma')
+      primaries = image.info.get('chromaticity')
+      return colours.of_numbers(primaries, 1 / gamma if gamma else None)
+  elif image.format in ('AVIF', 'HEIF') and not image.info.get('icc_profile'):
+    start = data[: 1 << 16].find(b'colrnclx')  # The box is among those before the pixels.
+    return colours.of_codes(*struct.unpack_from('>HH', data, start + 8)) if start >= 0 else None
+  return image.info.get('icc_profile')
+
+
+def _png_chunks(data: bytes) -> dict[bytes, bytes]:
+  """Those before the pixels, by name."""
+  chunks, at = {}, 8
+  while at + 8 <= len(data) and (name := data[at + 4 : at + 8]) != b'IDAT':
+    size = int.from_bytes(data[at : at + 4])
+    chunks[name] = data[at + 8 : at + 8 + size]
+    at += 12 + size
+  return chunks
+
+
+def _split_alpha(
+  image: PIL.Image.Image, data: bytes
+) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
+  """(picture with 8 bits a channel, its alpha as L or None if it is opaque)."""
+  if image.format == 'PNG' and 'transparency' in image.info:
+    _scale_transparent_colour(image, depth=data[24])
+  if image.mode == 'F' or image.mode[0] == 'I':
+    return _eight_bits(image)
+  alpha = None
+  if image.has_transparency_data:
+    if image.mode in ('L', 'LA', 'La'):
+      image, alpha = image.convert('LA').split()
+    else:
+      rgba = image.convert('RGBA')
+      image, alpha = rgba.convert('RGB'), rgba.getchannel('A')
+  elif isinstance(image, PIL.GifImagePlugin.GifImageFile):
+    alpha = PIL.Image.new('L', image.size)  # Around the frame there may be no pixels.
+    alpha.paste(255, image.dispose_extent)
+  return image, None if alpha is None or alpha.getextrema() == (255, 255) else alpha
+
+
+def _scale_transparent_colour(image: PIL.Image.Image, depth: int) -> None:
+  """Pillow gives it as stored, but the samples at 8 bits."""
+  value = image.info['transparency']
+  if image.mode == 'L' and depth < 8:
+    image.info['transparency'] = value * 255 // (2**depth - 1)
+  elif image.mode == 'RGB' and depth == 16:
+    image.info['transparency'] = tuple(level >> 8 for level in value)
+
+
+def _eight_bits(image: PIL.Image.Image) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
+  """(L, alpha) of grey in more than 8 bits."""
+  bits, inverted, is_unsigned = 16, False, image.mode.startswith('I;16')
+  if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+    tags = image.tag_v2
+    bits, inverted = tags[_BITS][0], tags[_PHOTOMETRIC] == 0
+    is_unsigned = tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
+  if image.mode == 'F' or not is_unsigned:
+    raise DecodeError(
+      'image_depth', f'{bits}-bit samples that are floating-point or signed have no known white.'
+    )
+  stored = np.asarray(image)
+  if bits <= 16:
+    white = 2**bits - 1
+    levels = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)[stored]
+  else:
+    levels = (stored.view(np.uint32) >> (bits - 8)).astype(np.uint8)
+  grey = PIL.Image.fromarray(255 - levels if inverted else levels)
+  transparent = image.info.get('transparency')
+  if transparent is None:
+    return grey, None
+  return grey, PIL.Image.fromarray(np.where(stored == transparent, 0, 255).astype(np.uint8))

@@ -1,43 +1,96 @@
 """What ingest needs to know of a media file; of a damaged video, of what precedes the damage."""
 
+from collections.abc import Collection
 from typing import Any
 
+import av
 import numpy as np
 
-from data_pipelines.media import decode
+from data_pipelines.media import decode, display, errors, tone_map
 from data_pipelines.media import frames as frames_lib
 
+# Videos that are decoded well, but not as their makers saw them: only on demand.
+SPECIAL = ('hdr', 'interlaced')
 MIN_PREFIX_SECS = 1.0  # Less than that is not worth keeping of a damaged video.
 
 
-def probe(data: bytes, media: str) -> dict:
+def probe(data: bytes, media: str, takes: Collection[str] = ()) -> dict:
   """Measures media by decoding it: the columns of schema.SIDECAR but `key` and `media`.
 
+  Args:
+    data: an encoded file.
+    media: 'video' or 'image'.
+    takes: those of SPECIAL that are to be measured; others are refused by that name.
   Raises:
-    decode.DecodeError: it cannot be used; of a video, not even its first second.
+    errors.DecodeError: it cannot be used; of a video, not even its first second.
   """
   if media == 'video':
-    return dict(num_bytes=len(data), **_probe_video(data))
+    return dict(num_bytes=len(data), **_probe_video(data, takes))
   image = decode.decode_image(data)
   return dict(
-    num_bytes=len(data), num_frames=1, first_time=0.0, duration=0.0, fps=0.0,
+    num_bytes=len(data), num_frames=1, first_time=0.0, duration=0.0, fps=0.0, longest_gap=0.0,
     is_variable_rate=False, height=image.height, width=image.width, is_truncated=False,
+    is_interlaced=False, hdr='',
   )  # fmt: skip
 
 
-def _probe_video(data: bytes) -> dict[str, Any]:
-  times: list[float] = []
-  damage: decode.DecodeError | None = None
-  height = width = 0
-  with frames_lib.open_video(data) as (container, stream, aspect):
+class _Frames:
+  """What the frames of a video have to say, one after the other."""
+
+  def __init__(self, video: frames_lib.Video, takes: Collection[str]):
+    self.times: list[float] = []
+    self.height = self.width = 0
+    self.hdr = ''
+    self.is_interlaced = False
+    self._video = video
+    self._takes = takes
+    self._shape: tuple | None = None
+
+  def add(self, frame: av.VideoFrame) -> None:
+    context = self._video.stream.codec_context
+    shape = frame.width, frame.height, display.orientation(frame), context.sample_aspect_ratio or 1
+    if shape != self._shape:
+      if self._shape is not None:
+        raise errors.DecodeError(
+          'size_changes',
+          f'{_describe(self._shape)} becomes {_describe(shape)} at {frame.time:.3f} s.',
+        )
+      self._shape = shape
+      self.height, self.width = display.size(frame, self._video.aspect)
+    if not self.hdr and (kind := display.dynamic_range(frame)):
+      self._refuse('hdr', f'its transfer function is {kind.upper()}; --hdr=tonemap takes it.')
+      tone_map.matrix(frame)
+      self.hdr = kind
+    if not self.is_interlaced and (frame.interlaced_frame or self._video.fields):
+      self._refuse('interlaced', '--interlaced=deinterlace takes it.')
+      if context.codec.canonical_name == 'hevc':
+        raise errors.DecodeError('interlaced', 'HEVC keeps its fields as frames: not read.')
+      self.is_interlaced = True
+    self.times.append(frame.time)
+
+  def _refuse(self, name: str, detail: str) -> None:
+    if name not in self._takes:
+      raise errors.DecodeError(name, detail)
+
+
+def _describe(shape: tuple) -> str:
+  width, height, orientation, aspect = shape
+  turned = '' if orientation == display.UPRIGHT else ', turned or mirrored'
+  return f'{width}x{height}{turned}{f", pixels {float(aspect):.3g} wide" if aspect != 1 else ""}'
+
+
+def _probe_video(data: bytes, takes: Collection[str]) -> dict[str, Any]:
+  damage: errors.DecodeError | None = None
+  with frames_lib.open_video(data) as video:
+    seen = _Frames(video, takes)
     try:
-      for frame in frames_lib.decode_all(container, stream):
-        times.append(frame.time)
-        height, width = decode.display_size(frame, aspect)
-    except decode.DecodeError as error:
+      for frame in frames_lib.decode_all(video, as_stored=True):
+        seen.add(frame)
+    except errors.DecodeError as error:
       if error.reason != 'decode':
         raise
       damage = error
+  times = seen.times
   if damage is not None:
     # The last one may be damaged without the decoder's knowing. Behind it there is a frame, so that
     # decoding up to a time never reaches the damage.
@@ -45,13 +98,15 @@ def _probe_video(data: bytes) -> dict[str, Any]:
     if len(times) < 2 or times[-1] - times[0] < MIN_PREFIX_SECS:
       raise damage
   if len(times) < 2:
-    raise decode.DecodeError('single_frame', f'{len(times)} frames decode; a video has at least 2.')
+    raise errors.DecodeError('single_frame', f'{len(times)} frames decode; a video has at least 2.')
   intervals = np.diff(times)
   if intervals.min() <= 0:
-    raise damage or decode.DecodeError('timestamps', 'presentation times do not increase.')
+    raise damage or errors.DecodeError('timestamps', 'presentation times do not increase.')
   duration = times[-1] - times[0]
   return dict(
     num_frames=len(times), first_time=times[0], duration=duration, fps=(len(times) - 1) / duration,
-    is_variable_rate=bool(intervals.max() >= 1.5 * intervals.min()), height=height, width=width,
-    is_truncated=damage is not None,
+    longest_gap=float(intervals.max()),
+    is_variable_rate=bool(intervals.max() >= 1.5 * intervals.min()), height=seen.height,
+    width=seen.width, is_truncated=damage is not None, is_interlaced=seen.is_interlaced,
+    hdr=seen.hdr,
   )  # fmt: skip

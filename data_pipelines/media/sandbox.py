@@ -1,13 +1,16 @@
 """Calls a function in child processes: a crash or hang of native code costs one call, not the run.
 
 Decoders are a million lines of C fed with what the web holds. A segmentation fault would end the
-run, and a loop in a decoder stall it for ever; here both become a DecodeError.
+run, a loop in a decoder stall it for ever, a header that lies take all memory; here each becomes a
+DecodeError. The bounds: of time TIMEOUT_SECS_PER_MB and what the caller says, of memory MAX_MEMORY;
+those of pixels, frames and streams are in containers.py and frames.py.
 """
 
 import contextlib
 import os
 import pathlib
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -21,12 +24,15 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.media import failures
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 
 # Of the child's CPU time. A 360p video decodes at about 0.4 s/MB: ten times that is a hang.
 MIN_TIMEOUT_SECS = 30.0
 TIMEOUT_SECS_PER_MB = 5.0
 WALL_FACTOR = 4.0  # On a busy machine a second of CPU time takes several; a deadlock takes none.
+# Bytes that a child may take beyond what it has once its function is loaded, on Linux. An 8K video
+# of 10 bits with 16 reference frames takes 1.8 GB.
+MAX_MEMORY = 4 << 30
 START_SECS = 300.0  # Imports on a busy machine with a cold disk.
 # Memory that a decoder frees is kept for the next example: to get it from the system anew, page by
 # page, was a fifth of the time of a JPEG (measured in a virtual machine).
@@ -58,7 +64,8 @@ class Sandbox:
     Args:
       progress: a number in shared memory; while the child changes it, its time begins anew.
     Raises:
-      DecodeError: the function's own; 'crash' or 'timeout' if the child died or hung.
+      DecodeError: the function's own; 'memory' if MAX_MEMORY was not enough; 'crash' or 'timeout'
+        if the child died or hung.
       RuntimeError: `close` was called, from another thread or before.
     """
     num_bytes = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
@@ -216,13 +223,29 @@ def serve(file_descriptor: int) -> None:
   pipe = connection.Connection(file_descriptor)
   try:
     function = pipe.recv()
+    _bound_memory()
     pipe.send('ready')
     while True:
       arguments = pipe.recv()
       try:
         reply = (function(*arguments), None)
+      except MemoryError as error:
+        reply = (None, DecodeError('memory', str(error)))
       except Exception as error:  # Raised again where the caller can see it.
         reply = (None, failures.portable(error))
       pipe.send(reply)
   except (EOFError, ConnectionError):
     return
+
+
+def _bound_memory() -> None:
+  """Of what is allocated: maps of files and of memory that is shared do not count."""
+  try:
+    status = pathlib.Path('/proc/self/status').read_text()
+  except OSError:  # Not Linux: there the limit would count something else.
+    return
+  [kilobytes] = (line.split()[1] for line in status.splitlines() if line.startswith('VmData:'))
+  limit = 1024 * int(kilobytes) + MAX_MEMORY
+  _, most = resource.getrlimit(resource.RLIMIT_DATA)
+  if most == resource.RLIM_INFINITY or limit < most:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))

@@ -17,17 +17,23 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from data_pipelines.corpus import jobs, reader, schema, sidecars, storage
+from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import failures
-from data_pipelines.report import counts, drift, pictures
+from data_pipelines.report import counts, drift
+from data_pipelines.report import strips as strips_lib
 
+BOUNDS = (aspects.MAX_CROP, aspects.MAX_ENLARGE)
 Group = tuple[str, str, list[int]]  # (kind, title, rows).
 
 
 def report(
-  directories: Mapping[str, str], output: str, index_folder: str = '', num_examples: int = 6
+  directories: Mapping[str, str],
+  output: str,
+  index_folder: str = '',
+  num_examples: int = 6,
+  framing: aspects.Framing | None = None,
 ) -> dict:
   """Writes the page.
 
@@ -36,6 +42,7 @@ def report(
     output: file of the page, on a disk or in a bucket.
     index_folder: of an index of the corpora, or ''.
     num_examples: pictures per cell, per rule of curate, and without an index per kind of media.
+    framing: aspects whose examples are counted; those of configs/base.py:aspects if None.
   Returns:
     What the page shows, without the pictures.
   Raises:
@@ -56,6 +63,7 @@ def report(
     rejections=counts.rejections(directories),
     licences=counts.licences(table, conditions),
     eligibility=counts.eligibility(table, last),
+    aspects=counts.by_aspect(table, last, framing or aspects.Framing('', aspects.BASE, *BOUNDS)),
     copies=counts.copies(table, corpora.corpus_starts[:-1], num_examples),
     differences=drift.between_corpora(table, corpora, last),
     far_shards=drift.between_shards(table, corpora, last),
@@ -168,7 +176,7 @@ def _sheets(
 ) -> list[dict]:
   """The groups with their examples drawn; an example that is in several is drawn once."""
   details = counts.details(table, [row for _, _, rows in groups for row in rows])
-  strips = pictures.Strips(corpora)
+  strips = strips_lib.Strips(corpora)
   try:
     wanted = {(row, kind == 'cut') for kind, _, rows in groups for row in rows}
     drawn = {
@@ -215,14 +223,16 @@ def add_command(commands: jobs.Commands) -> None:
   parser.add_argument(
     '--num_examples', type=int, default=6, help='pictures per cell and per rule; 0 for none'
   )
+  aspects.add_flags(parser)
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_run_command)
 
 
 def _run_command(
-  corpus: Sequence[str], index: str, output: str, num_examples: int, dry_run: bool
+  corpus: Sequence[str], index: str, output: str, num_examples: int, dry_run: bool, **options: Any
 ) -> None:
   start = time.monotonic()
+  framing = aspects.given(options)
   directories = index_lib.named(corpus)
   if dry_run:
     for name, directory in directories.items():
@@ -231,9 +241,11 @@ def _run_command(
       print(f'{name}: {found["num_examples"]:,} examples, stages: {stages}')
     print(f'would write {output}; nothing was written')
     return
-  found = report(directories, output, index, num_examples)
+  found = report(directories, output, index, num_examples, framing)
   for size in found['sizes']:
     print(f'{size["num_rows"]:>12,} {size["name"]}, {size["hours"]:.2f} h')
+  for row in found['aspects']['rows']:
+    print(f'{row["name"]}s by aspect, and left out: {aspects.text_of(row["counts"])}')
   print(
     f'{output}: {epath.Path(output).stat().length / 1e6:.1f} MB, {time.monotonic() - start:.1f} s'
   )

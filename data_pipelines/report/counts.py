@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.corpus import buckets, reader, schema, sidecars, storage
+from data_pipelines.corpus import aspects, buckets, reader, schema, sidecars, storage
 
 BINS = 32
 BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
@@ -116,7 +116,7 @@ def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
     bucket = buckets.Bucket('any', frames, 8, 8, fps, 1)
     kinds[f'{frames} frames at {fps} per second'] = (
       f"media = 'video' AND {length} >= {bucket.span - 1e-3} "
-      f'AND fps >= {fps * (1 - buckets.FPS_TOLERANCE)}'
+      f'AND {table.rate} >= {fps * (1 - buckets.FPS_TOLERANCE)}'
     )
   each = [
     f'({kind}) AND least(height, width) >= {side}' for kind in kinds.values() for side in SIDES
@@ -128,6 +128,21 @@ def eligibility(table: sidecars.Sidecars, condition: str) -> dict:
     for i, name in enumerate(kinds)
   ]
   return dict(sides=list(SIDES), rows=rows)
+
+
+def by_aspect(table: sidecars.Sidecars, condition: str, framing: aspects.Framing) -> dict[str, Any]:
+  """How many rows each aspect takes, and each bound leaves out: names, bounds, and rows of name
+  (media) and counts.
+
+  Args:
+    table: of the corpora.
+    condition: SQL on its columns.
+    framing: the aspects and bounds.
+  """
+  found = aspects.count_by_media(framing, table.sizes([condition]), schema.MEDIA)
+  rows = [dict(name=media, counts=each) for media, each in found.items()]
+  bounds = dict(max_crop=framing.max_crop, max_enlarge=framing.max_enlarge)
+  return dict(names=[*map(aspects.name_of, framing.sizes), *bounds], bounds=bounds, rows=rows)
 
 
 def copies(table: sidecars.Sidecars, corpus_starts: list[int], num_clusters: int) -> dict:

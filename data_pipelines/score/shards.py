@@ -7,6 +7,7 @@ several hosts, give each its own corpora. CLIP needs JAX and comes as an argumen
 """
 
 import collections
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -78,7 +79,11 @@ def score(
     raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
   output = epath.Path(directory)
   manifest = reader.read_manifest(directory)
-  heads = _heads(scorer, aesthetic, nsfw)
+  heads = {
+    name: heads_lib.Head(path, scorer.dim)
+    for name, path in (('aesthetic', aesthetic), ('nsfw_score', nsfw))
+    if scorer and path
+  }
   network = saliency_lib.Saliency(saliency) if saliency else None
   files = dict(
     aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer.weights if scorer else ''
@@ -110,13 +115,6 @@ def score(
   return summary
 
 
-def _heads(scorer: Scorer | None, aesthetic: str, nsfw: str) -> dict[str, heads_lib.Head]:
-  named = dict(aesthetic=aesthetic, nsfw_score=nsfw)
-  if scorer is None:
-    return {}
-  return {name: heads_lib.Head(path, scorer.dim) for name, path in named.items() if path}
-
-
 def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
   """Changes if curate chose other shots."""
   digest = hashlib.sha256()
@@ -128,47 +126,38 @@ def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
   return digest.hexdigest()
 
 
+@dataclasses.dataclass
 class _ScoreShard:
   """(shard of the manifest, folder) -> scored.parquet, one row per record."""
 
-  def __init__(
-    self,
-    output: epath.Path,
-    scorer: Scorer | None,
-    heads: Mapping[str, heads_lib.Head],
-    network: saliency_lib.Saliency | None,
-    method: str,
-    batch_size: int,
-    num_threads: int,
-  ):
-    self._output = output
-    self._scorer = scorer
-    self._heads = heads
-    self._network = network
-    self._method = method
-    self._batch_size = batch_size
-    self._num_threads = num_threads
+  output: epath.Path
+  scorer: Scorer | None
+  heads: Mapping[str, heads_lib.Head]
+  network: saliency_lib.Saliency | None
+  method: str
+  batch_size: int
+  num_threads: int
 
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
-    rows = storage.read_table(self._output / shard['sidecar']).to_pylist()
-    spans = self._output / schema.stage_sidecar('curate', shard['sidecar'])
+    rows = storage.read_table(self.output / shard['sidecar']).to_pylist()
+    spans = self.output / schema.stage_sidecar('curate', shard['sidecar'])
     if spans.exists():
       table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
       rows = [row | span for row, span in zip(rows, table, strict=True)]
     scored, num_good, example = [], 0, ''
     failed: collections.Counter = collections.Counter()
-    with storage.fetched(self._output / shard['records']) as records:
-      sizes = [part.image_size if part else 0 for part in (self._scorer, self._network)]
+    with storage.fetched(self.output / shard['records']) as records:
+      sizes = [part.image_size if part else 0 for part in (self.scorer, self.network)]
       load = _Load(str(records), rows, *sizes)
-      options = grain.ReadOptions(self._num_threads, 2 * self._num_threads)
+      options = grain.ReadOptions(self.num_threads, 2 * self.num_threads)
       examples = grain.MapDataset.range(len(rows)).map(load).to_iter_dataset(options)
-      batches = examples.batch(self._batch_size, drop_remainder=False, batch_fn=list)
+      batches = examples.batch(self.batch_size, drop_remainder=False, batch_fn=list)
       for batch in batches:
         scored += [dict(key=example['key']) for example in batch]
-        if self._scorer:
-          self._score(self._scorer, batch, scored[-len(batch) :])
-        if self._network:
-          self._find_subjects(self._network, batch, scored[-len(batch) :])
+        if self.scorer:
+          self._score(self.scorer, batch, scored[-len(batch) :])
+        if self.network:
+          self._find_subjects(self.network, batch, scored[-len(batch) :])
         num_good += sum(loaded['is_good'] for loaded in batch)
         for loaded in batch:
           if loaded['lost']:
@@ -180,14 +169,14 @@ class _ScoreShard:
 
   def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:
     # Always of one size: another one would compile again.
-    filler = [batch[0]] * (self._batch_size - len(batch))
+    filler = [batch[0]] * (self.batch_size - len(batch))
     pixels_BFHWC = np.stack([example['pixels'] for example in batch + filler])
     size = pixels_BFHWC.shape[:2]
     images_ND = scorer.images(pixels_BFHWC.reshape(-1, *pixels_BFHWC.shape[2:]))
     images_BFD = images_ND.reshape(*size, -1)
     texts_BD = scorer.texts([example['caption'] for example in batch + filler])
     similarity_B = np.einsum('bfd,bd->bf', images_BFD, texts_BD).mean(axis=1)
-    scores = {name: head(images_ND).reshape(size) for name, head in self._heads.items()}
+    scores = {name: head(images_ND).reshape(size) for name, head in self.heads.items()}
     for index, (example, row) in enumerate(zip(batch, rows, strict=True)):
       if example['is_good']:
         row['clip_similarity'] = float(similarity_B[index])
@@ -204,7 +193,7 @@ class _ScoreShard:
       shares = [share for share in shares if share is not None]
       if shares:
         row['network_subject'] = float(np.median(shares))
-        row['network_subject_method'] = self._method
+        row['network_subject_method'] = self.method
 
 
 class _Load:
@@ -232,11 +221,13 @@ class _Load:
       if row['media'] == 'image':
         image = decode.decode_image(record['data'])
         if size:
-          pixels[:] = _square(image, size)
+          pixels[:] = np.asarray(crops.center_crop_resize(image, size, size))
         if self._whole_size:
           whole[:] = _squeezed(image, self._whole_size)
       else:
-        start, end = _span(row)
+        start, end = row['first_time'], row['first_time'] + row['duration']
+        if row.get('span_end'):  # Of curate: the single shot.
+          start, end = row['span_start'], row['span_end']
         times = np.array([start + position * (end - start) for position in POSITIONS])
         if size:
           pixels[:] = decode.decode_video(record['data'], times, size, size)[0]
@@ -247,16 +238,6 @@ class _Load:
     except Exception as error:  # A null score: one example never ends a command.
       return dict(loaded, lost=failures.of(error))
     return dict(loaded, is_good=True)
-
-
-def _span(row: Mapping) -> tuple[float, float]:
-  if row.get('span_end'):
-    return row['span_start'], row['span_end']
-  return row['first_time'], row['first_time'] + row['duration']
-
-
-def _square(image: PIL.Image.Image, size: int) -> np.ndarray:
-  return np.asarray(crops.center_crop_resize(image, size, size))
 
 
 def _squeezed(image: PIL.Image.Image, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Generator, Mapping
 from typing import IO, Any, cast
 
-from data_pipelines.media import failures
+from data_pipelines.media import errors
 from data_pipelines.sources import files, raw, tables
 
 KEY = re.compile(r'((?:.*/)?[^./][^./]*)\.([^/]*)', re.DOTALL)
@@ -88,19 +88,20 @@ class Tar:
         continue
       reason, bound = BOUNDS.get(suffix, ('too_large', raw.MAX_FILE_BYTES))
       if member.size > bound:
-        raise failures.DecodeError(reason, f'{member.name} has {member.size:,} bytes')
+        raise errors.DecodeError(reason, f'{member.name} has {member.size:,} bytes')
       stream = cast(IO[bytes], self._stream)
       stream.seek(member.offset)
       found[suffix] = stream.read(member.size)
       if len(found[suffix]) < member.size:
-        raise failures.DecodeError('truncated_tar', f'{member.name} is cut')
+        raise errors.DecodeError('truncated_tar', f'{member.name} is cut')
     return found
 
   def _scan(self, archive: tarfile.TarFile, keys: dict[str, list[tuple[str, Member]]]) -> str:
     """Fills `keys`; returns how the tar is damaged, if it is."""
     end = 0
     for place, header in enumerate(archive):
-      archive.members = []  # Else it keeps them all.
+      # pyrefly: ignore[missing-attribute]  # Its list of all members, which would fill memory.
+      archive.members = []
       if header.size < 0 or archive.offset <= end:
         return f'{header.name}: a size of {header.size}'
       end = archive.offset  # Of this member; two empty blocks follow the last.

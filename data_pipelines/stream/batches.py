@@ -50,7 +50,7 @@ def request(
   slack = max(0.0, duration - bucket.span)
   start = float(table.columns['first_time'][place]) + start_fraction * slack
   times = tuple(start + i / bucket.fps for i in range(bucket.frames))
-  return decoder_lib.Request(shard, record, times)
+  return decoder_lib.Request(shard, record, times, table.content(place))
 
 
 class Batches:
@@ -130,7 +130,8 @@ class Batches:
     return request(self._corpora, self._table, self._bucket, place, start, duration)
 
   def describe(self, index: int, cell: int, place: int) -> dict[str, Any]:
-    """Key, cell, and where and when in the corpus a draw lies, before any replacement.
+    """Key, cell, and where and when in the corpus a draw lies, before any replacement; and content,
+    if its frames have borders.
 
     Args:
       index: in the bucket's endless stream.
@@ -140,7 +141,10 @@ class Batches:
     start = np.random.default_rng((self._seed, index)).random()
     drawn = self._request(place, start)
     key = self._corpora.key(self._table.row(place))
-    return dict(key=key, cell=self._cells[cell].name, **vars(drawn))
+    found = dict(key=key, cell=self._cells[cell].name, **vars(drawn))
+    if not drawn.content:
+      del found['content']
+    return found
 
 
 class Health:

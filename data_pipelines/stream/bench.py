@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import jobs, reader
 from data_pipelines.index import command as index_lib
-from data_pipelines.media import decode
+from data_pipelines.media import errors
 from data_pipelines.media import frames as frames_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
@@ -93,7 +93,7 @@ def _decode_secs(stream: stream_lib.TrainStream, num_batches: int) -> float:
         start = time.process_time()
         for _ in frames_lib.at_times(data, list(example['times'])):
           pass
-      except decode.DecodeError:
+      except errors.DecodeError:
         continue
       total += time.process_time() - start
       count += 1

@@ -2,7 +2,8 @@
 
   CACHE/manifest.json                 what made it and of what; written last
   CACHE/CORPUS/WIDTHxHEIGHT/          in tfds layout, with the shards of the corpus: record i is of
-                                      its record i, and empty if no bucket of that size takes it
+                                      its record i, and empty if no bucket of that size takes it,
+                                      as those of other aspects
 
 It holds the VAE's moments, so that training draws new latents at each step. It freezes what a
 decoder could still vary: a video is there at `fps` frames per second, so windows start at those
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from etils import epath
 
+from data_pipelines.corpus import aspects, reader
 from data_pipelines.corpus import buckets as buckets_lib
-from data_pipelines.corpus import reader
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import decode
-from data_pipelines.media.frames import DecodeError
+from data_pipelines.media.errors import DecodeError
 from data_pipelines.stream import decoder
 from data_pipelines.stream import fields as fields_lib
 
@@ -118,6 +119,36 @@ def check_buckets(buckets: Sequence[buckets_lib.Bucket], fps: float, max_frames:
       )
 
 
+def size_of(buckets: Sequence[buckets_lib.Bucket]) -> dict[str, Any]:
+  """What a cache says of the buckets of one size: height, width, media, and what they take.
+
+  The framing (aspects.Framing: sizes, max_crop, max_enlarge) is there if they have one.
+  """
+  first = buckets[0]
+  media = sorted({bucket.media for bucket in buckets})
+  found: dict[str, Any] = dict(height=first.height, width=first.width, media=media)
+  if first.framing:
+    sizes = [list(size) for size in first.framing.sizes]
+    found['framing'] = [sizes, first.framing.max_crop, first.framing.max_enlarge]
+  return found
+
+
+def taken(table: table_lib.Table, size: Mapping[str, Any]) -> np.ndarray | None:
+  """Which rows of the table the buckets of a size take by the rows' own sizes: bool (N,), by place.
+
+  None is all.
+
+  Args:
+    table: of the corpora.
+    size: of `size_of`.
+  """
+  if 'framing' not in size:
+    return None
+  sizes, *bounds = size['framing']
+  framing = aspects.Framing('', tuple(map(tuple, sizes)), *bounds)
+  return table.assigned(framing) == framing.sizes.index((size['height'], size['width']))
+
+
 def read_manifest(directory: epath.PathLike) -> dict:
   """The manifest of a whole cache; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'
@@ -151,7 +182,13 @@ class DecodeRow:
     self._records: reader.Records | None = None
 
   def __call__(
-    self, shard: str, record: int, times: Sequence[float], height: int, width: int
+    self,
+    shard: str,
+    record: int,
+    times: Sequence[float],
+    height: int,
+    width: int,
+    content: Sequence[float] = (),
   ) -> dict[str, Any]:
     """key, caption, and of each field all frames: uint8 (F, height, width, 3).
 
@@ -161,6 +198,7 @@ class DecodeRow:
       times: ascending presentation times of the F frames, seconds; [] for an image.
       height: of the bucket, pixels.
       width: of the bucket, pixels.
+      content: as of decoder.Request.
     Raises:
       DecodeError: it cannot be decoded.
     """
@@ -176,7 +214,7 @@ class DecodeRow:
       for field in self._fields
     ]
     if times:
-      decode.decode_video_into(views, found['data'], times)
+      decode.decode_video_into(views, found['data'], times, content=content)
     else:
       decode.decode_image_into(views, found['data'])
     return dict(key=found['key'], caption=found['caption'], **pixels)
@@ -226,12 +264,18 @@ class Reader:
     identity = manifest['identity']
     self.fingerprint = fingerprint(identity)
     self._check_source(directory, identity, corpora, table)
-    sizes = {(size['height'], size['width']): set(size['media']) for size in identity['sizes']}
+    sizes = {(size['height'], size['width']): size for size in identity['sizes']}
     for bucket in buckets:
-      if bucket.media not in sizes.get((bucket.height, bucket.width), ()):
+      if bucket.media not in sizes.get(bucket.size, {}).get('media', ()):
         raise ValueError(
           f'bucket {bucket.name!r}: the cache {directory} has no {bucket.media}s of {bucket.width}x'
           f'{bucket.height}, only {[f"{w}x{h}" for h, w in sizes]}: precompute with these buckets.'
+        )
+      made_for = sizes[bucket.size].get('framing')
+      if made_for != size_of([bucket]).get('framing'):
+        raise ValueError(
+          f'bucket {bucket.name!r}: the cache {directory} is of the aspects and bounds {made_for}: '
+          'give the same data.aspects, data.max_crop and data.max_enlarge, or precompute again.'
         )
     self._fps = identity['fps']
     check_buckets(buckets, self._fps, identity['max_frames'])

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
+import PIL.Image
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
-from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.media import decode, errors, sandbox, shared_memory
 from data_pipelines.stream import fields as fields_lib
 
 TIMEOUT_SECS = 60.0  # Of the processor, for one example; a minute of 4K video decodes in 20 s.
@@ -25,11 +26,13 @@ class Request:
   Attributes:
     shard, record: file of records, and the place in it.
     times: presentation times of the frames, seconds; () for an image.
+    content: where in a video's frames its content is (schema.CONTENT); () is the whole frame.
   """
 
   shard: str
   record: int
   times: tuple[float, ...]
+  content: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,34 @@ def shapes(
     batch_size: rows of the batch.
   """
   return {field.name: (batch_size, *field.shape(bucket)) for field in fields}
+
+
+def of_pictures(
+  fields: Sequence[fields_lib.PixelField],
+  images: Sequence[bytes | PIL.Image.Image],
+  height: int,
+  width: int,
+) -> dict[str, np.ndarray]:
+  """The pixels of a batch of pictures, to the bit as a corpus of them would give.
+
+  Args:
+    fields: of pixels.
+    images: encoded, or decoded already.
+    height: of the bucket, pixels.
+    width: of the bucket, pixels.
+  Raises:
+    DecodeError: one cannot be decoded.
+  """
+  bucket = buckets_lib.Bucket(
+    '', 1, height, width, fps=fields_lib.IMAGE_FPS, batch_size=len(images), media='image'
+  )
+  batch = {
+    name: np.empty(shape, np.uint8) for name, shape in shapes(fields, bucket, len(images)).items()
+  }
+  for row, image in enumerate(images):
+    pixels = {name: values[row] for name, values in batch.items()}
+    decode.decode_image_into(_views(fields, pixels, 1), image)
+  return batch
 
 
 class Decoder:
@@ -99,26 +130,20 @@ class Decoder:
       key = record['key']
       self._check(record['data'])
       if request.times:
-        views = self._views(pixels, len(request.times))
-        decode.decode_video_into(views, record['data'], request.times, self._local.converter)
+        views = _views(self.fields, pixels, len(request.times))
+        decode.decode_video_into(
+          views, record['data'], request.times, self._local.converter, request.content
+        )
       else:
-        decode.decode_image_into(self._views(pixels, 1), record['data'])
-    except decode.DecodeError as error:
+        decode.decode_image_into(_views(self.fields, pixels, 1), record['data'])
+    except errors.DecodeError as error:
       return Decoded(key, error=str(error))
     return Decoded(key, record['caption'])
-
-  def _views(self, pixels: Mapping[str, np.ndarray], num_frames: int) -> list[decode.View]:
-    views = []
-    for field in self.fields:
-      values = pixels[field.name]
-      frames_NHWC = values.reshape(-1, *values.shape[-3:])
-      views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
-    return views
 
   def _check(self, data: bytes) -> None:
     # Hashing costs 1 % of decoding: only once there is something to look for.
     if self.quarantine and hashlib.sha256(data).hexdigest() in self.quarantine:
-      raise decode.DecodeError('quarantine', 'a decoder crashed or hung on this file.')
+      raise errors.DecodeError('quarantine', 'a decoder crashed or hung on this file.')
 
   def cpu_secs(self) -> float:
     """Of other processes: none."""
@@ -174,7 +199,7 @@ class SandboxedDecoder:
       try:
         yield from self.sandbox(*work, progress=batch.progress)
         return
-      except decode.DecodeError as error:
+      except errors.DecodeError as error:
         row, request = list(left.items())[min(batch.progress[0], len(left) - 1)]
         logging.warning('%s, record %d: %s', request.shard, request.record, error)
         if suspect == row:
@@ -190,9 +215,20 @@ class SandboxedDecoder:
       record = reader.Records().read(request.shard, request.record)
       key = record['key']
       self.quarantine.add(hashlib.sha256(record['data']).hexdigest())
-    except decode.DecodeError:
+    except errors.DecodeError:
       logging.warning('%s, record %d: cannot be read either.', request.shard, request.record)
     return Decoded(key, error=reason)
+
+
+def _views(
+  fields: Sequence[fields_lib.PixelField], pixels: Mapping[str, np.ndarray], num_frames: int
+) -> list[decode.View]:
+  views = []
+  for field in fields:
+    values = pixels[field.name]
+    frames_NHWC = values.reshape(-1, *values.shape[-3:])
+    views.append(decode.View(frames_NHWC, field.frames(num_frames), field.is_square))
+  return views
 
 
 class _Fill:

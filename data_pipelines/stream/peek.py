@@ -1,5 +1,6 @@
 """Peek: exactly what a step of a run will see, as text and as a contact sheet."""
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -9,7 +10,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.corpus import jobs, storage
+from data_pipelines.corpus import aspects, jobs, storage
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
 
@@ -26,9 +27,9 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     output: folder; it is made.
     dry_run: decode and write nothing.
   Returns:
-    What the JSON file says: bucket, fingerprint, and per example what TrainStream.examples_at
-    does, its caption, and why it was replaced by another if it was. With dry_run nothing is
-    decoded or written, and there are no captions.
+    What the JSON file says: bucket, fingerprint, by_aspect (TrainStream.counts_by_aspect), and per
+    example what TrainStream.examples_at does, its caption, and why it was replaced by another if it
+    was. With dry_run nothing is decoded or written, and there are no captions.
   Raises:
     ValueError: no run in workdir, or its corpora cannot be opened.
   """
@@ -49,7 +50,8 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   fields = fields_lib.released(keep_captions, side)
   stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='')
   found, bucket = stream.examples_at(step), stream.bucket_at(step)
-  seen = dict(step=step, fingerprint=stream.fingerprint, bucket=vars(bucket), examples=found)
+  seen = dict(step=step, fingerprint=stream.fingerprint, bucket=dataclasses.asdict(bucket))
+  seen |= dict(by_aspect=stream.counts_by_aspect(bucket), examples=found)
   if dry_run:
     return seen
   try:
@@ -102,6 +104,8 @@ def _run(workdir: str, step: int, output: str, dry_run: bool) -> None:
     f'step {step}: bucket {bucket["name"]}, {bucket["frames"]} frames '
     f'{bucket["width"]}x{bucket["height"]} at {bucket["fps"]:g} fps; data {seen["fingerprint"]}'
   )
+  if seen['by_aspect']:
+    print(f'{bucket["media"]}s by aspect, and left out: {aspects.text_of(seen["by_aspect"])}')
   for example in seen['examples']:
     start = example['times'][0] if example['times'] else 0.0
     replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''

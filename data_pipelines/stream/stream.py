@@ -24,7 +24,7 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
 from data_pipelines.index import table as table_lib
-from data_pipelines.stream import batches, mixture, shuffle
+from data_pipelines.stream import batches, mixture, shares, shuffle
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
@@ -62,6 +62,7 @@ class TrainStream:
     salt: more that the fingerprint tells, for JSON.
 
   Attributes:
+    buckets: that are drawn: all but aspects that no example has.
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
       find the same.
     num_bad: examples that could not be decoded so far, on this host.
@@ -97,58 +98,38 @@ class TrainStream:
     else:
       self._decoder = decoder_lib.make_decoder(fields, sandbox)
     fields = (fields_lib.Position(), *fields)
-    weights = {bucket.name: bucket.weight for bucket in buckets}
+    groups = buckets_lib.groups(buckets)
+    weights = {name: sum(one.weight for one in members) for name, members in groups.items()}
     planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
-    self._buckets = tuple(buckets)
+    drawn_buckets = shares.plan(self._table, buckets, planned)
+    self.buckets = tuple(drawn.bucket for drawn in drawn_buckets)
     self._corpora = corpora
-    self._mixture = mixture.Mixture(
-      [(phase.start, [phase.buckets.get(name, 0.0) for name in weights]) for phase in planned]
-    )
+    self._mixture = shares.Steps(drawn_buckets, planned)
     self._drawn: list[grain.MapDataset] = []
     self._batches: list[batches.Batches] = []
     self._of_bucket: list[grain.MapDataset] = []
-    for number, bucket in enumerate(buckets):
+    for number, planned_bucket in enumerate(drawn_buckets):
+      bucket, cells = planned_bucket.bucket, planned_bucket.cells
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
-      bucket_cells, cell_mixture = self._cells(number, planned)
       make = batches.Batches(
-        self._decoder, corpora, self._table, bucket, bucket_cells, fields, bucket_seed, self._health
+        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self._health
       )
-      draw = _Draw(bucket_cells, cell_mixture, bucket_seed)
+      # Its phases begin at the bucket's own draws.
+      starts = [self._mixture.counts(p.start)[number] * bucket.batch_size for p in planned]
+      phased = zip(starts, planned_bucket.shares, strict=True)
+      cell_mixture = mixture.Mixture([(start, each) for start, each in phased if each.any()])
+      draw = _Draw(cells, cell_mixture, bucket_seed)
       drawn = grain.MapDataset.range(2**62).map(draw)
       local = drawn[host_index::host_count]
       self._batches.append(make)
       self._drawn.append(drawn)
       self._of_bucket.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
     self._steps = grain.MapDataset.range(2**62).map(self._make)
-    described = [VERSION, self._table.fingerprint, *map(dataclasses.astuple, buckets), seed]
+    described = [VERSION, self._table.fingerprint, *(b.described() for b in buckets), seed]
     described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
     if isinstance(self._decoder, cache_lib.Reader):
       described.append(self._decoder.fingerprint)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
-
-  def _cells(
-    self, number: int, phases: Sequence[mixture.Phase]
-  ) -> tuple[list[table_lib.Cell], mixture.Mixture]:
-    """A bucket's cells, and their mixture: its phases begin at the bucket's own draws."""
-    bucket = self._buckets[number]
-    found = self._table.eligible(bucket, by_source=any(phase.sources for phase in phases))
-    sizes = {bucket.name: bucket.batch_size for bucket in self._buckets}
-    mixed = []
-    for phase in phases:
-      draws = {name: weight * sizes[name] for name, weight in phase.buckets.items()}
-      if bucket.name in draws:
-        share = draws[bucket.name] / sum(draws.values())
-        try:
-          shares = self._table.shares(found, share, phase.sources)
-        except ValueError as error:
-          raise ValueError(f'bucket {bucket.name!r} from step {phase.start} on: {error}') from error
-        start = self._mixture.counts(phase.start)[number] * bucket.batch_size
-        mixed.append((start, shares))
-    if not mixed:
-      raise ValueError(
-        f'bucket {bucket.name!r} is drawn in no phase: leave it out of data.buckets.'
-      )
-    return found, mixture.Mixture(mixed)
 
   def _make(self, step: int) -> Batch:
     number, index = self._mixture[step]
@@ -156,7 +137,7 @@ class TrainStream:
 
   def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> (shape, type) of a bucket's global batch."""
-    row = self._batches[self._buckets.index(bucket)].row()
+    row = self._batches[self.buckets.index(bucket)].row()
     size = bucket.batch_size
     return {name: ((size, *value.shape[1:]), value.dtype) for name, value in row.items()}
 
@@ -172,12 +153,16 @@ class TrainStream:
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""
-    return self._buckets[self._mixture[step][0]]
+    return self.buckets[self._mixture[step][0]]
+
+  def counts_by_aspect(self, bucket: buckets_lib.Bucket) -> dict[str, int]:
+    """Examples of each aspect of the bucket's group, and what bounds leave out; {} without."""
+    return self._table.count(bucket.framing, bucket.media) if bucket.framing else {}
 
   def examples_at(self, step: int) -> list[dict]:
     """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
     number, batch_index = self._mixture[step]
-    bucket, drawn = self._buckets[number], self._drawn[number]
+    bucket, drawn = self.buckets[number], self._drawn[number]
     first = batch_index * bucket.batch_size
     draws = (cast(Draw, drawn[first + i]) for i in range(bucket.batch_size))
     return [self._batches[number].describe(index, *draw) for index, draw in draws]
@@ -279,7 +264,14 @@ def held_out(
   """
   corpora = reader.Corpora(directories, split)
   table = table_lib.whole(corpora)
-  [cell] = table.eligible(bucket)
+  try:
+    [cell] = table.eligible(bucket)
+  except ValueError as error:
+    if bucket.framing is None:
+      raise
+    raise ValueError(
+      f'split {split!r}: {error} Or choose another aspect: sample.bucket.'
+    ) from error
   decoder = decoder_lib.make_decoder(fields, sandbox)
   batch = decoder.empty(bucket, num_examples)
   captions: list[str] = []

@@ -9,6 +9,7 @@ through that list and know no condition by name.
 
 import abc
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -20,27 +21,8 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.stream import cache, fields
+from data_pipelines.stream import decoder, fields
 from i2vgen_jax.models import autoencoder
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """The parts of a run that a signal is made from.
-
-  Attributes:
-    config: of the run.
-    autoencoder: of the run.
-    networks: the frozen networks by their block of the config; Flax modules.
-    workdir: of the run, or None; its own copy of a tokenizer comes first.
-    reads_captions: False for a session that is only planned: then there is no tokenizer.
-  """
-
-  config: Any
-  autoencoder: autoencoder.Autoencoder
-  networks: Mapping[str, Any]
-  workdir: epath.PathLike | None = None
-  reads_captions: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +30,30 @@ class Request:
   """A user's request for videos, with one entry for each.
 
   Attributes:
-    images: RGB pictures of any size.
+    images: pictures, encoded (pictures.read_image) or decoded already, of any size.
     captions: what happens.
     height, width: of the videos, pixels.
     fps: of the videos.
     more: values of the signals' own flags (Signal.flags) by name, as text.
+    pixel_fields: all that the model's signals read; the session knows them.
   """
 
-  images: Sequence[PIL.Image.Image]
+  images: Sequence[bytes | PIL.Image.Image]
   captions: Sequence[str]
   height: int
   width: int
   fps: float
   more: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  pixel_fields: tuple[fields.PixelField, ...] = ()
+
+  @functools.cached_property
+  def batch(self) -> dict[str, np.ndarray]:
+    """The fields as a batch of training would hold them if the pictures were its images: to the
+    bit, and so videos have one frame. Raises DecodeError, a ValueError."""
+    return decoder.of_pictures(self.pixel_fields, self.images, self.height, self.width)
 
 
+@dataclasses.dataclass(eq=False)
 class Signal(abc.ABC):
   """Something that a model is conditioned on, before anything trainable.
 
@@ -74,8 +65,16 @@ class Signal(abc.ABC):
     networks: blocks of the config whose frozen parameters it reads.
     flags: name -> help of flags that `sample` gets for it; `Request.more` holds their values.
     dropout: how often training drops it, if config.condition_dropout does not say.
-    drop_slot: its place in the draws of condition dropout that the first release had; None draws
-      by its name, so that a new signal changes no other's draws.
+    drop_slot: its place in the draws of condition dropout that the first release had, whose keys
+      it also draws by; None draws by its name, so that a new signal changes no other's draws.
+    cached: what a cache keeps of what `encode` gives: with 'all', 'first' or 'last' a row for each
+      frame, encoded as a clip of its own, of which a batch gets those of the drawn frames; with ''
+      one row, of the caption; with None nothing, and each step encodes it.
+    config: of the run.
+    autoencoder: of the run.
+    modules: the frozen networks, Flax modules, by their block of the config.
+    workdir: of the run, or None; its own copy of a tokenizer comes first.
+    reads_captions: False for a session that is only planned: then there is no tokenizer.
   """
 
   name: ClassVar[str]
@@ -83,9 +82,21 @@ class Signal(abc.ABC):
   flags: ClassVar[Mapping[str, str]] = {}
   dropout: ClassVar[float] = 0.0
   drop_slot: ClassVar[int | None] = None
+  cached: ClassVar[Literal['all', 'first', 'last', ''] | None] = None
 
-  def __init__(self, parts: Parts):
-    self.parts = parts
+  config: Any
+  autoencoder: autoencoder.Autoencoder
+  modules: Mapping[str, Any]
+  workdir: epath.PathLike | None = None
+  reads_captions: bool = True
+
+  def __post_init__(self) -> None:  # noqa: B027  # Most need nothing.
+    """Makes what a subclass needs besides, such as a tokenizer."""
+
+  @property
+  def module(self) -> Any:
+    """The Flax module of its network, the first if it reads several."""
+    return self.modules[self.networks[0]]
 
   @abc.abstractmethod
   def fields(self) -> tuple[fields.Field, ...]:
@@ -102,7 +113,7 @@ class Signal(abc.ABC):
     Args:
       frozen: parameters by network.
       inputs: of `of_batch` or `of_request`.
-      keys_B: one key per sample, in training; None wants the same value at every call.
+      keys_B: its own, one per sample, in training; None wants the same value at every call.
     """
 
   @abc.abstractmethod
@@ -112,6 +123,13 @@ class Signal(abc.ABC):
   def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
     """`inputs` of a batch of the stream."""
     return {field.name: batch[field.name] for field in self.fields()}
+
+  def own_keys(self, keys_B: jax.Array | None) -> jax.Array | None:
+    """The keys of its draws, from those of a step; None stays None."""
+    if keys_B is None or self.drop_slot is not None:
+      return keys_B
+    number = zlib.crc32(self.name.encode())
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
 
   # Dropped and guided.
 
@@ -138,24 +156,11 @@ class Signal(abc.ABC):
     """
     return value
 
-  # Cached.
-
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """Arrays that a cache keeps of it; with () each step makes it from the batch or the latents."""
-    return ()
-
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """The kept arrays, by name: of a batch whose videos are single frames, or of captions.
-
-    Args:
-      frozen: parameters by network.
-      batch: of the fields.
-    """
-    return {}
-
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """As `encode`, for a batch with the kept arrays, `latent_mean` and `latent_logvar`."""
-    return self.encode({}, self.of_batch(batch), keys_B)
+    """As `encode`, for a batch with what is cached, `latent_mean` and `latent_logvar`."""
+    if self.cached is None:
+      return self.encode({}, self.of_batch(batch), keys_B)
+    return batch[self.name].astype(jnp.float32)
 
   def keep_files(self, workdir: epath.PathLike) -> None:  # noqa: B027  # Most read nothing else.
     """Copies what it reads from elsewhere, such as a tokenizer, into the workdir."""
@@ -183,9 +188,3 @@ class Conditioner(nn.Module):
   embedding_width: int
   dropout: float
   dtype: jnp.dtype
-
-
-def keys_of(name: str, keys_B: jax.Array) -> jax.Array:
-  """Keys that are `name`'s alone."""
-  number = zlib.crc32(name.encode())
-  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)

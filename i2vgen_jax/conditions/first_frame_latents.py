@@ -11,7 +11,7 @@ from i2vgen_jax.models import video_parts
 class FirstFrameLatents(base.Conditioner):
   """The paper's details of the image: latents, (B, H, W, C), added to the noise of frame 0."""
 
-  signals = (signals.ImageLatents,)
+  signals = (signals.FrameLatents,)
   route = 'noise'
   ablated = 'detail latents'
 

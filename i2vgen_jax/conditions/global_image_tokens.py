@@ -12,7 +12,7 @@ class GlobalImageTokens(base.Conditioner):
   The learned vector (the paper's G.Enc) is the mean of `ImageLatentTokens`, as wide as CLIP's.
   """
 
-  signals = (signals.ImageEmbedding, signals.ImageLatents)
+  signals = (signals.ImageEmbedding, signals.FrameLatents)
   route = 'context'
   ablated = 'global tokens'
   num_tokens: int = 4

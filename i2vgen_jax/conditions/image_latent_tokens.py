@@ -12,7 +12,7 @@ from i2vgen_jax.models import layers
 class ImageLatentTokens(base.Conditioner):
   """Image latents, (B, H, W, C), of any size, to (pool_size / 4)^2 context tokens, row-major."""
 
-  signals = (signals.ImageLatents,)
+  signals = (signals.FrameLatents,)
   route = 'context'
   ablated = 'global tokens'
   pool_size: int = 32

@@ -14,7 +14,7 @@ class ImageLatents(base.Conditioner):
   A subclass may place the picture at the other end.
   """
 
-  signals = (signals.ImageLatents,)
+  signals = (signals.FrameLatents,)
   route = 'concat'
   ablated = 'detail latents'
 
@@ -38,15 +38,10 @@ class ImageLatents(base.Conditioner):
     return adapter(h, dropout_keys_B)
 
   def sequence(self, image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:
-    """(B, H, W, C) -> (B, F, H, W, C): the picture and the marked frames."""
-    return mark_positions(image_latents_BHWC, num_frames)
-
-
-def mark_positions(image_latents_BHWC: jax.Array, num_frames: int) -> jax.Array:
-  """(B, H, W, C) -> (B, F, H, W, C): the image, then constant frames k/(F-1) for k = 1..F-1."""
-  positions_F = jnp.arange(1, num_frames) / max(num_frames - 1, 1)
-  batch_size, *shape = image_latents_BHWC.shape
-  marks = jnp.broadcast_to(
-    positions_F[None, :, None, None, None], (batch_size, num_frames - 1, *shape)
-  )
-  return jnp.concatenate([image_latents_BHWC[:, None], marks.astype(image_latents_BHWC.dtype)], 1)
+    """(B, H, W, C) -> (B, F, H, W, C): the image, then constant frames k/(F-1) for k = 1..F-1."""
+    positions_F = jnp.arange(1, num_frames) / max(num_frames - 1, 1)
+    batch_size, *shape = image_latents_BHWC.shape
+    marks = jnp.broadcast_to(
+      positions_F[None, :, None, None, None], (batch_size, num_frames - 1, *shape)
+    )
+    return jnp.concatenate([image_latents_BHWC[:, None], marks.astype(image_latents_BHWC.dtype)], 1)

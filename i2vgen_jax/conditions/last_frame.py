@@ -5,8 +5,6 @@ the last frame of a sequence whose other frames mark positions. In training it i
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,35 +14,23 @@ from data_pipelines.media import pictures
 from i2vgen_jax.conditions import base, image_latents, signals
 
 
-class LastFrameLatents(signals.ImageLatents):
+class LastFrameLatents(signals.FrameLatents):
   """The last frame by the VAE: scaled latents, (B, H, W, C), a draw of their own."""
 
   name = 'last_frame_latents'
   flags = {'last_image': 'Last frame: any picture file; for models that are conditioned on it.'}
   dropout = 0.1
-  drop_slot = None
+  drop_slot = None  # And draws that are not the first frame's.
   frame = slice(-1, None)
   field = 'last_image'
-
-  def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, H, W, C); as ImageLatents.encode, by keys that are not the first frame's."""
-    return super().encode(frozen, inputs, self._own(keys_B))
-
-  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, H, W, C); as ImageLatents.from_cache, by keys that are not the first frame's."""
-    return super().from_cache(batch, self._own(keys_B))
 
   def of_request(self, request: base.Request) -> dict[str, np.ndarray]:
     """The picture of --last_image for every video; raises ValueError without one."""
     path = request.more.get('last_image')
     if not path:
       raise ValueError('this model goes from a first to a last frame: give --last_image=FILE.')
-    image = pictures.open_image(path).convert('RGB')
-    images = [image] * len(request.captions)
+    images = [pictures.read_image(path)] * len(request.captions)
     return super().of_request(dataclasses.replace(request, images=images))
-
-  def _own(self, keys_B: jax.Array | None) -> jax.Array | None:
-    return None if keys_B is None else base.keys_of(self.name, keys_B)
 
 
 class LastFrame(image_latents.ImageLatents):

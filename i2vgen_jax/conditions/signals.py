@@ -16,15 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from data_pipelines.media import crops
-from data_pipelines.stream import cache, fields
-from i2vgen_jax.conditions.base import Parts, Request, Signal
+from data_pipelines.stream import fields
+from i2vgen_jax.conditions.base import Request, Signal
+from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.process import paths
 
-# OpenAI CLIP's image statistics, RGB.
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Tokenize = Callable[[Sequence[str]], np.ndarray]  # Captions -> int32 (B, L).
 
 
@@ -37,13 +34,11 @@ class Tokens(Signal):
 
   field: ClassVar[str]
   dropout = 0.1  # As VGen's text-to-video stage.
+  cached = ''
 
-  def __init__(self, parts: Parts):
-    super().__init__(parts)
-    [self._network] = self.networks
-    self.module = parts.networks[self._network]
-    tokenize = self.make_tokenize() if parts.reads_captions else None
-    self.tokenize = cast(Tokenize, tokenize)  # A session that is only planned calls none.
+  def __post_init__(self) -> None:
+    # A session that is only planned calls none.
+    self.tokenize = cast(Tokenize, self.make_tokenize() if self.reads_captions else None)
 
   @abc.abstractmethod
   def make_tokenize(self) -> Tokenize:
@@ -59,7 +54,7 @@ class Tokens(Signal):
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, L, D) of (B, L); as Signal.encode."""
-    return self.module.apply({'params': frozen[self._network]}, inputs[self.field])
+    return self.module.apply({'params': frozen[self.networks[0]]}, inputs[self.field])
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
     """The captions' ids."""
@@ -77,18 +72,6 @@ class Tokens(Signal):
     """The negative prompt's encoding for each row; as Signal.unconditional."""
     return jnp.broadcast_to(self.encode(frozen, negative), value.shape)
 
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """The encoding, once for a record."""
-    return (cache.Kept(self.name, self.shape(height, width)),)
-
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """(B, L, D)."""
-    return {self.name: self.encode(frozen, batch)}
-
-  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, L, D)."""
-    return batch[self.name].astype(jnp.float32)
-
 
 class Caption(Tokens):
   """The caption by CLIP: the penultimate layer after the final norm, as in the release."""
@@ -100,11 +83,11 @@ class Caption(Tokens):
 
   def make_tokenize(self) -> Tokenize:
     """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
-    return tokenizers.clip(self._folder(), self.parts.config.pad_token, self.module)
+    return tokenizers.clip(self._folder(), self.config.pad_token, self.module)
 
   def _folder(self) -> str:
-    config = self.parts.config
-    return tokenizers.folder('tokenizer', config.tokenizer, config.start, self.parts.workdir)
+    given, start = self.config.tokenizer, self.config.start
+    return tokenizers.folder('tokenizer', given, start, self.workdir)
 
   def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
@@ -120,48 +103,31 @@ class ImageEmbedding(Signal):
   networks = ('image_encoder',)
   dropout = 0.1
   drop_slot = 0
-
-  @property
-  def _module(self) -> Any:
-    return self.parts.networks['image_encoder']
+  cached = 'first'  # Of all frames, any of which may become the first.
 
   def fields(self) -> tuple[fields.Field, ...]:
     """The tower's square."""
-    return (fields.ClipImage(self._module.image_size),)
+    return (fields.ClipImage(self.module.image_size),)
 
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(V,)."""
-    return (self._module.projection_dim,)
+    return (self.module.projection_dim,)
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, V) of uint8 squares; as Signal.encode."""
-    pixels_BHWC = (inputs['clip_image'].astype(jnp.float32) / 255 - CLIP_MEAN) / CLIP_STD
-    return self._module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
+    pixels_BHWC = clip.normalize(inputs['clip_image'])
+    return self.module.apply({'params': frozen['image_encoder']}, pixels_BHWC)
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
-    """The pictures' squares, as VGen cuts them."""
-    size = self._module.image_size
-    squares = [crops.clip_square(image, request.width, size) for image in request.images]
-    return {'clip_image': np.stack([np.asarray(square) for square in squares])}
+    """The pictures' squares, as training cuts them."""
+    return {'clip_image': request.batch['clip_image']}
 
   def unconditional(self, frozen: Any, negative: Mapping, value: jax.Array) -> jax.Array:
     """Zeros, as in the release; as Signal.unconditional."""
     return jnp.zeros_like(value)
 
-  def kept(self, height: int, width: int) -> tuple[cache.Kept, ...]:
-    """The embedding of each frame, any of which may become the first."""
-    return (cache.Kept(self.name, self.shape(height, width), frames='first'),)
 
-  def keep(self, frozen: Any, batch: Mapping) -> dict[str, jax.Array]:
-    """(B, V)."""
-    return {self.name: self.encode(frozen, batch)}
-
-  def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
-    """(B, V)."""
-    return batch[self.name].astype(jnp.float32)
-
-
-class ImageLatents(Signal):
+class FrameLatents(Signal):
   """The first frame by the VAE: scaled latents, (B, H, W, C), a draw of their own, as released."""
 
   name = 'image_latents'
@@ -176,14 +142,13 @@ class ImageLatents(Signal):
 
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(H, W, C)."""
-    autoencoder = self.parts.autoencoder
-    factor = autoencoder.downsampling
-    return height // factor, width // factor, autoencoder.vae.latent_channels
+    factor = self.autoencoder.downsampling
+    return height // factor, width // factor, self.autoencoder.vae.latent_channels
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, H, W, C) of uint8 pixels at the video's size; as Signal.encode."""
     image_BFHWC = inputs[self.field][:, None]
-    return self.parts.autoencoder.encode_video(frozen, image_BFHWC, keys_B)[:, 0]
+    return self.autoencoder.encode_video(frozen, image_BFHWC, keys_B)[:, 0]
 
   def of_batch(self, batch: Mapping) -> dict[str, jax.Array]:
     """The frame, uint8 (B, H, W, 3)."""
@@ -191,16 +156,14 @@ class ImageLatents(Signal):
 
   def of_request(self, request: Request) -> dict[str, np.ndarray]:
     """The pictures, scaled to cover the video's size and cut to their centres."""
-    size = request.height, request.width
-    images = [crops.center_crop_resize(image, *size) for image in request.images]
-    return {self.field: np.stack([np.asarray(image) for image in images])}
+    return {self.field: request.batch['video'][:, 0]}
 
   def from_cache(self, batch: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, H, W, C), drawn from the frame's moments."""
     mean, logvar = (
       batch[name][:, self.frame].astype(jnp.float32) for name in ('latent_mean', 'latent_logvar')
     )
-    return self.parts.autoencoder.draw_latents(mean, logvar, keys_B)[:, 0]
+    return self.autoencoder.draw_latents(mean, logvar, keys_B)[:, 0]
 
 
 class FrameRate(Signal):

@@ -41,9 +41,8 @@ class T5Caption(signals.Tokens):
     tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self._folder()), copy)
 
   def _folder(self) -> str:
-    config = self.parts.config
-    given, start = config.t5.tokenizer, config.start
-    return tokenizers.folder('t5_tokenizer', given, start, self.parts.workdir)
+    given, start = self.config.t5.tokenizer, self.config.start
+    return tokenizers.folder('t5_tokenizer', given, start, self.workdir)
 
 
 class T5Text(base.Conditioner):

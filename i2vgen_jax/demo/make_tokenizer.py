@@ -100,6 +100,6 @@ def _apply(merge: tuple[str, str], symbols: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'folder for the four files')
-  cli.require('output')
+  flags.DEFINE_string('output', None, 'Folder to write the four files to.')
+  flags.mark_flags_as_required(['output'])
   cli.run(main)

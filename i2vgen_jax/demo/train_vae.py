@@ -303,13 +303,15 @@ def _resize(image: PIL.Image.Image, size: int) -> np.ndarray:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'folder for vae.safetensors and vae.json')
-  flags.DEFINE_integer('frame_size', FRAME_SIZE, 'side of a frame in pixels')
-  flags.DEFINE_list('block_channels', None, 'channels of the levels, as 8,16,32,64; default MODEL')
-  flags.DEFINE_integer('num_steps', 3000, 'optimizer steps')
-  flags.DEFINE_integer('batch_size', 8, 'frames per step')
-  flags.DEFINE_float('peak_lr', 0.02, 'learning rate of kernels after warm-up')
-  flags.DEFINE_float('kl_weight', 3e-4, 'weight of the mean KL divergence per latent')
-  flags.DEFINE_integer('seed', 0, 'of data, weights and batches')
-  cli.require('output')
+  flags.DEFINE_string('output', None, 'Folder to write vae.safetensors and vae.json to.')
+  flags.DEFINE_integer('frame_size', FRAME_SIZE, 'Side of a frame in pixels.')
+  flags.DEFINE_list(
+    'block_channels', None, 'Channels of the levels, such as 8,16,32,64; default MODEL.'
+  )
+  flags.DEFINE_integer('num_steps', 3000, 'Number of optimizer steps.')
+  flags.DEFINE_integer('batch_size', 8, 'Frames per step.')
+  flags.DEFINE_float('peak_lr', 0.02, 'Learning rate of kernels after warm-up.')
+  flags.DEFINE_float('kl_weight', 3e-4, 'Weight of the mean KL divergence per latent.')
+  flags.DEFINE_integer('seed', 0, 'Seed of data, weights and batches.')
+  flags.mark_flags_as_required(['output'])
   cli.run(main)

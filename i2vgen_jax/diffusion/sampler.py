@@ -8,6 +8,7 @@ x0 is what the network makes of z at row.timestep, last_x0 what it made of it a 
 are float64 numpy, computed before anything compiles.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -260,12 +261,6 @@ def _dpmpp_2m(
   )
 
 
-def _dpmpp_2m_sde(
-  timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float
-) -> Table:
-  return _dpmpp_2m(timesteps_K, alpha, sigma, eta, stochastic=True)
-
-
 def _heun(timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: float) -> Table:
   """Heun's method on dx = eps d(sigma/alpha), x = z/alpha: Karras et al. 2022 (arXiv:2206.00364),
   Algorithm 1.
@@ -284,4 +279,9 @@ def _heun(timesteps_K: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, eta: fl
   return table
 
 
-KINDS = {'ddim': _ddim, 'dpmpp_2m': _dpmpp_2m, 'dpmpp_2m_sde': _dpmpp_2m_sde, 'heun': _heun}
+KINDS = {
+  'ddim': _ddim,
+  'dpmpp_2m': _dpmpp_2m,
+  'dpmpp_2m_sde': functools.partial(_dpmpp_2m, stochastic=True),
+  'heun': _heun,
+}

@@ -17,11 +17,6 @@ from etils import epath
 from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import clip_names, files, tensors
 
-# OpenAI CLIP's image statistics, RGB.
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-NOT_PARAMETERS = ('logit_scale', 'position_ids')
-
 
 class ClipScorer:
   """Embeds pictures and captions; batches are spread over this host's devices.
@@ -78,31 +73,25 @@ class ClipScorer:
     return np.asarray(self._embed_texts(self._params, *map(self._place, (ids_BL, ends_B))))
 
   def _load(self, weights: Mapping[str, Any]) -> None:
-    parts: dict[str, dict] = {'vision': {}, 'text': {}, 'projection': {}}
-    for name, value in weights.items():
-      if name.split('.')[-1] in NOT_PARAMETERS:
-        continue
-      part = 'vision' if name.startswith(('vision_model.', 'visual_projection.')) else 'text'
-      parts['projection' if name == 'text_projection.weight' else part][name] = value
-    if not parts['projection']:
+    if 'text_projection.weight' not in weights:
       raise ValueError('model.safetensors has no text_projection.weight: it is no CLIPModel.')
     pixels = np.zeros((1, self.image_size, self.image_size, 3), np.float32)
     ids = np.zeros((1, self._length), np.int32)
     key = jax.random.key(0)
     params = {
-      'vision': tensors.from_torch(
-        parts['vision'],
+      'vision': tensors.from_formats(
+        weights,
         jax.eval_shape(self._vision.init, key, pixels)['params'],
         clip_names.vision_name_of,
-      ),
-      'text': tensors.from_torch(
-        parts['text'],
+        clip_names.vision_formats(self._vision),
+      )[0],
+      'text': tensors.from_formats(
+        weights,
         jax.eval_shape(self._text.init, key, ids)['params'],
         clip_names.text_name_of,
-      ),
-      'projection_DE': np.asarray(parts['projection']['text_projection.weight'])
-      .astype(np.float32)
-      .T,
+        clip_names.text_formats(self._text),
+      )[0],
+      'projection_DE': np.asarray(weights['text_projection.weight']).astype(np.float32).T,
     }
     mesh = jax.sharding.Mesh(jax.local_devices(), 'data')
     self._over_batch = jax.NamedSharding(mesh, jax.P('data'))
@@ -114,8 +103,8 @@ class ClipScorer:
     return jax.device_put(values, self._over_batch) if whole else values
 
   def _images(self, params: Any, pixels_BHWC: jax.Array) -> jax.Array:
-    pixels_BHWC = (pixels_BHWC.astype(jnp.float32) / 255 - MEAN) / DEVIATION
-    return _unit(self._vision.apply({'params': params['vision']}, pixels_BHWC))
+    normalised_BHWC = clip.normalize(pixels_BHWC)
+    return _unit(self._vision.apply({'params': params['vision']}, normalised_BHWC))
 
   def _texts(self, params: Any, ids_BL: jax.Array, ends_B: jax.Array) -> jax.Array:
     states_BLD = self._text.apply({'params': params['text']}, ids_BL, skip_layers=0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from i2vgen_jax.sampling import pictures, video_file
+from i2vgen_jax.sampling import sheets, video_file
 
 Videos = Mapping[str, np.ndarray]  # Set -> uint8 (N, F, H, W, 3).
 Measures = Mapping[str, Mapping[str, Any]]  # Set -> measure -> dict(mean, low, high, num).
@@ -55,7 +55,7 @@ def write_sheet(path: epath.PathLike, videos: Videos) -> None:
   """The first clips of all sets, one under the other, all frames side by side."""
   sets = [list(videos_BFHWC[:SHEET_ROWS]) for videos_BFHWC in videos.values()]
   rows: Any = [video for clip in zip(*sets, strict=True) for video in clip]
-  pictures.write_png(path, pictures.contact_sheet(rows))
+  sheets.write_png(path, sheets.contact_sheet(rows))
 
 
 def write_page(

@@ -7,7 +7,7 @@ Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L 
 D context width, C channels, A heads, K head size.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -41,16 +41,14 @@ class Attention(nn.Module):
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
     source: Any = context_BLD if self.over == 'context' else x_BFSC
+    width = self.num_heads * self.head_dim
     q_BFSC, k, v = (
-      self._project(name)(x) for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
+      layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
+      for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
     )
     output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
-
-  def _project(self, name: str) -> layers.Dense:
-    width = self.num_heads * self.head_dim
-    return layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)
 
 
 class FeedForward(nn.Module):
@@ -114,8 +112,13 @@ class TransformerBlock(nn.Module):
     return x_BFSC + FeedForward(dtype=self.dtype, name='ff')(h)
 
 
-class SpatialTransformer(nn.Module):
-  """Attention within each frame, then from each frame to the context. Starts as the identity."""
+class Transformer(nn.Module):
+  """Norm, project in, transform the pixels as tokens, project out, add. Starts as the identity.
+
+  Attention over frames sees all frames of a part of the pixels (video_parts.py).
+  """
+
+  attentions: ClassVar[tuple[kernels.Over, kernels.Over]]
 
   num_heads: int
   head_dim: int
@@ -123,63 +126,40 @@ class SpatialTransformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
+  def __call__(self, x_BFHWC: jax.Array, context_BLD: jax.Array | None = None) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
-    norm = layers.GroupNorm(self.norm_groups, epsilon=1e-6, dtype=self.dtype, name='norm')
-    block = TransformerBlock(
-      ('pixels', 'context'), self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
-    )
+    x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
+    height, width, channels = x_BFHWC.shape[2:]
+    over_frames = 'frames' in self.attentions
+    if over_frames:
+      x_BFHWC = video_parts.pixels_apart(x_BFHWC)
+    norm = layers.GroupNorm(self.norm_groups, over_frames, 1e-6, self.dtype, name='norm')
+    h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
     inner_width = self.num_heads * self.head_dim
-    return _transform(x_BFHWC, norm, block, inner_width, self.dtype, context_BLD)
+    h_BFSC = layers.Dense(inner_width, dtype=self.dtype, name='proj_in')(h_BFSC)
+    block = TransformerBlock(
+      self.attentions, self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
+    )
+    h_BFSC = block(h_BFSC, context_BLD)
+    project = layers.Dense(channels, zero=('kernel', 'bias'), dtype=self.dtype, name='proj_out')
+    x_BFHWC = x_BFHWC + axes.tokens_as_space(project(h_BFSC), *x_BFHWC.shape[2:4])
+    return video_parts.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC
 
 
-class TemporalTransformer(nn.Module):
-  """Attention over frames at each pixel, twice. Starts as the identity.
+class SpatialTransformer(Transformer):
+  """Attention within each frame, then from each frame to the context."""
+
+  attentions = ('pixels', 'context')
+
+
+class TemporalTransformer(Transformer):
+  """Attention over frames at each pixel, twice.
 
   There is no position encoding: the temporal convolutions and the position marks of the image
   latents tell the order.
   """
 
-  num_heads: int
-  head_dim: int
-  norm_groups: int
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
-    """(B, F, H, W, C) -> (B, F, H, W, C)."""
-    norm = layers.GroupNorm(
-      self.norm_groups, over_frames=True, epsilon=1e-6, dtype=self.dtype, name='norm'
-    )
-    block = TransformerBlock(
-      ('frames', 'frames'), self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
-    )
-    return _transform(x_BFHWC, norm, block, self.num_heads * self.head_dim, self.dtype)
-
-
-def _transform(
-  x_BFHWC: jax.Array,
-  norm: layers.GroupNorm,
-  block: TransformerBlock,
-  inner_width: int,
-  dtype: jnp.dtype,
-  *context_BLD: jax.Array,
-) -> jax.Array:
-  """Norm, project in, transform the pixels as tokens, project out (zero at start), add.
-
-  Attention over frames sees all frames of a part of the pixels (video_parts.py).
-  """
-  x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
-  height, width, channels = x_BFHWC.shape[2:]
-  over_frames = 'frames' in block.attentions
-  if over_frames:
-    x_BFHWC = video_parts.pixels_apart(x_BFHWC)
-  h_BFSC = axes.space_as_tokens(norm(x_BFHWC))
-  h_BFSC = layers.Dense(inner_width, dtype=dtype, name='proj_in')(h_BFSC)
-  h_BFSC = block(h_BFSC, *context_BLD)
-  h_BFSC = layers.Dense(channels, zero=('kernel', 'bias'), dtype=dtype, name='proj_out')(h_BFSC)
-  x_BFHWC = x_BFHWC + axes.tokens_as_space(h_BFSC, *x_BFHWC.shape[2:4])
-  return video_parts.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC
+  attentions = ('frames', 'frames')
 
 
 class FrameAdapter(nn.Module):

@@ -34,9 +34,3 @@ def split_heads(x_C: jax.Array, num_heads: int) -> jax.Array:
   if channels % num_heads:
     raise ValueError(f'channels={channels} must divide over num_heads={num_heads}.')
   return x_C.reshape(*leading, num_heads, channels // num_heads)
-
-
-def merge_heads(x_AK: jax.Array) -> jax.Array:
-  """(..., A, K) -> (..., A*K): the inverse of split_heads."""
-  *leading, num_heads, head_dim = x_AK.shape
-  return x_AK.reshape(*leading, num_heads * head_dim)

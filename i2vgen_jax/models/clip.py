@@ -18,13 +18,22 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NORM_EPS = 1e-5
+# OpenAI CLIP's image statistics, RGB.
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 ACTIVATIONS = {
   'gelu': functools.partial(nn.gelu, approximate=False),  # OpenCLIP's.
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's.
 }
+
+
+def normalize(pixels_BHWC: jax.Array) -> jax.Array:
+  """uint8 RGB pictures as CLIPVision takes them: float32, with CLIP's mean and deviation out."""
+  return (pixels_BHWC.astype(jnp.float32) / 255 - MEAN) / DEVIATION
 
 
 class CLIPText(nn.Module):
@@ -103,7 +112,7 @@ class CLIPVision(nn.Module):
     """Returns float32 vectors (B, projection_dim).
 
     Args:
-      pixels_BHWC: image_size x image_size, with CLIP's mean and deviation taken out.
+      pixels_BHWC: image_size x image_size, of `normalize`.
 
     Raises:
       ValueError: pictures of another size.

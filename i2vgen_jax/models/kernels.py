@@ -103,7 +103,7 @@ def plain(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads: 
   q_BFSAK = q_BFSAK * q_BFSAK.shape[-1] ** -0.5
   logits = jnp.einsum(to_logits, q_BFSAK, k, preferred_element_type=jnp.float32)
   weights = jax.nn.softmax(logits, -1).astype(v.dtype)
-  return axes.merge_heads(jnp.einsum(to_output, weights, v))
+  return jnp.einsum(to_output, weights, v).reshape(q_BFSC.shape)
 
 
 def pallas(

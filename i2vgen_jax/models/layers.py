@@ -35,38 +35,49 @@ def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
   return init
 
 
-def _initializer(name: str, fan_in: int, zero: tuple[str, ...]) -> nn.initializers.Initializer:
-  return nn.initializers.zeros if name in zero else uniform_by_fan_in(fan_in)
+class Affine(nn.Module):
+  """What layers with a kernel and a bias share.
+
+  Attributes:
+    features: O.
+    zero: the parameters that start at zero ('kernel', 'bias').
+    dtype: type of the products.
+  """
+
+  features: int
+  zero: tuple[str, ...] = ()
+  dtype: jnp.dtype = jnp.float32
+
+  def _kernel_and_bias(
+    self, shape: tuple[int, ...], use_bias: bool = True
+  ) -> tuple[jax.Array, Any]:
+    """The parameters, the bias None if there is none; fan-in is all of the shape (..., O) but O."""
+    draw = uniform_by_fan_in(math.prod(shape[:-1]))
+    initializers = {'kernel': draw, 'bias': draw} | dict.fromkeys(self.zero, nn.initializers.zeros)
+    kernel = self.param('kernel', initializers['kernel'], shape)
+    return kernel, self.param('bias', initializers['bias'], shape[-1:]) if use_bias else None
 
 
-class Dense(nn.Module):
-  """x @ kernel + bias. `zero` names the parameters that start at zero ('kernel', 'bias').
+class Dense(Affine):
+  """x @ kernel + bias.
 
   With `parts` > 1 the result is a tuple of equal parts of the features, each a matrix product of
   its own: cutting the kernel moves less than cutting the activations.
   """
 
-  features: int
   use_bias: bool = True
-  zero: tuple[str, ...] = ()
   parts: int = 1
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_C: jax.Array) -> Any:
     """(..., I) -> (..., O)."""
-    fan_in = x_C.shape[-1]
-    shape = (fan_in, self.features)
-    kernel_IO = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
-    bias_O: Any = None
-    if self.use_bias:
-      bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
+    kernel_IO, bias_O = self._kernel_and_bias((x_C.shape[-1], self.features), self.use_bias)
     x_C = x_C.astype(self.dtype)
     if self.parts == 1:
       return _affine(x_C, kernel_IO, bias_O)
     width = self.features // self.parts
     return tuple(
-      _affine(x_C, kernel_IO[:, i : i + width], bias_O[i : i + width] if self.use_bias else None)
+      _affine(x_C, kernel_IO[:, i : i + width], None if bias_O is None else bias_O[i : i + width])
       for i in range(0, self.features, width)
     )
 
@@ -76,44 +87,30 @@ def _affine(x_I: jax.Array, kernel_IO: jax.Array, bias_O: jax.Array | None) -> j
   return y_O if bias_O is None else y_O + _broadcast_last(bias_O.astype(x_I.dtype), y_O.ndim)
 
 
-class Conv(nn.Module):
+class Conv(Affine):
   """Zero-padded convolution of every frame, kernel_size wide and high (1 or 3)."""
 
-  features: int
   kernel_size: int = 3
   stride: int = 1
-  zero: tuple[str, ...] = ()
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_HWC: jax.Array) -> jax.Array:
     """(..., H, W, I) -> (..., ceil(H/stride), ceil(W/stride), O)."""
-    size, channels = self.kernel_size, x_HWC.shape[-1]
-    fan_in = size * size * channels
-    shape = (size, size, channels, self.features)
-    kernel_HWIO = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
-    bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
+    size = self.kernel_size
+    kernel_HWIO, bias_O = self._kernel_and_bias((size, size, x_HWC.shape[-1], self.features))
     x_NHWC = x_HWC.reshape(-1, *x_HWC.shape[-3:]).astype(self.dtype)
     y_NHWC = convolution.convolve(x_NHWC, kernel_HWIO.astype(self.dtype), self.stride)
     y_NHWC = y_NHWC + _broadcast_last(bias_O.astype(self.dtype), 4)
     return y_NHWC.reshape(*x_HWC.shape[:-3], *y_NHWC.shape[1:])
 
 
-class FrameConv(nn.Module):
+class FrameConv(Affine):
   """Convolution over time alone, 3 frames wide, zero-padded; the kernel is a 3-D one, 3 x 1 x 1."""
-
-  features: int
-  zero: tuple[str, ...] = ()
-  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, I) -> (B, F, H, W, O)."""
-    channels = x_BFHWC.shape[-1]
-    fan_in = 3 * channels
-    shape = (3, 1, 1, channels, self.features)
-    kernel = self.param('kernel', _initializer('kernel', fan_in, self.zero), shape)
-    bias_O = self.param('bias', _initializer('bias', fan_in, self.zero), (self.features,))
+    kernel, bias_O = self._kernel_and_bias((3, 1, 1, x_BFHWC.shape[-1], self.features))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
     x_BFSC = axes.space_as_tokens(x_BFHWC).astype(self.dtype)

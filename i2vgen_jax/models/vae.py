@@ -11,6 +11,7 @@ Dimension key: N images, H W height and width, C channels, S = H*W tokens.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -78,8 +79,8 @@ class AutoencoderKL(nn.Module):
     return self.decoder(self.post_quant_conv(latents_NHWC)).astype(jnp.float32)
 
 
-class Encoder(nn.Module):
-  """Images to twice the latent channels: mean and log-variance before `quant_conv`."""
+class Coder(nn.Module):
+  """What encoder and decoder share: their sizes."""
 
   out_channels: int
   block_channels: Sequence[int]
@@ -87,15 +88,19 @@ class Encoder(nn.Module):
   norm_groups: int
   dtype: jnp.dtype
 
+
+class Encoder(Coder):
+  """Images to twice the latent channels: mean and log-variance before `quant_conv`."""
+
   @nn.compact
   def __call__(self, x_NHWC: jax.Array) -> jax.Array:
     """(N, H, W, C) images -> (N, H/f, W/f, out_channels)."""
     x_NHWC = _conv3x3(self.block_channels[0], self.dtype, 'conv_in')(x_NHWC)
     for i, channels in enumerate(self.block_channels):
-      x_NHWC = DownBlock(
+      x_NHWC = Level(
         channels=channels,
         num_layers=self.layers_per_block,
-        downsample=i < len(self.block_channels) - 1,
+        resampling='down' if i < len(self.block_channels) - 1 else '',
         norm_groups=self.norm_groups,
         dtype=self.dtype,
         name=f'down_blocks_{i}',
@@ -105,14 +110,8 @@ class Encoder(nn.Module):
     return _conv3x3(self.out_channels, self.dtype, 'conv_out')(x_NHWC)
 
 
-class Decoder(nn.Module):
+class Decoder(Coder):
   """Latents after `post_quant_conv` to images."""
-
-  out_channels: int
-  block_channels: Sequence[int]
-  layers_per_block: int
-  norm_groups: int
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x_NHWC: jax.Array) -> jax.Array:
@@ -120,10 +119,10 @@ class Decoder(nn.Module):
     x_NHWC = _conv3x3(self.block_channels[-1], self.dtype, 'conv_in')(x_NHWC)
     x_NHWC = MidBlock(self.norm_groups, self.dtype, name='mid_block')(x_NHWC)
     for i, channels in enumerate(reversed(self.block_channels)):
-      x_NHWC = UpBlock(
+      x_NHWC = Level(
         channels=channels,
         num_layers=self.layers_per_block + 1,
-        upsample=i < len(self.block_channels) - 1,
+        resampling='up' if i < len(self.block_channels) - 1 else '',
         norm_groups=self.norm_groups,
         dtype=self.dtype,
         name=f'up_blocks_{i}',
@@ -132,43 +131,24 @@ class Decoder(nn.Module):
     return _conv3x3(self.out_channels, self.dtype, 'conv_out')(x_NHWC)
 
 
-class DownBlock(nn.Module):
-  """One encoder level: residual blocks, then a stride-2 convolution."""
+class Level(nn.Module):
+  """One level: residual blocks, then, but for the last level, a layer that resamples."""
 
   channels: int
   num_layers: int
-  downsample: bool
+  resampling: Literal['down', 'up', '']
   norm_groups: int
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, H/2, W/2, channels), or as high and wide at the last level."""
+    """(N, H, W, C) -> (N, H', W', channels), half or twice as high and wide, or as it was."""
     for i in range(self.num_layers):
       block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
       x_NHWC = block(x_NHWC)
-    if self.downsample:
-      x_NHWC = Downsample(self.channels, self.dtype, name='downsamplers_0')(x_NHWC)
-    return x_NHWC
-
-
-class UpBlock(nn.Module):
-  """One decoder level: residual blocks, then nearest-neighbour doubling and a convolution."""
-
-  channels: int
-  num_layers: int
-  upsample: bool
-  norm_groups: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x_NHWC: jax.Array) -> jax.Array:
-    """(N, H, W, C) -> (N, 2H, 2W, channels), or as high and wide at the last level."""
-    for i in range(self.num_layers):
-      block = ResnetBlock(self.channels, self.norm_groups, self.dtype, name=f'resnets_{i}')
-      x_NHWC = block(x_NHWC)
-    if self.upsample:
-      x_NHWC = Upsample(self.channels, self.dtype, name='upsamplers_0')(x_NHWC)
+    if self.resampling:
+      layer = {'down': Downsample, 'up': Upsample}[self.resampling]
+      x_NHWC = layer(self.channels, self.dtype, name=f'{self.resampling}samplers_0')(x_NHWC)
     return x_NHWC
 
 

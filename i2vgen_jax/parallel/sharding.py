@@ -35,6 +35,11 @@ def path_name(path: Sequence[Any]) -> str:
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by `path_name`, in the tree's order."""
+  return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def spec_for(
   name: str,
   shape: Sequence[int],

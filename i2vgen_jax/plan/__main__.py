@@ -96,13 +96,14 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']
   lines += [f'  {kind:48s}{gib(value)}' for kind, value in plan.bytes.items()]
   lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
-  lines += ['', f'{"bucket":16s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
+  lines += ['', f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
   lines += [
-    f'{row["name"]:16s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
+    f'{row["name"]:20s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
     for row in plan.buckets
   ]
   lines += [
     '',
+    f'programs             {plan.programs:9d} at most: train steps to compile, by shape of batch',
     f'checkpoint           {gib(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept',
     f'step                 {plan.secs_per_step:9.3f} s, estimate: at {mfu:.0%} of the peak',
     f'samples              {plan.samples_per_sec:9.0f} per second, likewise',
@@ -117,12 +118,12 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
 
 if __name__ == '__main__':
   config_flag.define()
-  flags.DEFINE_string('topology', None, 'Such as v5p-128, 2xv5e-256.')
-  flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the run is taken to reach.')
+  flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
+  flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
-  flags.DEFINE_string('bucket', '', 'Which to compile; default: the first.')
+  flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
-  flags.DEFINE_string('json', '', 'File to write the plan to.')
-  cli.require('config', 'topology')
+  flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
+  flags.mark_flags_as_required(['config', 'topology'])
   cli.run(main)

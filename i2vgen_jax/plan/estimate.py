@@ -7,6 +7,7 @@ stated share of the peak.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ class Plan:
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
-  buckets: list  # dict(name, batch_size, step_tflops, mean_weight).
+  buckets: list  # dict(name, batch_size, share, step_tflops).
+  programs: int  # Train steps to compile, at most: aspects that no example has are not.
   checkpoint_bytes: int
   checkpoints_kept: int
   secs_per_step: float
@@ -97,6 +99,7 @@ def make(
     samples_per_device=samples,
     bytes_per_sample=kept,
     buckets=rows,
+    programs=num_programs(session, buckets),
     checkpoint_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     checkpoints_kept=config.checkpoint.keep_last,
     secs_per_step=secs,
@@ -136,14 +139,10 @@ def state_bytes(
 def device_bytes(tree: Any, shardings: Any) -> int:
   """Bytes of a tree's shards in the memory of one device, not counting that of its host."""
   return sum(
-    _bytes(leaf.dtype, placed.shard_shape(leaf.shape))
+    math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf, placed in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
     if placed.memory_kind != 'pinned_host'
   )
-
-
-def _bytes(dtype: jnp.dtype, shape: tuple[int, ...]) -> int:
-  return jax.ShapeDtypeStruct(shape, dtype).size * dtype.itemsize
 
 
 def activation_bytes(
@@ -159,9 +158,7 @@ def activation_bytes(
   """
   unet = session.unet
   inputs = functools.partial(session.unet_inputs, bucket.frames, bucket.height, bucket.width)
-  params = jax.eval_shape(
-    unet.init, jax.eval_shape(lambda: jax.random.key(0)), *session.smallest_unet_inputs()
-  )
+  params = jax.eval_shape(unet.init, jax.random.key(0), *session.smallest_unet_inputs())
   mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
   one, two = (residual_bytes(unet, params, mesh, *inputs(n), _keys(n)) for n in (1, 2))
   bare = lora.bare(unet)
@@ -193,7 +190,7 @@ def largest_block(
     (attention.SpatialTransformer(*sizes), (x, context)),
     (attention.TemporalTransformer(*sizes), (x,)),
   )
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  key = jax.random.key(0)
   return max(
     residual_bytes(block, jax.eval_shape(block.init, key, *arguments), mesh, *arguments)
     for block, arguments in blocks
@@ -249,6 +246,16 @@ def bucket_rows(
       )
     )
   return rows
+
+
+def num_programs(session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]) -> int:
+  """How many different train steps the buckets need: by shape of batch and rates of dropout."""
+  return len(
+    {
+      (b.batch_size, b.frames, *b.size, *sorted(session.dropout_rates(b.group).items()))
+      for b in buckets
+    }
+  )
 
 
 def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:

@@ -6,12 +6,13 @@ model they are of; here is checked what no shape shows.
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from absl import logging
 
+from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import t5_names
 
 # The newest version that has the pipeline and runs it.
@@ -168,16 +169,8 @@ def vision_config(config: ml_collections.ConfigDict, dtype: str = 'float32') -> 
   )
 
 
-def image_processor_config(
-  config: ml_collections.ConfigDict, mean: Iterable[float], std: Iterable[float]
-) -> dict[str, Any]:
-  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it.
-
-  Args:
-    config: the config of the run.
-    mean: mean of R, G and B, of pixels in [0, 1].
-    std: their standard deviation.
-  """
+def image_processor_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Config of transformers' CLIPImageProcessor; the pipeline only normalises by it."""
   size = config.image_encoder.model.image_size
   return dict(
     image_processor_type='CLIPImageProcessor',
@@ -190,8 +183,8 @@ def image_processor_config(
     do_rescale=True,
     rescale_factor=1 / 255,
     do_normalize=True,
-    image_mean=[round(float(x), 8) for x in mean],
-    image_std=[round(float(x), 8) for x in std],
+    image_mean=[round(float(x), 8) for x in clip.MEAN],
+    image_std=[round(float(x), 8) for x in clip.DEVIATION],
   )
 
 

@@ -5,13 +5,14 @@ they go through `torch.load(weights_only=True)` alone, which runs no code, and t
 only then.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -167,26 +168,21 @@ def _load_torch(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-class _explained:  # noqa: N801 - reads as a clause.
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Generator[None, None, None]:
   """Turns the libraries' errors on broken files into one ValueError with the file's name."""
-
-  def __init__(self, path: pathlib.Path) -> None:
-    self._path = str(path)
-
-  def __enter__(self) -> '_explained':
-    return self
-
-  def __exit__(
-    self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any
-  ) -> None:
+  try:
+    yield
+  except (safetensors.SafetensorError, RuntimeError, EOFError) as error:
+    what = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
+    raise ValueError(
+      f'{str(path)!r} is not a whole {what} ({error}): copy or download it again.'
+    ) from error
+  except Exception as error:
     # Compare by name, since nothing here may import the class's module.
-    if kind is not None and kind.__name__ == 'UnpicklingError':
-      raise ValueError(
-        f'{self._path!r} holds more than tensors, or is no file of torch, and is not opened: that '
-        'could run code. Look for the same weights as .safetensors.'
-      ) from error
-    if isinstance(error, (safetensors.SafetensorError, RuntimeError, EOFError)):
-      what = 'safetensors file' if isinstance(error, safetensors.SafetensorError) else 'file'
-      raise ValueError(
-        f'{self._path!r} is not a whole {what} ({error}): copy or download it again.'
-      ) from error
+    if type(error).__name__ != 'UnpicklingError':
+      raise
+    raise ValueError(
+      f'{str(path)!r} holds more than tensors, or is no file of torch, and is not opened: that '
+      'could run code. Look for the same weights as .safetensors.'
+    ) from error

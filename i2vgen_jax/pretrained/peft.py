@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import tensors, unet_names
 from i2vgen_jax.process import output_folder
 
@@ -30,7 +31,7 @@ def export_peft(output: str | pathlib.Path, config: Any, adapters: tensors.Param
   if not adapters:
     raise ValueError('--format=peft writes LoRA adapters, and this run has none: lora.rank is 0.')
   named, for_diffusers, modules = {}, {}, []
-  flat = tensors.flatten(adapters)
+  flat = sharding.by_path(adapters)
   for path, down_IR in flat.items():
     layer, _, part = path.rpartition('/')
     if part == 'down':

@@ -5,9 +5,6 @@ from typing import Any
 
 from i2vgen_jax.pretrained import tensors
 
-_EMBEDDING = 'shared.weight'
-_ENCODER_EMBEDDING = 'encoder.embed_tokens.weight'
-
 # Ours -> transformers', outside the blocks and within one.
 _OUTSIDE = {
   'token_embedding': 'shared',
@@ -58,4 +55,4 @@ def unseen_fields(encoder: Any) -> dict[str, Any]:
 
 
 def _within(name: str) -> tensors.Slot:
-  return tensors.Slot(_ENCODER_EMBEDDING if name == _EMBEDDING else name)
+  return tensors.Slot('encoder.embed_tokens.weight' if name == 'shared.weight' else name)

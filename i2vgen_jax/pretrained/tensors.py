@@ -15,6 +15,8 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from i2vgen_jax.parallel import sharding
+
 Params = Any  # A nested dict of arrays, as `module.init(...)['params']`.
 
 # What Flax calls a parameter -> what torch calls it. 'bias' and raw parameters keep their names.
@@ -128,7 +130,7 @@ def to_torch(
     ValueError: two parameters get one place, or values are not finite in `dtype`.
   """
   parts = collections.defaultdict(dict)
-  for path, value in flatten(params).items():
+  for path, value in sharding.by_path(params).items():
     slot = cast(Slot, slot_of(name_of(path)))  # None is of formats that are only read.
     i, num_parts = slot.part
     if i in parts[slot.name]:
@@ -144,24 +146,11 @@ def to_torch(
   return tensors
 
 
-def from_torch(
-  tensors: Mapping[str, Any], abstract_params: Params, name_of: Callable[[str], str]
-) -> Params:
-  """`from_formats` for diffusers' or transformers' own names.
-
-  Args:
-    tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
-    abstract_params: nested dict of ShapeDtypeStructs.
-    name_of: parameter path, joined by '/', to tensor name.
-  """
-  return from_formats(tensors, abstract_params, name_of, (Format('diffusers'),))[0]
-
-
 def from_formats(
   tensors: Mapping[str, Any],
   abstract_params: Params,
   name_of: Callable[[str], str],
-  formats: tuple[Format, ...],
+  formats: tuple[Format, ...] = (Format('diffusers'),),
   initial: Callable[[], Params] | None = None,
 ) -> tuple[Params, Format]:
   """Returns parameters shaped, typed and placed like `abstract_params`, and the format found.
@@ -172,14 +161,14 @@ def from_formats(
     tensors: tensors of a file by name: anything with `shape` that np.asarray reads.
     abstract_params: nested dict of ShapeDtypeStructs; without a sharding it becomes a numpy array.
     name_of: parameter path, joined by '/', to tensor name.
-    formats: the layouts to try; the best fit is taken.
+    formats: the layouts to try; the best fit is taken. By default diffusers' or transformers' own.
     initial: makes the parameters that a format has no tensors for.
 
   Raises:
     ValueError: no format fits at all, or a tensor is missing, unexpected or of another shape; all
       of them are named.
   """
-  wanted = flatten(abstract_params)
+  wanted = sharding.by_path(abstract_params)
   names = {path: name_of(path) for path in wanted}
   found = choose_format(formats, list(names.values()), tensors)
   slots = {path: found.slot_of(name) for path, name in names.items()}
@@ -198,14 +187,15 @@ def from_formats(
   if any(slot is None for slot in slots.values()):
     if initial is None:
       raise ValueError(f'{found.name} has no tensor for every parameter of this model.')
-    flat = flatten(initial())
+    flat = sharding.by_path(initial())
   for path, abstract in wanted.items():
     slot = slots[path]
     if slot is not None:
       value = np.asarray(tensors[slot.name]).astype(abstract.dtype, copy=False)
       value = _from_torch_layout(path, slot.read(value, shapes[path]))
       flat[path] = _place(np.ascontiguousarray(value), abstract)
-  return _unflatten(flat), found
+  leaves = [flat[path] for path in wanted]
+  return jax.tree.unflatten(jax.tree.structure(abstract_params), leaves), found
 
 
 def choose_format(
@@ -298,20 +288,3 @@ def _listed(names: list[str]) -> str:
   if len(names) > MAX_NAMES_SHOWN:
     lines = [*lines, f'... and {len(names) - MAX_NAMES_SHOWN} more']
   return ''.join(f'\n  {line}' for line in lines)
-
-
-def flatten(params: Params) -> dict[str, Any]:
-  """Paths joined by '/' to arrays, in the order of the names."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-  return {'/'.join(key.key for key in path): leaf for path, leaf in leaves}
-
-
-def _unflatten(flat: dict[str, Any]) -> Params:
-  tree = {}
-  for path, value in flat.items():
-    *modules, leaf = path.split('/')
-    node = tree
-    for module in modules:
-      node = node.setdefault(module, {})
-    node[leaf] = value
-  return tree

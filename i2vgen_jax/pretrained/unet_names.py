@@ -58,6 +58,10 @@ _RESNET = {
   'conv2': 'out_layers.3',
   'conv_shortcut': 'skip_connection',
 }
+# What Stable Diffusion has too, but for the temporal layers within blocks.
+_SPATIAL = re.compile(
+  r'(time_embedding|conv_in|conv_norm_out|conv_out|down_blocks|mid_block|up_blocks)\.'
+)
 _BLOCK = re.compile(
   r'(?P<side>down|mid|up)_blocks?\.(?:(?P<level>\d+)\.)?'
   r'(?P<kind>resnets|temp_convs|attentions|temp_attentions|downsamplers|upsamplers)'
@@ -110,7 +114,7 @@ def stable_diffusion() -> tensors.Format:
   the time embedding."""
 
   def slot_of(name: str) -> tensors.Slot | None:
-    if not _is_spatial(name):
+    if '.temp_' in name or not _SPATIAL.match(name):
       return None
     # It has four channels of noisy latents; ours has the image's besides.
     return tensors.Slot(name, num_inputs=4 if name == 'conv_in.weight' else None)
@@ -131,11 +135,6 @@ def stable_diffusion_ldm(unet: unet3d.UNet3D) -> tensors.Format:
 
   ignored = {r'(?!model\.diffusion_model\.)': 'the other networks, schedule and averages'}
   return tensors.Format('Stable Diffusion of latent-diffusion', slot_of, ignored)
-
-
-def _is_spatial(name: str) -> bool:
-  known = r'(time_embedding|conv_in|conv_norm_out|conv_out|down_blocks|mid_block|up_blocks)\.'
-  return re.match(known, name) is not None and '.temp_' not in name
 
 
 def _ldm_name(

@@ -24,7 +24,7 @@ from i2vgen_jax.process import exit_codes
 LOST_PEER_WORDS = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Gloo', 'onnection', 'heartbeat')
 
 
-class BudgetError(RuntimeError):
+class TrainingError(RuntimeError):
   """Training cannot go on usefully: too many bad samples, or the loss is not finite."""
 
 
@@ -61,8 +61,8 @@ def flag_message(error: Exception) -> str:
 
 def classify(error: BaseException) -> tuple[int, str | None]:
   """(exit code, one line for the user); the line is None for a bug, whose traceback says more."""
-  if isinstance(error, BudgetError):
-    return exit_codes.BUDGET, str(error)
+  if isinstance(error, TrainingError):
+    return exit_codes.FAILED, str(error)
   if message := user_errors.message(error):
     return exit_codes.USAGE, message
   if isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized():
@@ -87,12 +87,6 @@ def leave_pod(error: BaseException) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
-
-
-class _HelpFlag(app.HelpFlag):
-  """-h, as --help."""
-
-  NAME, SHORT_NAME = 'h', None
 
 
 def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
@@ -122,14 +116,8 @@ def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
       user_errors.fail(message, code)
 
   app.define_help_flags()
-  flags.DEFINE_flag(_HelpFlag())
+  flags.DEFINE_alias('h', 'help')
   app.run(guarded, flags_parser=parse_flags)
-
-
-def require(*names: str) -> None:
-  """Marks flags as required."""
-  for name in names:
-    flags.mark_flag_as_required(name)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Held-out clips, and what trained stages make of them, in batches of one shape on all devices."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +52,21 @@ def resize(videos_BFHWC: np.ndarray, height: int, width: int) -> np.ndarray:
   return np.concatenate([np.asarray(function(videos_BFHWC[i : i + BATCH])) for i in parts])
 
 
+def parts(arrays: Any, total: int, size: int, mesh: jax.sharding.Mesh) -> Iterator[tuple[Any, int]]:
+  """(the arrays' rows on the mesh, how many of them count) of steps of one size.
+
+  Args:
+    arrays: tree of arrays that every host has whole.
+    total: their first rows, which are taken.
+    size: rows of a step, rounded up to what the mesh can split.
+    mesh: to put them on.
+  """
+  host_index, host_count = mesh_lib.batch_reader(mesh)
+  for rows, count in padding.steps_of_rows(total, size, mesh_lib.batch_shards(mesh)):
+    local = rows.reshape(host_count, -1)[host_index]
+    yield mesh_lib.place_batch(jax.tree.map(operator.itemgetter(local), arrays), mesh), count
+
+
 def sample(
   stage: stages.Stage,
   batch: Mapping[str, Any],
@@ -65,16 +81,11 @@ def sample(
     seed: of the start noise, which depends on (seed, row) alone.
     videos_BFHWC: what a refinement refines, of any size.
   """
-  total, mesh = len(batch['video']), stage.session.mesh
-  noise = np.asarray(stage.noise(seed, total))
+  total = len(batch['video'])
   signals = jax.tree.map(np.asarray, stage.session.of_batch(batch))
+  arrays = signals, np.asarray(stage.noise(seed, total)), videos_BFHWC if stage.refines else None
   made = []
-  for rows, count in padding.steps_of_rows(total, min(BATCH, total), mesh_lib.batch_shards(mesh)):
-    part = dict(signals=signals, noise=noise)
-    if stage.refines:
-      part['video'] = videos_BFHWC
-    placed = mesh_lib.place_batch(jax.tree.map(lambda values, r=rows: values[r], part), mesh)
-    videos = stage(placed['signals'], placed['noise'], placed.get('video'))
-    made.append(np.asarray(jax.device_get(videos))[:count])
-    logging.info('%d of %d videos', rows[-1] + 1, total)
+  for part, count in parts(arrays, total, min(BATCH, total), stage.session.mesh):
+    made.append(np.asarray(jax.device_get(stage(*part)))[:count])
+    logging.info('%d of %d videos', sum(map(len, made)), total)
   return np.concatenate(made)

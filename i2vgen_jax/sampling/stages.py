@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import PIL.Image
 from absl import logging
@@ -31,7 +30,7 @@ class Stage:
   Attributes:
     session: of the run, with its frozen weights.
     params: of the U-Net.
-    bucket: whose shape and rate the videos have.
+    bucket: whose shape and rate the videos have; with aspects, see `fitting`.
     settings: of the sampler, see generate.settings.
     generate: made by generate.make_generate.
     negative_prompt: what to move away from.
@@ -43,11 +42,6 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
-
-  @property
-  def config(self) -> ml_collections.ConfigDict:
-    """The config of the run."""
-    return self.session.config
 
   @property
   def refines(self) -> bool:
@@ -71,6 +65,11 @@ class Stage:
     inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
     return self.generate(self.params, self.session.frozen, inputs, noise_BFHWC)[1]
 
+  def fitting(self, height: int, width: int) -> 'Stage':
+    """The stage at the aspect of its bucket that crops such a picture least, in pixels; itself
+    without aspects, or where a size was asked for."""
+    return dataclasses.replace(self, bucket=buckets_lib.fitting(self.bucket, height, width))
+
   def noise(self, seed: int, num_videos: int) -> jax.Array:
     """The noise to start from; see generate.start_noise."""
     size = self.bucket.frames, self.bucket.height, self.bucket.width
@@ -78,28 +77,32 @@ class Stage:
 
   def run(
     self,
-    image: PIL.Image.Image,
+    image: bytes | PIL.Image.Image,
     caption: str,
     seed: int,
     video_FHWC: np.ndarray | None = None,
     more: Mapping[str, str] | None = None,
   ) -> np.ndarray:
-    """uint8 (F, H, W, 3) of a picture and a caption.
+    """uint8 (F, H, W, 3) of a picture and a caption, at the aspect that is nearest to it.
 
     Args:
-      image: the first frame.
+      image: the first frame, encoded or decoded already.
       caption: what happens.
       seed: of the noise.
-      video_FHWC: what a refinement stage refines.
+      video_FHWC: what a refinement stage refines; its aspect is kept.
       more: values of the signals' own flags.
     """
-    bucket = self.bucket
-    request = base.Request(
-      [image.convert('RGB')], [caption], bucket.height, bucket.width, bucket.fps, more or {}
-    )
+    if video_FHWC is None:
+      picture = pictures.decode_image(image) if isinstance(image, bytes) else image
+      size = picture.height, picture.width
+    else:
+      size = video_FHWC.shape[1:3]
+    stage = self.fitting(*size)
+    bucket = stage.bucket
+    request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
-    return np.asarray(self(signals, self.noise(seed, 1), video_BFHWC)[0])
+    return np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
 
 
 def load(
@@ -120,7 +123,8 @@ def load(
     weights: 'ema' or 'raw'.
     step: checkpoint; default the newest.
     seed: of the noise that a sampler adds.
-    size: frames, height, width, fps of the videos; default those of the run's sampling bucket.
+    size: frames, height, width, fps of the videos; default those of the run's sampling bucket, at
+      the aspect that is nearest to each picture if the run has several.
     negative_prompt: what to move away from.
     devices: to sample on; default all.
     **overrides: fields of config.sample, and of config.refine's levels.
@@ -128,15 +132,18 @@ def load(
   Raises:
     ValueError: there is no such run, or a setting is invalid.
   """
-  session, params = session_lib.load_run(workdir, weights, step, devices)
+  session = session_lib.open_run(workdir, devices)
+  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
   if given.get('fps', 1) <= 0:
     raise ValueError(f'fps={given["fps"]} must be above 0.')
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
+  if 'height' in given or 'width' in given:
+    bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
   settings = generate_lib.settings(session.config, **overrides)
   return Stage(
-    session=session,
+    session=session.load_frozen(workdir),
     params=params,
     bucket=dataclasses.replace(bucket, **given),
     settings=settings,
@@ -172,20 +179,20 @@ def make_folder(path: epath.PathLike) -> None:
 
 def make_video(
   stages: Sequence[Stage],
-  image: PIL.Image.Image,
+  image: bytes | PIL.Image.Image,
   caption: str,
   seed: int,
   path: epath.PathLike,
   more: Mapping[str, str] | None = None,
 ) -> None:
-  """Runs the stages one after the other and writes the last one's mp4.
+  """Runs the stages one after the other and writes the last one's video.
 
   Args:
     stages: to run, a base stage first.
-    image: the first frame.
+    image: the first frame, encoded or decoded already.
     caption: what happens.
     seed: of the noise.
-    path: of the mp4.
+    path: of the video; its ending says what is written, see video_file.write.
     more: values of the signals' own flags.
   """
   video_FHWC: Any = None  # Of the stage before.
@@ -193,7 +200,7 @@ def make_video(
     video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
     logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))
   fps = stages[-1].bucket.fps
-  video_file.write_mp4(path, video_FHWC, fps)
+  video_file.write(path, video_FHWC, fps)
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
 
 
@@ -232,7 +239,7 @@ def make_list(
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
-      make_video(stages, pictures.open_image(image_path), caption, seed, output, more)
+      make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)
       failed.append(f'line {number}: {error}')

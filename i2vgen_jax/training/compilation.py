@@ -36,8 +36,8 @@ class Steps:
   """The train step, compiled for each bucket; buckets that differ in nothing share a program.
 
   Args:
-    make_step: name of a bucket -> (what its step depends on besides the shapes, hashable; the
-      jitted step (state, frozen, batch) -> (state, metrics)).
+    make_step: name of a bucket -> its jitted step (state, frozen, batch) -> (state, metrics), the
+      same object for buckets whose steps differ in shapes alone.
     mesh: of the run.
     options: XLA's flags, of xla_profiles.options.
   """
@@ -59,9 +59,12 @@ class Steps:
     programs, rows = {}, mesh_lib.batch_sharding(self._mesh)
     for bucket, shapes in shapes_of_buckets.items():
       batch = {name: jax.ShapeDtypeStruct(*shape, sharding=rows) for name, shape in shapes.items()}
-      depends, step = self._make_step(bucket)
-      key = depends, tuple(sorted((name, *map(str, shape)) for name, shape in shapes.items()))
+      step = self._make_step(bucket)
+      key = step, tuple(sorted((name, *map(str, shape)) for name, shape in shapes.items()))
       programs.setdefault(key, (step, batch, []))[2].append(bucket)
+    logging.info(
+      '%d programs to compile, for %d shapes of batch', len(programs), len(shapes_of_buckets)
+    )
     for number, (step, batch, names) in enumerate(programs.values(), start=1):
       buckets = ', '.join(names)
       logging.info('compiling %d of %d: bucket %s ...', number, len(programs), buckets)

@@ -87,7 +87,7 @@ class Figures:
     """
     now = time.time()
     self.event('step_start_time', step_count=step)
-    waits = _of_all_hosts(self._secs['input'])
+    waits = multihost_utils.process_allgather(np.float32(self._secs['input'])).reshape(-1)
     training = now - self._reported - sum(self._secs.values()) + self._secs['input']
     self._lost += sum(self._secs.values())
     rate = 1 / max(training, 1e-9)
@@ -108,9 +108,3 @@ class Figures:
       values['slowest_input_host'] = int(waits.argmax())
     self._clear()
     return values
-
-
-def _of_all_hosts(value: float) -> np.ndarray:
-  if jax.process_count() == 1:
-    return np.array([value])
-  return multihost_utils.process_allgather(np.float32(value)).reshape(-1)

@@ -6,7 +6,7 @@ micro-batches.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,33 +63,6 @@ def draws_of(seed: jax.Array, step: jax.Array | int, position_B: jax.Array) -> D
   return Draws(*sample_keys(seed, step, position_B, len(Draws._fields)))
 
 
-def make_encode(
-  session: session_lib.Session, rates: Mapping[str, float]
-) -> Callable[..., dict[str, Any]]:
-  """(frozen, batch, seed, step) -> what the U-Net trains on: latents, conditioning, position.
-
-  Args:
-    session: of the run.
-    rates: how often signals are dropped, of session.dropout_rates.
-  """
-
-  slots = {name: signal.drop_slot for name, signal in session.signals.items()}
-
-  def encode(frozen, batch, seed, step):
-    draws = draws_of(seed, step, batch['position'])
-    latents_BFHWC, conditioning = session.encode(frozen, batch, draws.posterior, draws.image)
-    conditioning = guidance.drop_conditions(
-      draws.drop, conditioning, session.null(frozen), rates, slots
-    )
-    return {
-      'latents': latents_BFHWC,
-      'conditioning': conditioning,
-      'position': batch['position'],
-    }
-
-  return encode
-
-
 def make_encoded_loss(
   unet: unet3d.UNet3D | lora.AdaptedUNet,
   schedule: schedule_lib.NoiseSchedule,
@@ -100,7 +73,7 @@ def make_encoded_loss(
   timestep_range: tuple[int, int],
   min_snr_gamma: float,
 ) -> Callable[..., jax.Array]:
-  """(params, encoded, seed, step) -> mean loss of what `make_encode` makes of a batch.
+  """(params, encoded, seed, step) -> mean loss of dict(latents, conditioning, position).
 
   Args:
     unet: to be trained.
@@ -142,11 +115,18 @@ def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Calla
     session: of the run.
     rates: how often signals are dropped, of session.dropout_rates.
   """
-  encode = make_encode(session, rates)
+  slots = {name: signal.drop_slot for name, signal in session.signals.items()}
   encoded_loss = make_encoded_loss(session.unet, session.schedule, **session.config.loss)
 
   def batch_loss(params, frozen, batch, seed, step):
-    return encoded_loss(params, encode(frozen, batch, seed, step), seed, step)
+    position = batch['position']
+    draws = draws_of(seed, step, position)
+    latents_BFHWC, conditioning = session.encode(frozen, batch, draws.posterior, draws.image)
+    conditioning = guidance.drop_conditions(
+      draws.drop, conditioning, session.null(frozen), rates, slots
+    )
+    encoded = dict(latents=latents_BFHWC, conditioning=conditioning, position=position)
+    return encoded_loss(params, encoded, seed, step)
 
   return batch_loss
 

@@ -117,25 +117,23 @@ def make_optimizer(
         f'optimizer.groups: match={group["match"]!r} fits no parameter, e.g. '
         f'{jax.tree.leaves(names)[0]}.'
       )
-  group_tree = jax.tree.map(lambda name: dict(group_of(name, groups)), names)
-  is_group = lambda node: isinstance(node, dict) and 'freeze' in node  # noqa: E731
   labels = jax.tree.map(
-    lambda group: 'frozen' if group['freeze'] else 'trained', group_tree, is_leaf=is_group
+    lambda name: 'frozen' if group_of(name, groups)['freeze'] else 'trained', names
   )
   if 'trained' not in jax.tree.leaves(labels):
     raise ValueError('optimizer.groups freeze every parameter: nothing is left to train.')
 
-  def decay_of(group, leaf):
-    decay = weight_decay if group['weight_decay'] is None else group['weight_decay']
-    return decay if len(leaf.shape) >= 2 else 0.0
+  def decay_of(name, leaf):
+    own = group_of(name, groups)['weight_decay']
+    return (weight_decay if own is None else own) if len(leaf.shape) >= 2 else 0.0
 
-  decay_tree = jax.tree.map(decay_of, group_tree, abstract_params, is_leaf=is_group)
-  scale_tree = jax.tree.map(lambda group: float(group['lr']), group_tree, is_leaf=is_group)
+  decay_tree = jax.tree.map(decay_of, names, abstract_params)
+  scale_tree = jax.tree.map(lambda name: float(group_of(name, groups)['lr']), names)
   trained = optax.chain(
     optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity(),
     _direction(kind, b1, b2, eps, muon_rms),
-    _add_decay(decay_tree),
-    _scale_by(scale_tree),
+    _to_each(lambda update, param, decay: update + decay * param if decay else update, decay_tree),
+    _to_each(lambda update, _, scale: update if scale == 1 else update * scale, scale_tree),
     optax.scale_by_learning_rate(learning_rate),
   )
   return optax.partition({'trained': trained, 'frozen': optax.set_to_zero()}, labels)
@@ -201,34 +199,10 @@ def _by_shape(transformation: optax.GradientTransformation) -> optax.GradientTra
   return optax.GradientTransformation(lambda params: transformation.init(stack(params)), update)
 
 
-def _add_decay(decay_tree: Any) -> optax.GradientTransformation:
-  """Adds decay x parameter to each update."""
-  return optax.stateless(
-    lambda updates, params: _map(
-      lambda update, param, decay: update + decay * param if decay else update,
-      updates,
-      params,
-      decay_tree,
-    )
-  )
-
-
-def _scale_by(scale_tree: Any) -> optax.GradientTransformation:
-  """Multiplies each update by its group's factor."""
-  return optax.stateless(
-    lambda updates, params: _map(
-      lambda update, _, scale: update if scale == 1 else update * scale, updates, params, scale_tree
-    )
-  )
-
-
-def _map(function: Callable[..., Any], updates: Any, params: Any, constants: Any) -> Any:
-  """tree.map that leaves alone the frozen positions, which optax.partition masks out."""
+def _to_each(function: Callable[..., Any], constants: Any) -> optax.GradientTransformation:
+  """function(update, parameter, constant), but for the frozen, which optax.partition masks out."""
   masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
-  return jax.tree.map(
-    lambda update, param, constant: update if masked(update) else function(update, param, constant),
-    updates,
-    params,
-    constants,
-    is_leaf=masked,
+  of_leaf = lambda update, *others: update if masked(update) else function(update, *others)  # noqa: E731
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(of_leaf, updates, params, constants, is_leaf=masked)
   )

@@ -146,11 +146,9 @@ def split_batch(batch: Any, accumulation: int) -> Any:
   """(B, ...) -> (accumulation, B / accumulation, ...); each device cuts up the rows that it
   holds."""
 
-  def split(value: jax.Array) -> jax.Array:
-    rows = value.reshape((-1, accumulation) + value.shape[1:])
-    return jnp.swapaxes(rows, 0, 1)
-
-  return jax.tree.map(split, batch)
+  return jax.tree.map(
+    lambda value: value.reshape((-1, accumulation) + value.shape[1:]).swapaxes(0, 1), batch
+  )
 
 
 def from_config(

@@ -4,20 +4,21 @@ videos.
 Both use the EMA weights and depend on the seed alone, so that curves of different runs compare.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import padding
 from i2vgen_jax.process import hosts
-from i2vgen_jax.sampling import generate, held_out, pictures, video_file
+from i2vgen_jax.sampling import generate, held_out, sheets, video_file
 from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -52,14 +53,15 @@ class Validation:
     # What a refinement stage refines here: the held-out videos at the base stage's size.
     self._shrink = None
     if config.refine.levels:
-      height, width = config.refine.height, config.refine.width
+      height, width = small_size(config.refine.height, config.refine.width, bucket)
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative = session.negative(config.negative_prompt)
 
   def loss(self, state: step_lib.TrainState, frozen: Any) -> float:
     """Mean loss of the held-out videos."""
     losses = []
-    for part, count in self._parts(self._num_eval, min(self._num_eval, self._bucket.batch_size)):
+    total, size = self._num_eval, min(self._num_eval, self._bucket.batch_size)
+    for part, count in held_out.parts(self._batch, total, size, self._mesh):
       losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
     return float(np.concatenate(losses).mean())
 
@@ -77,7 +79,7 @@ class Validation:
       seed: of the start noise.
     """
     count = self._num_samples
-    [(part, _)] = self._parts(count, count)
+    [(part, _)] = held_out.parts(self._batch, count, count, self._mesh)
     bucket = self._bucket
     size = bucket.frames, bucket.height, bucket.width
     noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
@@ -85,7 +87,8 @@ class Validation:
     inputs = generate.Inputs(self._session.of_batch(part), self._negative, video)
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
-    return self._captions[:count], _to_host(videos_BFHWC, self._mesh)[:count]
+    videos_BFHWC = multihost_utils.process_allgather(videos_BFHWC, tiled=True)  # On every host.
+    return self._captions[:count], videos_BFHWC[:count]
 
   def run(
     self,
@@ -106,18 +109,19 @@ class Validation:
       workdir: of the run; videos go to workdir/samples.
       at_end: evaluate and sample, unless the config never does.
     """
-    did = False
-    if _due(step, self._train.eval_every, at_end):
+    evaluates, samples = (
+      bool(every) and (at_end or (step > 0 and step % every == 0))
+      for every in (self._train.eval_every, self._train.sample_every)
+    )
+    if evaluates:
       writer.scalars(step, {'eval_loss': self.loss(state, frozen)})
-      did = True
-    if _due(step, self._train.sample_every, at_end):
+    if samples:
       captions, videos_BFHWC = self.sample(state, frozen)
       if hosts.is_lead():
         folder = epath.Path(workdir) / 'samples' / f'{step:08d}'
         self._write_samples(step, captions, videos_BFHWC, writer, folder)
         logging.info('step %d: %d sample videos in %s', step, len(captions), folder)
-      did = True
-    return did
+    return evaluates or samples
 
   def _write_samples(
     self,
@@ -131,28 +135,28 @@ class Validation:
     on one sheet."""
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-      pictures.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      sheets.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
       writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
       writer.text(step, f'samples/{i:02d}', caption)
-    sheet_HWC = pictures.contact_sheet(videos_BFHWC)
-    pictures.write_png(folder / 'contact_sheet.png', sheet_HWC)
+    sheet_HWC = sheets.contact_sheet(videos_BFHWC)
+    sheets.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 
-  def _parts(self, total: int, size: int) -> Iterator[tuple[Mapping[str, jax.Array], int]]:
-    """The first rows of the held-out batch on the mesh, a step at a time; and how many count."""
-    host_index, host_count = mesh_lib.batch_reader(self._mesh)
-    for rows, count in padding.steps_of_rows(total, size, mesh_lib.batch_shards(self._mesh)):
-      local = rows.reshape(host_count, -1)[host_index]
-      batch = {name: value[local] for name, value in self._batch.items()}
-      yield mesh_lib.place_batch(batch, self._mesh), count
 
+def small_size(height: int, width: int, bucket: buckets_lib.Bucket) -> tuple[int, int]:
+  """(height, width) of what a refinement stage refines: with aspects, as many pixels at the
+  bucket's.
 
-def _due(step: int, every: int, at_end: bool) -> bool:
-  return bool(every) and (at_end or (step > 0 and step % every == 0))
-
-
-def _to_host(array: jax.Array, mesh: jax.sharding.Mesh) -> np.ndarray:
-  """The whole array on every host."""
-  gathered = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(array)
-  return np.asarray(gathered)
+  Args:
+    height: of the config's refine block, pixels.
+    width: likewise.
+    bucket: of the refined videos.
+  """
+  if bucket.group == bucket.name:
+    return height, width
+  aspect = (bucket.height / bucket.width) ** 0.5
+  sides = (math.sqrt(height * width) * factor for factor in (aspect, 1 / aspect))
+  multiple = buckets_lib.SIZE_MULTIPLE
+  height, width = (max(multiple, multiple * round(side / multiple)) for side in sides)
+  return height, width

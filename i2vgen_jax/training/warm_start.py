@@ -68,7 +68,7 @@ def load(workdir: epath.PathLike, abstract_params: Any, mesh: jax.sharding.Mesh)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
   started = session_lib.build(config, workdir, reads_captions=False).on(mesh)
-  params, _ = session_lib.load_unet(started, workdir)
+  params, _ = checkpoint.load_params(workdir, started.abstract_params())
   if lora.is_used(config):
     params = jax.jit(lora.merge)(params, config.lora.alpha)
   # New adapters start from their own initialisation.
@@ -87,10 +87,7 @@ def restrict(params: Any, abstract_params: Any, source: epath.PathLike) -> Any:
   Raises:
     ValueError: a parameter is missing or of another shape; the first 20 are named.
   """
-  flatten = jax.tree_util.tree_flatten_with_path
-  found = {sharding.path_name(path): leaf for path, leaf in flatten(params)[0]}
-  wanted, treedef = flatten(abstract_params)
-  wanted = {sharding.path_name(path): leaf for path, leaf in wanted}
+  found, wanted = sharding.by_path(params), sharding.by_path(abstract_params)
   problems, kept = [], []
   for name, leaf in wanted.items():
     value = found.get(name)
@@ -116,7 +113,7 @@ def restrict(params: Any, abstract_params: Any, source: epath.PathLike) -> Any:
       'Start from %s: %d tensors are dropped, the new model has no place for them:\n  %s',
       source, len(dropped), '\n  '.join(dropped),
     )  # fmt: skip
-  return jax.tree.unflatten(treedef, kept)
+  return jax.tree.unflatten(jax.tree.structure(abstract_params), kept)
 
 
 def _first_channels(kernel: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:

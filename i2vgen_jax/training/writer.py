@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 from tensorboardX.proto import summary_pb2
 
-from i2vgen_jax.sampling import pictures
+from i2vgen_jax.sampling import video_file
 
 
 class Writer:
@@ -37,7 +37,10 @@ class Writer:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""
     if not self._active:
       return
-    row = {'step': step} | {name: _number(value) for name, value in values.items()}
+    row = {'step': step} | {
+      name: value if isinstance(value, str | int) else float(value)
+      for name, value in values.items()
+    }
     with (self._workdir / 'metrics.jsonl').open('a') as file:
       file.write(json.dumps(row) + '\n')
     if self._events:
@@ -87,7 +90,7 @@ class Writer:
       height=height,
       width=width,
       colorspace=channels,
-      encoded_image_string=pictures.gif(video_FHWC, fps),
+      encoded_image_string=video_file.gif(video_FHWC, fps),
     )
     summary = summary_class(value=[summary_class.Value(tag=name, image=image)])
     # pyrefly: ignore[missing-attribute]  # It is None only after `close`.
@@ -97,10 +100,6 @@ class Writer:
     """Flushes the event files."""
     if self._events:
       self._events.close()
-
-
-def _number(value: Any) -> str | int | float:
-  return value if isinstance(value, str | int) else float(value)
 
 
 class Progress:

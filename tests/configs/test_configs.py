@@ -48,14 +48,8 @@ def test_every_bucket_is_one_that_can_be(name):
   assert ('image' in [bucket.media for bucket in made]) == (name in ('base', 'base_t5', 'demo'))
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[] if name == 'base' else [pytest.mark.slow])
-    for name in CONFIGS
-    if name != 'refine_demo'
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name != 'refine_demo'])
 def test_a_shrunk_run_of_the_config_takes_a_step(name, demo_corpus, t5_tokenizer, tmp_path):
   """The config as shipped, with the sizes, corpora and frozen weights of the tiny one. (The demo's
   refinement is trained in test_stages.py.)"""

@@ -1,6 +1,9 @@
 """The ablation takes out one way of the image, and nothing else."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from configs import demo, refine_demo
 from i2vgen_jax import ablate
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.process import exit_codes
 from i2vgen_jax.sampling import stages
 from tests import runs
 
@@ -42,6 +46,27 @@ def test_without_its_detail_latents_the_first_convolution_sees_the_noise_alone(f
   assert set(run.params) - set(variant.params) == {'image_latents'}
   for name in set(variant.params) - {'conv_in'}:
     jax.tree.map(np.testing.assert_array_equal, variant.params[name], run.params[name])
+
+
+@pytest.mark.slow
+def test_a_stopped_training_ends_the_command_with_the_exit_code_that_restarts_it(
+  finished_run, tmp_path
+):
+  flags = [f'--workdir={finished_run}', f'--output={tmp_path / "out"}', '--train']
+  process = subprocess.Popen(
+    [sys.executable, '-m', *COMMAND, *flags],
+    cwd=runs.ROOT,
+    env=runs.environment(),
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  for line in process.stderr:
+    if 'compiling 1 of' in line:  # From here on train has the signal.
+      process.send_signal(signal.SIGTERM)
+      break
+  _, log = process.communicate(timeout=600)
+  assert process.returncode == exit_codes.PREEMPTED, log[-2000:]
+  assert 'The same command goes on' in log and not (tmp_path / 'out' / 'report.json').exists()
 
 
 @pytest.mark.slow

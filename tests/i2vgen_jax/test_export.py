@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from configs import common
+from data_pipelines.media import crops
 from i2vgen_jax import export
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
@@ -176,9 +177,11 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
   height, width, frames, fps = 32, 32, 4, 8
   noise_BFHWC = generate_lib.start_noise(exported.session, 0, 1, (frames, height, width))
   request = base.Request([image], [caption], height, width, fps)
-  inputs = generate_lib.Inputs(
-    exported.session.of_request(request), exported.session.negative(negative_prompt)
-  )
+  signals = exported.session.of_request(request)
+  # diffusers cuts CLIP's square as VGen does; ours is the stream's (test_decode.py compares them).
+  square = crops.clip_square(image, width, exported.session.networks['image_encoder'].image_size)
+  signals['image_embedding'] = {'clip_image': np.asarray(square)[None]}
+  inputs = generate_lib.Inputs(signals, exported.session.negative(negative_prompt))
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
   generate = generate_lib.make_generate(
     exported.session.on(mesh), prediction_type='v', num_steps=10, guidance_scale=9.0

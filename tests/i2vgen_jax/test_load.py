@@ -76,7 +76,7 @@ def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'loaded')
   config = session.config
-  params, step = session_lib.load_unet(session, tmp_path / 'loaded')
+  params, step = checkpoint.load_params(tmp_path / 'loaded', session.abstract_params())
   assert step == 0
   frozen = frozen_lib.load(config, session.networks, session.mesh, tmp_path / 'loaded')
   export.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
@@ -177,7 +177,9 @@ def stable_diffusion():
   return unet.eval()
 
 
-@pytest.mark.parametrize('names', ['diffusers', 'latent-diffusion'])
+@pytest.mark.parametrize(
+  'names', ['diffusers', pytest.param('latent-diffusion', marks=pytest.mark.slow)]
+)
 def test_a_new_unet_gives_frame_by_frame_what_stable_diffusion_does(release, tmp_path, names):
   """With the caption as the whole context; whatever image and frame rate are given besides."""
   theirs = stable_diffusion()
@@ -235,6 +237,18 @@ def test_another_network_is_told_from_the_known_formats(release, tmp_path):
   shutil.copy(release.pipeline / 'vae' / UNET_FILE, tmp_path)
   message = complaint(tmp_path)
   assert 'none of the known formats: I2VGen-XL of diffusers; I2VGen-XL of VGen' in message
+
+
+def test_the_tokenizer_of_t5_is_given_by_its_own_flag(release, tmp_path):
+  config = release.config.copy_and_resolve_references()
+  sources = dict(unet='u.pth', t5_tokenizer=str(tmp_path / 'nowhere'))
+  with pytest.raises(ValueError, match='--t5_tokenizer: the config has no block t5'):
+    load.load(config, sources, tmp_path / 'out')
+  with config.unlocked():
+    config.unet.conditioners = (dict(kind='t5_text'), *config.unet.conditioners)
+    config.t5 = tiny.t5('')
+  with pytest.raises(ValueError, match='nowhere.* is no folder with tokenizer.json'):
+    load.load(config, sources, tmp_path / 'out')
 
 
 def test_a_config_that_no_shape_contradicts_is_still_compared(release):
@@ -305,7 +319,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'run')
-  params, step = session_lib.load_unet(session, tmp_path / 'run', 'raw')
+  params, step = checkpoint.load_params(tmp_path / 'run', session.abstract_params(), 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert session.load_frozen(tmp_path / 'run').frozen['null']['text'].shape[1] == 16

@@ -10,6 +10,7 @@ from i2vgen_jax import checkpoint, lora, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.pretrained import peft as peft_lib
+from i2vgen_jax.sampling import stages
 from i2vgen_jax.training import optimizer
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, small_config
@@ -157,8 +158,8 @@ def test_a_run_with_adapters_starts_from_another_and_leaves_its_weights(
   config.lora.rank = 2
   config.start = str(finished_run)
   assert train.train(config, tmp_path / 'run') == 0
-  params = session_lib.load_run(tmp_path / 'run', 'raw')[1]
-  base = session_lib.load_run(finished_run, 'ema')[1]
+  params = stages.load(tmp_path / 'run', weights='raw').params
+  base = stages.load(finished_run).params
   adapters = leaves(params.pop(lora.KEY))
   assert any(value.any() for path, value in adapters.items() if 'up' in path)
   for path, value in leaves(base).items():

@@ -85,6 +85,7 @@ def test_a_run_goes_on_from_a_config_file_to_the_same_losses_and_state(folder, e
   check_resumed(folder, expected, name, run(folder, *command))
 
 
+@pytest.mark.slow
 def test_a_run_from_a_cache_goes_on_with_the_config_of_its_workdir(folder, expected):
   check_resumed(folder, expected, 'cached', run(folder, '-c', FROM_WORKDIR, 'cached'))
 
@@ -95,7 +96,8 @@ def read_frames(path):
   return np.stack(frames).astype(float)
 
 
-@pytest.mark.parametrize('name', make_workdirs.SAMPLES)
+# Both runs have a part in the second.
+@pytest.mark.parametrize('name', [pytest.param('base.mp4', marks=pytest.mark.slow), 'refine.mp4'])
 def test_a_run_samples_the_same_video(folder, name):
   run(folder, *make_workdirs.sample_arguments(make_workdirs.SAMPLES[name], name))
   found, wanted = read_frames(folder / name), read_frames(folder / 'expected' / name)

@@ -15,7 +15,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.training import data, objective
-from tests import tiny
+from tests import corpora, tiny
 
 
 @pytest.fixture(scope='module')
@@ -149,3 +149,26 @@ def test_data_pipelines_lists_the_command(capsys):
   with pytest.raises(SystemExit):
     commands.main(['--help'])
   assert 'precompute' in capsys.readouterr().out
+
+
+def test_a_cache_holds_each_example_at_its_own_aspect(tmp_path):
+  sizes = [('video', 64, 128)] * 2 + [('video', 128, 64)] * 3 + [('video', 16, 256)]
+  directory = corpora.ingest_sizes(tmp_path, sizes)
+  config = tiny.get_config('none')
+  config.data.directories = dict(mine=directory)
+  config.data.buckets.videos.update(height=64, width=128, batch_size=8)
+  config.data.aspects = ((64, 128), (128, 64))
+  assert '6 examples in 2 shards' in precompute.plan(config, tmp_path / 'cache')
+  made = precompute.precompute(config, tmp_path / 'cache', dtype='float32')
+  assert made['num_examples'] == 5  # None twice, and not what is cropped too much.
+  config.data.cache = str(tmp_path / 'cache')
+  session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  cached = data.make_stream(session)
+  for step in range(5):
+    bucket, batch = cached.bucket_at(step), cached.batch_at(step)
+    factor = session.autoencoder.downsampling
+    assert batch['latent_mean'].shape[2:4] == (bucket.height // factor, bucket.width // factor)
+  assert cached.num_bad == 0 and len({cached.bucket_at(step) for step in range(5)}) == 2
+  config.data.max_crop = 0.2
+  with pytest.raises(ValueError, match='of the aspects and bounds .*precompute again'):
+    data.make_stream(dataclasses.replace(session, config=config))

@@ -65,6 +65,7 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   assert b'loss' in events and b'GIF89a' in events
 
 
+@pytest.mark.slow
 def test_twenty_steps_on_videos_of_two_codecs_and_three_sizes(media_folder, tmp_path):
   from data_pipelines.ingest import command as ingest
 

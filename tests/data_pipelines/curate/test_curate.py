@@ -16,10 +16,11 @@ import pytest
 
 from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
+from data_pipelines.corpus import schema
 from data_pipelines.curate import command as curate
 from data_pipelines.curate import decide, duplicates, measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import decode
+from data_pipelines.media import errors
 from tests import corpora
 
 HEIGHT, WIDTH, FPS = 144, 256, 24
@@ -114,6 +115,51 @@ def test_borders_are_measured():
   assert measured(frames)['border_area'] == 0
   frames[:, :18] = frames[:, -18:] = 0
   assert measured(frames)['border_area'] == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+  'kind, box',  # Rows or columns of black, white or grey at (top, left, bottom, right).
+  [
+    ('none', None),
+    ((18, 0, 18, 0, 0), (18, 0, 108, 256)),
+    ((0, 80, 0, 80, 0), (0, 80, 144, 96)),
+    ((18, 60, 18, 60, 255), (18, 60, 108, 136)),
+    ((0, 0, 30, 0, 0), (0, 0, 114, 256)),
+    ('disc', None),
+    ('caption', (18, 0, 108, 256)),
+    ('second shot', (18, 0, 108, 256)),
+    ('first shot', None),
+  ],
+)
+def test_content_is_what_borders_leave_within_the_span(kind, box):
+  frames = pan(8, 24, 1.0)
+  if kind == 'disc':  # Before a plain backdrop, which is no border.
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    frames[:, (x - 130) ** 2 + (y - 72) ** 2 > 40**2] = 240
+  elif kind == 'caption':
+    frames[:, :18] = frames[:, -18:] = 0
+    frames[12:16, -12:-8, 120:126] = 250
+  elif kind == 'second shot':
+    frames = np.concatenate([frames, pan(3, 40, 1.0)])
+    frames[24:, :18] = frames[24:, -18:] = 0
+  elif kind == 'first shot':
+    frames[:, :18] = frames[:, -18:] = 0
+    frames = np.concatenate([frames, pan(3, 40, 1.0)])
+  elif kind != 'none':
+    top, left, bottom, right, color = kind
+    frames[:, :top] = frames[:, HEIGHT - bottom :] = color
+    frames[:, :, :left] = frames[:, :, WIDTH - right :] = color
+  row = measured(frames)
+  found = [row[name] for name in schema.CONTENT]
+  if box is None:
+    assert found == [None] * 4
+    return
+  sides = (HEIGHT, WIDTH, HEIGHT, WIDTH)
+  top, left, height, width = (share * side for share, side in zip(found, sides, strict=True))
+  # Within the borders, by two lines at most.
+  assert 0 <= top - box[0] <= 2 and 0 <= left - box[1] <= 2
+  assert 0 <= box[0] + box[2] - (top + height) <= 2
+  assert 0 <= box[1] + box[3] - (left + width) <= 2
 
 
 def test_memory_is_bounded_and_long_videos_keep_frames_from_everywhere(monkeypatch):
@@ -342,5 +388,5 @@ def test_videos_of_two_codecs_and_photographs_are_curated(media_folder, tmp_path
 
 
 def test_undecodable_media_is_a_decode_error():
-  with pytest.raises(decode.DecodeError):
+  with pytest.raises(errors.DecodeError):
     measure.measure(corpora.flip_bits(corpora.video()), 'video', 16, {})

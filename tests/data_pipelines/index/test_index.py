@@ -20,6 +20,7 @@ from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
+from tests import corpora as corpora_lib
 
 VIDEO = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
 IMAGE = buckets.Bucket('image', 1, 32, 32, fps=1, batch_size=4, media='image')
@@ -269,3 +270,29 @@ def test_mistakes_are_named(corpora, tmp_path):
     open_stream(corpora, tmp_path, [VIDEO])
   with pytest.raises(ValueError, match='the corpus has none'):
     open_stream({'videos': corpora['videos']}, tmp_path, [IMAGE])
+
+
+def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tmp_path, capsys):
+  """The demo's are 64x64: too small for the base stage's sizes, and square."""
+  arguments = [f'--corpus={path}' for path in corpora.values()] + [f'--output={tmp_path}/index']
+  told = lambda text: re.findall(r'(\w+)s by aspect, and left out: (.*)', text)  # noqa: E731
+  commands.main(['index', *arguments])
+  kept, num_images = (
+    sum(row.get('keep', True) for row in sidecar(corpora) if row['media'] == media)
+    for media in ('video', 'image')
+  )
+  out = '448x256 0, 256x448 0, 384x320 {}, 320x384 0, max_crop 0, max_enlarge {}'
+  assert told(capsys.readouterr().out) == [
+    ('video', out.format(0, kept)), ('image', out.format(0, num_images))
+  ]  # fmt: skip
+  stamp = (tmp_path / 'index/manifest.json').stat().st_mtime_ns
+  commands.main(['index', *arguments, '--max_enlarge=6'])  # Counts alone: the index stays.
+  assert told(capsys.readouterr().out)[1] == ('image', out.format(num_images, 0))
+  flags = ['--aspects=64x64,128x32', '--max_crop=0.1']
+  commands.main(['index', *arguments, *flags, '--dry_run'])
+  assert told(capsys.readouterr().out)[1][1] == (
+    f'64x64 {num_images}, 128x32 0, max_crop 0, max_enlarge 0'
+  )
+  assert (tmp_path / 'index/manifest.json').stat().st_mtime_ns == stamp
+  with corpora_lib.ends_with_2('should be WIDTHxHEIGHT'):
+    commands.main(['index', *arguments, '--aspects=64'])

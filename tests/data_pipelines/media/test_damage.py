@@ -146,9 +146,12 @@ def test_variable_rate_is_flagged_and_a_little_jitter_is_not(tmp_path, pictures)
   for name in ('jitter', 'bursts'):
     (folder / f'{name}.txt').write_text(name)
   rows = curated(folder, tmp_path / 'out')
-  assert rows['bursts.mp4']['flags'] == ['variable_rate'] and rows['jitter.mp4']['flags'] == []
+  assert (
+    rows['bursts.mp4']['flags'] == ['variable_rate', 'hole'] and rows['jitter.mp4']['flags'] == []
+  )
   assert rows['bursts.mp4']['is_variable_rate'] and not rows['jitter.mp4']['is_variable_rate']
   assert rows['bursts.mp4']['duration'] == pytest.approx((47 * 40 + 5 * 300) / 1000)
+  assert rows['bursts.mp4']['longest_gap'] == pytest.approx(0.34)
   assert rows['bursts.mp4']['fps'] == pytest.approx(47 / rows['bursts.mp4']['duration'])
 
 

@@ -11,7 +11,7 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines.media import crops, decode, probe
+from data_pipelines.media import crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests import media
 
@@ -117,7 +117,7 @@ def test_skipping_what_nobody_wants_leaves_the_wanted_frames_alone(options, vari
     times = start + np.arange(8) / rate
     times = times[times <= last]
     with monkeypatch.context() as patch:
-      patch.delattr(frames_lib, 'decode_all')  # The long way is not needed.
+      patch.delattr(frames_lib, '_decode_from')  # The long way is not needed.
       fast, _ = decode.decode_video(data, times, 48, 64)
     for frame, time in zip(fast, times, strict=True):
       distance = min(abs(pts - time) for pts in decoded) + 1e-6
@@ -136,15 +136,15 @@ def test_packets_without_times_are_decoded_the_long_way(container, codec):
 
 def slow_frames(data):
   convert = decode.Converter()
-  with frames_lib.open_video(data) as (container, stream, _):
-    for frame in frames_lib.decode_all(container, stream):
+  with frames_lib.open_video(data) as video:
+    for frame in frames_lib.decode_all(video):
       yield frame.time, np.array(convert(frame, 48, 64))
 
 
 def test_a_time_after_the_end_is_an_error_and_not_a_padded_frame():
   data = encode(np.arange(10, 90, 10), range(0, 320, 40))
   decode.decode_video(data, np.array([0.28, 0.299]), 48, 64)
-  with pytest.raises(decode.DecodeError, match='ends at 0.280 s'):
+  with pytest.raises(errors.DecodeError, match='ends at 0.280 s'):
     decode.decode_video(data, np.array([0.0, 0.4]), 48, 64)
 
 
@@ -235,7 +235,7 @@ def test_images_of_a_batch_are_vgens_to_two_of_255(name, media_folder):
 
 def test_a_truncated_jpeg_is_an_error_and_trailing_bytes_are_not(media_folder):
   data = (media_folder / 'images' / 'truck.jpg').read_bytes()
-  with pytest.raises(decode.DecodeError, match='image'):
+  with pytest.raises(errors.DecodeError, match='image'):
     decode.decode_image(data[: len(data) // 2])
   np.testing.assert_array_equal(decode.decode_image(data + b'more'), simplejpeg.decode_jpeg(data))
 

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines import __main__ as commands
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import failures, sandbox
+from data_pipelines.media import errors, failures, sandbox
 from tests import corpora
 
 
@@ -45,7 +45,7 @@ def test_class_and_place_come_back_from_another_process(kind, reason):
 
 
 def test_what_was_foreseen_keeps_its_reason():
-  error = failures.DecodeError('open', 'empty')
+  error = errors.DecodeError('open', 'empty')
   assert failures.of(error) is error
   assert failures.of(MemoryError('too large')).reason == 'memory'
 

@@ -15,7 +15,7 @@ import pytest
 from data_pipelines import demo_corpus
 from data_pipelines.corpus import buckets
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import decode, sandbox, shared_memory
+from data_pipelines.media import errors, sandbox, shared_memory
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
@@ -194,7 +194,7 @@ def misbehave(data, how=''):
   while data == b'spin':
     pass
   if data == b'bad':
-    raise decode.DecodeError('open', 'bad')
+    raise errors.DecodeError('open', 'bad')
   if data == b'bug':
     raise KeyError('ours')
   return how, os.getpid()
@@ -210,7 +210,7 @@ def test_crashes_and_hangs_cost_one_example_each():
     (b'spin', 'timeout'),
     (b'bad', 'open: bad'),
   ):
-    with pytest.raises(decode.DecodeError, match=reason):
+    with pytest.raises(errors.DecodeError, match=reason):
       box(data)
     assert box(b'fine')[1]
   with pytest.raises(KeyError, match='ours'):

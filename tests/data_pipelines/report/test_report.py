@@ -23,7 +23,7 @@ from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import verify
 from data_pipelines.report import command as report
-from data_pipelines.report import pictures
+from data_pipelines.report import strips
 from tests import corpora
 from tests.data_pipelines.curate.test_curate import pan
 
@@ -159,6 +159,10 @@ def test_buckets_cuts_copies_and_drift_are_those_that_were_made(tmp_path):
     '32 frames at 8 per second': [0, 0, 0, 0, 0],  # In the file, but not in one shot.
     '32 frames at 16 per second': [1, 0, 0, 0, 0],
   }
+  [videos, images] = found['aspects']['rows']
+  videos['counts']['448x256'] -= 1
+  assert videos == dict(name='video', counts=dict.fromkeys(found['aspects']['names'], 0))
+  assert images['counts']['max_enlarge'] == 80 and sum(images['counts'].values()) == 80
   assert found['copies'] == dict(num_clusters=1, num_rows=2, clusters=[(2, [7, 8])])
   [far] = [far for far in found['far_shards'] if far['title'] == 'shorter side, pixels'][:1]
   assert far['shard'].endswith('00001-of-00002') and far['num_rows'] == 17
@@ -200,7 +204,7 @@ def test_pictures_are_the_frames_of_the_shot(page):
   _, text = page
   encoded = re.findall(r'data:image/jpeg;base64,([^"]+)', text)
   sizes = {PIL.Image.open(io.BytesIO(base64.b64decode(data))).size for data in encoded}
-  assert sizes == {(3 * pictures.HEIGHT, pictures.HEIGHT), (64, 64)}
+  assert sizes == {(3 * strips.HEIGHT, strips.HEIGHT), (64, 64)}
 
 
 def test_the_same_corpus_gives_the_same_bytes_and_a_dry_run_none(corpus, page, capsys):

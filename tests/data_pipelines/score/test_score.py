@@ -26,6 +26,7 @@ from data_pipelines.media import decode
 from data_pipelines.score import heads, saliency
 from i2vgen_jax import score
 from i2vgen_jax.evaluation import clip_scorer
+from i2vgen_jax.models import clip as clip_model
 from tests import corpora, runs
 
 torch = pytest.importorskip('torch')
@@ -70,7 +71,7 @@ def theirs(model, folder, pixels, captions):
   ids = tokenizer(
     captions, padding='max_length', truncation=True, max_length=16, return_tensors='pt'
   )['input_ids']
-  normalised = (pixels.astype(np.float32) / 255 - clip_scorer.MEAN) / clip_scorer.DEVIATION
+  normalised = (pixels.astype(np.float32) / 255 - clip_model.MEAN) / clip_model.DEVIATION
   with torch.no_grad():
     images = model.get_image_features(torch.from_numpy(normalised).permute(0, 3, 1, 2).float())
     texts = model.get_text_features(ids)

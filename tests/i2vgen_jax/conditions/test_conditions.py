@@ -87,7 +87,9 @@ def test_without_its_line_a_conditions_parameters_and_field_are_not_needed(kind)
   assert jax.eval_shape(unet.apply, variables, latents, timesteps, given).shape == latents.shape
 
 
-@pytest.mark.parametrize('kinds', [('text',), PAPER], ids='+'.join)
+@pytest.mark.parametrize(
+  'kinds', [pytest.param(('text',), marks=pytest.mark.slow), PAPER], ids='+'.join
+)
 def test_every_parameter_gets_a_gradient_from_the_training_loss(kinds):
   gradient, inputs = training(kinds)
   gradients = jax.jit(gradient, compiler_options=FAST_COMPILE)(*draw(inputs))

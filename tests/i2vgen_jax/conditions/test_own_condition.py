@@ -31,6 +31,7 @@ class Mean(base.Signal):
 
   name = 'mean'
   dropout = 0.5
+  cached = 'first'
 
   def fields(self):
     return (fields.Video(),)
@@ -52,15 +53,6 @@ class Mean(base.Signal):
 
   def unconditional(self, frozen, negative, value):
     return jnp.zeros_like(value)
-
-  def kept(self, height, width):
-    return (cache_lib.Kept(self.name, (), frames='first'),)
-
-  def keep(self, frozen, batch):
-    return {self.name: self.encode(frozen, self.of_batch(batch))}
-
-  def from_cache(self, batch, keys_B=None):
-    return batch[self.name].astype(jnp.float32)
 
 
 class Brightness(base.Conditioner):
@@ -148,9 +140,6 @@ def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokeni
   if case in GIVEN:
     assert_the_command_samples_with_its_flag(case, workdir, tmp_path)
   stage = stages.load(workdir)
-  if case != 'last frame':
-    with pytest.raises(ValueError, match='--last_image is given, but this model'):
-      sample.check_conditions({'last_image': 'a.png'}, stage)
   batch = held_out.clips(stage.session, stage.bucket, 2)
   line = stage.session.unet.conditioners[-1]
   variants = ablate.variants_of(stage.session)
@@ -187,6 +176,48 @@ def assert_the_command_samples_with_its_flag(case, workdir, folder):
     assert sum(1 for _ in video.decode(video=0)) == 4
   refused = runs.module(*command, f'--output={folder / "none.mp4"}')
   assert refused.returncode == 2 and flag.partition('=')[0] in refused.stderr
+
+
+def test_the_last_frame_is_the_clip_s_last_by_draws_of_its_own(demo_corpus, t5_tokenizer):
+  """Of pixels and of a cache; the first frame's draws are those of the release."""
+  config = configure(demo_corpus, 'last frame', t5_tokenizer)
+  signals = session_lib.build(config).signals
+  rng = np.random.default_rng(0)
+  video = rng.integers(0, 256, (2, 4, 8, 8, 3), np.uint8)
+  moments = dict(
+    latent_mean=rng.standard_normal((2, 4, 1, 1, 4)),
+    latent_logvar=np.zeros((2, 4, 1, 1, 4)),
+  )
+  keys_B = jax.random.split(jax.random.key(0), 2)
+  for name, frame in (('image_latents', 0), ('last_frame_latents', -1)):
+    [(_, pixels)] = signals[name].of_batch({'video': video}).items()
+    np.testing.assert_array_equal(pixels, video[:, frame])
+    expected = moments['latent_mean'][:, frame] * config.vae.scaling_factor
+    np.testing.assert_allclose(signals[name].from_cache(moments), expected, rtol=1e-6)
+    own_keys_B = signals[name].own_keys(keys_B)
+    assert (jax.random.key_data(own_keys_B) == jax.random.key_data(keys_B)).all() == (frame == 0)
+    assert signals[name].own_keys(None) is None
+
+
+def test_t5_s_tokens_are_zero_where_a_caption_is_padded(demo_corpus, t5_tokenizer):
+  session = session_lib.build(configure(demo_corpus, 'T5', t5_tokenizer))
+  signal = session.signals['t5_text']
+  inputs = {'t5_token_ids': signal.tokenize(['a red circle', ''])}
+  frozen = {'t5': signal.module.init(jax.random.key(0), inputs['t5_token_ids'])['params']}
+  is_zero_BL = (np.asarray(signal.encode(frozen, inputs)) == 0).all(-1)
+  np.testing.assert_array_equal(is_zero_BL, inputs['t5_token_ids'] == 0)
+  assert is_zero_BL.any(-1).all() and not is_zero_BL.all(-1).any()
+
+
+def test_a_flag_of_a_condition_that_the_model_lacks_is_refused(demo_corpus, t5_tokenizer):
+  own, last = (
+    session_lib.build(configure(demo_corpus, case, t5_tokenizer)).signals
+    for case in ('own', 'last frame')
+  )
+  sample.check_conditions({'last_image': 'a.png'}, last)
+  sample.check_conditions({'mean': '0.3'}, own)  # --condition=NAME=VALUE: any name.
+  with pytest.raises(ValueError, match='--last_image is given, but this model'):
+    sample.check_conditions({'mean': '0.3', 'last_image': 'a.png'}, own)
 
 
 def test_t5_may_be_the_only_text(t5_tokenizer, demo_corpus):

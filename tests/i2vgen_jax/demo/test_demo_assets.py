@@ -64,7 +64,7 @@ def autoencoder():
   model = vae.AutoencoderKL(**fields)
   abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))['params']
   state = files.open_checkpoint(DEMO / 'vae.safetensors')
-  return model, tensors.from_torch(state, abstract, vae_names.name_of), scaling_factor
+  return model, tensors.from_formats(state, abstract, vae_names.name_of)[0], scaling_factor
 
 
 def test_demo_autoencoder_restores_frames_it_was_not_trained_on(autoencoder):

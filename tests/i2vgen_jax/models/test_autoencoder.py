@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from i2vgen_jax import frozen as frozen_lib
-from i2vgen_jax.conditions import base, signals
+from i2vgen_jax.conditions import signals
 from i2vgen_jax.models import autoencoder, clip, vae
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
@@ -72,7 +72,7 @@ def test_the_clip_image_is_normalised_as_transformers_does(frozen):
   processor = transformers.CLIPImageProcessor(do_resize=False, do_center_crop=False)
   pixels = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), np.uint8)
   processed = processor(list(pixels), return_tensors='np').pixel_values.transpose(0, 2, 3, 1)
-  parts = base.Parts(None, make(1), {'image_encoder': IMAGE_ENCODER})
-  ours = signals.ImageEmbedding(parts).encode(frozen, {'clip_image': pixels})
+  parts = None, make(1), {'image_encoder': IMAGE_ENCODER}
+  ours = signals.ImageEmbedding(*parts).encode(frozen, {'clip_image': pixels})
   expected = IMAGE_ENCODER.apply({'params': frozen['image_encoder']}, processed)
   np.testing.assert_allclose(ours, expected, atol=1e-5)

@@ -53,7 +53,7 @@ def text_pair(activation):
   ours = clip.CLIPText(activation=activation, **TEXT)
   abstract = jax.eval_shape(ours.init, jax.random.key(0), np.zeros((1, 16), np.int32))['params']
   state = {name: value.numpy() for name, value in theirs.state_dict().items()}
-  return theirs, ours, tensors.from_torch(state, abstract, clip_names.text_name_of)
+  return theirs, ours, tensors.from_formats(state, abstract, clip_names.text_name_of)[0]
 
 
 def vision_pair(activation):
@@ -75,7 +75,7 @@ def vision_pair(activation):
   ours = clip.CLIPVision(activation=activation, **VISION)
   abstract = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
   state = {name: value.numpy() for name, value in theirs.state_dict().items()}
-  return theirs, ours, tensors.from_torch(state, abstract, clip_names.vision_name_of)
+  return theirs, ours, tensors.from_formats(state, abstract, clip_names.vision_name_of)[0]
 
 
 def relative_error(ours, theirs):

@@ -39,7 +39,7 @@ def run_torch(network, folder):
 
 def load(module, name_of, weights, *inputs):
   abstract = jax.eval_shape(module.init, jax.random.key(0), *inputs)['params']
-  return tensors.from_torch(weights, abstract, name_of)
+  return tensors.from_formats(weights, abstract, name_of)[0]
 
 
 def channels_last(x):

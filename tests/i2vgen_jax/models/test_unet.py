@@ -11,6 +11,7 @@ import pytest
 
 from i2vgen_jax.conditions import image_latent_tokens, image_latents
 from i2vgen_jax.models import layers, unet3d
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import tensors, unet_names
 from tests import tiny
 from tests.golden import recorded
@@ -93,7 +94,7 @@ def released_shapes():
   params = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), params)
   return {
     unet_names.name_of(path): tensors._to_torch_layout(path, leaf).shape
-    for path, leaf in tensors.flatten(params).items()
+    for path, leaf in sharding.by_path(params).items()
   }
 
 
@@ -152,7 +153,7 @@ def test_frame_order_is_free_at_the_start_without_image_latents():
 
 def test_initial_values_are_those_of_vgen():
   """Zero where a residual branch ends; elsewhere uniform in +-1/sqrt(fan_in), biases too."""
-  flat = tensors.flatten(initial_params())
+  flat = sharding.by_path(initial_params())
   zeros = {path for path, value in flat.items() if not np.any(value) and 'norm' not in path}
   # In a TemporalConv the norms are called convI_0; their biases are zero as any norm's.
   zeros = {path for path in zeros if not re.search(r'conv\d_0/', path)}
@@ -246,7 +247,8 @@ def test_adaptive_pooling_equals_torch(size):
 @pytest.mark.parametrize('num_frames, marks', [(1, []), (2, [1.0]), (5, [0.25, 0.5, 0.75, 1.0])])
 def test_position_marks_rise_to_one_after_the_image(num_frames, marks):
   image = jax.random.normal(jax.random.key(0), (2, 3, 4, 4))
-  sequence = image_latents.mark_positions(image, num_frames)
+  conditioner = image_latents.ImageLatents(4, 16, dropout=0.0, dtype=jnp.float32)
+  sequence = conditioner.sequence(image, num_frames)
   assert sequence.shape == (2, num_frames, 3, 4, 4)
   np.testing.assert_array_equal(sequence[:, 0], image)
   np.testing.assert_allclose(np.ptp(sequence[:, 1:], axis=(0, 2, 3, 4)), 0)

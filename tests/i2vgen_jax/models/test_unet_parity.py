@@ -136,7 +136,7 @@ def check_prediction(sizes, video_shape):
     (NARROW, (2, 5, 16, 12)),
     (NARROW, (2, 1, 45, 10)),
     (WIDE, (1, 16, 23, 9)),
-    (WIDE, (2, 1, 90, 13)),
+    pytest.param(WIDE, (2, 1, 90, 13), marks=pytest.mark.slow),
   ],
   ids=label,
 )

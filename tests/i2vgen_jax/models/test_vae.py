@@ -39,7 +39,7 @@ def from_diffusers(model, **fields):
   ours = vae.AutoencoderKL(**fields)
   abstract = jax.eval_shape(ours.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
   state = {name: value.numpy() for name, value in model.state_dict().items()}
-  return ours, tensors.from_torch(state, abstract, vae_names.name_of)
+  return ours, tensors.from_formats(state, abstract, vae_names.name_of)[0]
 
 
 def relative_error(ours, theirs):

@@ -269,3 +269,20 @@ def test_blocks_compile_for_tpus_and_move_no_activations(name, generation):
   kinds = found['secs_by_kind_of_op']
   hardly = kinds.get('copy', 0) < 0.1 * sum(kinds.values())
   assert hardly == ((name, generation) not in COPIED)
+
+
+def test_a_plan_bounds_the_programs_by_shapes_and_rates():
+  config = tiny.get_config('unused', images=True)
+  config.mesh = meshes.get('v5p-8')
+  config.data.buckets.videos.update(height=128, width=192)
+  config.data.buckets.images.update(height=128, width=192)
+  config.data.buckets.short = dict(config.data.buckets.videos, fps=4.0)  # Of the videos' shape.
+  counts = []
+  for aspects in ((), ((128, 192), (192, 128))):
+    config.data.aspects = aspects
+    session = estimate.session_lib.build(config, reads_captions=False)
+    counts.append(estimate.num_programs(session, session.buckets()))
+  assert counts == [2, 4]
+  config.condition_dropout.buckets = dict(short=dict(text=0.5))  # By the config's name.
+  session = estimate.session_lib.build(config, reads_captions=False)
+  assert estimate.num_programs(session, session.buckets()) == 6

@@ -39,7 +39,7 @@ def make(case):
 @pytest.mark.parametrize('case', CASES)
 def test_to_torch_and_back_returns_every_bit(case):
   params, name_of = make(case)
-  restored = tensors.from_torch(tensors.to_torch(params, name_of), params, name_of)
+  restored = tensors.from_formats(tensors.to_torch(params, name_of), params, name_of)[0]
   assert jax.tree.structure(restored) == jax.tree.structure(params)
   jax.tree.map(np.testing.assert_array_equal, restored, params)
 
@@ -83,7 +83,7 @@ def test_one_error_names_all_missing_unexpected_and_misshapen_tensors():
   state['decoder.conv_in.weight'] = state['decoder.conv_in.weight'][:, :3]
   state['discriminator.weight'] = np.zeros(3, np.float32)
   with pytest.raises(ValueError) as error:
-    tensors.from_torch(state, params, name_of)
+    tensors.from_formats(state, params, name_of)[0]
   message = str(error.value)
   assert '1 missing:\n  encoder.conv_in.bias' in message
   assert '1 unexpected:\n  discriminator.weight' in message
@@ -93,7 +93,7 @@ def test_one_error_names_all_missing_unexpected_and_misshapen_tensors():
 def test_half_precision_tensors_become_the_models_dtype():
   params, name_of = make('vision')
   state = {name: x.astype(np.float16) for name, x in tensors.to_torch(params, name_of).items()}
-  restored = tensors.from_torch(state, jax.eval_shape(lambda: params), name_of)
+  restored = tensors.from_formats(state, jax.eval_shape(lambda: params), name_of)[0]
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(restored))
 
 

@@ -13,6 +13,7 @@ import pytest
 from configs import refine, sr600
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import free_u, unet3d
+from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from tests import runs, tiny
 from tests.golden import recorded as golden
@@ -47,7 +48,7 @@ def test_names_and_shapes_at_released_size_are_those_of_vgens_class():
   zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
   slot_of = unet_names.vgen(built.unet).slot_of
   ours = {}
-  for path, value in tensors.flatten(zeros).items():
+  for path, value in sharding.by_path(zeros).items():
     slot = slot_of(unet_names.name_of(path))
     ours[slot.name] = list(slot.shape(tensors._torch_shape(path, value.shape)))
   assert ours == json.loads(str(RECORDED['released']))

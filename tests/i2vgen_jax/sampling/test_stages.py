@@ -1,5 +1,7 @@
 """The refinement stage from base weights, and both stages in one command."""
 
+import dataclasses
+
 import av
 import jax
 import ml_collections
@@ -63,7 +65,7 @@ def read_frames(path):
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
-    session_lib.load_unet(session_lib.open_run(workdir), workdir, weights)[0]
+    checkpoint.load_params(workdir, session_lib.open_run(workdir).abstract_params(), weights)[0]
     for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
   )
   assert set(base) - set(refinement) == {
@@ -176,3 +178,36 @@ def test_an_empty_or_missing_list_is_refused(tmp_path):
 def test_a_run_keeps_the_settings_of_its_refinement(runs):
   config = checkpoint.read_config(runs[1])
   assert config.refine.levels == 600 and list(config.loss.timestep_range) == [0, 600]
+
+
+def stage_of_aspects(refines=False, **changes):
+  """A stage of the tiny model at two aspects, which makes black videos of the noise's size."""
+  config = tiny.get_config('none')
+  config.data.buckets.videos.update(height=128, width=192, batch_size=1)
+  config.data.aspects = ((128, 192), (192, 128))
+  session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  factor = session.autoencoder.downsampling
+
+  def generate_noise(params, frozen, inputs, noise_BFHWC):
+    batch, frames, height, width = noise_BFHWC.shape[:4]
+    return noise_BFHWC, np.zeros((batch, frames, factor * height, factor * width, 3), np.uint8)
+
+  bucket = dataclasses.replace(session.sample_bucket(), **changes)
+  settings = dict(levels=600 if refines else 0)
+  return stages_lib.Stage(session, None, bucket, settings, generate_noise, '')
+
+
+@pytest.mark.parametrize('size, made', [((300, 500), (128, 192)), ((50, 40), (192, 128))])
+def test_a_picture_is_animated_at_the_aspect_that_crops_it_least(size, made):
+  base, refinement = stage_of_aspects(), stage_of_aspects(refines=True)
+  assert base.bucket.name == 'videos_192x128'  # The bucket's own, of held-out clips.
+  video_FHWC = base.run(PIL.Image.new('RGB', size[::-1]), 'a circle', seed=0)
+  assert video_FHWC.shape == (4, *made, 3)
+  # A refinement keeps the aspect of what it is given, whatever that of the picture.
+  other = np.zeros((4, 96, 64, 3), np.uint8)
+  assert refinement.run(PIL.Image.new('RGB', size[::-1]), 'a', 0, other).shape[1:3] == (192, 128)
+
+
+def test_a_size_that_was_asked_for_is_no_matter_of_the_picture():
+  told = stage_of_aspects(framing=None, height=64, width=64)
+  assert told.run(PIL.Image.new('RGB', (40, 90)), 'a', 0).shape == (4, 64, 64, 3)

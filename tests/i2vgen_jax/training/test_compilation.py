@@ -21,6 +21,23 @@ SHAPES = {
 }
 
 
+def test_buckets_of_one_shape_whose_steps_differ_share_no_program():
+  """As where one bucket has other rates of dropout."""
+  whole = mesh_lib.replicated(MESH)
+  state, frozen = jax.device_put((jnp.ones(()), jnp.ones(())), whole)
+  doubled, tripled = (
+    jax.jit(
+      lambda state, frozen, batch, n=n: (n * state, batch['video'].sum()), out_shardings=whole
+    )
+    for n in (2, 3)
+  )
+  make_step = {'short': doubled, 'as_short': tripled}.get
+  steps = compilation.Steps(make_step, MESH, xla_profiles.options('none', 'cpu'))
+  steps.compile({name: SHAPES[name] for name in ('short', 'as_short')}, state, frozen)
+  batch = mesh_lib.place_batch({'video': np.ones((8, 2), np.float32)}, MESH)
+  assert [steps(name, state, frozen, batch)[0] for name in ('short', 'as_short')] == [2, 3]
+
+
 def test_buckets_of_one_shape_share_a_program_and_no_step_compiles():
   traced = []
 
@@ -31,7 +48,7 @@ def test_buckets_of_one_shape_share_a_program_and_no_step_compiles():
   whole = mesh_lib.replicated(MESH)
   state, frozen = jax.device_put((jnp.ones(()), jnp.ones(())), whole)
   jitted = jax.jit(step, out_shardings=(whole, whole))
-  steps = compilation.Steps(lambda bucket: ((), jitted), MESH, xla_profiles.options('none', 'cpu'))
+  steps = compilation.Steps(lambda bucket: jitted, MESH, xla_profiles.options('none', 'cpu'))
   steps.compile(SHAPES, state, frozen)
   assert traced == [(8, 2), (8, 4)]
   for bucket, width in (('short', 2), ('long', 4), ('as_short', 2)):

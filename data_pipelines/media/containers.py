@@ -1,0 +1,152 @@
+"""Opens a file of video: which formats are read, which stream is the video, what is too big.
+
+FFmpeg reads more than media. Playlists (HLS, DASH, concat), session descriptions (SDP) and numbered
+images name other files and addresses, which would then be opened, whatever the file's own name is.
+So formats are allowed by name, and of protocols none.
+"""
+
+import contextlib
+import fractions
+import io
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from data_pipelines.media import errors
+from data_pipelines.media.errors import DecodeError
+
+# By FFmpeg's names of its readers; each keeps the media in the file itself.
+FORMATS = (
+  'mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'mxf', 'dv',
+  'ivf', 'nut', 'wtv', 'gif', 'apng',
+)  # fmt: skip
+MAX_PIXELS = 36_000_000  # Of a frame: 8K. Sixteen of them, which a decoder may hold, are 0.9 GB.
+MAX_STREAMS = 100
+_NO_TAG = 2  # AVCOL_TRC_UNSPECIFIED, and of matrices.
+_PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, above are the orders of fields.
+# Codecs that do not keep which of their frames are interlaced: the container's word counts.
+_SILENT_ON_FIELDS = frozenset(
+  ('rawvideo', 'huffyuv', 'ffvhuff', 'utvideo', 'v210', 'qtrle', 'png', 'magicyuv', 'jpeg2000')
+)
+_WHAT_MAY_BE_OPENED = dict(
+  format_whitelist=','.join(FORMATS), protocol_whitelist='none', max_streams=str(MAX_STREAMS)
+)
+_LIMITS = dict(max_pixels=str(MAX_PIXELS))
+# Finding out the streams of a file decodes their first frames: 4 of the 40 ms that a clip takes.
+DECODE_NOTHING_AT_OPEN = ({'skip_frame': 'all'},) * 8
+
+
+class Video(NamedTuple):
+  """An opened file, and what its header says of the frames that they may not say themselves.
+
+  Attributes:
+    container: of the file.
+    stream: its video.
+    aspect: width of a pixel over its height.
+    transfer: number of the transfer function in ITU-T H.273; 2 is unspecified.
+    matrix: of the colour matrix, likewise.
+    fields: '' where the frames tell whether they are interlaced, else 'tff' or 'bff': they are, and
+      this field comes first.
+  """
+
+  container: InputContainer
+  stream: av.VideoStream
+  aspect: float
+  transfer: int = _NO_TAG
+  matrix: int = _NO_TAG
+  fields: str = ''
+
+  @property
+  def time_base(self) -> fractions.Fraction:
+    """Seconds per tick."""
+    return cast(fractions.Fraction, self.stream.time_base)  # Only what is written may have none.
+
+  @property
+  def start_time(self) -> float:
+    """Presentation time of the first frame by the header, seconds; 0 if it says none."""
+    return (self.stream.start_time or 0) * float(self.time_base)
+
+
+@contextlib.contextmanager
+def open_video(
+  data: bytes, stream_options: Sequence[Mapping[str, str]] = ()
+) -> Generator[Video, None, None]:
+  """Yields the opened video.
+
+  Args:
+    data: of the file.
+    stream_options: FFmpeg's options for the streams, in their order, while they are found out.
+  Raises:
+    DecodeError: no video can be read, or it is too large.
+  """
+  if not data:
+    raise DecodeError('open', 'the file is empty.')
+  try:
+    # An mp4 is known by its first box; FFmpeg would try all its formats.
+    layout = 'mp4' if data[4:8] == b'ftyp' else None
+    options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
+    options |= dict(options=_LIMITS, container_options=_WHAT_MAY_BE_OPENED)
+    container = av.open(io.BytesIO(data), 'r', layout, **options)
+  except errors.FFMPEG_ERRORS as error:
+    raise errors.of(error, 'open') from error
+  with container:
+    stream = _choose(container, data)
+    context = stream.codec_context
+    context.options = dict(context.options) | _LIMITS
+    context.thread_count = 1  # The loader's parallelism is over examples.
+    if context.width * context.height > MAX_PIXELS:
+      raise DecodeError(
+        'too_large', f'{context.width}x{context.height} is more than {MAX_PIXELS} pixels.'
+      )
+    fields = ''
+    if context.name in _SILENT_ON_FIELDS and context.field_order > _PROGRESSIVE:
+      fields = 'bff' if context.field_order in (3, 5) else 'tff'
+    yield Video(
+      container,
+      stream,
+      float(stream.sample_aspect_ratio or 1),
+      context.color_trc,
+      context.colorspace,
+      fields,
+    )
+
+
+def _choose(container: InputContainer, data: bytes) -> av.VideoStream:
+  """As ffmpeg does: the largest, one marked as default before others, no cover art.
+
+  A stream of a single packet is a picture, whatever the container calls it.
+  """
+  streams = [s for s in container.streams.video if s.codec_context is not None]
+  if not streams:
+    if container.streams.video:
+      raise DecodeError('codec', 'the codec of its video stream is not known.')
+    raise DecodeError('no_video', 'there is no video stream.')
+  moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
+  if len(moving) > 1:
+    counts = _num_packets(data, [s.index for s in moving])
+    most = max(counts.values())
+    moving = [s for s in moving if counts[s.index] > 1 or most < 2]
+  if not moving:
+    raise DecodeError('no_video', 'there is cover art and no video stream.')
+  return max(moving, key=_rank)
+
+
+def _rank(stream: av.VideoStream) -> tuple[int, int]:
+  is_default = bool(stream.disposition & Disposition.default)
+  area = stream.codec_context.width * stream.codec_context.height
+  return area + 5_000_000 * is_default, -stream.index
+
+
+def _num_packets(data: bytes, indices: Sequence[int]) -> dict[int, int]:
+  """Up to two of each stream, by its index."""
+  counts = dict.fromkeys(indices, 0)
+  with av.open(io.BytesIO(data), 'r', container_options=_WHAT_MAY_BE_OPENED) as container:
+    with contextlib.suppress(*errors.FFMPEG_ERRORS):  # What is damaged is counted so far.
+      for packet in container.demux(*(container.streams[index] for index in indices)):
+        counts[packet.stream_index] += packet.size > 0
+        if min(counts.values()) > 1:
+          break
+  return counts

@@ -1,0 +1,84 @@
+"""The flags by which commands choose trained runs, their weights and their samplers; and the stages
+that these flags name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from i2vgen_jax.diffusion import sampler
+from i2vgen_jax.sampling import stages
+
+# The flags belong to the command that calls define, and stand in its --help.
+flags.disclaim_key_flags()
+
+
+def define_base() -> None:
+  """Defines the flags of one run."""
+  flags.DEFINE_string('workdir', None, 'Workdir of the trained run.')
+  flags.DEFINE_enum(
+    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
+  )
+  flags.DEFINE_integer('seed', 0, 'Seed of the noise to start from.')
+  flags.DEFINE_integer('steps', None, "Steps of the sampler; default the run's.")
+
+
+def define() -> None:
+  """Defines the flags of a base stage and of a refinement stage, which `load` reads."""
+  define_base()
+  kinds = ', '.join(sampler.KINDS)
+  flags.DEFINE_integer('step', None, 'Step of the checkpoint; default the newest.')
+  flags.DEFINE_string('sampler', None, f"Sampler: {kinds}; default the run's.")
+  flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
+  flags.DEFINE_string('refine_workdir', None, 'Workdir of a trained refinement stage.')
+  flags.DEFINE_integer('refine_steps', None, "Steps of its sampler; default the run's.")
+  flags.DEFINE_string('refine_sampler', None, "Its sampler; default the run's.")
+  flags.DEFINE_float('refine_guidance', None, "Its guidance scale; default the run's.")
+  flags.DEFINE_integer('refine_levels', None, "Noise levels added and removed; default the run's.")
+
+
+def load(
+  given: flags.FlagValues,
+  size: Mapping[str, Any] | None = None,
+  refine_size: Mapping[str, Any] | None = None,
+  devices: list | None = None,
+  **base: Any,
+) -> list[stages.Stage]:
+  """The base stage, and the refinement stage if --refine_workdir names one.
+
+  Args:
+    given: with the flags of `define`.
+    size: of the base stage's videos, as stages.load takes it.
+    refine_size: height and width of the refinement's, whose frames and rate are then the base
+      stage's; None takes all of its own sampling bucket.
+    devices: to sample on; default all.
+    **base: further arguments of stages.load for the base stage.
+
+  Raises:
+    ValueError: one stands in the other's place, a run is missing, or a setting is invalid.
+  """
+  stages.check_stages(given.workdir, given.refine_workdir)
+  shared = dict(weights=given.weights, seed=given.seed, devices=devices)
+  first = stages.load(
+    given.workdir,
+    step=given.step,
+    size=size,
+    num_steps=given.steps,
+    guidance_scale=given.guidance,
+    sampler=given.sampler,
+    **shared,
+    **base,
+  )
+  if not given.refine_workdir:
+    return [first]
+  clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
+  refinement = stages.load(
+    given.refine_workdir,
+    size=refine_size and clip | dict(refine_size),
+    num_steps=given.refine_steps,
+    guidance_scale=given.refine_guidance,
+    sampler=given.refine_sampler,
+    levels=given.refine_levels,
+    **shared,
+  )
+  return [first, refinement]

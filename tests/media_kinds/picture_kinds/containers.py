@@ -1,0 +1,65 @@
+"""Animations and albums, of which the first counts; and ordinary files of each format."""
+
+import functools
+
+import numpy as np
+
+from tests.media_kinds.picture_kinds.made import KINDS, Picture, image, jpeg, kind, pattern, saved
+
+
+def _album(form, within=0, **options):
+  other = image(255 - pattern())
+  return Picture(
+    saved(image(), form, save_all=True, append_images=[other, image()], **options),
+    pattern(),
+    within,
+  )
+
+
+KINDS['webp_animated'] = functools.partial(_album, 'WEBP', duration=100, lossless=True)
+KINDS['gif_animated'] = functools.partial(_album, 'GIF', duration=100)
+KINDS['png_animated'] = functools.partial(_album, 'PNG', duration=100)
+KINDS['jpeg_of_many_pictures'] = functools.partial(_album, 'MPO', 3, quality=97, subsampling=0)
+KINDS['tiff_of_many_pages'] = functools.partial(_album, 'TIFF')
+KINDS['avif_animated'] = functools.partial(
+  _album, 'AVIF', 3, quality=100, subsampling='4:4:4', speed=10
+)
+
+
+@kind
+def png_animated_with_a_picture_for_other_viewers():
+  """It is no part of the animation: browsers do not show it."""
+  notice = image(np.zeros_like(pattern()))
+  frames = [image(), image(255 - pattern())]
+  data = saved(notice, 'PNG', save_all=True, append_images=frames, default_image=True, duration=100)
+  return Picture(data, pattern())
+
+
+@kind
+def jpeg_with_bytes_behind():
+  return Picture(jpeg() + b'more' * 100, pattern(), 3)
+
+
+@kind
+def jpeg_progressive():
+  return Picture(jpeg(progressive=True), pattern(), 3)
+
+
+@kind
+def bmp():
+  return Picture(saved(image(), 'BMP'), pattern())
+
+
+@kind
+def gif():
+  return Picture(saved(image(), 'GIF'), pattern())
+
+
+@kind
+def tiff_big():
+  return Picture(saved(image(), 'TIFF', big_tiff=True), pattern())
+
+
+@kind
+def tiff_jpeg():
+  return Picture(saved(image(), 'TIFF', compression='jpeg', quality=95), pattern(), 6)

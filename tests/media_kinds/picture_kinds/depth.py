@@ -1,0 +1,103 @@
+"""More than 8 bits a sample, and fewer."""
+
+import functools
+
+import numpy as np
+import PIL.Image
+
+from tests.media_kinds import files
+from tests.media_kinds.picture_kinds.made import (
+  HEIGHT,
+  KINDS,
+  WIDTH,
+  Picture,
+  grey,
+  kind,
+  pattern,
+  saved,
+)
+
+
+def ramp(most):
+  """Every level between 0 and the most that fits, in order: (H, W, 1)."""
+  return np.rint(np.linspace(0, most, HEIGHT * WIDTH)).astype(int).reshape(HEIGHT, WIDTH, 1)
+
+
+def _grey_of(depth):
+  samples = ramp(2**depth - 1)
+  right = grey(samples[..., 0] * 255 / (2**depth - 1))
+  return Picture(files.png(samples, depth, 0), right, 0.51)
+
+
+def _tiff_grey(bits, order, photometric, kind='u'):
+  samples = ramp(2**bits - 1)[..., 0]
+  pixels = samples.astype(f'{order}{kind}{bits // 8}').tobytes()
+  data = files.tiff(pixels, (HEIGHT, WIDTH), photometric=photometric, bits=bits, order=order)
+  levels = samples * 255 / (2**bits - 1)
+  return Picture(data, grey(levels if photometric else 255 - levels), 0.51 if bits < 32 else 1)
+
+
+KINDS.update({f'png_grey_{d}_bits': functools.partial(_grey_of, d) for d in (1, 2, 4, 8, 16)})
+KINDS.update(
+  {
+    'tiff_grey_16_bits_little_endian': functools.partial(_tiff_grey, 16, '<', 1),
+    'tiff_grey_16_bits_big_endian': functools.partial(_tiff_grey, 16, '>', 1),
+    'tiff_grey_16_bits_white_is_zero': functools.partial(_tiff_grey, 16, '<', 0),
+    'tiff_grey_8_bits_white_is_zero': functools.partial(_tiff_grey, 8, '<', 0),
+    'tiff_grey_32_bits': functools.partial(_tiff_grey, 32, '<', 1),
+  }
+)
+
+
+@kind
+def tiff_grey_12_bits():
+  samples = ramp(4095)[..., 0].ravel()
+  bits = (samples[:, None] >> np.arange(12)[::-1]) & 1
+  data = files.tiff(np.packbits(bits.astype(np.uint8).ravel()).tobytes(), (HEIGHT, WIDTH),
+                    photometric=1, bits=12)  # fmt: skip
+  return Picture(data, grey(samples.reshape(HEIGHT, WIDTH) * 255 / 4095), 0.51)
+
+
+@kind
+def png_rgb_16_bits():
+  return Picture(files.png(pattern().astype(int) * 257, 16), pattern(), 1)
+
+
+def _tiff_rgb_16(order):
+  pixels = (pattern().astype(int) * 257).astype(order + 'u2').tobytes()
+  data = files.tiff(pixels, (HEIGHT, WIDTH), photometric=2, bits=16, channels=3, order=order)
+  return Picture(data, pattern(), 1)
+
+
+KINDS['tiff_rgb_16_bits_little_endian'] = functools.partial(_tiff_rgb_16, '<')
+KINDS['tiff_rgb_16_bits_big_endian'] = functools.partial(_tiff_rgb_16, '>')
+
+
+@kind
+def tiff_fax():
+  """CCITT G4, where ink is 1."""
+  ink = np.zeros((HEIGHT, WIDTH), bool)
+  ink[8:24, 12:36] = True
+  data = saved(PIL.Image.fromarray(~ink), 'TIFF', compression='group4')
+  return Picture(data, grey(np.where(ink, 0, 255)))
+
+
+@kind
+def tiff_float():
+  pixels = np.linspace(0, 1, HEIGHT * WIDTH, dtype='<f4').tobytes()
+  data = files.tiff(pixels, (HEIGHT, WIDTH), photometric=1, bits=32, tags=[(339, 3, [3])])
+  return Picture(data, 'image_depth')
+
+
+@kind
+def tiff_signed():
+  pixels = np.arange(HEIGHT * WIDTH, dtype='<i2').tobytes()
+  data = files.tiff(pixels, (HEIGHT, WIDTH), photometric=1, bits=16, tags=[(339, 3, [2])])
+  return Picture(data, 'image_depth')
+
+
+@kind
+def jpeg_grey():
+  levels = pattern()[..., 1]
+  data = saved(PIL.Image.fromarray(levels), 'JPEG', quality=97)
+  return Picture(data, grey(levels), 3)
