@@ -133,9 +133,9 @@ def _rebuilt(url: str) -> str | None:
     host, port = parts.hostname, parts.port
   except ValueError:
     return None
+  host = (host or '').rstrip('.')
   if not parts.scheme or not host or not text.is_clean(url):
     return None
-  host = host.rstrip('.')
   if not host.isascii():
     try:
       host = host.encode('idna').decode()
