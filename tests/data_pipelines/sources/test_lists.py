@@ -222,6 +222,16 @@ def test_no_row_of_a_random_list_is_lost(tmp_path, seed):
   assert sum(map(len, found)) == sum(bool(line.strip()) for line in lines)
 
 
+def test_an_example_that_is_listed_twice_is_taken_once(tmp_path, capsys):
+  folder = corpora.write_folder(tmp_path / 'in', 3, captions=None)
+  lines = '000.mp4|||a\n001.mp4|||b\n000.mp4|||c\n002.mp4|||d\n'
+  (folder / 'list.txt').write_text(lines)
+  output = f'{tmp_path}/out'
+  commands.main(['ingest', f'--input={folder}', f'--output={output}', '--num_processes=1'])
+  assert 'listed 4 = read 3 + rejected 1; most often: duplicate_key 1' in capsys.readouterr().out
+  commands.main(['verify', f'--corpus={output}', '--num_processes=1'])
+
+
 def test_links_without_media_are_all_rejected(tmp_path):
   table = pa.table({'URL': [f'https://e.com/{i}' for i in range(9)], 'TEXT': ['a frog'] * 9})
   pa.parquet.write_table(table, tmp_path / 'part-00000.parquet')

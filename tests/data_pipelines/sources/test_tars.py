@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from webdataset import tariterators
 
+from data_pipelines import __main__ as commands
 from data_pipelines import sources
 from data_pipelines.sources import raw, tars
 from tests import corpora
@@ -169,6 +170,22 @@ def test_a_tar_with_damaged_bytes_gives_or_names_its_examples(tmp_path, seed, co
   source = sources.open_source(tmp_path)
   (shard,) = source.shards()
   assert len(list(source.examples(shard))) == source.num_listed(shard) > 0
+
+
+def test_tars_may_share_keys_but_not_files(tmp_path, capsys):
+  (tmp_path / 'in').mkdir()
+  members = [(f'{key}.txt', b'caption') for key in '12']
+  for tar in range(2):
+    media = [(f'{key}.mp4', corpora.video(2 * tar + int(key))) for key in '12']
+    corpora.write_tar(tmp_path / f'in/{tar}.tar', [*members, *media])
+  command = ['ingest', f'--input={tmp_path}/in', '--validation_fraction=0', '--num_processes=1']
+  commands.main([*command, f'--output={tmp_path}/two'])
+  commands.main(['verify', f'--corpus={tmp_path}/two', '--num_processes=1'])
+  (tmp_path / 'in/1.tar').write_bytes((tmp_path / 'in/0.tar').read_bytes())
+  commands.main([*command, f'--output={tmp_path}/same'])
+  with corpora.ends_with_2('2 problems'):
+    commands.main(['verify', f'--corpus={tmp_path}/same', '--num_processes=1'])
+  assert "key '1' is there twice" in capsys.readouterr().out
 
 
 def test_a_table_that_is_damaged_rejects_its_tar(tmp_path):
