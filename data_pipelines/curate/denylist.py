@@ -43,6 +43,11 @@ _FORMS = {
 }
 _PORTS = {'http': 80, 'https': 443, 'ftp': 21}
 _TO_ENCODE = re.compile(r'%[0-9A-Fa-f]{2}|[^!-~]|["<>\\^`{|}%]')
+# Links that are in normal form already but for their scheme: most are, and that is faster to see.
+_PLAIN = re.compile(
+  r"https?://([a-z0-9-]+(?:\.[a-z0-9-]+)*)((?:/[\w.~!$&'()*+,;=:@-]*)*)(\?[\w.~!$&'()*+,;=:@/?-]+)?",
+  re.ASCII,
+)
 _UNRESERVED = re.compile(r'[A-Za-z0-9._~-]')
 
 
@@ -116,14 +121,21 @@ def normal_url(url: str) -> str | None:
   where it must be and in upper case, no dot segments, '/' for an empty path. http counts as https,
   and the fragment is dropped: the file is the same. A slash at the end of a path counts.
   """
+  plain = _PLAIN.fullmatch(url)
+  if plain and '/.' not in plain[2]:
+    return f'https://{plain[1]}{plain[2] or "/"}{plain[3] or ""}'
+  return _rebuilt(url)
+
+
+def _rebuilt(url: str) -> str | None:
   try:
     parts = urllib.parse.urlsplit(url.strip())
     host, port = parts.hostname, parts.port
   except ValueError:
     return None
+  host = (host or '').rstrip('.')
   if not parts.scheme or not host or not text.is_clean(url):
     return None
-  host = host.rstrip('.')
   if not host.isascii():
     try:
       host = host.encode('idna').decode()

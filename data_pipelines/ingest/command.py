@@ -145,7 +145,10 @@ class IngestShard:
     rejected: list[dict] = []
     smallest_hash = HASH_RANGE
     row: dict[str, Any] = {}
+    keys: set[str] = set()
     for example in self._source.examples(shard):
+      if example.key in keys and isinstance(example, raw.RawExample):
+        example = raw.Rejected(example.key, 'duplicate_key', 'its shard has an example of this key')
       if isinstance(example, raw.RawExample):
         try:
           row = self._probe(example.data, example.media, self._takes)
@@ -155,6 +158,7 @@ class IngestShard:
       if isinstance(example, raw.Rejected):
         rejected.append(vars(example))
         continue
+      keys.add(example.key)
       key_hash = int.from_bytes(hashlib.sha256(example.key.encode()).digest()[:4], 'big')
       smallest_hash = min(smallest_hash, key_hash)
       split = shard.split or ('validation' if key_hash < self._threshold else 'train')

@@ -67,7 +67,7 @@ def verify(
   results = jobs.run(work, shards, parts, num_processes, beam_flags)
   work.close()
   problems = [problem for result in results for problem in result['problems']]
-  problems += _of_keys(key for result in results for key in result['keys'])
+  problems += _of_keys(results)
   for stage in stages:
     found = json.loads(_stage_manifest(output, stage).read_text())['corpus']
     if found != manifest['fingerprint']:
@@ -85,13 +85,23 @@ def _stage_manifest(output: epath.Path, stage: str) -> epath.Path:
   return output / 'sidecar' / stage / 'manifest.json'
 
 
-def _of_keys(keys: Iterable[str]) -> list[str]:
-  seen: set[str] = set()
-  return [f'key {key!r} is there twice' for key in keys if key in seen or seen.add(key)]
+def _of_keys(results: Iterable[Mapping]) -> list[str]:
+  """Examples that are there twice. Two tars of others may well use one key for two files."""
+  seen: set[tuple[str, str]] = set()  # (key, sha256) of the shards before.
+  problems = []
+  for result in results:
+    here: set[str] = set()
+    pairs = list(zip(result['keys'], result['sha256'], strict=True))
+    for pair in pairs:
+      if pair[0] in here or pair in seen:
+        problems.append(f'key {pair[0]!r} is there twice')
+      here.add(pair[0])
+    seen.update(pairs)
+  return problems
 
 
 class VerifyShard:
-  """(shard of the manifest, folder) -> problems, keys, num_decoded.
+  """(shard of the manifest, folder) -> problems, keys, sha256, num_decoded, failed.
 
   Args:
     output: folder of the corpus.
@@ -108,7 +118,7 @@ class VerifyShard:
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
     """Writes nothing into the folder."""
     problems: list[str] = []
-    result: dict[str, Any] = dict(problems=problems, keys=[], num_decoded=0, failed={})
+    result: dict[str, Any] = dict(problems=problems, keys=[], sha256=[], num_decoded=0, failed={})
     for name in (shard['records'], shard['sidecar']):
       if not (self._output / name).exists():
         problems.append(f'{name} is missing')
@@ -118,6 +128,7 @@ class VerifyShard:
       problems.append(f'{shard["records"]} has another checksum than its manifest says')
     rows = storage.read_table(self._output / shard['sidecar']).to_pylist()
     result['keys'] = [row['key'] for row in rows]
+    result['sha256'] = [row['sha256'] for row in rows]
     if len(rows) != shard['num_examples']:
       problems.append(f'{shard["sidecar"]} has {len(rows)} rows, not {shard["num_examples"]}')
     for stage in self._stages:

@@ -85,7 +85,7 @@ def decode_video_into(
   rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
   previous = sized = None
   size = 0, 0
-  scaled: dict[int, tuple[int, int]] = {}
+  cuts: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
   orientations, turn = display.Orientations(), display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
@@ -95,28 +95,32 @@ def decode_video_into(
       if frame is previous and index - 1 in rows[number]:
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
-      height, width = view.pixels_NHWC.shape[1:3]
       if frame is not sized:
         sized, turn = frame, orientations(frame)
         found = display.size(frame, aspect, turn)
         if found != size:
-          size, scaled = found, {}
-      if content:
-        interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
-        cover, (top, left) = crops.cover_content(size, content, height, width)
-        pixels_HWC = convert(frame, *cover, interpolation, turn)
-        view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
-        continue
-      if view.is_square:
-        square = crops.square_cover(*size, height)
-        pixels_HWC = convert(frame, *square, SQUARE_INTERPOLATION, turn)
-      else:
-        if number not in scaled:
-          scaled[number] = crops.scaled_size(*size, height, width)
-        scaled_height, scaled_width = scaled[number]
-        pixels_HWC = convert(frame, scaled_height, scaled_width, INTERPOLATION, turn)
-      view.pixels_NHWC[row] = crops.center_crop(pixels_HWC, height, width)
+          size, cuts = found, {}
+      if number not in cuts:
+        cuts[number] = _cut(view, size, content)
+      (scaled_height, scaled_width), (top, left) = cuts[number]
+      interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
+      pixels_HWC = convert(frame, scaled_height, scaled_width, interpolation, turn)
+      height, width = view.pixels_NHWC.shape[1:3]
+      view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
     previous = frame
+
+
+def _cut(
+  view: View, size: tuple[int, int], content: Sequence[float]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+  """((height, width) to scale a frame of this size to, (top, left) of what the view shows)."""
+  height, width = view.pixels_NHWC.shape[1:3]
+  if content:
+    return crops.cover_content(size, content, height, width)
+  scaled = (
+    crops.square_cover(*size, height) if view.is_square else crops.scaled_size(*size, height, width)
+  )
+  return scaled, ((scaled[0] - height) // 2, (scaled[1] - width) // 2)
 
 
 def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> None:

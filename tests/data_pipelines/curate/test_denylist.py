@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import pathlib
+import random
 
 import numpy as np
 import PIL.Image
@@ -71,6 +72,18 @@ def test_links_to_two_files_have_two_forms(one, other):
 @pytest.mark.parametrize('text', ['', 'example.com/a', 'https://', 'https://e.com:x/', 'a b', '/a'])
 def test_what_is_no_link_has_no_form(text):
   assert denylist.normal_url(text) is None
+
+
+def test_plain_links_take_the_same_form_as_all_others():
+  rng, letters = random.Random(0), 'aZ0.-_~:/?=&@%+;,!$\'()*"#[] é'
+  links = [
+    rng.choice(('http://', 'https://', 'HTTPS://')) + rng.choice(('e.com', 'x-1.e.com/a', ''))
+    + ''.join(rng.choices(letters, k=rng.randrange(8)))
+    for _ in range(20_000)
+  ]  # fmt: skip
+  forms = [denylist.normal_url(link) for link in links]
+  assert forms == [denylist._rebuilt(link) for link in links]
+  assert [denylist.normal_url(form) for form in forms if form] == [form for form in forms if form]
 
 
 FORMS = {

@@ -222,6 +222,23 @@ def test_no_row_of_a_random_list_is_lost(tmp_path, seed):
   assert sum(map(len, found)) == sum(bool(line.strip()) for line in lines)
 
 
+def test_an_example_that_is_listed_twice_is_taken_once(tmp_path, capsys):
+  folder = corpora.write_folder(tmp_path / 'in', 3, captions=None)
+  lines = '000.mp4|||a\n001.mp4|||b\n000.mp4|||c\n002.mp4|||d\n'
+  (folder / 'list.txt').write_text(lines)
+  output = f'{tmp_path}/out'
+  commands.main(['ingest', f'--input={folder}', f'--output={output}', '--num_processes=1'])
+  assert 'listed 4 = read 3 + rejected 1; most often: duplicate_key 1' in capsys.readouterr().out
+  commands.main(['verify', f'--corpus={output}', '--num_processes=1'])
+
+
+def test_links_without_media_are_all_rejected(tmp_path):
+  table = pa.table({'URL': [f'https://e.com/{i}' for i in range(9)], 'TEXT': ['a frog'] * 9})
+  pa.parquet.write_table(table, tmp_path / 'part-00000.parquet')
+  taken, rejected = read(tmp_path)
+  assert not taken and rejected == {f'part-00000.parquet:{i}': 'link_only' for i in range(9)}
+
+
 def test_names_that_are_not_utf8_are_rejected_and_the_command_goes_on(tmp_path, capsys):
   folder = corpora.write_folder(tmp_path / 'in', 2)
   for name in (b'caf\xe9.mp4', b'\x1b[31m.mp4'):

@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 from webdataset import tariterators
 
+from data_pipelines import __main__ as commands
 from data_pipelines import sources
-from data_pipelines.sources import raw, webdataset
+from data_pipelines.sources import raw, tars
 from tests import corpora
 from tests.corpora import read_all as read
 
@@ -31,7 +32,7 @@ def test_keys_are_those_of_webdataset():
   rng = random.Random(0)
   names = [''.join(rng.choices('ab./', k=rng.randrange(1, 9))) for _ in range(3000)]
   for name in names:
-    found = webdataset._KEY.fullmatch(name)
+    found = tars.KEY.fullmatch(name)
     expected = tariterators.base_plus_ext(name)
     hidden = name.rpartition('/')[2].startswith('.')  # webdataset takes their folder as a key.
     assert hidden or (found.groups() if found else (None, None)) == expected, name
@@ -156,18 +157,35 @@ def test_bounds_of_members_hold_before_they_are_read(tmp_path, monkeypatch):
   assert read(tmp_path) == ({'1': 'one'}, {'2': 'too_large', '3': 'long_caption'})
 
 
+@pytest.mark.parametrize('compress', [bytes, gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.parametrize('seed', range(10))
-def test_a_tar_with_damaged_bytes_gives_or_names_its_examples(tmp_path, seed):
+def test_a_tar_with_damaged_bytes_gives_or_names_its_examples(tmp_path, seed, compress):
   members = [m for k in range(8) for m in example(f'{k}', f'caption {k}', 'jpg', 'txt', 'json')]
   corpora.write_tar(tmp_path / '0.tar', members)
-  data = bytearray((tmp_path / '0.tar').read_bytes())
+  data = bytearray(compress((tmp_path / '0.tar').read_bytes()))
   rng = random.Random(seed)
-  for _ in range(20):
-    data[rng.randrange(len(members) * 1024)] = rng.randrange(256)
+  for _ in range(20 if compress is bytes else 2):
+    data[rng.randrange(min(len(data), len(members) * 1024))] = rng.randrange(256)
   (tmp_path / '0.tar').write_bytes(data)
   source = sources.open_source(tmp_path)
   (shard,) = source.shards()
   assert len(list(source.examples(shard))) == source.num_listed(shard) > 0
+
+
+def test_tars_may_share_keys_but_not_files(tmp_path, capsys):
+  (tmp_path / 'in').mkdir()
+  members = [(f'{key}.txt', b'caption') for key in '12']
+  for tar in range(2):
+    media = [(f'{key}.mp4', corpora.video(2 * tar + int(key))) for key in '12']
+    corpora.write_tar(tmp_path / f'in/{tar}.tar', [*members, *media])
+  command = ['ingest', f'--input={tmp_path}/in', '--validation_fraction=0', '--num_processes=1']
+  commands.main([*command, f'--output={tmp_path}/two'])
+  commands.main(['verify', f'--corpus={tmp_path}/two', '--num_processes=1'])
+  (tmp_path / 'in/1.tar').write_bytes((tmp_path / 'in/0.tar').read_bytes())
+  commands.main([*command, f'--output={tmp_path}/same'])
+  with corpora.ends_with_2('2 problems'):
+    commands.main(['verify', f'--corpus={tmp_path}/same', '--num_processes=1'])
+  assert "key '1' is there twice" in capsys.readouterr().out
 
 
 def test_a_table_that_is_damaged_rejects_its_tar(tmp_path):
