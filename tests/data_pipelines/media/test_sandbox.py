@@ -1,5 +1,6 @@
 """Decoders crash and hang: that costs one example, and the stream goes on with the same batches."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -90,35 +91,42 @@ def test_one_lost_decoder_changes_no_batch(open_stream, how, monkeypatch):
   assert sandboxed.num_bad == 0 == sandboxed._decoder.num_lost
 
 
-class Killer(threading.Thread):
-  """Kills the first decoders that it sees, while they work."""
+class Deadly(decoder_lib._Fill):
+  """Of a child that dies at a file, as native code does of what it was not made for.
 
-  def __init__(self, pids, count):
-    super().__init__()
-    self.pids = pids
-    self.count = count
-    self.killed = set()
-    self.is_over = threading.Event()
+  The file's SHA-256 is given; None is every file.
+  """
 
-  def run(self):
-    while len(self.killed) < self.count and not self.is_over.wait(0.005):
-      for pid in set(self.pids()) - self.killed:
-        os.kill(pid, signal.SIGSEGV)
-        self.killed.add(pid)
+  def __init__(self, fields, sha256=None):
+    super().__init__(fields)
+    self.sha256 = sha256
 
-  def __enter__(self):
-    self.start()
+  def __call__(self, path, layout, requests, quarantine):
+    if self._decoder is None:
+      self._decoder, self._memory = decoder_lib.Decoder(self._fields), shared_memory.Opened()
+      self._decoder._check = self.check
+    return super().__call__(path, layout, requests, quarantine)
 
-  def __exit__(self, *_):
-    self.is_over.set()
-    self.join()
+  def check(self, data):
+    decoder_lib.Decoder._check(self._decoder, data)  # Raises of what is in quarantine.
+    if self.sha256 in (None, hashlib.sha256(data).hexdigest()):
+      os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def files_seen(decoder):
+  """A list to which a decoder of this process adds the SHA-256 of each file."""
+  seen = []
+  decoder._check = lambda data: seen.append(hashlib.sha256(data).hexdigest())
+  return seen
 
 
 def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog):
-  expected = open_stream(sandbox=False).batch_at(0)
+  plain = open_stream(sandbox=False)
+  seen = files_seen(plain._decoder)
+  expected = plain.batch_at(0)
   stream = open_stream()
-  with Killer(stream._decoder.sandbox.pids, 2):
-    batch = stream.batch_at(0)
+  stream._decoder.sandbox.function = Deadly(stream._decoder.fields, seen[0])
+  batch = stream.batch_at(0)
   [(key, reason)] = stream.bad_examples.items()
   assert 'crash' in reason and 'signal 11' in reason
   assert caplog.text.count(f'{key} cannot be decoded') == 1
@@ -135,28 +143,25 @@ def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog)
 
 def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
   stream = open_stream(max_bad_fraction=0.01)
-  with (
-    Killer(stream._decoder.sandbox.pids, 10**9),
-    pytest.raises(stream_lib.DataError, match='crash'),
-  ):
+  stream._decoder.sandbox.function = Deadly(stream._decoder.fields)
+  with pytest.raises(stream_lib.DataError, match='crash'):
     for step in range(5):
       stream.batch_at(step)
 
 
 def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
-  made = []
-
-  def make_decoder(given, sandbox):
-    made.append(decoder_lib.SandboxedDecoder(fields.pixel_fields(given)))
-    return made[-1]
-
+  plain, deadly = (make(fields.pixel_fields(FIELDS)) for make in (
+    decoder_lib.Decoder, decoder_lib.SandboxedDecoder
+  ))  # fmt: skip
+  seen = files_seen(plain)
+  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: plain)
   [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
-  monkeypatch.setattr(decoder_lib, 'make_decoder', make_decoder)
-  with Killer(lambda: [pid for decoder in made for pid in decoder.sandbox.pids()], 2):
-    batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
-  assert made[0].num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
+  deadly.sandbox.function = Deadly(deadly.fields, seen[0])
+  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: deadly)
+  batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
+  assert deadly.num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected
-  assert made[0].sandbox.pids() == []
+  assert deadly.sandbox.pids() == []
 
 
 def test_children_end_with_the_run(videos):
