@@ -77,8 +77,7 @@ def score(
   """
   if scorer is None and (aesthetic or nsfw or not saliency):
     raise ValueError('nothing to score with: give --clip (heads need it) or --saliency.')
-  output = epath.Path(directory)
-  manifest = reader.read_manifest(directory)
+  output, manifest = epath.Path(directory), reader.read_manifest(directory)
   heads = {
     name: heads_lib.Head(path, scorer.dim)
     for name, path in (('aesthetic', aesthetic), ('nsfw_score', nsfw))
@@ -98,8 +97,7 @@ def score(
   results = jobs.run(work, shards, parts, num_processes=1)
   failed = jobs.failures_of(results, parts)
   marker = output / 'sidecar' / STAGE / 'manifest.json'
-  if marker.exists():  # While the sidecars change, there is none.
-    marker.unlink()
+  marker.unlink(missing_ok=True)  # While the sidecars change, there is none.
   for index, shard in enumerate(shards):
     table = storage.read_table(jobs.part(parts, index) / 'scored.parquet')
     storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)

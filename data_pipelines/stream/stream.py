@@ -92,11 +92,11 @@ class TrainStream:
     self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
-    self._decoder: batches.Decoder
-    if cache:
-      self._decoder = cache_lib.Reader(cache, corpora, self._table, buckets, kept)
-    else:
-      self._decoder = decoder_lib.make_decoder(fields, sandbox)
+    self._decoder: batches.Decoder = (
+      cache_lib.Reader(cache, corpora, self._table, buckets, kept)
+      if cache
+      else decoder_lib.make_decoder(fields, sandbox)
+    )
     fields = (fields_lib.Position(), *fields)
     groups = buckets_lib.groups(buckets)
     weights = {name: sum(one.weight for one in members) for name, members in groups.items()}

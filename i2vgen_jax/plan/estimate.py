@@ -75,7 +75,6 @@ def make(
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
   session = session_lib.build(config, reads_captions=False).on(mesh)
   state, placed, _, _ = step.from_config(session)
-  fixed = state_bytes(state, placed, session)
 
   # `context` splits the batch or a video, and so leaves less to each device.
   shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
@@ -83,7 +82,7 @@ def make(
   samples = largest.batch_size / shards
   kept = activation_bytes(session, largest, device) / sizes['tensor']
   num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  by_kind = fixed | {
+  moving = {
     # XLA gathers a tensor when it is needed, and keeps it if there is room.
     'weights gathered in bfloat16 (at most)': 2 * num_parameters,
     f'activations, {samples:g} x {largest.name} (estimate)': samples * kept,
@@ -94,7 +93,7 @@ def make(
   per_sec = sum(row['share'] * row['batch_size'] for row in rows) / secs
   plan = Plan(
     num_parameters=num_parameters,
-    bytes=by_kind,
+    bytes=state_bytes(state, placed, session) | moving,
     capacity=device.hbm_bytes,
     samples_per_device=samples,
     bytes_per_sample=kept,
