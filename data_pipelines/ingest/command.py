@@ -307,8 +307,9 @@ def _run_command(
   print(f'{output}: {counts}; {manifest["num_rejected"]} rejected {manifest["rejected"] or ""}')
   num_read = sum(found['num_examples'] for found in manifest['splits'].values())
   if 'num_listed' in manifest:
+    lost = failures.commonest(manifest['rejected'])
     print(
       f'listed {manifest["num_listed"]:,} = read {num_read:,} + rejected '
-      f'{manifest["num_rejected"]:,}; most often: {failures.commonest(manifest["rejected"])}'
+      f'{manifest["num_rejected"]:,}' + (f'; most often: {lost}' if lost else '')
     )
   print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')
