@@ -58,8 +58,8 @@ def _of_absl(path, tree):
     given = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
     if name.startswith('DEFINE_') and given:
       flags[given[0]] = name.removeprefix('DEFINE_')
-    elif name == 'require':
-      required += given
+    elif name == 'mark_flags_as_required':
+      required += ast.literal_eval(call.args[0])
   typed = (module, 'local') if module == 'launch' else (module,)
   return Command(typed, flags, tuple(required))
 
