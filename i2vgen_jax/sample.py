@@ -23,7 +23,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax.conditions import base
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import stage_flags, video_file
+from i2vgen_jax.sampling import lists, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 
 
@@ -35,7 +35,7 @@ def main() -> None:
   stages_lib.check_stages(given.workdir, given.refine_workdir)
   image = None if given.list else pictures.read_image(given.image)
   if given.list:
-    stages_lib.read_list(given.list)
+    lists.read(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
   stages = stage_flags.load(
     given,
@@ -50,7 +50,7 @@ def main() -> None:
   check_conditions(more, stages[0].session.signals)
   if given.list:
     part, num_parts = (int(number) for number in given.part.split('/'))
-    stages_lib.make_list(stages, given.list, given.output, given.seed, part, num_parts, more)
+    lists.make(stages, given.list, given.output, given.seed, part, num_parts, more)
   else:
     first = cast(pictures.Encoded, image)
     stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)

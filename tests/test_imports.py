@@ -48,7 +48,7 @@ ROWS = {
   'i2vgen_jax/cache': 'checkpoint parallel session data_pipelines/stream',
   'i2vgen_jax/sampling': (
     'checkpoint conditions diffusion models parallel session data_pipelines/corpus '
-    'data_pipelines/media data_pipelines/stream'
+    'data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/training': (
     'checkpoint diffusion flops frozen lora models parallel process sampling session '

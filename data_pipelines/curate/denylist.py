@@ -6,13 +6,12 @@ of digests of files (sha256, md5); or a text file with one of these in each line
 begin with # are comments. CSV, JSONL and text may be compressed. A row that names nothing in one of
 these forms is an error: what it should have kept out would be trained on.
 
-Links are compared in a normal form (normal_url), digests in any case, hashes as 64 bits, signed or
+Links are compared in a normal form (links.py), digests in any case, hashes as 64 bits, signed or
 not. A digest is that of the file as it is here or, where the source tells, as it was downloaded.
 """
 
 import array
 import re
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
+from data_pipelines.curate import links
 from data_pipelines.sources import columns, tables, text
 
 # Kind of a name -> the columns of a list, and those of a sidecar, that hold it.
@@ -41,14 +41,6 @@ _FORMS = {
   'md5': re.compile(r'[0-9a-f]{32}', re.IGNORECASE),
   'hash': re.compile(r'-?[0-9]{1,20}'),
 }
-_PORTS = {'http': 80, 'https': 443, 'ftp': 21}
-_TO_ENCODE = re.compile(r'%[0-9A-Fa-f]{2}|[^!-~]|["<>\\^`{|}%]')
-# Links that are in normal form already but for their scheme: most are, and that is faster to see.
-_PLAIN = re.compile(
-  r"https?://([a-z0-9-]+(?:\.[a-z0-9-]+)*)((?:/[\w.~!$&'()*+,;=:@-]*)*)(\?[\w.~!$&'()*+,;=:@/?-]+)?",
-  re.ASCII,
-)
-_UNRESERVED = re.compile(r'[A-Za-z0-9._~-]')
 
 
 class Lists:
@@ -114,72 +106,10 @@ class Lists:
         )
 
 
-def normal_url(url: str) -> str | None:
-  """The form in which links are compared; None if it is no link.
-
-  As of RFC 3986: host in lower case and ASCII, no port that is the default, percent-encoding only
-  where it must be and in upper case, no dot segments, '/' for an empty path. http counts as https,
-  and the fragment is dropped: the file is the same. A slash at the end of a path counts.
-  """
-  plain = _PLAIN.fullmatch(url)
-  if plain and '/.' not in plain[2]:
-    return f'https://{plain[1]}{plain[2] or "/"}{plain[3] or ""}'
-  return _rebuilt(url)
-
-
-def _rebuilt(url: str) -> str | None:
-  try:
-    parts = urllib.parse.urlsplit(url.strip())
-    host, port = parts.hostname, parts.port
-  except ValueError:
-    return None
-  host = (host or '').rstrip('.')
-  if not parts.scheme or not host or not text.is_clean(url):
-    return None
-  if not host.isascii():
-    try:
-      host = host.encode('idna').decode()
-    except UnicodeError:
-      host = _encoded(host)
-  host = f'[{host}]' if ':' in host else host
-  if port is not None and port != _PORTS.get(parts.scheme):
-    host = f'{host}:{port}'
-  user = parts.netloc.rpartition('@')[0]
-  scheme = 'https' if parts.scheme == 'http' else parts.scheme
-  path = _without_dots(_encoded(parts.path)) or '/'
-  query = f'?{_encoded(parts.query)}' if parts.query else ''
-  return f'{scheme}://{user}{"@" if user else ""}{host}{path}{query}'
-
-
-def _encoded(part: str) -> str:
-  return _TO_ENCODE.sub(_encode, part)
-
-
-def _encode(match: re.Match) -> str:
-  found = match[0]
-  if len(found) < 3:
-    return urllib.parse.quote(found, safe='')
-  character = chr(int(found[1:], 16))
-  return character if _UNRESERVED.fullmatch(character) else found.upper()
-
-
-def _without_dots(path: str) -> str:
-  if '/.' not in path:
-    return path
-  kept: list[str] = []
-  parts = path.split('/')
-  for part in parts:
-    if part == '..':
-      del kept[max(1, len(kept) - 1) :]
-    elif part != '.':
-      kept.append(part)
-  return '/'.join(kept + [''] * (parts[-1] in ('.', '..')))
-
-
 def _normal(kind: str, value: str) -> str | None:
   """A name in the form in which it is compared; None if it is none of that kind."""
   if kind == 'url':
-    return normal_url(value)
+    return links.normal(value)
   if not _FORMS[kind].fullmatch(value.strip()):
     return None
   return str(int(value) % 2**64) if kind == 'hash' else value.strip().lower()
@@ -190,7 +120,7 @@ def _kind_of(line: str) -> str | None:
   for kind, form in _FORMS.items():
     if form.fullmatch(line):
       return kind
-  return 'url' if normal_url(line) else None
+  return 'url' if links.normal(line) else None
 
 
 def _key(name: str) -> int:

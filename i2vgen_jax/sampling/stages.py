@@ -1,8 +1,6 @@
-"""Trained stages as functions from an image and a caption to a video, and lists of such pairs."""
+"""Trained stages as functions from an image and a caption to a video."""
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +17,6 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
-
-SEPARATOR = '|||'  # VGen's lists: image|||caption.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,82 +194,3 @@ def make_video(
   fps = stages[-1].bucket.fps
   video_file.write(path, video_FHWC, fps)
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
-
-
-def make_list(
-  stages: Sequence[Stage],
-  path: epath.PathLike,
-  folder: epath.PathLike,
-  seed: int,
-  part: int = 0,
-  num_parts: int = 1,
-  more: Mapping[str, str] | None = None,
-) -> None:
-  """Makes a video for every line of a list, named by its number and its image; skips those that
-  exist.
-
-  Args:
-    stages: to run, a base stage first.
-    path: list of `image|||caption` lines; '#' begins a comment line.
-    folder: to write to.
-    seed: of the noise, the same for every line: each video is the one that its line alone gives.
-    part: which of the lines: those whose number is `part` modulo `num_parts`.
-    num_parts: among how many such commands the lines are split.
-    more: values of the signals' own flags, the same for all lines.
-
-  Raises:
-    ValueError: the list is unreadable; or lines failed: after the last one, all are named with the
-      reason.
-  """
-  lines = read_list(path)[part::num_parts]
-  make_folder(folder)
-  failed = []
-  for done, (number, line) in enumerate(lines):
-    try:
-      image_path, caption = split_line(line, pathlib.Path(path).parent)
-      output = epath.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
-      if output.exists():
-        logging.info('%s is there: skipped', output)
-        continue
-      make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
-    except (ValueError, OSError) as error:
-      logging.error('line %d: %s', number, error)
-      failed.append(f'line {number}: {error}')
-    logging.info('%d of %d lines', done + 1, len(lines))
-  if failed:
-    raise ValueError(
-      f'{len(failed)} of {len(lines)} lines of {path} failed:\n  ' + '\n  '.join(failed)
-    )
-
-
-def read_list(path: epath.PathLike) -> list[tuple[int, str]]:
-  """[(line number from 1, line)] without comments and empty lines.
-
-  Raises:
-    ValueError: the file is unreadable, or has no line.
-  """
-  try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f'list {path} cannot be read: {error}.') from error
-  lines = [
-    (number, line.strip())
-    for number, line in enumerate(text.splitlines(), 1)
-    if line.strip() and not line.lstrip().startswith('#')
-  ]
-  if not lines:
-    raise ValueError(f'list {path} holds no image{SEPARATOR}caption line.')
-  return lines
-
-
-def split_line(line: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
-  """(image path, caption); a path that does not exist as given is one in the list's folder.
-
-  Raises:
-    ValueError: the line is not image|||caption.
-  """
-  image, separator, caption = line.partition(SEPARATOR)
-  if not separator or not image.strip() or not caption.strip():
-    raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')
-  given = pathlib.Path(image.strip())
-  return given if os.path.exists(given) else folder / given, caption.strip()

@@ -7,7 +7,6 @@ import io
 import json
 import lzma
 import pathlib
-import random
 
 import numpy as np
 import PIL.Image
@@ -32,58 +31,6 @@ def names(path, data, row=ROW):
   lists = denylist.Lists([path])
   assert not lists.names(OTHER)
   return lists.names(row)
-
-
-@pytest.mark.parametrize(
-  ('one', 'other'),
-  [
-    ('HTTP://Example.COM:80/a', 'http://example.com/a'),
-    ('http://example.com/a', 'https://example.com:443/a#part'),
-    ('https://example.com', 'https://example.com/'),
-    ('https://example.com./a', 'https://example.com/a'),
-    ('https://bücher.de/ü?q=ü', 'https://xn--bcher-kva.de/%C3%BC?q=%c3%bc'),
-    ('https://e.com/%7euser/%41', 'https://e.com/~user/A'),
-    ('https://e.com/a b|c', ' https://e.com/a%20b%7Cc\n'),
-    ('https://e.com/a/./b/../c', 'https://e.com/a/c'),
-    ('https://[::1]:443/a', 'https://[::1]/a'),
-    ('https://e.com/100%', 'https://e.com/100%25'),
-  ],
-)
-def test_links_to_one_file_have_one_form(one, other):
-  assert denylist.normal_url(one) == denylist.normal_url(other) is not None
-  assert denylist.normal_url(denylist.normal_url(one)) == denylist.normal_url(one)
-
-
-@pytest.mark.parametrize(
-  ('one', 'other'),
-  [
-    ('https://e.com/a', 'https://e.com/A'),
-    ('https://e.com/a', 'https://e.com/a/'),
-    ('https://e.com/a%2Fb', 'https://e.com/a/b'),
-    ('https://e.com/a?x=1', 'https://e.com/a?x=2'),
-    ('https://e.com:8080/a', 'https://e.com/a'),
-    ('https://e.com/a+b', 'https://e.com/a%20b'),
-  ],
-)
-def test_links_to_two_files_have_two_forms(one, other):
-  assert denylist.normal_url(one) != denylist.normal_url(other)
-
-
-@pytest.mark.parametrize('text', ['', 'example.com/a', 'https://', 'https://e.com:x/', 'a b', '/a'])
-def test_what_is_no_link_has_no_form(text):
-  assert denylist.normal_url(text) is None
-
-
-def test_plain_links_take_the_same_form_as_all_others():
-  rng, letters = random.Random(0), 'aZ0.-_~:/?=&@%+;,!$\'()*"#[] é'
-  links = [
-    rng.choice(('http://', 'https://', 'HTTPS://')) + rng.choice(('e.com', 'x-1.e.com/a', ''))
-    + ''.join(rng.choices(letters, k=rng.randrange(8)))
-    for _ in range(20_000)
-  ]  # fmt: skip
-  forms = [denylist.normal_url(link) for link in links]
-  assert forms == [denylist._rebuilt(link) for link in links]
-  assert [denylist.normal_url(form) for form in forms if form] == [form for form in forms if form]
 
 
 FORMS = {

@@ -13,7 +13,7 @@ from configs import refine_demo
 from i2vgen_jax import checkpoint, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import generate
+from i2vgen_jax.sampling import generate, lists
 from i2vgen_jax.sampling import stages as stages_lib
 from i2vgen_jax.training import warm_start
 from tests import tiny
@@ -95,7 +95,7 @@ def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, pict
   bad = ['no.png|||a square', 'picture.png', 'half.png|||a cat', f'{"long " * 99}|||a.png', '.|||b']
   listed.write_text('# comment\n\npicture.png|||a red circle\n' + '\n'.join(bad) + '\n')
   with pytest.raises(ValueError) as error:
-    stages_lib.make_list(stages, listed, folder, seed=1)
+    lists.make(stages, listed, folder, seed=1)
   message = str(error.value)
   assert '5 of 6 lines' in message and 'line 4: ' in message and 'no.png' in message
   assert 'line 6: image' in message and 'half.png cannot be read' in message
@@ -114,7 +114,7 @@ def test_a_list_runs_through_its_bad_lines_and_goes_on_where_it_was(stages, pict
   assert np.abs(alone(1) - listed_FHWC).mean() < 1 < np.abs(alone(2) - listed_FHWC).mean()
   video.write_bytes(b'kept')
   listed.write_text('picture.png|||a red circle\n' * 3)
-  stages_lib.make_list(stages, listed, folder, seed=1, part=1, num_parts=2)
+  lists.make(stages, listed, folder, seed=1, part=1, num_parts=2)
   names = sorted(path.name for path in folder.iterdir())
   assert names == ['0002_picture.mp4', '0003_picture.mp4'] and video.read_bytes() == b'kept'
 
@@ -159,20 +159,6 @@ def test_levels_beyond_those_trained_are_refused():
   config.loss.timestep_range = (0, 500)
   with pytest.raises(ValueError, match='refine.levels=600 must lie within'):
     session_lib.build(config)
-
-
-@pytest.mark.parametrize('line', ['a.png', 'a.png|a cat', 'a.png|||', '|||a cat'])
-def test_malformed_lines_are_named(line, tmp_path):
-  with pytest.raises(ValueError, match='is not image'):
-    stages_lib.split_line(line, tmp_path)
-
-
-def test_an_empty_or_missing_list_is_refused(tmp_path):
-  (tmp_path / 'list.txt').write_text('# nothing\n')
-  with pytest.raises(ValueError, match='holds no image'):
-    stages_lib.read_list(tmp_path / 'list.txt')
-  with pytest.raises(ValueError, match='cannot be read'):
-    stages_lib.read_list(tmp_path / 'none.txt')
 
 
 def test_a_run_keeps_the_settings_of_its_refinement(runs):

@@ -1,0 +1,94 @@
+"""Lists to sample from: a video for each line image|||caption, as in VGen."""
+
+import io
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from etils import epath
+
+from data_pipelines.media import pictures
+from data_pipelines.sources import text
+from i2vgen_jax.sampling import stages as stages_lib
+
+SEPARATOR = '|||'
+
+
+def make(
+  stages: Sequence[stages_lib.Stage],
+  path: epath.PathLike,
+  folder: epath.PathLike,
+  seed: int,
+  part: int = 0,
+  num_parts: int = 1,
+  more: Mapping[str, str] | None = None,
+) -> None:
+  """Makes a video for every line of a list, named by its number and its image; skips those that
+  exist.
+
+  Args:
+    stages: to run, a base stage first.
+    path: list of `image|||caption` lines; '#' begins a comment line.
+    folder: to write to.
+    seed: of the noise, the same for every line: each video is the one that its line alone gives.
+    part: which of the lines: those whose number is `part` modulo `num_parts`.
+    num_parts: among how many such commands the lines are split.
+    more: values of the signals' own flags, the same for all lines.
+
+  Raises:
+    ValueError: the list is unreadable; or lines failed: after the last one, all are named with the
+      reason.
+  """
+  lines = read(path)[part::num_parts]
+  stages_lib.make_folder(folder)
+  failed = []
+  for done, (number, line) in enumerate(lines):
+    try:
+      image_path, caption = split_line(line, pathlib.Path(path).parent)
+      output = epath.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
+      if output.exists():
+        logging.info('%s is there: skipped', output)
+        continue
+      stages_lib.make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
+    except (ValueError, OSError) as error:
+      logging.error('line %d: %s', number, error)
+      failed.append(f'line {number}: {error}')
+    logging.info('%d of %d lines', done + 1, len(lines))
+  if failed:
+    raise ValueError(
+      f'{len(failed)} of {len(lines)} lines of {path} failed:\n  ' + '\n  '.join(failed)
+    )
+
+
+def read(path: epath.PathLike) -> list[tuple[int, str]]:
+  """[(line number from 1, line)] without comments and empty lines.
+
+  Raises:
+    ValueError: the file is unreadable, or has no line.
+  """
+  try:
+    content = text.decode(epath.Path(path).read_bytes())
+  except (OSError, ValueError) as error:
+    raise ValueError(f'list {path} cannot be read: {error}.') from error
+  lines = [
+    (number, line.strip())
+    for number, line in enumerate(io.StringIO(content, newline=None), 1)
+    if line.strip() and not line.lstrip().startswith('#')
+  ]
+  if not lines:
+    raise ValueError(f'list {path} holds no image{SEPARATOR}caption line.')
+  return lines
+
+
+def split_line(line: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+  """(image path, caption); a path that does not exist as given is one in the list's folder.
+
+  Raises:
+    ValueError: the line is not image|||caption.
+  """
+  image, separator, caption = line.partition(SEPARATOR)
+  if not separator or not image.strip() or not caption.strip():
+    raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')
+  given = pathlib.Path(image.strip())
+  return given if os.path.exists(given) else folder / given, caption.strip()
