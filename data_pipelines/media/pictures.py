@@ -54,6 +54,8 @@ UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
   8: _TURN.ROTATE_90,
 }
 SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
+# Pillow's own reader takes uncompressed planes of 16 bits for such of 8, and no raw YCbCr.
+PIL.TiffImagePlugin.READ_LIBTIFF = True
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
 
