@@ -7,6 +7,7 @@ from etils import epath
 
 from data_pipelines.sources import raw
 
+# Whole names, for notice_board.txt is a caption.
 _DOCUMENTS = ('readme', 'license', 'licence', 'notice', 'changelog')
 
 
@@ -32,7 +33,7 @@ def has_media(path: epath.Path) -> bool:
 def is_document(name: str) -> bool:
   """Whether a file is no part of a corpus: hidden, or a text about it."""
   file = pathlib.PurePosixPath(name)
-  about = file.stem.lower().startswith(_DOCUMENTS) and not raw.media_of(name)
+  about = file.stem.lower() in _DOCUMENTS and not raw.media_of(name)
   return file.name.startswith('.') or file.suffix.lower() == '.md' or about
 
 

@@ -51,6 +51,12 @@ def test_examples_of_two_folders_keep_their_own_captions(tmp_path):
   assert all(e.data == f'{key} media'.encode() for key, e in found.items())
 
 
+def test_a_caption_whose_name_begins_as_a_documents_is_no_document(tmp_path):
+  members = example('license_plate_1', 'a plate', 'jpg', 'txt', 'json')
+  corpora.write_tar(tmp_path / '0.tar', [*members, ('a/NOTICE.txt', b'x'), ('LICENSE', b'x')])
+  assert read(tmp_path) == ({'license_plate_1': 'a plate'}, {})
+
+
 def test_members_that_lie_apart_belong_together(tmp_path):
   members = [m for k in 'abc' for m in example(k, f'caption {k}', 'jpg', 'txt', 'json')]
   members.sort(key=lambda member: member[0].rpartition('.')[2])
