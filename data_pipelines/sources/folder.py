@@ -155,14 +155,14 @@ def _split(name: str) -> str | None:
 
 
 def _columns(file: epath.Path) -> list[str]:
-  """Of a metadata file; of JSONL, of its first row."""
+  """Of a metadata file; of JSONL, of any of its rows."""
   if file.suffix == '.csv':
     return columns.csv_header(file)[0]
   if file.suffix == '.parquet':
     with file.open('rb') as stream:
       return pyarrow.parquet.read_schema(stream).names
-  rows = (row.values for row in tables.jsonl_rows(text.Lines(file)) if row.values is not None)
-  return list(next(rows, {}))
+  rows = tables.jsonl_rows(text.Lines(file))
+  return list(dict.fromkeys(name for row in rows for name in row.values or ()))
 
 
 def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | raw.Rejected]:
