@@ -41,6 +41,7 @@ _FORMS = {
   'md5': re.compile(r'[0-9a-f]{32}', re.IGNORECASE),
   'hash': re.compile(r'-?[0-9]{1,20}'),
 }
+_NUM_BYTES = {'sha256': 32, 'md5': 16}  # Where a digest is not in hexadecimal.
 _PORTS = {'http': 80, 'https': 443, 'ftp': 21}
 _TO_ENCODE = re.compile(r'%[0-9A-Fa-f]{2}|[^!-~]|["<>\\^`{|}%]')
 # Links that are in normal form already but for their scheme: most are, and that is faster to see.
@@ -130,10 +131,11 @@ def normal_url(url: str) -> str | None:
 def _rebuilt(url: str) -> str | None:
   try:
     parts = urllib.parse.urlsplit(url.strip())
-    host, port = parts.hostname, parts.port
+    host, port = parts.hostname or '', parts.port
   except ValueError:
     return None
-  host = (host or '').rstrip('.')
+  decoded = urllib.parse.unquote(host)
+  host = (host if set(decoded) & set('/?#@:[]%') else decoded.lower()).rstrip('.')
   if not parts.scheme or not host or not text.is_clean(url):
     return None
   if not host.isascii():
@@ -244,7 +246,15 @@ def _rows(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
       raise ValueError(f'row {row.number}: {row.fault}')
     columns_of = _known(list(row.values)) if names is None else names
     values = ((kind, row.values.get(column)) for kind, column in columns_of)
-    yield row.number, [(kind, str(value)) for kind, value in values if value not in (None, '')]
+    yield row.number, [(kind, _text(kind, value)) for kind, value in values if value or value == 0]
+
+
+def _text(kind: str, value: Any) -> str:
+  """The text of a table's value; Parquet may have digests as their bytes, and text as bytes."""
+  if not isinstance(value, bytes):
+    return str(value)
+  is_digest = kind in _NUM_BYTES and len(value) == _NUM_BYTES[kind]
+  return value.hex() if is_digest else value.decode(errors='surrogateescape')
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:

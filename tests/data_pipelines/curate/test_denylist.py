@@ -47,6 +47,8 @@ def names(path, data, row=ROW):
     ('https://e.com/a/./b/../c', 'https://e.com/a/c'),
     ('https://[::1]:443/a', 'https://[::1]/a'),
     ('https://e.com/100%', 'https://e.com/100%25'),
+    ('https://ex%61mple.com/a', 'https://example.com/a'),
+    ('https://B%C3%9Ccher.de/a', 'https://xn--bcher-kva.de/a'),
   ],
 )
 def test_links_to_one_file_have_one_form(one, other):
@@ -63,6 +65,7 @@ def test_links_to_one_file_have_one_form(one, other):
     ('https://e.com/a?x=1', 'https://e.com/a?x=2'),
     ('https://e.com:8080/a', 'https://e.com/a'),
     ('https://e.com/a+b', 'https://e.com/a%20b'),
+    ('https://e.com%2Fa/b', 'https://e.com/a/b'),
   ],
 )
 def test_links_to_two_files_have_two_forms(one, other):
@@ -113,6 +116,16 @@ def test_each_kind_of_name_denies_in_each_kind_of_file(tmp_path, kind, form):
   assert names(path, data)
   row = dict.fromkeys(ROW) | {field: ROW[field] for field in denylist.FIELDS[kind][-1:]}
   assert names(path, data, row)
+
+
+@pytest.mark.parametrize('kind', ['sha256', 'md5', 'url'])
+@pytest.mark.parametrize('as_text', [False, True])
+def test_bytes_in_parquet_are_digests_or_text(tmp_path, kind, as_text):
+  value = FORMS[kind].encode()
+  if kind != 'url' and not as_text:
+    value = bytes.fromhex(FORMS[kind])
+  pa.parquet.write_table(pa.table({kind: pa.array([value], pa.binary())}), tmp_path / 'a.parquet')
+  assert names(tmp_path / 'list.parquet', (tmp_path / 'a.parquet').read_bytes())
 
 
 def test_digests_of_the_download_deny_too(tmp_path):
