@@ -58,8 +58,8 @@ def _line_ends(file: epath.Path) -> list[tuple[int, int]]:
 
 
 def _lists(path: epath.Path) -> list[epath.Path]:
-  files = [path] if path.is_file() else sorted(path.glob('*.txt'))
-  return [file for file in files if file.suffix == '.txt' and _is_list(file)]
+  files = [path] if path.is_file() else sorted(path.glob('*.[tT][xX][tT]'))
+  return [file for file in files if file.suffix.lower() == '.txt' and _is_list(file)]
 
 
 def _is_list(file: epath.Path) -> bool:

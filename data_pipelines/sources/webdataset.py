@@ -103,7 +103,7 @@ def _is_tar(name: str) -> bool:
 def _tars(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if _is_tar(path.name) else []
-  found = [sorted(path.glob(pattern)) for pattern in ('*.t*', '*/*.t*')]
+  found = [sorted(path.glob(pattern)) for pattern in ('*.[tT]*', '*/*.[tT]*')]
   return [file for files in found for file in files if _is_tar(file.name)]
 
 

@@ -56,7 +56,7 @@ def _csv_files(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     files = [path] if path.suffix.lower() == '.csv' else []
   else:
-    files = [file for file in sorted(path.glob('*.csv')) if not raw.is_litter(file.name)]
+    files = [file for file in sorted(path.glob('*.[cC][sS][vV]')) if not raw.is_litter(file.name)]
   # page_dir is WebVid's alone: without videoid beside it, the file is named in an error.
   return [file for file in files if {'videoid', 'page_dir'} & set(_header(file)[0])]
 

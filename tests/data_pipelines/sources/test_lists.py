@@ -185,6 +185,13 @@ def test_rows_of_jsonl_need_not_all_have_the_columns(tmp_path):
   assert read(tmp_path) == ({'b.mp4': 'red'}, expected)
 
 
+def test_suffixes_of_lists_may_be_in_upper_case(tmp_path):
+  write(tmp_path / 'webvid', {'A.CSV': HEADER + '4,p,four\n', 'videos/p/4.mp4': b'media'})
+  assert webvid(tmp_path / 'webvid', HEADER + '1,p,one\n')[0] == {'p/4': 'four', 'p/1': 'one'}
+  write(tmp_path / 'vgen', {'a.mp4': b'media', 'LIST.TXT': 'a.mp4|||red\n'})
+  assert read(tmp_path / 'vgen') == ({'a.mp4': 'red'}, {})
+
+
 def test_a_webvid_csv_without_its_columns_is_named_beside_others(tmp_path):
   write(tmp_path, {'results_val.csv': 'video_id,page_dir,name\n2,p,two\n'})
   with pytest.raises(ValueError, match=r"results_val.csv has .* needs 'videoid'; rename 'video_id'"):

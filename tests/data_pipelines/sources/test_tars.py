@@ -72,7 +72,7 @@ def test_members_that_lie_apart_belong_together(tmp_path):
 @pytest.mark.parametrize(
   ('suffix', 'compress'),
   [('.tar.gz', gzip.compress), ('.tgz', gzip.compress), ('.tar.bz2', bz2.compress),
-   ('.tar.xz', lzma.compress), ('.tar', gzip.compress)],
+   ('.tar.xz', lzma.compress), ('.tar', gzip.compress), ('.TAR', bytes), ('.TGZ', gzip.compress)],
 )  # fmt: skip
 def test_compressed_tars_are_read(tmp_path, suffix, compress):
   corpora.write_tar(tmp_path / 'x', [m for k in 'ab' for m in example(k, k, 'jpg', 'txt')])
