@@ -9,7 +9,6 @@ import collections
 import pathlib
 from collections.abc import Iterator, Mapping
 
-import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.sources import columns, files, raw, tables, text
@@ -159,8 +158,7 @@ def _columns(file: epath.Path) -> list[str]:
   if file.suffix == '.csv':
     return columns.csv_header(file)[0]
   if file.suffix == '.parquet':
-    with file.open('rb') as stream:
-      return pyarrow.parquet.read_schema(stream).names
+    return tables.parquet_columns(file)
   rows = tables.jsonl_rows(text.Lines(file))
   return list(dict.fromkeys(name for row in rows for name in row.values or ()))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from data_pipelines.sources import columns, raw, tables, text
+from data_pipelines.sources import files as files_lib
 
 COLUMNS = ('videoid', 'page_dir', 'name')
 
@@ -56,7 +57,7 @@ def _csv_files(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     files = [path] if path.suffix.lower() == '.csv' else []
   else:
-    files = [file for file in sorted(path.glob('*.[cC][sS][vV]')) if not raw.is_litter(file.name)]
+    files = files_lib.matching(path, '*.[cC][sS][vV]')
   # page_dir is WebVid's alone: without videoid beside it, the file is named in an error.
   return [file for file in files if {'videoid', 'page_dir'} & set(_header(file)[0])]
 

@@ -64,7 +64,7 @@ def test_what_has_no_video_or_an_unknown_or_huge_one_is_refused_by_name():
 
 
 def test_a_picture_that_is_called_a_video_is_refused_by_what_it_is():
-  with pytest.raises(errors.DecodeError, match=r"^open: it begins with b'.{4}PNG.*: none of mov, mp4"):
+  with pytest.raises(errors.DecodeError, match="^open: it begins with b'.{4}PNG.*: none of mov"):
     probe.probe(clips.encode('png', 'image2pipe', 'rgb24', pictures=1), 'video')
 
 

@@ -192,9 +192,21 @@ def test_suffixes_of_lists_may_be_in_upper_case(tmp_path):
   assert read(tmp_path / 'vgen') == ({'a.mp4': 'red'}, {})
 
 
+@pytest.mark.parametrize('suffix', ['txt', 'TXT', 'csv', 'tar', 'parquet', 'jsonl', 'mp4'])
+def test_folders_may_be_called_as_files_are(tmp_path, suffix):
+  write(tmp_path, {f'a.{suffix}/1.jpg': b'media', f'a.{suffix}/1.txt': 'red'})
+  assert read(tmp_path) == ({f'a.{suffix}/1.jpg': 'red'}, {})
+
+
+def test_metadata_in_a_damaged_parquet_is_named(tmp_path):
+  write(tmp_path, {'a.jpg': b'media', 'metadata.parquet': b'PAR1'})
+  with pytest.raises(ValueError, match='metadata.parquet cannot be read: '):
+    read(tmp_path)
+
+
 def test_a_webvid_csv_without_its_columns_is_named_beside_others(tmp_path):
   write(tmp_path, {'results_val.csv': 'video_id,page_dir,name\n2,p,two\n'})
-  with pytest.raises(ValueError, match=r"results_val.csv has .* needs 'videoid'; rename 'video_id'"):
+  with pytest.raises(ValueError, match="results_val.* needs 'videoid'; rename 'video_id'"):
     webvid(tmp_path, HEADER + '1,p,one\n')
 
 
