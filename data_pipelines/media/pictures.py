@@ -55,6 +55,7 @@ UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
 }
 SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
 # Pillow's own reader takes uncompressed planes of 16 bits for such of 8, and no raw YCbCr.
+# pyrefly: ignore[bad-assignment]  # It is there to be set.
 PIL.TiffImagePlugin.READ_LIBTIFF = True
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
