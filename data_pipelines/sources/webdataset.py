@@ -51,15 +51,18 @@ class WebDataset(raw.Source):
     with _local(tar) as file, tars.Tar.open(file) as headers:
       self._num_listed[str(tar)] = headers.num_listed(rows)
       yield from headers.rejected
+      left = dict(rows)
       for key, members in headers.groups.items():
-        row = rows.pop(key, None) or rows.pop(key.rpartition('/')[2], {})
+        named = tars.row_of(key, rows)
+        left.pop(named, None)
+        row = rows.get(named, {})  # Of all folders' examples that it may mean: it may forbid one.
         try:
           example = _example(key, headers.read(members), row)
         except Exception as error:  # One example never ends a command.
           lost = failures.of(error)
           example = raw.Rejected(key, lost.reason, lost.detail)
         yield example
-    for key, row in rows.items():
+    for key, row in left.items():
       reason = 'missing_media' if row['status'] == 'success' else 'failed_download'
       yield raw.Rejected(key, reason, str(row.get('error_message') or row['status']))
 

@@ -194,6 +194,24 @@ def test_tars_may_share_keys_but_not_files(tmp_path, capsys):
   assert "key '1' is there twice" in capsys.readouterr().out
 
 
+def test_a_row_that_may_mean_two_examples_is_of_both(tmp_path):
+  members = example('a/1', 'a cat', 'jpg', 'txt') + example('b/1', 'a dog', 'jpg', 'txt')
+  corpora.write_tar(tmp_path / '0.tar', members)
+  rows = [dict(key=key, status='success', url=f'https://e.com/{key}') for key in ('1', '2')]
+  table = tmp_path / '0.parquet'
+  pa.parquet.write_table(pa.Table.from_pylist(rows), table)
+  source = sources.open_source(tmp_path)
+  taken, lost = [], []
+  for item in source.examples(source.shards()[0]):
+    (lost if isinstance(item, raw.Rejected) else taken).append(item)
+  assert [one.origin for one in taken] == 2 * [dict(url='https://e.com/1')]
+  assert [(one.key, one.reason) for one in lost] == [('2', 'missing_media')]
+  pa.parquet.write_table(pa.Table.from_pylist([*rows, dict(rows[0], key='a/1')]), table)
+  assert read(tmp_path) == ({'a/1': 'a cat', 'b/1': 'a dog'}, {'2': 'missing_media'})
+  corpora.write_tar(tmp_path / '0.tar', members[:2])
+  assert read(tmp_path) == ({'a/1': 'a cat'}, dict.fromkeys('12', 'missing_media'))
+
+
 def test_a_table_that_is_damaged_rejects_its_tar(tmp_path):
   corpora.write_tar(tmp_path / '0.tar', example('1', 'one', 'jpg', 'txt'))
   (tmp_path / '0.parquet').write_bytes(b'PAR1 damaged')
