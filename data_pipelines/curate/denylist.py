@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.sources import columns, tables, text
+from data_pipelines.sources import tables, text
 
 # Kind of a name -> the columns of a list, and those of a sidecar, that hold it.
 COLUMNS = {
@@ -49,6 +49,7 @@ _PLAIN = re.compile(
   r"https?://([a-z0-9-]+(?:\.[a-z0-9-]+)*)((?:/[\w.~!$&'()*+,;=:@-]*)*)(\?[\w.~!$&'()*+,;=:@/?-]+)?",
   re.ASCII,
 )
+_SEVERAL = re.compile(r'\t|\s\S+://')  # Of a line: a table's, or two links.
 _UNRESERVED = re.compile(r'[A-Za-z0-9._~-]')
 
 
@@ -184,7 +185,9 @@ def _normal(kind: str, value: str) -> str | None:
     return normal_url(value)
   if not _FORMS[kind].fullmatch(value.strip()):
     return None
-  return str(int(value) % 2**64) if kind == 'hash' else value.strip().lower()
+  if kind != 'hash':
+    return value.strip().lower()
+  return str(int(value) % 2**64) if -(2**63) <= int(value) < 2**64 else None
 
 
 def _kind_of(line: str) -> str | None:
@@ -263,7 +266,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     if not name or name.startswith('#'):
       continue
     kind = _kind_of(name)
-    if kind is None:
+    if kind is None or _SEVERAL.search(name):
       raise ValueError(
         f'line {number} is {text.printable(name)[:200]!r}, no link, sha256, md5 or hash (a table '
         'should end in .csv, .tsv, .jsonl or .parquet)'
@@ -274,10 +277,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
 def _known(found: Sequence[str]) -> list[tuple[str, str]]:
   """(kind, column) of the columns that hold names."""
   names = [
-    (kind, column)
-    for kind, aliases in COLUMNS.items()
-    for alias in aliases
-    if (column := columns.find(found, (alias,)))
+    (kind, name) for kind, known in COLUMNS.items() for name in found if name.lower() in known
   ]
   if not names:
     raise ValueError(f'it has columns {list(found)} and needs one of {tuple(COLUMNS)}')
