@@ -204,7 +204,7 @@ def parse(text: str) -> tuple[Size, ...]:
   found = []
   for part in filter(None, text.split(',')):
     width, _, height = part.strip().partition('x')
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
       raise ValueError(f'aspects={text!r} should be WIDTHxHEIGHT,...: such as 448x256,256x448.')
     found.append((int(height), int(width)))
   return tuple(found)

@@ -21,7 +21,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.curate import links
-from data_pipelines.sources import columns, tables, text
+from data_pipelines.sources import tables, text
 
 # Kind of a name -> the columns of a list, and those of a sidecar, that hold it.
 COLUMNS = {
@@ -41,6 +41,8 @@ _FORMS = {
   'md5': re.compile(r'[0-9a-f]{32}', re.IGNORECASE),
   'hash': re.compile(r'-?[0-9]{1,20}'),
 }
+_NUM_BYTES = {'sha256': 32, 'md5': 16}  # Where a digest is not in hexadecimal.
+_SEVERAL = re.compile(r'\t|\s\S+://')  # Of a line: a table's, or two links.
 
 
 class Lists:
@@ -112,7 +114,9 @@ def _normal(kind: str, value: str) -> str | None:
     return links.normal(value)
   if not _FORMS[kind].fullmatch(value.strip()):
     return None
-  return str(int(value) % 2**64) if kind == 'hash' else value.strip().lower()
+  if kind != 'hash':
+    return value.strip().lower()
+  return str(int(value) % 2**64) if -(2**63) <= int(value) < 2**64 else None
 
 
 def _kind_of(line: str) -> str | None:
@@ -174,7 +178,15 @@ def _rows(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
       raise ValueError(f'row {row.number}: {row.fault}')
     columns_of = _known(list(row.values)) if names is None else names
     values = ((kind, row.values.get(column)) for kind, column in columns_of)
-    yield row.number, [(kind, str(value)) for kind, value in values if value not in (None, '')]
+    yield row.number, [(kind, _text(kind, value)) for kind, value in values if value or value == 0]
+
+
+def _text(kind: str, value: Any) -> str:
+  """The text of a table's value; Parquet may have digests as their bytes, and text as bytes."""
+  if not isinstance(value, bytes):
+    return str(value)
+  is_digest = kind in _NUM_BYTES and len(value) == _NUM_BYTES[kind]
+  return value.hex() if is_digest else value.decode(errors='surrogateescape')
 
 
 def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
@@ -183,7 +195,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     if not name or name.startswith('#'):
       continue
     kind = _kind_of(name)
-    if kind is None:
+    if kind is None or _SEVERAL.search(name):
       raise ValueError(
         f'line {number} is {text.printable(name)[:200]!r}, no link, sha256, md5 or hash (a table '
         'should end in .csv, .tsv, .jsonl or .parquet)'
@@ -194,10 +206,7 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
 def _known(found: Sequence[str]) -> list[tuple[str, str]]:
   """(kind, column) of the columns that hold names."""
   names = [
-    (kind, column)
-    for kind, aliases in COLUMNS.items()
-    for alias in aliases
-    if (column := columns.find(found, (alias,)))
+    (kind, name) for kind, known in COLUMNS.items() for name in found if name.lower() in known
   ]
   if not names:
     raise ValueError(f'it has columns {list(found)} and needs one of {tuple(COLUMNS)}')

@@ -31,10 +31,11 @@ def normal(url: str) -> str | None:
 def _rebuilt(url: str) -> str | None:
   try:
     parts = urllib.parse.urlsplit(url.strip())
-    host, port = parts.hostname, parts.port
+    host, port = parts.hostname or '', parts.port
   except ValueError:
     return None
-  host = (host or '').rstrip('.')
+  decoded = urllib.parse.unquote(host)
+  host = (host if set(decoded) & set('/?#@:[]%') else decoded.lower()).rstrip('.')
   if not parts.scheme or not host or not text.is_clean(url):
     return None
   if not host.isascii():

@@ -21,7 +21,7 @@ from data_pipelines.media.errors import DecodeError
 # By FFmpeg's names of its readers; each keeps the media in the file itself.
 FORMATS = (
   'mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'mxf', 'dv',
-  'ivf', 'nut', 'wtv', 'gif', 'apng',
+  'ivf', 'nut', 'wtv', 'gif', 'apng', 'yuv4mpegpipe',
 )  # fmt: skip
 MAX_PIXELS = 36_000_000  # Of a frame: 8K. Sixteen of them, which a decoder may hold, are 0.9 GB.
 MAX_STREAMS = 100
@@ -117,6 +117,9 @@ def _open(data: bytes, stream_options: Sequence[Mapping[str, str]] = ()) -> Inpu
   try:
     return av.open(io.BytesIO(data), 'r', layout, **options)
   except errors.FFMPEG_ERRORS as error:
+    if isinstance(error, av.ArgumentError) and not layout:  # FFmpeg says no more.
+      detail = f'it begins with {data[:12]!r}: none of {", ".join(FORMATS)}.'
+      raise DecodeError('open', detail) from error
     raise errors.of(error, 'open') from error
 
 

@@ -54,6 +54,9 @@ UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
   8: _TURN.ROTATE_90,
 }
 SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
+# Pillow's own reader takes uncompressed planes of 16 bits for such of 8, and no raw YCbCr.
+# pyrefly: ignore[bad-assignment]  # It is there to be set.
+PIL.TiffImagePlugin.READ_LIBTIFF = True
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
 
@@ -192,9 +195,11 @@ def _decode_jpeg(
 
 def _decode(image: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
   """As decode_image, by Pillow."""
-  if getattr(image, 'default_image', False):
-    image.seek(1)  # A PNG's picture for viewers that cannot show its animation is not part of it.
   image.load()
+  if getattr(image, 'default_image', False):  # For other viewers, and no part of the animation.
+    image.paste(0, (0, 0, *image.size))
+    image.seek(1)
+    image.load()
   profile = _profile(image, data)
   turn = _turn(image)
   opaque, alpha = _split_alpha(image, data)
@@ -256,7 +261,7 @@ def _split_alpha(
       rgba = image if image.mode == 'RGBA' else image.convert('RGBA')
       is_grey = image.format == 'PNG' and data[25] == 4  # Pillow has no grey of 16 bits with alpha.
       image, alpha = rgba.convert('L' if is_grey else 'RGB'), rgba.getchannel('A')
-  elif isinstance(image, PIL.GifImagePlugin.GifImageFile):
+  elif isinstance(image, PIL.GifImagePlugin.GifImageFile) or getattr(image, 'default_image', 0):
     alpha = PIL.Image.new('L', image.size)  # Around the frame there may be no pixels.
     alpha.paste(255, image.dispose_extent)
   return image, None if alpha is None or alpha.getextrema() == (255, 255) else alpha

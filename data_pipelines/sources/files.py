@@ -7,6 +7,7 @@ from etils import epath
 
 from data_pipelines.sources import raw
 
+# Whole names, for notice_board.txt is a caption.
 _DOCUMENTS = ('readme', 'license', 'licence', 'notice', 'changelog')
 
 
@@ -24,6 +25,20 @@ def walk(path: epath.Path) -> Iterator[str]:
         yield (below / name).as_posix()
 
 
+def matching(path: epath.Path, pattern: str) -> list[epath.Path]:
+  """The files that a glob pattern finds in a folder, sorted; not litter.
+
+  A folder may be called as a file is, such as 00000.tar where that was unpacked. In a bucket, where
+  each look costs a request and the folders are but names, they are not looked for.
+
+  Args:
+    path: the folder.
+    pattern: relative to it.
+  """
+  found = [file for file in sorted(path.glob(pattern)) if not raw.is_litter(file.name)]
+  return found if '://' in str(path) else [file for file in found if not file.is_dir()]
+
+
 def has_media(path: epath.Path) -> bool:
   """Whether there is any media file below a folder."""
   return any(raw.media_of(name) for name in walk(path))
@@ -32,7 +47,7 @@ def has_media(path: epath.Path) -> bool:
 def is_document(name: str) -> bool:
   """Whether a file is no part of a corpus: hidden, or a text about it."""
   file = pathlib.PurePosixPath(name)
-  about = file.stem.lower().startswith(_DOCUMENTS) and not raw.media_of(name)
+  about = file.stem.lower() in _DOCUMENTS and not raw.media_of(name)
   return file.name.startswith('.') or file.suffix.lower() == '.md' or about
 
 

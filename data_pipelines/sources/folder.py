@@ -9,7 +9,6 @@ import collections
 import pathlib
 from collections.abc import Iterator, Mapping
 
-import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.sources import columns, files, raw, tables, text
@@ -155,14 +154,13 @@ def _split(name: str) -> str | None:
 
 
 def _columns(file: epath.Path) -> list[str]:
-  """Of a metadata file; of JSONL, of its first row."""
+  """Of a metadata file; of JSONL, of any of its rows."""
   if file.suffix == '.csv':
     return columns.csv_header(file)[0]
   if file.suffix == '.parquet':
-    with file.open('rb') as stream:
-      return pyarrow.parquet.read_schema(stream).names
-  rows = (row.values for row in tables.jsonl_rows(text.Lines(file)) if row.values is not None)
-  return list(next(rows, {}))
+    return tables.parquet_columns(file)
+  rows = tables.jsonl_rows(text.Lines(file))
+  return list(dict.fromkeys(name for row in rows for name in row.values or ()))
 
 
 def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | raw.Rejected]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.sources import columns, raw, webdataset
+from data_pipelines.sources import columns, files, raw, tables
 
 CAPTIONS = ('text', 'caption', 'top_caption')
 KEPT = ('NSFW', 'similarity', 'LICENSE', 'hash', 'pwatermark', 'punsafe')  # For img2dataset.
@@ -22,13 +22,13 @@ class LaionParquet(raw.Source):
   @staticmethod
   def matches(path: epath.Path) -> bool:
     """True if the first table here has links or LAION's ids."""
-    first = [webdataset.table_columns(table) for table in _tables(path)[:1]]
+    first = [tables.parquet_columns(table) for table in _tables(path)[:1]]
     return any(columns.find(found, ('url', 'sample_id')) for found in first)
 
   def shards(self) -> list[raw.Shard]:
     """One per table."""
     for table in _tables(self.path):
-      found = [name.lower() for name in webdataset.table_columns(table)]
+      found = [name.lower() for name in tables.parquet_columns(table)]
       columns.require(table, found, ('url',), 'LAION')
       if not columns.find(found, CAPTIONS):
         columns.require(table, found, CAPTIONS[:1], 'LAION')
@@ -52,7 +52,7 @@ class LaionParquet(raw.Source):
 
   def columns(self) -> dict[str, list[str]]:
     """Of the first table."""
-    return {table.name: webdataset.table_columns(table) for table in _tables(self.path)[:1]}
+    return {table.name: tables.parquet_columns(table) for table in _tables(self.path)[:1]}
 
   def download_command(self) -> str:
     """How img2dataset fetches these images so that nothing that curation needs is lost."""
@@ -69,7 +69,7 @@ class LaionParquet(raw.Source):
 def _tables(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if path.suffix == '.parquet' else []
-  return sorted(path.glob('*.parquet'))
+  return files.matching(path, '*.parquet')
 
 
 def _rows(file):

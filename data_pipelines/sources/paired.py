@@ -19,25 +19,27 @@ class Paired(raw.Source):
 
   @staticmethod
   def matches(path: epath.Path) -> bool:
-    """True if there is one of each, and the first line of one names media."""
+    """True if there is one of each, and the first line of one that is not empty names media."""
     if not path.is_dir() or not _those(path, CAPTIONS):
       return False
     return any(
-      raw.media_of(next(iter(_lines(path / name)), '')) is not None for name in _those(path, FILES)
+      raw.media_of(next((line.strip() for line in _lines(path / name) if line.strip()), ''))
+      for name in _those(path, FILES)
     )
 
   def shards(self) -> list[raw.Shard]:
     """The lines in runs; raises ValueError if the two files have not the same number of them."""
     captions_file, files_file = (self._only(names) for names in (CAPTIONS, FILES))
     captions, names = _lines(self.path / captions_file), _lines(self.path / files_file)
-    if len(captions) != len(names):
+    num_names = _num_used(names)
+    if not _num_used(captions) <= num_names <= len(captions):  # The last captions may be empty.
       raise ValueError(
-        f'{self.path / captions_file} has {len(captions):,} lines and {files_file} {len(names):,}: '
+        f'{self.path / captions_file} has {len(captions):,} lines and {files_file} {num_names:,}: '
         'each caption should stand in the line of its file.'
       )
     items: list[raw.Listed | raw.Rejected] = []
     listed = set()
-    for number, name, caption in zip(itertools.count(1), names, captions, strict=False):
+    for number, name, caption in zip(itertools.count(1), names[:num_names], captions, strict=False):
       path = raw.below(name, self.path) if name.strip() else ''
       if not path:
         reason = 'bad_row' if path == '' else 'unsafe_name'
@@ -71,11 +73,12 @@ def _those(path: epath.Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _lines(file: epath.Path) -> list[str]:
-  """Without empty ones at the end."""
   try:
-    lines = [line.rstrip('\r\n') for line in text.Lines(file)]
+    return [line.rstrip('\r\n') for line in text.Lines(file)]
   except ValueError as error:
     raise ValueError(f'{file} cannot be read: {error}.') from error
-  while lines and not lines[-1].strip():
-    lines.pop()
-  return lines
+
+
+def _num_used(lines: list[str]) -> int:
+  """How many there are up to the last that is not empty."""
+  return max((number for number, line in enumerate(lines, 1) if line.strip()), default=0)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
@@ -136,6 +137,15 @@ def jsonl_rows(lines: Iterable[str]) -> Iterator[Row]:
       yield Row(number, None, str(error))
     else:
       yield Row(number, found)
+
+
+def parquet_columns(file: epath.Path) -> list[str]:
+  """Column names of a Parquet file; raises pa.ArrowInvalid, a ValueError, if it is damaged."""
+  try:
+    with file.open('rb') as stream:
+      return pyarrow.parquet.read_schema(stream).names
+  except pa.ArrowException as error:
+    raise pa.ArrowInvalid(f'{file} cannot be read: {error}') from error
 
 
 def parquet_rows(file: epath.Path, columns: Sequence[str] | None = None) -> Iterator[Row]:

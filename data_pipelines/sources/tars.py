@@ -77,7 +77,7 @@ class Tar:
 
   def num_listed(self, rows: Mapping[str, Any]) -> int:
     """Examples that the tar and the rows of its table name."""
-    known = {key.rpartition('/')[2] for key in self.groups} | set(self.groups)
+    known = {row_of(key, rows) for key in self.groups}
     return len(self.groups) + len(self.rejected) + len(set(rows) - known)
 
   def read(self, members: Mapping[str, Member]) -> dict[str, bytes]:
@@ -152,6 +152,11 @@ class Tar:
     self.groups[key] = {
       suffix: member for suffix, member in members if suffix not in plain or suffix == chosen
     }
+
+
+def row_of(key: str, rows: Mapping[str, Any]) -> str:
+  """The key of an example's row in the table beside its tar, which may not know of folders."""
+  return key if key in rows else key.rpartition('/')[2]
 
 
 def _refused(header: tarfile.TarInfo) -> str | None:

@@ -26,7 +26,7 @@ _MARKS = {
   codecs.BOM_UTF16_BE: 'utf-16-be',
 }
 _COMPRESSED = {b'\x1f\x8b': 'gz', b'BZh': 'bz2', b'\xfd7zXZ\x00': 'xz', b'\x28\xb5\x2f\xfd': 'zst'}
-MAX_LINE = 1 << 20  # Characters: a longer one is no line of a list.
+MAX_LINE = 1 << 20  # Characters: a longer one is no line of a list, and comes in pieces.
 
 
 def decode(data: bytes) -> str:
@@ -82,7 +82,7 @@ class Lines:
 
 
 def wrap(stream: IO[bytes], codec: str) -> Iterator[str]:
-  """Lines of a stream behind its mark; raises ValueError for one that never ends.
+  """Lines of a stream behind its mark; raises ValueError if a character is cut at the end.
 
   Args:
     stream: of bytes.

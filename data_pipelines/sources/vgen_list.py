@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from data_pipelines.sources import files as files_lib
 from data_pipelines.sources import raw, text
 
 SEPARATOR = '|||'
@@ -58,8 +59,8 @@ def _line_ends(file: epath.Path) -> list[tuple[int, int]]:
 
 
 def _lists(path: epath.Path) -> list[epath.Path]:
-  files = [path] if path.is_file() else sorted(path.glob('*.txt'))
-  return [file for file in files if file.suffix == '.txt' and _is_list(file)]
+  files = [path] if path.is_file() else files_lib.matching(path, '*.[tT][xX][tT]')
+  return [file for file in files if file.suffix.lower() == '.txt' and _is_list(file)]
 
 
 def _is_list(file: epath.Path) -> bool:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.media import failures
-from data_pipelines.sources import columns, raw, tables, tars, text
+from data_pipelines.sources import columns, files, raw, tables, tars, text
 
 TARS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 CAPTIONS = ('caption', 'text', 'prompt')  # Of a json, where there is no txt.
@@ -51,15 +51,18 @@ class WebDataset(raw.Source):
     with _local(tar) as file, tars.Tar.open(file) as headers:
       self._num_listed[str(tar)] = headers.num_listed(rows)
       yield from headers.rejected
+      left = dict(rows)
       for key, members in headers.groups.items():
-        row = rows.pop(key, None) or rows.pop(key.rpartition('/')[2], {})
+        named = tars.row_of(key, rows)
+        left.pop(named, None)
+        row = rows.get(named, {})  # Of all folders' examples that it may mean: it may forbid one.
         try:
           example = _example(key, headers.read(members), row)
         except Exception as error:  # One example never ends a command.
           lost = failures.of(error)
           example = raw.Rejected(key, lost.reason, lost.detail)
         yield example
-    for key, row in rows.items():
+    for key, row in left.items():
       reason = 'missing_media' if row['status'] == 'success' else 'failed_download'
       yield raw.Rejected(key, reason, str(row.get('error_message') or row['status']))
 
@@ -87,13 +90,7 @@ class WebDataset(raw.Source):
   def columns(self) -> dict[str, list[str]]:
     """Of the first table; all are written by one program."""
     found = [_table(tar) for tar in _tars(self.path)[:1]]
-    return {table.name: table_columns(table) for table in found if table.exists()}
-
-
-def table_columns(table: epath.Path) -> list[str]:
-  """Column names of a Parquet file."""
-  with table.open('rb') as file:
-    return pyarrow.parquet.read_schema(file).names
+    return {table.name: tables.parquet_columns(table) for table in found if table.exists()}
 
 
 def _is_tar(name: str) -> bool:
@@ -103,8 +100,8 @@ def _is_tar(name: str) -> bool:
 def _tars(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     return [path] if _is_tar(path.name) else []
-  found = [sorted(path.glob(pattern)) for pattern in ('*.t*', '*/*.t*')]
-  return [file for files in found for file in files if _is_tar(file.name)]
+  found = [files.matching(path, pattern) for pattern in ('*.[tT]*', '*/*.[tT]*')]
+  return [file for level in found for file in level if _is_tar(file.name)]
 
 
 def _table(tar: epath.Path) -> epath.Path:
@@ -166,7 +163,7 @@ def _without_media(
 
 def _rows_by_key(table: epath.Path) -> dict[str, dict[str, Any]]:
   """The rows of img2dataset's or video2dataset's table; none if it is not theirs."""
-  found = table_columns(table) if table.exists() else []
+  found = tables.parquet_columns(table) if table.exists() else []
   if not {'key', 'status'} & set(found):
     return {}
   columns.require(table, found, ('key', 'status'), 'img2dataset')

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from data_pipelines.sources import columns, raw, tables, text
+from data_pipelines.sources import files as files_lib
 
 COLUMNS = ('videoid', 'page_dir', 'name')
 
@@ -19,7 +20,7 @@ class WebVid(raw.RowsSource):
 
   @staticmethod
   def matches(path: epath.Path) -> bool:
-    """True if a CSV here has a videoid column."""
+    """True if a CSV here has a column videoid or page_dir."""
     return bool(_csv_files(path))
 
   def shards(self) -> list[raw.Shard]:
@@ -56,8 +57,9 @@ def _csv_files(path: epath.Path) -> list[epath.Path]:
   if path.is_file():
     files = [path] if path.suffix.lower() == '.csv' else []
   else:
-    files = [file for file in sorted(path.glob('*.csv')) if not raw.is_litter(file.name)]
-  return [file for file in files if 'videoid' in _header(file)[0]]
+    files = files_lib.matching(path, '*.[cC][sS][vV]')
+  # page_dir is WebVid's alone: without videoid beside it, the file is named in an error.
+  return [file for file in files if {'videoid', 'page_dir'} & set(_header(file)[0])]
 
 
 def _header(file: epath.Path) -> tuple[list[str], str]:

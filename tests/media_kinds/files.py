@@ -67,14 +67,15 @@ def tiff(pixels, size, *, photometric, bits, channels=1, order='<', tags=()):
     bits: of a sample.
     channels: samples of a pixel.
     order: '<' or '>'.
-    tags: (number, type, values) besides; type 1 bytes, 3 shorts, 4 longs.
+    tags: (number, type, values) besides, or in place of those; type 1 bytes, 3 shorts, 4 longs.
   """
   height, width = size
   entries = [
     (256, 4, [width]), (257, 4, [height]), (258, 3, [bits] * channels), (259, 3, [1]),
     (262, 3, [photometric]), (273, 4, [8]), (277, 3, [channels]), (278, 4, [height]),
-    (279, 4, [len(pixels)]), *tags,
+    (279, 4, [len(pixels)]),
   ]  # fmt: skip
+  entries = [entry for entry in entries if entry[0] not in {tag[0] for tag in tags}] + [*tags]
   pixels += b'\0' * (len(pixels) % 2)
   start = 8 + len(pixels)
   extra_at = start + 2 + 12 * len(entries) + 4

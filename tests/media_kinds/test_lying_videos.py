@@ -63,6 +63,11 @@ def test_what_has_no_video_or_an_unknown_or_huge_one_is_refused_by_name():
       probe.probe(data, 'video')
 
 
+def test_a_picture_that_is_called_a_video_is_refused_by_what_it_is():
+  with pytest.raises(errors.DecodeError, match="^open: it begins with b'.{4}PNG.*: none of mov"):
+    probe.probe(clips.encode('png', 'image2pipe', 'rgb24', pictures=1), 'video')
+
+
 def test_names_inside_a_file_need_not_be_utf8():
   """Found by benchmarks/fuzz_media: of a file with several streams, they are read twice."""
   data = test_streams.with_cover('matroska', 'mjpeg', marked=False)

@@ -46,6 +46,7 @@ CONTAINERS = {
   'png.mov': (dict(codec='png', container='mov', pix_fmt='rgb24'), 0),
   'qtrle.mov': (dict(codec='qtrle', container='mov', pix_fmt='rgb24'), 0),
   'raw.nut': (dict(codec='rawvideo', container='nut'), 2),
+  'raw.y4m': (dict(codec='rawvideo', container='yuv4mpegpipe'), 2),
   'gif.gif': (dict(), 0),
   'apng.apng': (dict(codec='apng', container='apng', pix_fmt='rgb24', rate=10), 0),
 }  # fmt: skip

@@ -114,6 +114,6 @@ def test_a_refinement_stage_may_have_multiples_of_16():
 def test_sizes_are_read_as_flags_give_them():
   assert aspects.parse('448x256, 256x448') == ((256, 448), (448, 256))
   assert aspects.parse('') == ()
-  for text in ('448', '448x', 'ax2', '448*256', '-8x8'):
+  for text in ('448', '448x', 'ax2', '448*256', '-8x8', '0x256'):
     with pytest.raises(ValueError, match='should be WIDTHxHEIGHT'):
       aspects.parse(text)

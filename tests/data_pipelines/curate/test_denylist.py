@@ -62,6 +62,21 @@ def test_each_kind_of_name_denies_in_each_kind_of_file(tmp_path, kind, form):
   assert names(path, data, row)
 
 
+@pytest.mark.parametrize('kind', ['sha256', 'md5', 'url'])
+@pytest.mark.parametrize('as_text', [False, True])
+def test_bytes_in_parquet_are_digests_or_text(tmp_path, kind, as_text):
+  value = FORMS[kind].encode()
+  if kind != 'url' and not as_text:
+    value = bytes.fromhex(FORMS[kind])
+  pa.parquet.write_table(pa.table({kind: pa.array([value], pa.binary())}), tmp_path / 'a.parquet')
+  assert names(tmp_path / 'list.parquet', (tmp_path / 'a.parquet').read_bytes())
+
+
+def test_columns_that_differ_in_case_alone_all_deny(tmp_path):
+  assert names(tmp_path / 'a.csv', f'URL,url\n{ROW["url"]},https://e.com/\n')
+  assert names(tmp_path / 'b.csv', f'URL,url\nhttps://e.com/,{ROW["url"]}\n')
+
+
 def test_digests_of_the_download_deny_too(tmp_path):
   assert names(tmp_path / 'a.csv', 'md5,sha256\n' + '01' * 16 + ',\n')
   assert names(tmp_path / 'b.csv', 'md5,sha256\n,' + 'EF' * 32 + '\n')
@@ -105,7 +120,12 @@ def test_compressed_lists_are_read(tmp_path, suffix, compress):
     ('a.txt', 'https://e.com/\nexample.com/a\n', "line 2 is 'example.com/a', no link"),
     ('a.txt', '11' * 20 + '\n', 'line 1 is .*, no link, sha256, md5 or hash'),
     ('a.txt', 'url\nhttps://e.com/\n', "line 1 is 'url', no .*a table should end in .csv"),
+    ('a.txt', 'https://e.com/ https://e.com/2\n', "line 1 is 'https://e.com/ https"),
+    ('a.txt', 'https://e.com/\u2028https://e.com/2\n', 'line 1 is '),
+    ('a.txt', 'https://e.com/\t0.98\n', 'line 1 is '),
     ('a.txt', '# nothing\n\n', 'is empty'),
+    ('a.csv', f'hash\n{2**64}\n', 'row 2 has the hash'),
+    ('a.csv', f'hash\n{-(2**63) - 1}\n', 'row 2 has the hash'),
     ('a.csv', 'url\n', 'is empty'),
     ('a.jsonl', '{"url": "https://e.com/"}\n{"url"\n', 'row 2: no JSON'),
     ('a.jsonl', '{"link": "https://e.com/"}\n', "columns .'link'. and needs one of"),

@@ -20,6 +20,8 @@ from data_pipelines.curate import links
     ('https://e.com/a/./b/../c', 'https://e.com/a/c'),
     ('https://[::1]:443/a', 'https://[::1]/a'),
     ('https://e.com/100%', 'https://e.com/100%25'),
+    ('https://ex%61mple.com/a', 'https://example.com/a'),
+    ('https://B%C3%9Ccher.de/a', 'https://xn--bcher-kva.de/a'),
   ],
 )
 def test_links_to_one_file_have_one_form(one, other):
@@ -36,6 +38,7 @@ def test_links_to_one_file_have_one_form(one, other):
     ('https://e.com/a?x=1', 'https://e.com/a?x=2'),
     ('https://e.com:8080/a', 'https://e.com/a'),
     ('https://e.com/a+b', 'https://e.com/a%20b'),
+    ('https://e.com%2Fa/b', 'https://e.com/a/b'),
   ],
 )
 def test_links_to_two_files_have_two_forms(one, other):

@@ -170,6 +170,62 @@ def test_a_folder_names_all_that_it_does_not_read(tmp_path):
   }  # fmt: skip
 
 
+def test_a_caption_whose_name_begins_as_a_documents_is_no_document(tmp_path):
+  names = ('license_plate_1', 'notice-board', 'readme2')
+  write(tmp_path, {f'{name}.txt': name for name in names} | {'LICENSE.txt': b'x', 'notice': b'x'})
+  write(tmp_path, {'notice-board.mp4': b'media'})
+  expected = {'license_plate_1.txt': 'missing_file', 'readme2.txt': 'missing_file'}
+  assert read(tmp_path) == ({'notice-board.mp4': 'notice-board'}, expected)
+
+
+def test_rows_of_jsonl_need_not_all_have_the_columns(tmp_path):
+  rows = '{"file_name": "a.mp4", "size": 3}\n{"text": "red", "file_name": "b.mp4"}\n'
+  write(tmp_path, {'a.mp4': b'media', 'b.mp4': b'media', 'metadata.jsonl': rows})
+  expected = {'metadata.jsonl:1': 'no_caption', 'a.mp4': 'no_caption'}
+  assert read(tmp_path) == ({'b.mp4': 'red'}, expected)
+
+
+def test_suffixes_of_lists_may_be_in_upper_case(tmp_path):
+  write(tmp_path / 'webvid', {'A.CSV': HEADER + '4,p,four\n', 'videos/p/4.mp4': b'media'})
+  assert webvid(tmp_path / 'webvid', HEADER + '1,p,one\n')[0] == {'p/4': 'four', 'p/1': 'one'}
+  write(tmp_path / 'vgen', {'a.mp4': b'media', 'LIST.TXT': 'a.mp4|||red\n'})
+  assert read(tmp_path / 'vgen') == ({'a.mp4': 'red'}, {})
+
+
+@pytest.mark.parametrize('suffix', ['txt', 'TXT', 'csv', 'tar', 'parquet', 'jsonl', 'mp4'])
+def test_folders_may_be_called_as_files_are(tmp_path, suffix):
+  write(tmp_path, {f'a.{suffix}/1.jpg': b'media', f'a.{suffix}/1.txt': 'red'})
+  assert read(tmp_path) == ({f'a.{suffix}/1.jpg': 'red'}, {})
+
+
+def test_metadata_in_a_damaged_parquet_is_named(tmp_path):
+  write(tmp_path, {'a.jpg': b'media', 'metadata.parquet': b'PAR1'})
+  with pytest.raises(ValueError, match='metadata.parquet cannot be read: '):
+    read(tmp_path)
+
+
+def test_a_webvid_csv_without_its_columns_is_named_beside_others(tmp_path):
+  write(tmp_path, {'results_val.csv': 'video_id,page_dir,name\n2,p,two\n'})
+  with pytest.raises(ValueError, match="results_val.* needs 'videoid'; rename 'video_id'"):
+    webvid(tmp_path, HEADER + '1,p,one\n')
+
+
+@pytest.mark.parametrize(
+  ('captions', 'names', 'expected'),
+  [
+    ('red\nblue\n', 'a.mp4 \n\tb.mp4\n', {'a.mp4': 'red', 'b.mp4': 'blue'}),
+    ('red\n\n', 'a.mp4\nb.mp4\n', {'a.mp4': 'red', 'b.mp4': ''}),
+    ('red\nblue\n\n\n', 'a.mp4\nb.mp4\n \n\n\n', {'a.mp4': 'red', 'b.mp4': 'blue'}),
+    ('\nred\nblue', '\nb.mp4\na.mp4', {'b.mp4': 'red', 'a.mp4': 'blue'}),
+  ],
+)
+def test_spaces_and_empty_lines_part_no_pair(tmp_path, captions, names, expected):
+  write(tmp_path, {'prompts.txt': captions, 'videos.txt': names})
+  write(tmp_path, dict.fromkeys(('a.mp4', 'b.mp4'), b'media'))
+  taken, rejected = read(tmp_path)
+  assert taken == expected and set(rejected) <= {'videos.txt:1'}
+
+
 @pytest.mark.parametrize('names', [('prompts.txt', 'videos.txt'), ('caption.txt', 'image.txt')])
 def test_captions_and_files_are_paired_by_their_lines(tmp_path, names):
   write(tmp_path, {f'videos/{key}.mp4': b'media' for key in 'abc'})

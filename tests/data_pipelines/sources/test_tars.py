@@ -51,6 +51,12 @@ def test_examples_of_two_folders_keep_their_own_captions(tmp_path):
   assert all(e.data == f'{key} media'.encode() for key, e in found.items())
 
 
+def test_a_caption_whose_name_begins_as_a_documents_is_no_document(tmp_path):
+  members = example('license_plate_1', 'a plate', 'jpg', 'txt', 'json')
+  corpora.write_tar(tmp_path / '0.tar', [*members, ('a/NOTICE.txt', b'x'), ('LICENSE', b'x')])
+  assert read(tmp_path) == ({'license_plate_1': 'a plate'}, {})
+
+
 def test_members_that_lie_apart_belong_together(tmp_path):
   members = [m for k in 'abc' for m in example(k, f'caption {k}', 'jpg', 'txt', 'json')]
   members.sort(key=lambda member: member[0].rpartition('.')[2])
@@ -66,7 +72,7 @@ def test_members_that_lie_apart_belong_together(tmp_path):
 @pytest.mark.parametrize(
   ('suffix', 'compress'),
   [('.tar.gz', gzip.compress), ('.tgz', gzip.compress), ('.tar.bz2', bz2.compress),
-   ('.tar.xz', lzma.compress), ('.tar', gzip.compress)],
+   ('.tar.xz', lzma.compress), ('.tar', gzip.compress), ('.TAR', bytes), ('.TGZ', gzip.compress)],
 )  # fmt: skip
 def test_compressed_tars_are_read(tmp_path, suffix, compress):
   corpora.write_tar(tmp_path / 'x', [m for k in 'ab' for m in example(k, k, 'jpg', 'txt')])
@@ -186,6 +192,24 @@ def test_tars_may_share_keys_but_not_files(tmp_path, capsys):
   with corpora.ends_with_2('2 problems'):
     commands.main(['verify', f'--corpus={tmp_path}/same', '--num_processes=1'])
   assert "key '1' is there twice" in capsys.readouterr().out
+
+
+def test_a_row_that_may_mean_two_examples_is_of_both(tmp_path):
+  members = example('a/1', 'a cat', 'jpg', 'txt') + example('b/1', 'a dog', 'jpg', 'txt')
+  corpora.write_tar(tmp_path / '0.tar', members)
+  rows = [dict(key=key, status='success', url=f'https://e.com/{key}') for key in ('1', '2')]
+  table = tmp_path / '0.parquet'
+  pa.parquet.write_table(pa.Table.from_pylist(rows), table)
+  source = sources.open_source(tmp_path)
+  taken, lost = [], []
+  for item in source.examples(source.shards()[0]):
+    (lost if isinstance(item, raw.Rejected) else taken).append(item)
+  assert [one.origin for one in taken] == 2 * [dict(url='https://e.com/1')]
+  assert [(one.key, one.reason) for one in lost] == [('2', 'missing_media')]
+  pa.parquet.write_table(pa.Table.from_pylist([*rows, dict(rows[0], key='a/1')]), table)
+  assert read(tmp_path) == ({'a/1': 'a cat', 'b/1': 'a dog'}, {'2': 'missing_media'})
+  corpora.write_tar(tmp_path / '0.tar', members[:2])
+  assert read(tmp_path) == ({'a/1': 'a cat'}, dict.fromkeys('12', 'missing_media'))
 
 
 def test_a_table_that_is_damaged_rejects_its_tar(tmp_path):

@@ -1,9 +1,12 @@
 """Animations and albums, of which the first counts; and ordinary files of each format."""
 
 import functools
+import struct
+import zlib
 
 import numpy as np
 
+from tests.media_kinds import files
 from tests.media_kinds.picture_kinds.made import KINDS, Picture, image, jpeg, kind, pattern, saved
 
 
@@ -33,6 +36,19 @@ def png_animated_with_a_picture_for_other_viewers():
   frames = [image(), image(255 - pattern())]
   data = saved(notice, 'PNG', save_all=True, append_images=frames, default_image=True, duration=100)
   return Picture(data, pattern())
+
+
+@kind
+def png_animated_whose_first_frame_is_smaller():
+  """Around it there is nothing: what other viewers are shown is not beneath."""
+  shown = np.full_like(pattern(), 255)
+  part = shown[8:24, 16:40] = pattern()[8:24, 16:40]
+  rows = b''.join(b'\0' + row.tobytes() for row in part)
+  place = struct.pack('>IIIIIHHBB', 0, 24, 16, 16, 8, 1, 10, 0, 0)
+  frame = struct.pack('>I', 1) + zlib.compress(rows)
+  data = files.png(pattern(), before=[(b'acTL', struct.pack('>II', 1, 0))],
+                   after=[(b'fcTL', place), (b'fdAT', frame)])  # fmt: skip
+  return Picture(data, shown)
 
 
 @kind

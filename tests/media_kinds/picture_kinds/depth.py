@@ -12,6 +12,7 @@ from tests.media_kinds.picture_kinds.made import (
   WIDTH,
   Picture,
   grey,
+  image,
   kind,
   pattern,
   saved,
@@ -71,6 +72,26 @@ def _tiff_rgb_16(order):
 
 KINDS['tiff_rgb_16_bits_little_endian'] = functools.partial(_tiff_rgb_16, '<')
 KINDS['tiff_rgb_16_bits_big_endian'] = functools.partial(_tiff_rgb_16, '>')
+
+
+@kind
+def tiff_rgb_16_bits_in_planes():
+  """First all of the red, then the green and the blue."""
+  planes = (pattern().astype(int) * 257).transpose(2, 0, 1).astype('<u2')
+  size = planes[0].nbytes
+  # Offsets and lengths of three strips.
+  tags = [(273, 4, [8, 8 + size, 8 + 2 * size]), (279, 4, [size] * 3), (284, 3, [2])]
+  data = files.tiff(planes.tobytes(), (HEIGHT, WIDTH), photometric=2, bits=16, channels=3,
+                    tags=tags)  # fmt: skip
+  return Picture(data, pattern())
+
+
+@kind
+def tiff_ycbcr():
+  stored = np.asarray(image().convert('YCbCr'))
+  data = files.tiff(stored.tobytes(), stored.shape[:2], photometric=6, bits=8, channels=3,
+                    tags=[(530, 3, [1, 1])])  # fmt: skip
+  return Picture(data, pattern(), 3)
 
 
 @kind
