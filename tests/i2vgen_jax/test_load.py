@@ -298,6 +298,7 @@ def test_a_missing_shard_is_named(release, tmp_path):
     files.open_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpus, tmp_path):
   """Through the commands: load, train on from it, sample from both; then the folder may go."""
   config = tiny.get_config(demo_corpus, num_steps=2)

@@ -78,6 +78,7 @@ def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
   assert contents(output) == whole
 
 
+@pytest.mark.slow
 def test_a_killed_curate_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(folder, tmp_path):
   directory, whole = tmp_path / 'out', tmp_path / 'whole'
   ingest.ingest(str(folder), str(directory), validation_fraction=0.0, num_processes=1)

@@ -69,7 +69,7 @@ def assert_recorded(output, arrays):
   assert worst <= 2e-5 * np.abs(arrays['output']).max()
 
 
-@CASES
+@pytest.mark.parametrize('name', ['video', pytest.param('image', marks=pytest.mark.slow)])
 def test_output_is_that_recorded_of_vgen(vgen, name):
   unet, params = vgen
   inputs, arrays = case(name)

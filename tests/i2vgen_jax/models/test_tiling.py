@@ -33,6 +33,7 @@ def test_seams_are_blended():
   assert np.abs(np.diff(tiled[0, 0, :, 0])).max() < 1.5 * step / 12
 
 
+@pytest.mark.slow
 def test_a_tiled_decode_is_close_to_the_whole_and_asks_less_memory():
   """The demo's VAE. Its norms, which look at a whole frame, look at a quarter of it in a tile: no
   tiling is exact."""

@@ -121,6 +121,7 @@ def test_released_sizes_are_those_of_the_list_of_released_tensors():
   assert {name: str(tuple(shape)) for name, shape in released_shapes().items()} == expected
 
 
+@pytest.mark.slow
 def test_zero_initialised_temporal_layers_leave_frames_independent():
   """Editing frame 2 of the input changes frame 2 of the output, and no other."""
   latents, *rest = make_inputs()

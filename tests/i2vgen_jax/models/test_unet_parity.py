@@ -135,7 +135,7 @@ def check_prediction(sizes, video_shape):
   [
     (NARROW, (2, 5, 16, 12)),
     (NARROW, (2, 1, 45, 10)),
-    (WIDE, (1, 16, 23, 9)),
+    pytest.param(WIDE, (1, 16, 23, 9), marks=pytest.mark.slow),
     pytest.param(WIDE, (2, 1, 90, 13), marks=pytest.mark.slow),
   ],
   ids=label,
