@@ -263,7 +263,7 @@ def _split_alpha(
       image, alpha = rgba.convert('L' if is_grey else 'RGB'), rgba.getchannel('A')
   elif isinstance(image, PIL.GifImagePlugin.GifImageFile) or getattr(image, 'default_image', 0):
     alpha = PIL.Image.new('L', image.size)  # Around the frame there may be no pixels.
-    # pyrefly: ignore[missing-attribute]  # Both readers of animations have it.
+    # pyrefly: ignore[missing-attribute]  # Both kinds have it.
     alpha.paste(255, image.dispose_extent)
   return image, None if alpha is None or alpha.getextrema() == (255, 255) else alpha
 
