@@ -5,12 +5,10 @@ are. Work goes shard by shard (jobs.py), in this process or as a Beam job. The m
 last.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
 import logging
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +18,9 @@ from etils import epath
 from data_pipelines import sources
 from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.corpus import writer as writer_lib
-from data_pipelines.media import failures, probe, sandbox
+from data_pipelines.ingest import shard as shard_lib
+from data_pipelines.media import failures
 from data_pipelines.sources import raw
-
-HASH_RANGE = 2**32
 
 
 def ingest(
@@ -57,7 +54,7 @@ def ingest(
   if plan.is_done():
     return reader.read_manifest(output)
   jobs.claim(plan.parts, plan.identity)
-  work = IngestShard(plan.source, plan.threshold, plan.takes)
+  work = shard_lib.IngestShard(plan.source, plan.threshold, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
   if plan.threshold and not any('validation' in result['splits'] for result in results):
     # A small corpus: the example with the smallest hash is held out.
@@ -93,7 +90,7 @@ class _Plan:
     source = sources.open_source(path, layout)
     shards = source.shards()
     told = any(shard.split == 'validation' for shard in shards)
-    threshold = 0 if told else int(validation_fraction * HASH_RANGE)
+    threshold = 0 if told else int(validation_fraction * shard_lib.HASH_RANGE)
     # Changes if the source's listing or an option that matters changes.
     digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
     for shard in shards:
@@ -130,55 +127,6 @@ class _Plan:
     )
 
 
-class IngestShard:
-  """(shard, folder) -> records, sidecars and what was rejected; a pure function of the shard."""
-
-  def __init__(self, source: raw.Source, threshold: int, takes: Sequence[str] = ()):
-    self._source = source
-    self._threshold = threshold
-    self._takes = takes
-    self._probe = sandbox.Sandbox(probe.probe)
-
-  def __call__(self, shard: raw.Shard, folder: pathlib.Path) -> dict:
-    """Keys whose hash is below the threshold are held out, unless the shard has its split."""
-    writers: dict[str, writer_lib.ShardWriter] = {}
-    rejected: list[dict] = []
-    smallest_hash = HASH_RANGE
-    row: dict[str, Any] = {}
-    keys: set[str] = set()
-    for example in self._source.examples(shard):
-      if example.key in keys and isinstance(example, raw.RawExample):
-        example = raw.Rejected(example.key, 'duplicate_key', 'its shard has an example of this key')
-      if isinstance(example, raw.RawExample):
-        try:
-          row = self._probe(example.data, example.media, self._takes)
-        except Exception as error:  # One file never ends a command.
-          lost = failures.of(error)
-          example = raw.Rejected(example.key, lost.reason, lost.detail)
-      if isinstance(example, raw.Rejected):
-        rejected.append(vars(example))
-        continue
-      keys.add(example.key)
-      key_hash = int.from_bytes(hashlib.sha256(example.key.encode()).digest()[:4], 'big')
-      smallest_hash = min(smallest_hash, key_hash)
-      split = shard.split or ('validation' if key_hash < self._threshold else 'train')
-      if split not in writers:
-        writers[split] = writer_lib.ShardWriter(folder, split)
-      writers[split].write(example, row)
-    return dict(
-      splits={split: writer.close() for split, writer in writers.items()},
-      rejected=rejected,
-      smallest_hash=smallest_hash,
-      num_examples=self._source.num_listed(shard),
-      failed=collections.Counter(bad['reason'] for bad in rejected),
-      example=next((str(bad) for bad in rejected if failures.is_unexpected(bad['reason'])), ''),
-    )
-
-  def close(self) -> None:
-    """Ends the child that decodes."""
-    self._probe.close()
-
-
 def _hold_out_one(plan: _Plan, results: list[dict]) -> list[dict]:
   smallest = min(result['smallest_hash'] for result in results)
   if sum(result['splits'].get('train', {}).get('num_examples', 0) for result in results) < 2:
@@ -186,7 +134,7 @@ def _hold_out_one(plan: _Plan, results: list[dict]) -> list[dict]:
   for index, result in enumerate(results):
     if result['smallest_hash'] == smallest:
       storage.remove_folder(jobs.part(plan.parts, index))
-  work = IngestShard(plan.source, smallest + 1, plan.takes)
+  work = shard_lib.IngestShard(plan.source, smallest + 1, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes=1)
   work.close()
   return results

@@ -4,7 +4,16 @@ import collections
 
 from etils import epath
 
-from data_pipelines.sources import folder, laion, paired, raw, vgen_list, webdataset, webvid
+from data_pipelines.sources import (
+  file_names,
+  folder,
+  laion,
+  paired,
+  raw,
+  vgen_list,
+  webdataset,
+  webvid,
+)
 
 LAYOUTS = {  # In the order they are tried: the plain folder takes what nothing else knows.
   'webvid': webvid.WebVid,
@@ -29,7 +38,7 @@ def detect(path: epath.PathLike) -> str:
   )
   raise ValueError(
     f'{path} is in none of the layouts {tuple(LAYOUTS)}: it holds {dict(found.most_common(5))}, no '
-    f'media ({", ".join(raw.MEDIA_BY_SUFFIX)}), WebVid CSV or tar. {folder.ACCEPTED}'
+    f'media ({", ".join(file_names.MEDIA_BY_SUFFIX)}), WebVid CSV or tar. {folder.ACCEPTED}'
   )
 
 

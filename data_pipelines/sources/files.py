@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 
 from etils import epath
 
-from data_pipelines.sources import raw
+from data_pipelines.sources import file_names, raw
 
 # Whole names, for notice_board.txt is a caption.
 _DOCUMENTS = ('readme', 'license', 'licence', 'notice', 'changelog')
@@ -21,7 +21,7 @@ def walk(path: epath.Path) -> Iterator[str]:
     if any(part.startswith('.') for part in below.parts):
       continue
     for name in names:
-      if not raw.is_litter((below / name).as_posix()):
+      if not file_names.is_litter((below / name).as_posix()):
         yield (below / name).as_posix()
 
 
@@ -35,19 +35,19 @@ def matching(path: epath.Path, pattern: str) -> list[epath.Path]:
     path: the folder.
     pattern: relative to it.
   """
-  found = [file for file in sorted(path.glob(pattern)) if not raw.is_litter(file.name)]
+  found = [file for file in sorted(path.glob(pattern)) if not file_names.is_litter(file.name)]
   return found if '://' in str(path) else [file for file in found if not file.is_dir()]
 
 
 def has_media(path: epath.Path) -> bool:
   """Whether there is any media file below a folder."""
-  return any(raw.media_of(name) for name in walk(path))
+  return any(file_names.media_of(name) for name in walk(path))
 
 
 def is_document(name: str) -> bool:
   """Whether a file is no part of a corpus: hidden, or a text about it."""
   file = pathlib.PurePosixPath(name)
-  about = file.stem.lower() in _DOCUMENTS and not raw.media_of(name)
+  about = file.stem.lower() in _DOCUMENTS and not file_names.media_of(name)
   return file.name.startswith('.') or file.suffix.lower() == '.md' or about
 
 
@@ -58,5 +58,5 @@ def unlisted(path: epath.Path, listed: Collection[str]) -> list[raw.Rejected]:
     path: the folder.
     listed: names relative to it.
   """
-  names = sorted(name for name in walk(path) if raw.media_of(name) and name not in listed)
+  names = sorted(name for name in walk(path) if file_names.media_of(name) and name not in listed)
   return [raw.Rejected(name, 'no_caption', 'no list names it') for name in names]

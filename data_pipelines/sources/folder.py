@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from data_pipelines.sources import columns, files, raw, tables, text
+from data_pipelines.sources import columns, file_names, files, raw, tables, text
 
 CAPTION_FILES = (
   'metadata.csv', 'captions.csv', 'metadata.jsonl', 'captions.jsonl', 'metadata.parquet',
@@ -66,7 +66,7 @@ class _Listing:
   def __init__(self, path: epath.Path):
     self._path = path
     self._names = sorted(files.walk(path))
-    self._media = [name for name in self._names if raw.media_of(name)]
+    self._media = [name for name in self._names if file_names.media_of(name)]
     self._texts = {
       name[: -len('.txt')]: name for name in self._names if name.lower().endswith('.txt')
     }
@@ -108,13 +108,13 @@ class _Listing:
     file = pathlib.PurePosixPath(name)
     stem = name[: -len(file.suffix)] if file.suffix else name
     has_media = stem in self._stems
-    if raw.media_of(name) or file.name in CAPTION_FILES or files.is_document(name):
+    if file_names.media_of(name) or file.name in CAPTION_FILES or files.is_document(name):
       return None
     if file.suffix.lower() == '.txt':
       return None if has_media else raw.Rejected(name, 'missing_file', f'no media {stem}.*')
     if file.suffix.lower() == '.json' and has_media:  # img2dataset's, of each picture.
       return None
-    return raw.Rejected(name, 'unknown_format', raw.SUFFIXES)
+    return raw.Rejected(name, 'unknown_format', file_names.SUFFIXES)
 
   def _rows(self) -> tuple[dict[str, str], list[raw.Rejected]]:
     """(captions by media file, rows that are of none)."""
@@ -150,7 +150,7 @@ def _has_none(item: raw.Listed | raw.Rejected) -> bool:
 
 
 def _split(name: str) -> str | None:
-  return raw.split_of(name.partition('/')[0]) if '/' in name else None
+  return file_names.split_of(name.partition('/')[0]) if '/' in name else None
 
 
 def _columns(file: epath.Path) -> list[str]:
@@ -194,7 +194,7 @@ def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | ra
       reason = 'no_caption' if isinstance(listed, str) and caption is None else 'bad_row'
       yield raw.Rejected(where, reason, f'file {listed!r}, caption {caption!r}')
       continue
-    path = raw.below(listed, file.parent)
+    path = file_names.below(listed, file.parent)
     if path is None:
       yield raw.Rejected(where, 'unsafe_name', f'{listed!r} leads out of the folder')
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import files, raw, text
+from data_pipelines.sources import file_names, files, raw, text
 
 CAPTIONS = ('prompt.txt', 'prompts.txt', 'caption.txt', 'captions.txt')
 FILES = ('video.txt', 'videos.txt', 'image.txt', 'images.txt')
@@ -23,7 +23,7 @@ class Paired(raw.Source):
     if not path.is_dir() or not _those(path, CAPTIONS):
       return False
     return any(
-      raw.media_of(next((line.strip() for line in _lines(path / name) if line.strip()), ''))
+      file_names.media_of(next((line.strip() for line in _lines(path / name) if line.strip()), ''))
       for name in _those(path, FILES)
     )
 
@@ -40,7 +40,7 @@ class Paired(raw.Source):
     items: list[raw.Listed | raw.Rejected] = []
     listed = set()
     for number, name, caption in zip(itertools.count(1), names[:num_names], captions, strict=False):
-      path = raw.below(name, self.path) if name.strip() else ''
+      path = file_names.below(name, self.path) if name.strip() else ''
       if not path:
         reason = 'bad_row' if path == '' else 'unsafe_name'
         items.append(raw.Rejected(f'{files_file}:{number}', reason, f'{name!r} names no file here'))

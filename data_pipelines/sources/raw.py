@@ -6,33 +6,14 @@ Paths are etils.epath's: local, gs:// or s3://.
 import abc
 import dataclasses
 import hashlib
-import pathlib
-import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from data_pipelines.media import failures
-from data_pipelines.sources import text
+from data_pipelines.sources import file_names, text
 
-MEDIA_BY_SUFFIX = {
-  **dict.fromkeys(
-    (
-      '.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mpe', '.m1v', '.m2v',
-      '.ts', '.m2ts', '.mts', '.wmv', '.asf', '.flv', '.f4v', '.ogv', '.3gp', '.3g2', '.vob',
-      '.mxf', '.qt', '.dv', '.nut', '.y4m',
-    ),
-    'video',
-  ),
-  **dict.fromkeys(
-    (
-      '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif',
-      '.tiff', '.avif', '.heic', '.heif',
-    ),
-    'image',
-  ),
-}  # fmt: skip
 MAX_SHARD_EXAMPLES = 4096  # A read from ArrayRecord costs O(records of the shard): 6 us at 4k.
 MAX_FILE_BYTES = 1 << 30  # A record has 2 GiB at most.
 MAX_CAPTION = 1 << 16  # Characters.
@@ -157,9 +138,9 @@ def _read_file(item: Listed) -> RawExample | Rejected:
   if not item.key.isprintable():
     return Rejected(item.key, 'bad_name', 'the name of the file is not printable, or not UTF-8')
   try:
-    media = media_of(item.file.name)
+    media = file_names.media_of(item.file.name)
     if media is None:
-      return Rejected(item.key, 'unknown_format', SUFFIXES)
+      return Rejected(item.key, 'unknown_format', file_names.SUFFIXES)
     with item.file.open('rb') as stream:
       data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -273,44 +254,3 @@ def _read_range(file: epath.Path, offset: int, num_bytes: int) -> bytes:
   with file.open('rb') as stream:
     stream.seek(offset)
     return stream.read(num_bytes)
-
-
-def media_of(name: str) -> str | None:
-  """'video' or 'image', by the file's suffix; None if it is of neither."""
-  return MEDIA_BY_SUFFIX.get(pathlib.PurePath(name).suffix.lower())
-
-
-SUFFIXES = f'read are {", ".join(MEDIA_BY_SUFFIX)}'
-
-
-def is_litter(name: str) -> bool:
-  """Whether a file is what macOS and Windows leave in folders and archives."""
-  parts = pathlib.PurePosixPath(name).parts
-  last = parts[-1] if parts else ''
-  return (
-    '__MACOSX' in parts
-    or last.startswith('._')
-    or last in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
-  )
-
-
-def below(name: str, root: epath.Path) -> str | None:
-  """A listed name as a path relative to its list's folder, with slashes; None if it leads out.
-
-  Args:
-    name: as listed; backslashes part folders too.
-    root: the folder. A name may begin with its path.
-  """
-  name = name.strip().replace('\\', '/').removeprefix(f'{root}/')
-  if '://' in name or name[1:3] == ':/':
-    return None
-  name = posixpath.normpath(name)
-  return None if name.startswith(('/', '../')) or name in ('.', '..') else name
-
-
-def split_of(name: str) -> str | None:
-  """The split that a file or folder name tells, as in results_2M_val.csv; None if it tells none."""
-  words = pathlib.PurePath(name).stem.lower().replace('-', '_').split('_')
-  if {'val', 'validation', 'test'} & set(words):
-    return 'validation'
-  return 'train' if 'train' in words else None

@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping
 from typing import IO, Any, cast
 
 from data_pipelines.media import errors
-from data_pipelines.sources import files, raw, tables
+from data_pipelines.sources import file_names, files, raw, tables
 
 KEY = re.compile(r'((?:.*/)?[^./][^./]*)\.([^/]*)', re.DOTALL)
 BOUNDS = {  # Bytes of the small members.
@@ -84,7 +84,7 @@ class Tar:
     """Bytes by suffix, of those that an example needs; raises DecodeError for one too large."""
     found = dict.fromkeys(members, b'')
     for suffix, member in members.items():
-      if suffix not in BOUNDS and suffix not in raw.MEDIA_BY_SUFFIX:
+      if suffix not in BOUNDS and suffix not in file_names.MEDIA_BY_SUFFIX:
         continue
       reason, bound = BOUNDS.get(suffix, ('too_large', raw.MAX_FILE_BYTES))
       if member.size > bound:
@@ -130,7 +130,7 @@ class Tar:
       self.rejected.extend(raw.Rejected(name, reason, detail) for name in names)
 
     suffixes = [suffix for suffix, _ in members]
-    media = [(s, member) for s, member in members if raw.media_of(member.name)]
+    media = [(s, member) for s, member in members if file_names.media_of(member.name)]
     twice = sorted({suffix for suffix in suffixes if suffixes.count(suffix) > 1})
     if twice:
       merged = [member for suffix, member in media if suffix in twice]
@@ -141,7 +141,9 @@ class Tar:
     plain = [suffix for suffix, _ in media if suffix.count('.') == 1]
     if dotted and not plain:
       return
-    chosen = next((s for s in plain if raw.MEDIA_BY_SUFFIX[s] == 'video'), (plain or [''])[0])
+    chosen = next(
+      (s for s in plain if file_names.MEDIA_BY_SUFFIX[s] == 'video'), (plain or [''])[0]
+    )
     others = [member for s, member in media if s in plain and s != chosen]
     reject(others, 'second_media', f'{key}{chosen} is taken') if others else None
     places = [member.place for _, member in members]
@@ -162,8 +164,8 @@ def row_of(key: str, rows: Mapping[str, Any]) -> str:
 def _refused(header: tarfile.TarInfo) -> str | None:
   """Why a member is rejected; '' if it is not, None if it is passed over."""
   name = header.name
-  is_about = files.is_document(name) and not raw.media_of(name)
-  if header.isdir() or raw.is_litter(name) or is_about or re.match(r'__[^/]*__($|/)', name):
+  is_about = files.is_document(name) and not file_names.media_of(name)
+  if header.isdir() or file_names.is_litter(name) or is_about or re.match(r'__[^/]*__($|/)', name):
     return None
   if not header.isreg() or header.issparse():
     return 'not_a_file'

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from data_pipelines.sources import file_names, raw, text
 from data_pipelines.sources import files as files_lib
-from data_pipelines.sources import raw, text
 
 SEPARATOR = '|||'
 
@@ -22,20 +22,20 @@ class VGenList(raw.RowsSource):
     """Runs of lines of all lists."""
     shards = []
     for file in _lists(self.path):
-      split = raw.split_of(file.name)
+      split = file_names.split_of(file.name)
       shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _line_ends(file))]
     return shards
 
   def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
     """The files of a run of lines; empty lines are none."""
     folder = rows.file.parent
-    split = raw.split_of(rows.file.name)
+    split = file_names.split_of(rows.file.name)
     for number, line in enumerate(rows.lines(), rows.number):
       if not line.strip():
         continue
       name, separator, caption = (part.strip() for part in line.partition(SEPARATOR))
       where = f'{rows.file.name}:{number}'
-      path = raw.below(name, folder) if name else None
+      path = file_names.below(name, folder) if name else None
       if not separator or not name:
         detail = f'{line.rstrip()!r}; a line should be file{SEPARATOR}caption'
         yield raw.Rejected(where, 'bad_row', detail)
@@ -65,7 +65,7 @@ def _lists(path: epath.Path) -> list[epath.Path]:
 
 def _is_list(file: epath.Path) -> bool:
   """By its first line that is not empty."""
-  if raw.is_litter(file.name):
+  if file_names.is_litter(file.name):
     return False
   try:
     line = next((line for line in text.Lines(file) if line.strip()), '')

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.media import failures
-from data_pipelines.sources import columns, files, raw, tables, tars, text
+from data_pipelines.sources import columns, file_names, files, raw, tables, tars, text
 
 TARS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 CAPTIONS = ('caption', 'text', 'prompt')  # Of a json, where there is no txt.
@@ -94,7 +94,7 @@ class WebDataset(raw.Source):
 
 
 def _is_tar(name: str) -> bool:
-  return name.lower().endswith(TARS) and not raw.is_litter(name)
+  return name.lower().endswith(TARS) and not file_names.is_litter(name)
 
 
 def _tars(path: epath.Path) -> list[epath.Path]:
@@ -111,7 +111,7 @@ def _table(tar: epath.Path) -> epath.Path:
 
 
 def _split(path: epath.Path, tar: epath.Path) -> str | None:
-  return raw.split_of(tar.parent.name) if tar.parent != path else None
+  return file_names.split_of(tar.parent.name) if tar.parent != path else None
 
 
 @contextlib.contextmanager
@@ -128,7 +128,7 @@ def _local(tar: epath.Path) -> Generator[pathlib.Path, None, None]:
 def _example(
   key: str, members: Mapping[str, bytes], row: Mapping[str, Any]
 ) -> raw.RawExample | raw.Rejected:
-  media = next((suffix for suffix in members if suffix in raw.MEDIA_BY_SUFFIX), None)
+  media = next((suffix for suffix in members if suffix in file_names.MEDIA_BY_SUFFIX), None)
   try:
     known = tables.parse_json(text.decode(members['.json'])) if '.json' in members else {}
     origin = columns.origin_of(known) | columns.origin_of(row)
@@ -148,7 +148,7 @@ def _example(
     caption = known[column] if column else None
     if not isinstance(caption, str):
       return raw.Rejected(key, 'missing_txt', f'members: {sorted(members)}')
-  return raw.RawExample(key, caption, raw.MEDIA_BY_SUFFIX[media], members[media], origin)
+  return raw.RawExample(key, caption, file_names.MEDIA_BY_SUFFIX[media], members[media], origin)
 
 
 def _without_media(

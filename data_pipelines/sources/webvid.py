@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import columns, raw, tables, text
+from data_pipelines.sources import columns, file_names, raw, tables, text
 from data_pipelines.sources import files as files_lib
 
 COLUMNS = ('videoid', 'page_dir', 'name')
@@ -28,7 +28,7 @@ class WebVid(raw.RowsSource):
     shards = []
     for file in _csv_files(self.path):
       columns.require(file, _header(file)[0], COLUMNS, 'WebVid')
-      split = raw.split_of(file.name)
+      split = file_names.split_of(file.name)
       shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _row_ends(file))]
     return shards
 
@@ -36,13 +36,13 @@ class WebVid(raw.RowsSource):
     """The videos of a run of rows."""
     file = rows.file
     root = file.parent / 'videos' if (file.parent / 'videos').is_dir() else file.parent
-    split = raw.split_of(file.name)
+    split = file_names.split_of(file.name)
     for row in tables.Csv(rows.lines(), *_header(file), rows.number):
       if row.fault:
         yield raw.Rejected(f'{file.name}:{row.number}', 'bad_row', row.fault)
         continue
       key = f'{row.values["page_dir"].strip()}/{row.values["videoid"].strip()}'
-      name = raw.below(f'{key.lstrip("/")}.mp4', root)
+      name = file_names.below(f'{key.lstrip("/")}.mp4', root)
       if name is None:
         yield raw.Rejected(key, 'unsafe_name', f'{file.name}:{row.number} leads out of {root}')
       else:

@@ -13,7 +13,7 @@ import pytest
 from data_pipelines import __main__ as commands
 from data_pipelines import sources
 from data_pipelines.ingest import inspect
-from data_pipelines.sources import raw, text
+from data_pipelines.sources import file_names, text
 from tests import corpora
 from tests.corpora import read_all as read
 from tests.corpora import write_files as write
@@ -155,7 +155,7 @@ def test_a_bare_name_is_of_the_one_file_that_has_it(tmp_path):
 
 
 def test_a_folder_names_all_that_it_does_not_read(tmp_path):
-  media = {f'{i}{suffix}': b'media' for i, suffix in enumerate(raw.MEDIA_BY_SUFFIX)}
+  media = {f'{i}{suffix}': b'media' for i, suffix in enumerate(file_names.MEDIA_BY_SUFFIX)}
   texts = {f'{i}.TXT': f'caption {i}' for i in range(len(media))}
   write(tmp_path, media | texts)
   litter = ('._0.mp4', '__MACOSX/1.mp4', 'a/.DS_Store', '.cache/x.mp4', 'a/._0.txt')
