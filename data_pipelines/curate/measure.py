@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.corpus import buckets, schema
 from data_pipelines.curate import borders, duplicates, motion, shots, subject
-from data_pipelines.media import crops, decode, display, errors
+from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
 _FLAGS = av.video.reformatter.Interpolation
@@ -132,7 +132,7 @@ def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
   """
   convert = decode.Converter('bgr24')
   shape, orientations = None, display.Orientations()
-  with frames_lib.open_video(data) as video:
+  with containers.open_video(data) as video:
     for frame in frames_lib.decode_all(video):
       turn = orientations(frame)
       height, width = display.size(frame, video.aspect, turn)

@@ -17,8 +17,6 @@ from data_pipelines.media import containers, display, errors, interlacing, rando
 from data_pipelines.media.containers import Video, open_video
 from data_pipelines.media.errors import FFMPEG_ERRORS, DecodeError
 
-__all__ = ['FFMPEG_ERRORS', 'DecodeError', 'Video', 'at_times', 'decode_all', 'open_video']
-
 T = TypeVar('T')
 
 SEEK_AFTER_SECS = 1.0  # Below this, decoding from the start costs less than a seek risks.

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipelines.media import decode, display, errors, tone_map
+from data_pipelines.media import containers, decode, display, errors, tone_map
 from data_pipelines.media import frames as frames_lib
 
 # Videos that are decoded well, but not as their makers saw them: only on demand.
@@ -37,7 +37,7 @@ def probe(data: bytes, media: str, takes: Collection[str] = ()) -> dict:
 class _Frames:
   """What the frames of a video have to say, one after the other."""
 
-  def __init__(self, video: frames_lib.Video, takes: Collection[str]):
+  def __init__(self, video: containers.Video, takes: Collection[str]):
     self.times: list[float] = []
     self.height = self.width = 0
     self.hdr = ''
@@ -93,7 +93,7 @@ def _describe(shape: tuple) -> str:
 
 def _probe_video(data: bytes, takes: Collection[str]) -> dict[str, Any]:
   damage: errors.DecodeError | None = None
-  with frames_lib.open_video(data) as video:
+  with containers.open_video(data) as video:
     seen = _Frames(video, takes)
     try:
       for frame in frames_lib.decode_all(video, as_stored=True):

@@ -27,7 +27,7 @@ ACCEPTED = (
 )
 
 
-class Folder(raw.Source):
+class Folder(raw.FilesSource):
   """Media files at any depth below a folder."""
 
   @staticmethod
@@ -41,18 +41,6 @@ class Folder(raw.Source):
     for split, item in _Listing(self.path).items():
       by_split.setdefault(split, []).append(item)
     return [shard for split, items in by_split.items() for shard in raw.in_runs(split, items)]
-
-  def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
-    """Reads the files."""
-    return raw.read_listed(shard.items)
-
-  def count(self, shard: raw.Shard) -> int:
-    """The files, and the rows without one."""
-    return len(shard.items)
-
-  def describe(self, shard: raw.Shard) -> list:
-    """Names, sizes and captions."""
-    return [raw.describe(item) for item in shard.items]
 
   def columns(self) -> dict[str, list[str]]:
     """Of the caption files here, if there are any."""

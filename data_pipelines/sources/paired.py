@@ -4,7 +4,6 @@ Both are beside each other; files are relative to them.
 """
 
 import itertools
-from collections.abc import Iterator
 
 from etils import epath
 
@@ -14,7 +13,7 @@ CAPTIONS = ('prompt.txt', 'prompts.txt', 'caption.txt', 'captions.txt')
 FILES = ('video.txt', 'videos.txt', 'image.txt', 'images.txt')
 
 
-class Paired(raw.Source):
+class Paired(raw.FilesSource):
   """A folder with such two files."""
 
   @staticmethod
@@ -48,18 +47,6 @@ class Paired(raw.Source):
       listed.add(path)
       items.append(raw.Listed(None, path, self.path / path, caption))
     return list(raw.in_runs(None, items + files.unlisted(self.path, listed)))
-
-  def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
-    """Reads the files."""
-    return raw.read_listed(shard.items)
-
-  def count(self, shard: raw.Shard) -> int:
-    """The lines, and the media files without one."""
-    return len(shard.items)
-
-  def describe(self, shard: raw.Shard) -> list:
-    """Names, sizes and captions."""
-    return [raw.describe(item) for item in shard.items]
 
   def _only(self, names: tuple[str, ...]) -> str:
     found = _those(self.path, names)

@@ -174,7 +174,7 @@ def in_runs(split: str | None, items: list[Listed | Rejected]) -> Iterator[Shard
     yield Shard(split, tuple(items[first : first + size]))
 
 
-def describe(item: Listed | Rejected) -> list:
+def _describe(item: Listed | Rejected) -> list:
   """What the listing says of a file, as JSON: it changes if the file does."""
   if isinstance(item, Rejected):
     return [item.key, item.reason]
@@ -183,6 +183,22 @@ def describe(item: Listed | Rejected) -> list:
   except OSError:
     size = -1
   return [item.split, item.key, size, item.caption]
+
+
+class FilesSource(Source):
+  """A source whose shards are runs of listed files, see `in_runs`."""
+
+  def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
+    """Reads the files."""
+    return read_listed(shard.items)
+
+  def count(self, shard: Shard) -> int:
+    """The files, and what is rejected by its name."""
+    return len(shard.items)
+
+  def describe(self, shard: Shard) -> list:
+    """Names, sizes and captions."""
+    return [_describe(item) for item in shard.items]
 
 
 @dataclasses.dataclass(frozen=True)

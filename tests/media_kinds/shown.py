@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.media import decode, probe
+from data_pipelines.media import containers, decode, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips
 
@@ -15,7 +15,7 @@ needs_ffmpeg = pytest.mark.skipif(
 def whole(data):
   """(row of the sidecar, all frames as training sees them, their times)."""
   row = probe.probe(data, 'video', probe.SPECIAL)
-  with frames_lib.open_video(data) as video:
+  with containers.open_video(data) as video:
     times = [frame.time for frame in frames_lib.decode_all(video)]
   frames, _ = decode.decode_video(data, times, row['height'], row['width'])
   return row, frames, times

@@ -12,7 +12,7 @@ import pytest
 from data_pipelines.corpus import reader
 from data_pipelines.curate import measure
 from data_pipelines.ingest import command as ingest
-from data_pipelines.media import crops, decode, errors, probe
+from data_pipelines.media import containers, crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests.media_kinds import clips, shown, test_hdr, test_interlaced
 
@@ -125,7 +125,7 @@ def test_a_frame_size_that_changes_is_refused_by_name_and_never_stretched(name):
     probe.probe(data, 'video')
   if name == 'pixels':
     return
-  with frames_lib.open_video(data) as video:
+  with containers.open_video(data) as video:
     times = [frame.time for frame in frames_lib.decode_all(video)]
   assert len(times) == 24
   frames, _ = decode.decode_video(data, times, 48, 48)  # As of a corpus of before.

@@ -11,7 +11,7 @@ import simplejpeg
 from diffusers.pipelines.i2vgen_xl import pipeline_i2vgen_xl
 from transformers import CLIPImageProcessor
 
-from data_pipelines.media import crops, decode, errors, probe
+from data_pipelines.media import containers, crops, decode, errors, probe
 from data_pipelines.media import frames as frames_lib
 from tests import media
 
@@ -136,7 +136,7 @@ def test_packets_without_times_are_decoded_the_long_way(container, codec):
 
 def slow_frames(data):
   convert = decode.Converter()
-  with frames_lib.open_video(data) as video:
+  with containers.open_video(data) as video:
     for frame in frames_lib.decode_all(video):
       yield frame.time, np.array(convert(frame, 48, 64))
 
