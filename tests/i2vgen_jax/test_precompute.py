@@ -8,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import __main__ as commands
+from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import stream
 from i2vgen_jax import cache, precompute
@@ -172,3 +173,16 @@ def test_a_cache_holds_each_example_at_its_own_aspect(tmp_path):
   config.data.max_crop = 0.2
   with pytest.raises(ValueError, match='of the aspects and bounds .*precompute again'):
     data.make_stream(dataclasses.replace(session, config=config))
+
+
+def test_what_cannot_be_decoded_is_left_out_and_counted(tmp_path, caplog):
+  source, directory = corpora.write_folder(tmp_path / 'in', 4), tmp_path / 'corpus'
+  ingest.ingest(str(source), str(directory), validation_fraction=0.0, num_processes=1)
+  file = next(directory.glob('corpus-train*'))
+  media = (source / '001.mp4').read_bytes()
+  file.write_bytes(file.read_bytes().replace(media, bytes(len(media))))
+  config = tiny.get_config('none')
+  config.data.directories = dict(mine=str(directory))
+  made = precompute.precompute(config, tmp_path / 'cache', dtype='float32')
+  assert made['num_examples'] == 3
+  assert '1 could not be decoded; most often: record 1' in caplog.text
