@@ -1,8 +1,13 @@
-"""Sidecars queried with SQL: the stages' columns side by side, the rows numbered through."""
+"""Sidecars queried with SQL: the stages' columns side by side, the rows numbered through.
+
+Conditions come from a command line, and may be somebody else's: a condition is one expression, and
+the database reads nothing but the sidecars, writes no file and loads no extension.
+"""
 
 import collections
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import fsspec
 import numpy as np
@@ -44,6 +49,15 @@ class Sidecars:
       [(path, stage, start) for part, start in starts for stage, path in part.items()],
     )
     self._db.execute(f'CREATE TEMP VIEW sidecars AS {_joined(names, parts)}')
+    self._close_off([path for part in parts for path in part.values()])
+
+  def _close_off(self, files: Sequence[str]) -> None:
+    # A file in a bucket is asked for by the name here, and by the one that its file system gives.
+    given = self._db.execute(f'SELECT file FROM glob([{_listed(files)}])').fetchall()
+    allowed = _listed([*files, *(name for (name,) in given)])
+    self._db.execute(f'SET allowed_paths = [{allowed}]')
+    self._db.execute('SET enable_external_access = false')
+    self._db.execute('SET lock_configuration = true')
 
   def _columns_of(self, stage: str, parts: Sequence[Mapping[str, str]]) -> list[str]:
     files = [part[stage] for part in parts if stage in part]
@@ -53,14 +67,22 @@ class Sidecars:
     """Rows that each SQL condition leaves, after those before it.
 
     Raises:
-      ValueError: a condition that is no SQL, or of a column that is not there.
+      ValueError: a condition that is no expression of SQL, or of a column that is not there, or
+        that reads a file.
     """
     kept = self._count('TRUE')
     found = [dict(condition='all', num_rows=kept)]
     for i, condition in enumerate(where):
-      kept = self._count(' AND '.join(f'({c})' for c in where[: i + 1]))
+      kept = self._count(self._all(where[: i + 1]))
       found.append(dict(condition=condition, num_rows=kept))
     return found
+
+  def _all(self, where: Sequence[str]) -> str:
+    """SQL of all these conditions together; raises ValueError unless each is one expression."""
+    for condition in where:
+      with self._explained():
+        self._duckdb.SQLExpression(condition)
+    return ' AND '.join(f'({condition}\n)' for condition in where) or 'TRUE'  # It may end in "--".
 
   def _count(self, condition: str) -> int:
     return self._query(f'SELECT count(*) AS n FROM sidecars WHERE {condition}')['n'][0].item()
@@ -71,14 +93,14 @@ class Sidecars:
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
-    condition = ' AND '.join(f'({c})' for c in where) or 'TRUE'
+    condition = self._all(where)
     span = dict(first_time='first_time', duration='duration')
     if 'span_start' in self.columns:
       span['first_time'] = 'coalesce(span_start, first_time)'
       span['duration'] = 'coalesce(span_end - span_start, duration)'
     span['fps'] = self.rate
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
-    chosen += [f'{axis}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
+    chosen += [f'{_quoted(axis)}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     if self._has_content:
       chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
@@ -93,7 +115,7 @@ class Sidecars:
 
     A size is that of the content, where `curate` found borders around it. Raises as `funnel`.
     """
-    condition = ' AND '.join(f'({c})' for c in where) or 'TRUE'
+    condition = self._all(where)
     shares = ['1.0', '1.0']
     if self._has_content:
       shares = [_CONTENT_OF[name] for name in schema.CONTENT[2:]]
@@ -115,8 +137,14 @@ class Sidecars:
     return self._db.sql(sql).to_arrow_table().to_pylist()
 
   def _query(self, sql: str) -> dict[str, np.ndarray]:
-    try:
+    with self._explained():
       return self._db.execute(sql).fetchnumpy()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Generator[None, None, None]:
+    """Turns an error of DuckDB into one about --where."""
+    try:
+      yield
     except self._duckdb.Error as error:
       message = str(error).split('\n\n')[0].replace('\n', ' ')
       raise ValueError(
@@ -138,18 +166,25 @@ def _all_stages(parts: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _read(files: Sequence[str]) -> str:
-  listed = ', '.join("'" + file.replace("'", "''") + "'" for file in files)
   return (
-    f'SELECT * FROM read_parquet([{listed}], union_by_name=true, filename=true, '
+    f'SELECT * FROM read_parquet([{_listed(files)}], union_by_name=true, filename=true, '
     'file_row_number=true)'
   )
+
+
+def _quoted(name: str) -> str:
+  return '"' + name.replace('"', '""') + '"'
+
+
+def _listed(files: Sequence[str]) -> str:
+  return ', '.join("'" + file.replace("'", "''") + "'" for file in files)
 
 
 def _joined(names: Mapping[str, list[str]], parts: Sequence[Mapping[str, str]]) -> str:
   """SQL: ingest's columns, and of each other stage those that no stage before it has."""
   taken, joins, columns = set(), [], []
   for i, (stage, found) in enumerate(names.items()):
-    columns += [f't{i}."{name}"' for name in found if name not in taken]
+    columns += [f't{i}.{_quoted(name)}' for name in found if name not in taken]
     taken |= set(found)
     files = [part[stage] for part in parts if stage in part]
     source = (

@@ -272,6 +272,36 @@ def test_mistakes_are_named(corpora, tmp_path):
     open_stream({'videos': corpora['videos']}, tmp_path, [IMAGE])
 
 
+@pytest.mark.parametrize(
+  'condition',
+  [
+    'true; DROP VIEW sidecars',
+    "true; COPY sidecars TO 'FOLDER/out.csv'",
+    "ATTACH 'FOLDER/other.db'",
+    'true) OR (true',
+    'true UNION SELECT 1',
+    'height, width',
+    '',
+    "(SELECT content FROM read_text('FOLDER/secret')) = 'x'",
+    "EXISTS (FROM glob('FOLDER/*'))",
+    "EXISTS (FROM 'FOLDER/secret.csv')",
+    "EXISTS (FROM 'https://localhost:1/x.parquet')",
+  ],
+)
+def test_a_condition_is_one_expression_and_reaches_no_file(corpora, tmp_path, condition):
+  for name in ('secret', 'secret.csv'):
+    (tmp_path / name).write_text('a\nx\n')
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(ValueError, match='--where cannot be understood'):
+    index.index(corpora, str(tmp_path / 'index'), [condition.replace('FOLDER', str(tmp_path))])
+  assert [path for path in sorted(tmp_path.iterdir()) if path.name != 'index'] == before
+
+
+def test_a_condition_may_end_in_a_comment(corpora, tmp_path):
+  manifest = index.index(corpora, str(tmp_path), ['height >= 64 -- all', 'keep'])
+  assert manifest['funnel'][-1]['num_rows'] > 0
+
+
 def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tmp_path, capsys):
   """The demo's are 64x64: too small for the base stage's sizes, and square."""
   arguments = [f'--corpus={path}' for path in corpora.values()] + [f'--output={tmp_path}/index']
