@@ -45,7 +45,20 @@ def _raised_by_us(error: BaseException) -> bool:
   return is_ours(traceback.extract_tb(error.__traceback__)[-1].filename)
 
 
+def printable(text: str) -> str:
+  """The text for people: what no terminal should get, or is no text at all, is escaped."""
+  return ''.join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+  code = ord(character)
+  if 0xDC80 <= code <= 0xDCFF:  # A byte of a name that is not UTF-8.
+    return f'\\x{code - 0xDC00:02x}'
+  return character.encode('unicode_escape').decode()
+
+
 def fail(text: str, code: int = USAGE) -> NoReturn:
   """Prints one error and exits."""
-  print(f'error: {text}', file=sys.stderr, flush=True)
+  lines = '\n'.join(map(printable, text.split('\n')))  # It may quote a name from a stranger's file.
+  print(f'error: {lines}', file=sys.stderr, flush=True)
   sys.exit(code)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.curate import links
 from data_pipelines.sources import tables, text
 
@@ -149,7 +150,9 @@ def _load(path: epath.Path, kind: str) -> dict[str, np.ndarray]:
       for name_kind, value in names:
         name = _normal(name_kind, value)
         if name is None:
-          raise ValueError(f'row {number} has the {name_kind} {text.printable(value)[:200]!r}')
+          raise ValueError(
+            f'row {number} has the {name_kind} {user_errors.printable(value)[:200]!r}'
+          )
         found.setdefault(name_kind, array.array('q')).append(_key(name))
   except (ValueError, OSError, EOFError, pa.ArrowException) as error:
     raise ValueError(f'{kind} {path} cannot be used: {error}.') from error
@@ -197,8 +200,8 @@ def _lines(path: epath.Path) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     kind = _kind_of(name)
     if kind is None or _SEVERAL.search(name):
       raise ValueError(
-        f'line {number} is {text.printable(name)[:200]!r}, no link, sha256, md5 or hash (a table '
-        'should end in .csv, .tsv, .jsonl or .parquet)'
+        f'line {number} is {user_errors.printable(name)[:200]!r}, no link, sha256, md5 or hash '
+        '(a table should end in .csv, .tsv, .jsonl or .parquet)'
       )
     yield number, [(kind, name)]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.media import failures
 from data_pipelines.sources import file_names, text
 
@@ -48,7 +49,7 @@ class Rejected:
 
   def __post_init__(self):
     for name, most in (('key', MAX_KEY), ('detail', 4 * MAX_KEY)):
-      value = text.printable(getattr(self, name)[:most])
+      value = user_errors.printable(getattr(self, name)[:most])
       object.__setattr__(self, name, value)
 
 

@@ -136,18 +136,6 @@ def is_clean(text: str) -> bool:
   return '\0' not in text
 
 
-def printable(text: str) -> str:
-  """The text for people: what no terminal should get, or is no text at all, is escaped."""
-  return ''.join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-  code = ord(character)
-  if 0xDC80 <= code <= 0xDCFF:  # A byte of a name that is not UTF-8.
-    return f'\\x{code - 0xDC00:02x}'
-  return character.encode('unicode_escape').decode()
-
-
 def _encoding(head: bytes) -> tuple[str, int]:
   """(codec, bytes of the mark) by a file's first four bytes."""
   for mark, codec in _MARKS.items():

@@ -7,6 +7,7 @@ only then.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -26,6 +27,9 @@ TORCH_SUFFIXES = ('.bin', '.pth', '.pt', '.ckpt')
 # VGen's trainer keeps tensor i of the averaged weights on rank i modulo the number of ranks, and
 # writes a file per rank [tools/train/train_t2v_enterance.py].
 EMA_SHARD = re.compile(r'(ema_\d+_rank)(\d+)\.pth$')
+SHARD = re.compile(r'\w[\w.+-]{0,200}')  # Its name, in an index.
+# What a safetensors file may hold: others would need their scales, or are no weights.
+TYPES = re.compile(r'BF16|F16|F32|F64|[IU]\d+|BOOL')
 # Memory-mapped pages count as memory in use until the map is closed.
 MAX_MAPPED_BYTES = 2**28
 
@@ -91,9 +95,13 @@ def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
 
 def _list_indexed(index: pathlib.Path) -> list[pathlib.Path]:
   try:
-    names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-  except (json.JSONDecodeError, KeyError) as error:
+    found = json.loads(index.read_text())['weight_map'].values()
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(f'{str(index)!r} is not a whole index of shards: copy it again.') from error
+  odd = [name for name in found if not isinstance(name, str) or not SHARD.fullmatch(name)]
+  if odd:
+    raise ValueError(f'{str(index)!r} names {odd[0]!r}: shards are files beside the index.')
+  names = sorted(set(found))
   absent = [name for name in names if not (index.parent / name).exists()]
   if absent:
     raise ValueError(f'{str(index)!r} names shards that are not there: {", ".join(absent)}.')
@@ -113,12 +121,17 @@ def _list_ema_shards(path: pathlib.Path, prefix: str) -> list[pathlib.Path]:
 def _open_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
   with _explained(path):
     file = safetensors.safe_open(path, 'np', backend='pread')
-    return {
-      name: StoredTensor(
-        tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name)
-      )
-      for name in file.keys()  # noqa: SIM118 - the file is no mapping.
-    }
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping.
+
+  def read(name: str) -> np.ndarray:
+    if not TYPES.fullmatch(kind := slices[name].get_dtype()):
+      raise ValueError(f'{str(path)!r}: {name} is of {kind}; save it in float16 or float32.')
+    return file.get_tensor(name)
+
+  return {
+    name: StoredTensor(tuple(found.get_shape()), functools.partial(read, name))
+    for name, found in slices.items()
+  }
 
 
 def _open_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
@@ -141,7 +154,7 @@ class _MappedTorchFile:
     """One tensor as numpy."""
     if self._bytes_read > MAX_MAPPED_BYTES:
       self.tensors, self._bytes_read = _load_torch(self._path), 0
-    tensor = self.tensors[name]
+    tensor = self.tensors[name].detach()
     self._bytes_read += tensor.nbytes
     if not tensor.dtype.is_floating_point:
       return tensor.numpy()
@@ -163,9 +176,28 @@ def _load_torch(path: pathlib.Path) -> dict[str, Any]:
     content = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
   if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
     content = content['state_dict']
-  if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+  if not isinstance(content, dict) or not all(
+    isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()
+  ):
     raise ValueError(f'{str(path)!r} holds no state_dict of tensors.')
+  for name, tensor in content.items():
+    _check_torch(path, name, tensor)
   return content
+
+
+def _check_torch(path: pathlib.Path, name: str, tensor: Any) -> None:
+  """Raises ValueError unless the tensor is plain numbers that lie in the file."""
+  kind = str(tensor.dtype)
+  plain = str(tensor.layout) == 'torch.strided' and tensor.device.type == 'cpu'
+  odd = tensor.is_nested or tensor.is_quantized or 'complex' in kind or 'float8' in kind
+  if odd or not plain:
+    raise ValueError(f'{str(path)!r}: {name} is of {kind}; save it dense, in float16 or float32.')
+  # One number, expanded, claims any amount of memory.
+  if tensor.nbytes > path.stat().st_size:
+    raise ValueError(
+      f'{str(path)!r}: {name}{list(tensor.shape)} is larger than the whole file: an expanded '
+      'tensor? Save it as tensor.contiguous().'
+    )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Parameters to named tensors and back."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from i2vgen_jax.models import clip, vae
 from i2vgen_jax.pretrained import clip_names, files, tensors, vae_names
@@ -115,3 +118,57 @@ def test_a_file_cut_short_is_named_in_a_value_error(tmp_path, keep):
 def test_a_file_that_is_not_there_is_named_in_a_value_error(tmp_path):
   with pytest.raises(ValueError, match='No file .*absent.safetensors'):
     files.open_checkpoint(tmp_path / 'absent.safetensors')
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    b'[' * 200_000,
+    b'\xff\xfe\0',
+    b'[1]',
+    b'{"weight_map": ["a"]}',
+    b'{"weight_map": {"a": {"b": "c"}}}',
+    b'{"weight_map": {"a": "/etc/passwd"}}',
+    b'{"weight_map": {"a": "../model.safetensors"}}',
+    b'{"weight_map": {"a": "..\\\\model.safetensors"}}',
+    b'{"weight_map": {"a": ".."}}',
+    b'{"weight_map": {"a": "m\\u0000"}}',
+    b'{"weight_map": {"a": "%s"}}' % (b'x' * 300),
+  ],
+  ids=lambda text: text[:40].decode(errors='replace'),
+)
+def test_an_index_of_shards_is_whole_and_names_files_beside_it(tmp_path, text):
+  path = tmp_path / 'in' / 'model.safetensors.index.json'
+  path.parent.mkdir()
+  path.write_bytes(text)
+  (tmp_path / 'model.safetensors').touch()
+  with pytest.raises(ValueError, match=r'index of shards|beside the index|that are not there'):
+    files.open_checkpoint(path)
+
+
+@pytest.mark.parametrize('kind', ['F8_E4M3', 'F8_E5M2', 'F8_E8M0', 'C64'])
+def test_a_type_without_meaning_here_is_named(tmp_path, kind):
+  size = 8 if kind == 'C64' else 1
+  header = json.dumps({'a': {'dtype': kind, 'shape': [1], 'data_offsets': [0, size]}}).encode()
+  path = tmp_path / 'model.safetensors'
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(size))
+  with pytest.raises(ValueError, match=f'a is of {kind}; save it in float16 or float32'):
+    np.asarray(files.open_checkpoint(path)['a'])
+
+
+def test_torchs_tensors_are_dense_and_no_larger_than_their_file(tmp_path):
+  path = tmp_path / 'model.pth'
+  zeros = torch.zeros(3, 4)
+  for odd, message in (
+    (torch.zeros(1).expand(10**6, 10**6), 'larger than the whole file'),
+    (zeros.to_sparse(), 'save it dense'),
+    (torch.zeros(3, 4, device='meta'), 'save it dense'),
+    (zeros.to(torch.complex64), 'of torch.complex64'),
+    (zeros.to(torch.float8_e4m3fn), 'of torch.float8'),
+  ):
+    torch.save({'a': odd}, path)
+    with pytest.raises(ValueError, match=message):
+      files.open_checkpoint(path)
+  for usual in (torch.nn.Parameter(zeros), zeros.t(), zeros[:1].expand(3, 4), zeros.bfloat16()):
+    torch.save({'a': usual}, path)
+    assert np.asarray(files.open_checkpoint(path)['a']).shape == tuple(usual.shape)
