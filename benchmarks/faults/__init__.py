@@ -1,0 +1,1 @@
+"""Faults at random moments of small runs, and whether anything is lost by them: __main__.py."""

@@ -1,0 +1,200 @@
+"""Faults at random moments of small runs: nothing may be lost, different, silent or left behind.
+
+  python -m benchmarks.faults [--seed=0] [--count=100] [--processes=1,2] [--folder=DIR] [--only=KIND]
+
+Each fault (draw.py) happens once to a run of the shrunk demo config on one or two processes of one
+CPU device. The run is started again as long as its exit code says so, to its end; then its last
+checkpoint is compared with that of an undisturbed run, all leaves, to the bit. In a row:
+
+  differs   leaves that are not equal
+  lost      steps done again beyond those since the last save
+  hung      processes that did not end by themselves within a minute of the first
+  orphans   children that are alive five seconds after the end
+
+A run whose batch NAN_STEP gives no number is compared with such a run that nothing else happens to.
+Exit code 1 if anything is not as it should be. A start takes 10 s and more once the programs are
+compiled, a row two to three of them.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+os.environ |= {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_NUM_CPU_DEVICES': '1',
+  'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+}
+
+from absl import logging  # noqa: E402 - JAX reads its environment when it is imported.
+
+import i2vgen_jax.train  # noqa: E402, F401 - imported once for all starts.
+from benchmarks.faults import draw, starts  # noqa: E402
+from benchmarks.same_numbers import cases, collect  # noqa: E402
+
+MAX_STARTS = 8
+ORPHAN_SECS = 5
+LIMITS = {'start': 120, 'compile': 120, 'input': 20, 'step': 20, 'checkpoint': 30, 'barrier': 30}
+OVERRIDES = cases.SMALL | {
+  'train.num_steps': draw.NUM_STEPS,
+  'train.eval_every': draw.EVAL_EVERY,
+  'train.log_every': 2,
+  'checkpoint.every': draw.SAVE_EVERY,
+  'checkpoint.keep_last': 3,
+  'hosts.heartbeat_secs': 10,
+  'hosts.leave_secs': 20,
+  **{f'watchdog.{name}_secs': float(secs) for name, secs in LIMITS.items()},
+}
+
+
+def main() -> int:
+  """Returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--count', type=int, default=100)
+  parser.add_argument('--processes', default='1,2')
+  parser.add_argument('--only', help='one kind of fault')
+  parser.add_argument('--folder', help='kept; a temporary one if not given')
+  options = parser.parse_args()
+  logging.set_verbosity(logging.ERROR)
+  processes = tuple(map(int, options.processes.split(',')))
+  faults = draw.faults(options.seed, options.count, processes)
+  faults = [fault for fault in faults if options.only in (None, fault.kind)]
+  folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix='i2vgen_jax_faults_')).absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  make_corpus(folder / 'corpus')
+  references = Reference(folder)
+  bad, totals = 0, collections.Counter()
+  for number, fault in enumerate(faults):
+    row = undergo(fault, folder / f'{options.seed}_{number}', references)
+    good = not any(row[name] for name in ('differs', 'lost', 'hung', 'orphans'))
+    bad += not good
+    totals[fault.kind, 'good' if good else 'bad'] += 1
+    print(f'{number:3} {"ok " if good else "BAD"} {fault}: {json.dumps(row)}', flush=True)
+  print(f'{len(faults)} faults, {bad} not as they should be', dict(totals))
+  if not options.folder and not bad:
+    shutil.rmtree(folder)
+  return 1 if bad else 0
+
+
+def make_corpus(folder: pathlib.Path) -> None:
+  """The demo's videos, ingested."""
+  if (folder / 'videos/manifest.json').exists():
+    return
+  counts = ('--num_videos=16', '--num_validation=4', '--num_images=4', '--num_processes=1')
+  for command in (
+    ('demo', f'--output={folder / "source"}', *counts),
+    ('ingest', f'--input={folder / "source/webvid"}', f'--output={folder / "videos"}'),
+  ):
+    subprocess.run([sys.executable, '-m', 'data_pipelines', *command], check=True)
+
+
+class Reference:
+  """Undisturbed runs: (processes, whether a batch is broken) -> their last checkpoint."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    self._states: dict[tuple[int, bool], dict[str, str]] = {}
+
+  def state(self, processes: int, broken: bool) -> dict[str, str]:
+    """As the function `state`."""
+    key = processes, broken
+    if key not in self._states:
+      folder = self._folder / f'undisturbed_{processes}{"_nan" * broken}'
+      folder.mkdir(exist_ok=True)
+      fault = draw.Fault('nan', processes, -1, 'step', 0, 0.0, 0) if broken else None
+      found = starts.start(train(self._folder, folder, processes), fault, folder, processes)
+      if found.code:
+        sys.exit(f'the undisturbed run ended with {found.codes}: see {folder}/process_0.log')
+      self._states[key] = state(folder)
+    return self._states[key]
+
+
+def train(root: pathlib.Path, folder: pathlib.Path, processes: int) -> list[str]:
+  """The module and flags of a run in `folder`."""
+  given = OVERRIDES | {
+    'compilation.cache': root / f'compiled_{processes}',
+    'mesh.data': processes,
+  }
+  config = f'--config=configs/demo.py:corpus={root / "corpus"},images=0'
+  return ['i2vgen_jax.train', config, f'--workdir={folder / "run"}', *cases.flags(given)]
+
+
+def state(folder: pathlib.Path) -> dict[str, str]:
+  """Name -> hash of all leaves of the last checkpoint of a run, and of its position in the data."""
+  target = folder / 'state.json'
+
+  def hash_leaves() -> None:  # In a fork: what reads a checkpoint starts JAX, and forks may not.
+    found = collect.run(folder)
+    parts = ('params', 'ema_params', 'opt_state', 'position')
+    leaves = {f'{part}/{name}': leaf for part in parts for name, leaf in found[part].items()}
+    hashes = {name: hashlib.sha256(leaf.tobytes()).hexdigest() for name, leaf in leaves.items()}
+    target.write_text(json.dumps(hashes))
+
+  starts.in_fork(hash_leaves, folder / 'state.log')
+  return json.loads(target.read_text())
+
+
+def undergo(fault: draw.Fault, folder: pathlib.Path, references: Reference) -> dict[str, Any]:
+  """Runs with the fault to the end; what became of it."""
+  expected = references.state(fault.processes, fault.kind == 'nan')
+  folder.mkdir(parents=True)
+  command = train(folder.parent, folder, fault.processes)
+  done: list[starts.Start] = []
+  firsts: list[int] = []
+  while len(done) < MAX_STARTS:
+    firsts.append(newest(folder))
+    done.append(starts.start(command, fault, folder, fault.processes))
+    if not starts.restarts(done[-1].code):
+      break
+  time.sleep(1)
+  ended = time.monotonic()
+  left = starts.orphans(folder)
+  while left and time.monotonic() - ended < ORPHAN_SECS:
+    time.sleep(0.5)
+    left = starts.orphans(folder)
+  row = dict(
+    codes=[start.codes for start in done],
+    secs=[round(start.secs) for start in done],
+    fired=(folder / 'fired').exists(),
+    differs=differences(expected, folder) if done[-1].code == 0 else ['it did not end'],
+    lost=sum(later < earlier for earlier, later in zip(firsts, firsts[1:], strict=False))
+    if fault.kind != 'flip'
+    else 0,
+    hung=sum(start.hung for start in done),
+    orphans=len(left),
+  )
+  if not row['differs']:
+    shutil.rmtree(folder / 'run')
+  return row
+
+
+def newest(folder: pathlib.Path) -> int:
+  """The newest step that is saved, or 0."""
+  names = [path.name for path in (folder / 'run' / 'checkpoints').glob('*')]
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def differences(expected: dict[str, str], folder: pathlib.Path) -> list[str]:
+  """Names of leaves that are not equal to the bit."""
+  found = state(folder)
+  names = sorted(set(expected) | set(found))
+  return [
+    name
+    for name in names
+    if name not in found or name not in expected or expected[name] != found[name]
+  ]
+
+
+if __name__ == '__main__':
+  sys.exit(main())

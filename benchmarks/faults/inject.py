@@ -1,0 +1,162 @@
+"""Makes a fault happen in the process that this is: hooks around what a run comes through.
+
+The code of the product knows nothing of it. A fault happens once in a run, however often that is
+restarted: the file FIRED in the run's folder says that it has.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import pathlib
+import random
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import jax
+
+from benchmarks.faults import draw
+from data_pipelines.corpus import reader
+from i2vgen_jax import checkpoint
+from i2vgen_jax import session as session_lib
+from i2vgen_jax.process import hosts
+from i2vgen_jax.training import compilation, validation
+
+FIRED = 'fired'
+PLACES = {
+  'start': (session_lib, 'build'),
+  'compile': (compilation.Steps, 'compile'),
+  'step': (compilation.Steps, '__call__'),
+  'save': (checkpoint.Checkpoints, 'save'),
+  'barrier': (hosts, 'meet'),
+  'validation': (validation.Validation, 'run'),
+}
+
+
+def install(fault: draw.Fault, folder: pathlib.Path, host: int) -> None:
+  """Hooks the fault in, if it is this host's and has not happened yet.
+
+  Args:
+    fault: of the run.
+    folder: of the run, which all of its starts share.
+    host: number of this process in the run.
+  """
+  if fault.kind == 'nan':
+    _poison(draw.NAN_STEP)
+  if host != fault.host or (folder / FIRED).exists():
+    return
+  owner, name = PLACES[fault.moment]
+  visits = 0
+
+  @functools.wraps(getattr(owner, name))
+  def hooked(*args: Any, **kwargs: Any) -> Any:
+    nonlocal visits
+    visits += 1
+    if visits != fault.visit:
+      return original(*args, **kwargs)
+    with _happening(fault, folder):
+      return original(*args, **kwargs)
+
+  original = getattr(owner, name)
+  setattr(owner, name, hooked)
+
+
+@contextlib.contextmanager
+def _happening(fault: draw.Fault, folder: pathlib.Path) -> Generator[None, None, None]:
+  rng = random.Random(fault.seed)
+  (folder / FIRED).write_text(str(time.time()))
+  if fault.kind in ('kill', 'term', 'stop', 'flip', 'nan'):
+    # By somebody else, at any moment while the process does what it does.
+    number = {'term': signal.SIGTERM, 'stop': signal.SIGSTOP}.get(fault.kind, signal.SIGKILL)
+
+    def strike() -> None:
+      if fault.kind == 'flip':
+        _flip(folder, rng)
+      os.kill(os.getpid(), number)
+
+    timer = threading.Timer(fault.delay, strike)
+    timer.daemon = True
+    timer.start()
+  elif fault.kind == 'stall':
+    # In Python, or in C while no other thread of Python can run.
+    rng.choice((time.sleep, ctypes.PyDLL(None).sleep))(100_000)
+  elif fault.kind == 'crash':
+    rng.choice((_raise, os.abort, _segfault))()
+  elif fault.kind == '503':
+    _fail_reads(rng.randint(1, 3))
+  elif fault.kind == 'enospc':
+    with _no_space():
+      yield
+    return
+  yield
+
+
+def _raise() -> None:
+  raise RuntimeError('a bug, for a test')
+
+
+def _segfault() -> None:
+  ctypes.string_at(0)
+
+
+def _flip(folder: pathlib.Path, rng: random.Random) -> None:
+  """One bit of the newest step that is saved, if any is."""
+  saved = [path for path in (folder / 'run/checkpoints').glob('*') if path.name.isdigit()]
+  for step in sorted(saved, key=lambda path: -int(path.name)):
+    files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
+    if (step / checkpoint_marker()).exists() and files:
+      file = rng.choices(files, [path.stat().st_size for path in files])[0]
+      data = bytearray(file.read_bytes())
+      bit = rng.randrange(8 * len(data))
+      data[bit // 8] ^= 1 << bit % 8
+      file.write_bytes(data)
+      return
+
+
+def checkpoint_marker() -> str:
+  """The file by which Orbax says that a step is whole."""
+  return 'commit_success.txt'
+
+
+def _fail_reads(count: int) -> None:
+  """The next reads of records fail as those of a bucket do."""
+  original = reader.Records.read
+  left = count
+
+  def read(self: reader.Records, *args: Any) -> Any:
+    nonlocal left
+    if left > 0:
+      left -= 1
+      raise OSError(5, '503 Service Unavailable')
+    return original(self, *args)
+
+  reader.Records.read = read
+
+
+@contextlib.contextmanager
+def _no_space() -> Generator[None, None, None]:
+  """No file of this process grows beyond some bytes: the kernel says so to whoever writes."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
+  try:
+    yield
+    time.sleep(1)  # The save goes on in the background.
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _poison(step: int) -> None:
+  """The loss of a step is no number, whenever that step is taken."""
+  original: Callable[..., Any] = compilation.Steps.__call__
+
+  def call(self: compilation.Steps, bucket: str, state: Any, frozen: Any, batch: Any) -> Any:
+    if int(state.step) == step:
+      frozen = jax.tree.map(lambda leaf: leaf * float('nan'), frozen)
+    return original(self, bucket, state, frozen, batch)
+
+  compilation.Steps.__call__ = call
