@@ -85,7 +85,7 @@ def open_video(
   Args:
     data: of the file.
     stream_options: FFmpeg's options for the streams, in their order, while they are found out;
-      such as DECODE_NOTHING_AT_OPEN.
+      such as DECODE_NOTHING_AT_OPEN. Of an mp4 nothing is found out so.
   Raises:
     DecodeError: no video can be read, or it is too large.
   """
@@ -116,12 +116,11 @@ def _open(data: bytes, stream_options: Sequence[Mapping[str, str]] = ()) -> Inpu
     raise DecodeError('open', 'the file is empty.')
   # An mp4 is known by its first box; FFmpeg would try all its formats.
   layout = 'mp4' if data[4:8] == b'ftyp' else None
-  options: dict[str, Any] = dict(stream_options=list(stream_options), metadata_errors='replace')
-  options['container_options'] = _MP4 if layout else _WHAT_MAY_BE_OPENED
-  if not stream_options:
-    options['options'] = _LIMITS
+  options: dict[str, Any] = dict(container_options=_MP4 if layout else _WHAT_MAY_BE_OPENED)
+  if not layout:
+    options |= dict(stream_options=stream_options) if stream_options else dict(options=_LIMITS)
   try:
-    return av.open(io.BytesIO(data), 'r', layout, **options)
+    return av.open(io.BytesIO(data), 'r', layout, metadata_errors='replace', **options)
   except errors.FFMPEG_ERRORS as error:
     if isinstance(error, av.ArgumentError) and not layout:  # FFmpeg says no more.
       detail = f'it begins with {data[:12]!r}: none of {", ".join(FORMATS)}.'
