@@ -82,45 +82,62 @@ def decode_video_into(
     DecodeError: if the file is damaged or ends before the last time.
   """
   convert = converter or Converter()
-  rows = [{frame: row for row, frame in enumerate(view.frames)} for view in views]
-  previous = sized = None
-  size = 0, 0
-  cuts: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
-  orientations, turn = display.Orientations(), display.UPRIGHT
+  wanted: list[list[tuple[_Filling, int]]] = [[] for _ in times]
+  for view in views:
+    filling = _Filling(view, content)
+    for row, number in enumerate(view.frames):
+      wanted[number].append((filling, row))
+  orientations = display.Orientations()
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
-    for number, view in enumerate(views):
-      row = rows[number].get(index)
-      if row is None:
-        continue
-      if frame is previous and index - 1 in rows[number]:
-        view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
-        continue
-      if frame is not sized:
-        sized, turn = frame, orientations(frame)
-        found = display.size(frame, aspect, turn)
-        if found != size:
-          size, cuts = found, {}
-      if number not in cuts:
-        cuts[number] = _cut(view, size, content)
-      (scaled_height, scaled_width), (top, left) = cuts[number]
-      interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
-      pixels_HWC = convert(frame, scaled_height, scaled_width, interpolation, turn)
-      height, width = view.pixels_NHWC.shape[1:3]
-      view.pixels_NHWC[row] = pixels_HWC[top : top + height, left : left + width]
-    previous = frame
+    if wanted[index]:
+      turn = orientations(frame)
+      size = display.size(frame, aspect, turn)
+      for filling, row in wanted[index]:
+        filling(row, convert, frame, size, turn)
+
+
+class _Filling:
+  """A view while its rows are filled, in turn."""
+
+  def __init__(self, view: View, content: Sequence[float]):
+    self._pixels_NHWC = view.pixels_NHWC
+    self._interpolation = SQUARE_INTERPOLATION if view.is_square else INTERPOLATION
+    self._view, self._content = view, content
+    self._frame: av.VideoFrame | None = None
+    self._size = 0, 0
+
+  def __call__(
+    self,
+    row: int,
+    convert: 'Converter',
+    frame: av.VideoFrame,
+    size: tuple[int, int],
+    turn: display.Orientation,
+  ) -> None:
+    """Shows a frame, whose upright size is (height, width), in a row."""
+    if frame is self._frame:
+      self._pixels_NHWC[row] = self._pixels_NHWC[row - 1]
+      return
+    if size != self._size:
+      self._size = size
+      self._scaled, self._cut = _cut(self._view, size, self._content)
+    pixels_HWC = convert(frame, *self._scaled, self._interpolation, turn)
+    self._pixels_NHWC[row] = pixels_HWC[self._cut]
+    self._frame = frame
 
 
 def _cut(
   view: View, size: tuple[int, int], content: Sequence[float]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-  """((height, width) to scale a frame of this size to, (top, left) of what the view shows)."""
+) -> tuple[tuple[int, int], tuple[slice, slice]]:
+  """((height, width) to scale a frame of this size to, what of it the view shows)."""
   height, width = view.pixels_NHWC.shape[1:3]
   if content:
-    return crops.cover_content(size, content, height, width)
-  scaled = (
-    crops.square_cover(*size, height) if view.is_square else crops.scaled_size(*size, height, width)
-  )
-  return scaled, ((scaled[0] - height) // 2, (scaled[1] - width) // 2)
+    scaled, (top, left) = crops.cover_content(size, content, height, width)
+  else:
+    cover = crops.square_cover(*size, height) if view.is_square else None
+    scaled = cover or crops.scaled_size(*size, height, width)
+    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
+  return scaled, (slice(top, top + height), slice(left, left + width))
 
 
 def decode_image_into(views: Sequence[View], data: bytes | PIL.Image.Image) -> None:
@@ -196,9 +213,8 @@ class Converter:
     else:
       rgb = self._reformat(frame, *stored, self._layout, interpolation)
       plane = rgb.planes[0]  # A view: the one copy is that into the batch.
-      # pyrefly: ignore[no-matching-overload]  # PyAV's stubs do not say that a plane is a buffer.
-      rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
-      pixels_HWC = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
+      # pyrefly: ignore[bad-argument-type]  # PyAV's stubs do not say that a plane is a buffer.
+      pixels_HWC = np.ndarray((*stored, 3), np.uint8, plane, 0, (plane.line_size, 3, 1))
     return pixels_HWC if turn is display.UPRIGHT else turn.upright(pixels_HWC)
 
   def _reformat(

@@ -57,13 +57,15 @@ def _wanted_only(
       tick = video.tick
       wanted = list(_nearest(((pts * tick, pts) for pts in shown), times))
       is_hdr = video.transfer in display.HDR
+      aspect = 0.0
       for frame in _decode_wanted(video.stream.codec_context, packets, wanted):
         if frame.is_corrupt or frame.interlaced_frame:
           raise _Doubt
         if is_hdr:
           frame = _as_declared(frame, video)
+        aspect = aspect or video.aspect
         while served < len(times) and frame.pts == wanted[served]:
-          yield served, frame, video.aspect
+          yield served, frame, aspect
           served += 1
         if served == len(times):
           break

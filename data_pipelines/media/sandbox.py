@@ -7,6 +7,7 @@ those of pixels, frames and streams are in containers.py and frames.py.
 """
 
 import contextlib
+import gc
 import os
 import pathlib
 import queue
@@ -223,6 +224,7 @@ def serve(file_descriptor: int) -> None:
   pipe = connection.Connection(file_descriptor)
   try:
     function = pipe.recv()
+    gc.freeze()  # Modules stay: no collection need go through them.
     _bound_memory()
     pipe.send('ready')
     while True:

@@ -9,10 +9,10 @@ import numpy as np
 MAX_PERMUTED = 1 << 16  # Up to here a permutation is held, of 8 bytes per item.
 
 
-def epochs(length: int, seed: int) -> grain.MapDataset:
+def epochs(length: int, seed: int) -> 'grain.MapDataset | _Permutations':
   """0 .. length - 1 in an order that differs each epoch, without end; each epoch has each once."""
   if length <= MAX_PERMUTED:
-    return grain.MapDataset.range(2**62).map(_Permutations(length, seed))
+    return _Permutations(length, seed)
   if _shuffle_is_broken(length):
     # The last one keeps its place at the end of each epoch.
     parts = [
@@ -31,7 +31,7 @@ class _Permutations:
     self.seed = seed
     self.cached: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
-  def __call__(self, index: int) -> np.integer:
+  def __getitem__(self, index: int) -> np.integer:
     epoch, position = divmod(index, self.length)
     cached_epoch, order = self.cached
     if cached_epoch != epoch:

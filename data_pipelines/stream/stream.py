@@ -31,9 +31,6 @@ from data_pipelines.stream import fields as fields_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
-# (index in the bucket's stream, (number of the cell, place)). By its types, Grain may give None for
-# one that a filter drops; here nothing is filtered.
-Draw = tuple[int, tuple[int, int]]
 DataError = batches.DataError
 
 
@@ -105,9 +102,9 @@ class TrainStream:
     self.buckets = tuple(drawn.bucket for drawn in drawn_buckets)
     self._corpora = corpora
     self._mixture = shares.Steps(drawn_buckets, planned)
-    self._drawn: list[grain.MapDataset] = []
+    self._host_index, self._host_count = host_index, host_count
+    self._draws: list[_Draws] = []
     self._batches: list[batches.Batches] = []
-    self._of_bucket: list[grain.MapDataset] = []
     for number, planned_bucket in enumerate(drawn_buckets):
       bucket, cells = planned_bucket.bucket, planned_bucket.cells
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
@@ -118,12 +115,8 @@ class TrainStream:
       starts = [self._mixture.counts(p.start)[number] * bucket.batch_size for p in planned]
       phased = zip(starts, planned_bucket.shares, strict=True)
       cell_mixture = mixture.Mixture([(start, each) for start, each in phased if each.any()])
-      draw = _Draw(cells, cell_mixture, bucket_seed)
-      drawn = grain.MapDataset.range(2**62).map(draw)
-      local = drawn[host_index::host_count]
       self._batches.append(make)
-      self._drawn.append(drawn)
-      self._of_bucket.append(local.batch(bucket.batch_size // host_count, batch_fn=make))
+      self._draws.append(_Draws(cells, cell_mixture, bucket_seed))
     self._steps = grain.MapDataset.range(2**62).map(self._make)
     described = [VERSION, self._table.fingerprint, *(b.described() for b in buckets), seed]
     described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
@@ -132,8 +125,15 @@ class TrainStream:
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
   def _make(self, step: int) -> Batch:
-    number, index = self._mixture[step]
-    return cast(Batch, self._of_bucket[number][index])
+    number, rows = self._rows(step)
+    draws = self._draws[number]
+    return self._batches[number]([draws[i] for i in rows[self._host_index :: self._host_count]])
+
+  def _rows(self, step: int) -> tuple[int, range]:
+    """(number of the bucket, indices in its stream) of a step's global batch."""
+    number, batch_index = self._mixture[step]
+    size = self.buckets[number].batch_size
+    return number, range(batch_index * size, (batch_index + 1) * size)
 
   def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> (shape, type) of a bucket's global batch."""
@@ -161,10 +161,8 @@ class TrainStream:
 
   def examples_at(self, step: int) -> list[dict]:
     """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
-    number, batch_index = self._mixture[step]
-    bucket, drawn = self.buckets[number], self._drawn[number]
-    first = batch_index * bucket.batch_size
-    draws = (cast(Draw, drawn[first + i]) for i in range(bucket.batch_size))
+    number, rows = self._rows(step)
+    draws = (self._draws[number][i] for i in rows)
     return [self._batches[number].describe(index, *draw) for index, draw in draws]
 
   @property
@@ -179,7 +177,7 @@ class TrainStream:
   def batch_at(self, step: int) -> Batch:
     """This host's rows of a step's batch; what `iterate` yields, by definition."""
     self._decoder.open()
-    return cast(Batch, self._steps[step])
+    return self._make(step)
 
   def iterate(self, first_step: int = 0) -> 'BatchIterator':
     """Yields (bucket, batch) from first_step on, for ever, decoded ahead in threads."""
@@ -298,7 +296,7 @@ def held_out(
   return dict(batch, caption=captions, key=keys)
 
 
-class _Draw:
+class _Draws:
   """index -> (index, (number of the cell, place)): each cell in shuffled epochs of its own."""
 
   def __init__(
@@ -311,10 +309,10 @@ class _Draw:
       for cell in bucket_cells
     ]
 
-  def __call__(self, index: int) -> Draw:
+  def __getitem__(self, index: int) -> tuple[int, tuple[int, int]]:
     number, position = self._mixture[index]
-    order = cast(np.integer, self._orders[number][position])
-    return index, (number, int(self._places[number][int(order)]))
+    place = cast(np.integer, self._orders[number][position])  # Nothing is filtered, so not None.
+    return index, (number, int(self._places[number][int(place)]))
 
 
 def _check_buckets(buckets: Sequence[buckets_lib.Bucket], host_index: int, host_count: int) -> None:

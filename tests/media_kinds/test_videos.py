@@ -4,6 +4,7 @@ colours, at its time; or it is refused by name. Right are what was drawn and ffm
 
 import fractions
 import functools
+import struct
 
 import cv2
 import numpy as np
@@ -173,6 +174,17 @@ def test_pixels_that_are_not_square_become_so(aspect, size, container):
   options = dict(container=container, aspect=fractions.Fraction(*aspect), options=clips.H264)
   row, frames, _ = shown.whole(clips.encode(pictures=4, **options))
   assert (row['height'], row['width']) == size
+  shown.assert_upright(frames)
+
+
+def test_pixels_that_only_the_codec_calls_wide_become_square():
+  data = clips.encode(pictures=4, aspect=fractions.Fraction(2, 1), options=clips.H264)
+  assert data.count(b'pasp') == data.count(b'tkhd') == 1
+  shown_size = data.index(b'tkhd') + 80  # Width and height, 16.16 bits each, end the box.
+  stored_size = struct.pack('>II', clips.WIDTH << 16, clips.HEIGHT << 16)
+  data = data[:shown_size] + stored_size + data[shown_size + 8 :]
+  row, frames, _ = shown.whole(data.replace(b'pasp', b'free'))
+  assert (row['height'], row['width']) == (clips.HEIGHT, 2 * clips.WIDTH)
   shown.assert_upright(frames)
 
 
