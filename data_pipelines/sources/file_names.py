@@ -2,6 +2,7 @@
 
 import pathlib
 import posixpath
+import unicodedata
 
 from etils import epath
 
@@ -40,6 +41,11 @@ def is_litter(name: str) -> bool:
     or last.startswith('._')
     or last in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
   )
+
+
+def composed(name: str) -> str:
+  """The name with accented letters as one character each (NFC): macOS lists them as two."""
+  return name if name.isascii() else unicodedata.normalize('NFC', name)
 
 
 def below(name: str, root: epath.Path) -> str | None:

@@ -204,7 +204,7 @@ def test_gaps_of_a_variable_rate_are_measured():
 
 
 BEFORE_ZERO = {  # (first time that is written, first time that is told).
-  'matroska': (-250, -0.25), 'mp4': (0, 0.0), 'mov': (1500, 1.5), 'mpegts': (1500, 2.9),
+  'matroska': (-250, -0.25), 'mp4': (0, 0.0), 'mov': (1500, 1.5), 'mpegts': (1500, 1.5),
 }  # fmt: skip
 
 
