@@ -167,10 +167,20 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
     num_rejected=len(rejected),
     rejected=counts,
   )
+  number, names = plan.source.count_unlisted()
+  if number:
+    manifest |= dict(num_unlisted=number, unlisted=names)
+    logging.warning(_unlisted(manifest))
   storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
   for bad in rejected[:5]:
     logging.warning('rejected %s: %s %s', bad['key'], bad['reason'], bad['detail'])
   return manifest
+
+
+def _unlisted(manifest: dict) -> str:
+  names, number = manifest['unlisted'], manifest['num_unlisted']
+  more = ', ...' if number > len(names) else ''
+  return f'{number:,} media files are there that nothing lists: {", ".join(names)}{more}'
 
 
 def _num_listed(plan: _Plan, results: list[dict]) -> int:
@@ -260,4 +270,6 @@ def _run_command(
       f'listed {manifest["num_listed"]:,} = read {num_read:,} + rejected '
       f'{manifest["num_rejected"]:,}' + (f'; most often: {lost}' if lost else '')
     )
+  if 'unlisted' in manifest:
+    print(_unlisted(manifest))
   print(f'layout {manifest["layout"]}, {time.monotonic() - start:.1f} s')

@@ -30,6 +30,8 @@ class Finding:
     accepted: of those, by media.
     rejected: of those, by reason.
     origin: how many of those have each column of schema.ORIGIN.
+    num_unlisted: media files that are no examples, for nothing lists them.
+    unlisted: the first few of them.
     samples, bad_samples: lines about some of each.
     advice: what to do next.
   """
@@ -44,6 +46,8 @@ class Finding:
   accepted: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   rejected: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   origin: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  num_unlisted: int = 0
+  unlisted: list[str] = dataclasses.field(default_factory=list)
   samples: list[str] = dataclasses.field(default_factory=list)
   bad_samples: list[str] = dataclasses.field(default_factory=list)
   advice: str = ''
@@ -56,6 +60,9 @@ class Finding:
     lines.append(f'listed    {listed} examples in {self.num_shards} shards {_counts(self.splits)}')
     if self.unusable:
       lines.append(f'unusable  {_counts(self.unusable)} of those listed, without a look inside')
+    if self.unlisted:
+      more = ', ...' if self.num_unlisted > len(self.unlisted) else ''
+      lines.append(f'unlisted  {self.num_unlisted:,} media files: {", ".join(self.unlisted)}{more}')
     lines.append(f'read      {self.num_read:,}: accepted {_counts(self.accepted) or "none"}')
     lines.append(f'rejected  {_counts(self.rejected) or "none"}')
     if self.origin:
@@ -89,6 +96,7 @@ def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int =
       item.reason for shard in shards for item in shard.items if isinstance(item, raw.Rejected)
     ),
   )
+  finding.num_unlisted, finding.unlisted = source.count_unlisted()
   for example in _some_examples(source, shards, num_examples):
     _judge(finding, example)
   finding.advice = f'ingest:   python -m data_pipelines ingest --input={path} --output=CORPUS'

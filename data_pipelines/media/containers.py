@@ -21,7 +21,7 @@ from data_pipelines.media.errors import DecodeError
 # By FFmpeg's names of its readers; each keeps the media in the file itself.
 FORMATS = (
   'mov', 'mp4', 'matroska', 'webm', 'avi', 'mpegts', 'mpeg', 'flv', 'asf', 'ogg', 'mxf', 'dv',
-  'ivf', 'nut', 'wtv', 'gif', 'apng', 'yuv4mpegpipe',
+  'ivf', 'nut', 'wtv', 'gif', 'apng', 'yuv4mpegpipe', 'mpegvideo', 'm4v', 'h264', 'hevc', 'obu',
 )  # fmt: skip
 MAX_PIXELS = 36_000_000  # Of a frame: 8K. Sixteen of them, which a decoder may hold, are 0.9 GB.
 MAX_STREAMS = 100

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import av
 
+from data_pipelines.media import clock as clock_lib
 from data_pipelines.media import containers, display, errors, interlacing, random_access
 from data_pipelines.media.containers import Video, open_video
 from data_pipelines.media.errors import FFMPEG_ERRORS, DecodeError
@@ -50,7 +51,7 @@ def _wanted_only(
   served = 0
   try:
     with open_video(data, containers.DECODE_NOTHING_AT_OPEN) as video:
-      if video.fields:
+      if video.fields or not clock_lib.is_told(video):
         raise _Doubt
       packets = _packets(video, times)
       shown = sorted(cast(int, packet.pts) for packet in packets if not packet.is_discard)
@@ -161,29 +162,36 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
   """As decode_all with as_stored; raises _Doubt if it cannot begin at the time that is sought."""
   count = 0
   is_hdr = video.transfer in display.HDR
+  clock = clock_lib.Clock(video)
   try:
-    if sought is not None:
-      video.container.seek(int(sought / video.tick), stream=video.stream)
-    is_first = sought is not None
-    for packet in video.container.demux(video.stream):
-      if is_first and not random_access.can_start(packet, video.stream.codec_context):
-        raise _Doubt
-      is_first = False
-      for frame in packet.decode():
-        if frame.pts is None:
-          raise DecodeError('timestamps', f'frame {count} has no presentation time.')
-        if frame.is_corrupt:
-          raise DecodeError('decode', f'frame {count} is damaged.')
-        if sought is not None and count == 0 and frame.time > sought:
-          raise _Doubt  # A broken index.
-        if count == MAX_FRAMES:
-          raise DecodeError('too_long', f'it has more than {MAX_FRAMES} frames.')
-        count += 1
-        yield _as_declared(frame, video) if is_hdr else frame
+    for frame in _stored(video, sought):
+      if frame.is_corrupt:
+        raise DecodeError('decode', f'frame {count} is damaged.')
+      if sought is not None and count == 0 and (frame.pts is None or frame.time > sought):
+        raise _Doubt  # A broken index.
+      if count == MAX_FRAMES:
+        raise DecodeError('too_long', f'it has more than {MAX_FRAMES} frames.')
+      count += 1
+      yield from clock(_as_declared(frame, video) if is_hdr else frame)
+    yield from clock.rest()
   except DecodeError:
     raise
   except FFMPEG_ERRORS as error:
     raise errors.of(error, 'decode', f'after {count} frames: ') from error
+
+
+def _stored(video: Video, sought: float | None) -> Iterator[av.VideoFrame]:
+  """The frames with the times that the library has of them."""
+  if sought is not None:
+    if not clock_lib.is_told(video):
+      raise _Doubt
+    video.container.seek(int(sought / video.tick), stream=video.stream)
+  is_first = sought is not None
+  for packet in video.container.demux(video.stream):
+    if is_first and not random_access.can_start(packet, video.stream.codec_context):
+      raise _Doubt
+    is_first = False
+    yield from packet.decode()
 
 
 def _as_declared(frame: av.VideoFrame, video: Video) -> av.VideoFrame:

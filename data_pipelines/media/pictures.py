@@ -24,7 +24,7 @@ import PIL.WebPImagePlugin
 import simplejpeg
 from etils import epath
 
-from data_pipelines.media import colours
+from data_pipelines.media import colours, jpeg, tiff
 from data_pipelines.media.errors import DecodeError
 
 FORMATS = 'JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, and HEIC with pillow-heif'
@@ -54,10 +54,6 @@ UPRIGHT: dict[int | None, PIL.Image.Transpose] = {
   8: _TURN.ROTATE_90,
 }
 SIDEWAYS = (_TURN.TRANSPOSE, _TURN.ROTATE_270, _TURN.TRANSVERSE, _TURN.ROTATE_90)
-# Pillow's own reader takes uncompressed planes of 16 bits for such of 8, and no raw YCbCr.
-# pyrefly: ignore[bad-assignment]  # It is there to be set.
-PIL.TiffImagePlugin.READ_LIBTIFF = True
-_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT, _DNG_VERSION = 262, 258, 339, 50706  # Tags of TIFF.
 
 
 class Encoded(NamedTuple):
@@ -130,11 +126,13 @@ def _open(data: bytes) -> PIL.Image.Image:
   try:
     image = PIL.Image.open(io.BytesIO(data), formats=(kind,))
   except PIL.UnidentifiedImageError as error:
+    if kind == 'TIFF':
+      raise tiff.refusal(data) from error
     raise DecodeError('image', f'the {kind} header is damaged.') from error
   except PIL.Image.DecompressionBombError as error:
     raise DecodeError('image_size', str(error)) from error
-  if isinstance(image, PIL.TiffImagePlugin.TiffImageFile) and _DNG_VERSION in image.tag_v2:
-    raise DecodeError('image_format', 'a raw photograph (DNG): develop it first.')
+  if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+    tiff.check(image)
   if image.width * image.height > MAX_PIXELS:
     raise DecodeError(
       'image_size', f'{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels.'
@@ -195,7 +193,14 @@ def _decode_jpeg(
 
 def _decode(image: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
   """As decode_image, by Pillow."""
-  image.load()
+  try:
+    image.load()
+  except OSError:
+    if image.format != 'JPEG':
+      raise
+    image = _open(jpeg.ended(data, image))
+    image.load()
+  tiff.set_old_colours(image)
   if getattr(image, 'default_image', False):  # For other viewers, and no part of the animation.
     image.paste(0, (0, 0, *image.size))
     image.seek(1)
@@ -249,9 +254,10 @@ def _split_alpha(
   image: PIL.Image.Image, data: bytes
 ) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
   """(picture with 8 bits a channel, its alpha as L or None if it is opaque)."""
-  if image.format == 'PNG' and 'transparency' in image.info:
+  form = image.format
+  if form == 'PNG' and 'transparency' in image.info:
     _scale_transparent_colour(image, depth=data[24])
-  if image.mode == 'F' or image.mode[0] == 'I':
+  if image.mode[0] == 'I':
     return _eight_bits(image)
   alpha = None
   if image.has_transparency_data:
@@ -259,13 +265,15 @@ def _split_alpha(
       image, alpha = image.convert('LA').split()
     else:
       rgba = image if image.mode == 'RGBA' else image.convert('RGBA')
-      is_grey = image.format == 'PNG' and data[25] == 4  # Pillow has no grey of 16 bits with alpha.
+      is_grey = form == 'PNG' and data[25] == 4  # Pillow has no grey of 16 bits with alpha.
       image, alpha = rgba.convert('L' if is_grey else 'RGB'), rgba.getchannel('A')
   elif isinstance(image, PIL.GifImagePlugin.GifImageFile) or getattr(image, 'default_image', 0):
     alpha = PIL.Image.new('L', image.size)  # Around the frame there may be no pixels.
     # pyrefly: ignore[missing-attribute]  # Both kinds have it.
     alpha.paste(255, image.dispose_extent)
-  return image, None if alpha is None or alpha.getextrema() == (255, 255) else alpha
+  # Writers of BMP often leave it at 0, which browsers take for opaque.
+  opaque = {(255, 255), (0, 0)} if form == 'BMP' else {(255, 255)}
+  return image, None if alpha is None or alpha.getextrema() in opaque else alpha
 
 
 def _scale_transparent_colour(image: PIL.Image.Image, depth: int) -> None:
@@ -279,15 +287,9 @@ def _scale_transparent_colour(image: PIL.Image.Image, depth: int) -> None:
 
 def _eight_bits(image: PIL.Image.Image) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
   """(L, alpha) of grey in more than 8 bits."""
-  bits, inverted, is_unsigned = 16, False, image.mode.startswith('I;16')
+  bits, inverted = 16, False
   if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
-    tags = image.tag_v2
-    bits, inverted = tags[_BITS][0], tags[_PHOTOMETRIC] == 0
-    is_unsigned = tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
-  if image.mode == 'F' or not is_unsigned:
-    raise DecodeError(
-      'image_depth', f'{bits}-bit samples that are floating-point or signed have no known white.'
-    )
+    bits, inverted = image.tag_v2[tiff.BITS][0], image.tag_v2[tiff.PHOTOMETRIC] == 0
   stored = np.asarray(image)
   if bits <= 16:
     white = 2**bits - 1

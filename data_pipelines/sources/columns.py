@@ -54,6 +54,20 @@ def find(found: Sequence[str], aliases: Sequence[str]) -> str | None:
   return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
 
 
+def value(row: Mapping[str, Any], aliases: Sequence[str]) -> Any:
+  """Of the first of the aliases that says something; else of the first that is a column, or None.
+
+  Null, '' and what is no number (NaN) say nothing.
+  """
+  by_lower = {name.lower(): found for name, found in row.items()}
+  found = [by_lower[alias] for alias in aliases if alias in by_lower]
+  return next((one for one in found if not _is_nothing(one)), found[0] if found else None)
+
+
+def _is_nothing(found: Any) -> bool:
+  return found is None or found == '' or (isinstance(found, float) and math.isnan(found))
+
+
 def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
   """What a row of a table says of an example, by the names of schema.ORIGIN.
 
@@ -62,13 +76,12 @@ def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
   """
   origin: dict[str, Any] = {}
   for name, aliases in ORIGIN_ALIASES.items():
-    column = find(list(row), aliases)
-    value = row[column] if column else None
-    if value is None or value == '' or (isinstance(value, float) and math.isnan(value)):
+    found = value(row, aliases)
+    if _is_nothing(found):
       continue
-    if isinstance(value, (list, dict)):
-      raise ValueError(f'{column} is a {type(value).__name__}: {str(value)[:80]}')
-    origin[name] = _number(value) if name in NUMBERS else str(value)
+    if isinstance(found, (list, dict)):
+      raise ValueError(f'{name} is a {type(found).__name__}: {str(found)[:80]}')
+    origin[name] = _number(found) if name in NUMBERS else str(found)
   return origin
 
 

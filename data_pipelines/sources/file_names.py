@@ -2,6 +2,7 @@
 
 import pathlib
 import posixpath
+import unicodedata
 
 from etils import epath
 
@@ -10,14 +11,15 @@ MEDIA_BY_SUFFIX = {
     (
       '.mp4', '.mov', '.m4v', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mpe', '.m1v', '.m2v',
       '.ts', '.m2ts', '.mts', '.wmv', '.asf', '.flv', '.f4v', '.ogv', '.3gp', '.3g2', '.vob',
-      '.mxf', '.qt', '.dv', '.nut', '.y4m',
+      '.mxf', '.qt', '.dv', '.nut', '.y4m', '.ivf', '.m2t', '.ogm', '.divx', '.wtv', '.h264',
+      '.264', '.h265', '.265', '.hevc',
     ),
     'video',
   ),
   **dict.fromkeys(
     (
       '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.webp', '.gif', '.bmp', '.dib', '.tif',
-      '.tiff', '.avif', '.heic', '.heif',
+      '.tiff', '.avif', '.heic', '.heif', '.hif', '.mpo', '.pjpeg', '.pjp',
     ),
     'image',
   ),
@@ -39,6 +41,11 @@ def is_litter(name: str) -> bool:
     or last.startswith('._')
     or last in ('.DS_Store', 'Thumbs.db', 'desktop.ini')
   )
+
+
+def composed(name: str) -> str:
+  """The name with accented letters as one character each (NFC): macOS lists them as two."""
+  return name if name.isascii() else unicodedata.normalize('NFC', name)
 
 
 def below(name: str, root: epath.Path) -> str | None:

@@ -1,11 +1,14 @@
 """The files below a folder, on a disk or in a bucket, and which of them are media."""
 
+import functools
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 from etils import epath
 
-from data_pipelines.sources import file_names, raw
+from data_pipelines.media.errors import DecodeError
+from data_pipelines.sources import file_names
 
 # Whole names, for notice_board.txt is a caption.
 _DOCUMENTS = ('readme', 'license', 'licence', 'notice', 'changelog')
@@ -51,12 +54,56 @@ def is_document(name: str) -> bool:
   return file.name.startswith('.') or file.suffix.lower() == '.md' or about
 
 
-def unlisted(path: epath.Path, listed: Collection[str]) -> list[raw.Rejected]:
-  """Rejections of the media files below a folder that its list does not name.
+def unlisted(path: epath.Path, listed: Iterable[str]) -> Iterator[str]:
+  """Names of the media files below a folder that its lists do not name, relative to it.
 
   Args:
-    path: the folder.
-    listed: names relative to it.
+    path: the folder; one that is a file has none.
+    listed: names relative to it; of each, 8 bytes are in memory.
   """
-  names = sorted(name for name in walk(path) if file_names.media_of(name) and name not in listed)
-  return [raw.Rejected(name, 'no_caption', 'no list names it') for name in names]
+  hashes = np.sort(np.fromiter((hash(file_names.composed(name)) for name in listed), np.int64))
+  for name in walk(path) if path.is_dir() else ():
+    if file_names.media_of(name):
+      place = np.searchsorted(hashes, found := hash(file_names.composed(name)))
+      if place == len(hashes) or hashes[place] != found:
+        yield name
+
+
+def on_disk(root: epath.Path, name: str) -> epath.Path:
+  """The file of that name, in whichever form of Unicode its accents are spelt there.
+
+  Args:
+    root: a folder.
+    name: relative to it, as a list has it.
+  Raises:
+    DecodeError: 'ambiguous_name' if there are two such files.
+  """
+  if name.isascii():
+    return root / name
+  found = [root]
+  for part in pathlib.PurePosixPath(name).parts:
+    key = file_names.composed(part)
+    spelt = [(folder, _composed(folder).get(key, [part])) for folder in found]
+    found = [folder / spelling for folder, spellings in spelt for spelling in spellings]
+  found = [file for file in found if file.exists()]
+  if len(found) > 1:
+    raise DecodeError('ambiguous_name', f'{root} has {len(found)} files {name!r}')
+  return found[0] if found else root / name
+
+
+def is_there(root: epath.Path, name: str) -> bool:
+  """Whether there is such a file, or more than one; see `on_disk`."""
+  try:
+    return on_disk(root, name).exists()
+  except DecodeError:
+    return True
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(folder: epath.Path) -> dict[str, list[str]]:
+  """The names in a folder that are not ASCII, by their composed form."""
+  found: dict[str, list[str]] = {}
+  for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+    if not file.name.isascii():
+      found.setdefault(file_names.composed(file.name), []).append(file.name)
+  return found

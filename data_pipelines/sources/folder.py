@@ -49,19 +49,21 @@ class Folder(raw.FilesSource):
 
 
 class _Listing:
-  """All that a folder holds: media with captions, and what is rejected by its name."""
+  """All that a folder holds: media with captions, and what is rejected by its name.
+
+  Names are compared in their composed form (file_names.composed).
+  """
 
   def __init__(self, path: epath.Path):
     self._path = path
     self._names = sorted(files.walk(path))
     self._media = [name for name in self._names if file_names.media_of(name)]
-    self._texts = {
-      name[: -len('.txt')]: name for name in self._names if name.lower().endswith('.txt')
-    }
-    self._stems = {name[: name.rindex('.')] for name in self._media}
-    self._by_base: dict[str, list[str]] = collections.defaultdict(list)
-    for name in self._media:
-      self._by_base[name.rpartition('/')[2]].append(name)
+    self._spellings = collections.Counter(map(file_names.composed, self._names))
+    self._texts = {_stem(name): name for name in self._names if name.lower().endswith('.txt')}
+    self._stems = {_stem(name) for name in self._media}
+    self._by_base: dict[str, set[str]] = collections.defaultdict(set)
+    for name in map(file_names.composed, self._media):
+      self._by_base[name.rpartition('/')[2]].add(name)
 
   def items(self) -> list[tuple[str | None, raw.Listed | raw.Rejected]]:
     """(split, item), sorted by name; raises ValueError if no file has a caption."""
@@ -80,21 +82,24 @@ class _Listing:
     return [(_split(name), item) for name, item in sorted(found, key=lambda pair: pair[0])]
 
   def _of_media(self, name: str, rows: Mapping[str, str]) -> raw.Listed | raw.Rejected:
-    caption = rows.get(name)
-    stem = name[: name.rindex('.')]
-    if caption is None and stem in self._texts:
-      found = raw.read_caption(self._path / self._texts[stem], name)
+    caption = rows.get(file_names.composed(name))
+    text_file = self._texts.get(_stem(name), '')
+    for file in (name, text_file):
+      if self._spellings[file_names.composed(file)] > 1:
+        return raw.Rejected(name, 'ambiguous_name', f'there are two files {file!r}')
+    if caption is None and text_file:
+      found = raw.read_caption(self._path / text_file, name)
       if isinstance(found, raw.Rejected):
         return found
       caption = found
     if caption is None:
       return raw.Rejected(name, 'no_caption')
-    return raw.Listed(_split(name), name, self._path / name, caption)
+    return raw.Listed(_split(name), name, self._path, name, caption)
 
   def _of_other(self, name: str) -> raw.Rejected | None:
     """Why a file that is not media is not used; None if it is, or belongs to none."""
     file = pathlib.PurePosixPath(name)
-    stem = name[: -len(file.suffix)] if file.suffix else name
+    stem = _stem(name)
     has_media = stem in self._stems
     if file_names.media_of(name) or file.name in CAPTION_FILES or files.is_document(name):
       return None
@@ -109,7 +114,7 @@ class _Listing:
     captions: dict[str, str] = {}
     rejected = []
     left = []
-    media = set(self._media)
+    media = set(map(file_names.composed, self._media))
     for table in self._names:
       if table.rpartition('/')[2] not in CAPTION_FILES:
         continue
@@ -118,16 +123,16 @@ class _Listing:
           rejected.append(found)
           continue
         where, name, caption = found
-        if name not in media:
+        if (name := file_names.composed(name)) not in media:
           left.append(found)
         elif name in captions:
           rejected.append(raw.Rejected(where, 'duplicate_row', f'{name} has a caption already'))
         else:
           captions[name] = caption
     for where, name, caption in left:  # A bare name may be of a file in some folder below.
-      same = self._by_base.get(name, [])
-      if len(same) == 1 and same[0] not in captions:
-        captions[same[0]] = caption
+      same = self._by_base.get(file_names.composed(name), set())
+      if len(same) == 1 and not same & captions.keys():
+        captions[next(iter(same))] = caption
       else:
         rejected.append(raw.Rejected(name, 'missing_file', where))
     return captions, rejected
@@ -135,6 +140,12 @@ class _Listing:
 
 def _has_none(item: raw.Listed | raw.Rejected) -> bool:
   return isinstance(item, raw.Rejected) and item.reason == 'no_caption'
+
+
+def _stem(name: str) -> str:
+  """The name without its suffix, composed."""
+  suffix = pathlib.PurePosixPath(name).suffix
+  return file_names.composed(name[: -len(suffix)] if suffix else name)
 
 
 def _split(name: str) -> str | None:
@@ -176,8 +187,7 @@ def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | ra
     if row.fault:
       yield raw.Rejected(where, 'bad_row', row.fault)
       continue
-    named = [columns.find(list(row.values), known) for known in (FILE_COLUMNS, CAPTION_COLUMNS)]
-    listed, caption = (row.values.get(column) for column in named)
+    listed, caption = (columns.value(row.values, of) for of in (FILE_COLUMNS, CAPTION_COLUMNS))
     if not isinstance(listed, str) or not isinstance(caption, str) or not listed.strip():
       reason = 'no_caption' if isinstance(listed, str) and caption is None else 'bad_row'
       yield raw.Rejected(where, reason, f'file {listed!r}, caption {caption!r}')

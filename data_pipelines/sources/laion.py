@@ -50,6 +50,10 @@ class LaionParquet(raw.Source):
     """Name and size of the table."""
     return [shard.items[0].name, shard.items[0].stat().length]
 
+  def unlisted(self) -> Iterator[str]:
+    """Media files beside the tables."""
+    return files.unlisted(self.path, ())
+
   def columns(self) -> dict[str, list[str]]:
     """Of the first table."""
     return {table.name: tables.parquet_columns(table) for table in _tables(self.path)[:1]}

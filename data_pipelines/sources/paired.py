@@ -45,8 +45,10 @@ class Paired(raw.FilesSource):
         items.append(raw.Rejected(f'{files_file}:{number}', reason, f'{name!r} names no file here'))
         continue
       listed.add(path)
-      items.append(raw.Listed(None, path, self.path / path, caption))
-    return list(raw.in_runs(None, items + files.unlisted(self.path, listed)))
+      items.append(raw.Listed(None, path, self.path, path, caption))
+    for name in sorted(files.unlisted(self.path, listed)):
+      items.append(raw.Rejected(name, 'no_caption', 'no list names it'))
+    return list(raw.in_runs(None, items))
 
   def _only(self, names: tuple[str, ...]) -> str:
     found = _those(self.path, names)

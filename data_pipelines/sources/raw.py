@@ -13,7 +13,7 @@ from etils import epath
 
 from data_pipelines import user_errors
 from data_pipelines.media import failures
-from data_pipelines.sources import file_names, text
+from data_pipelines.sources import file_names, files, text
 
 MAX_SHARD_EXAMPLES = 4096  # A read from ArrayRecord costs O(records of the shard): 6 us at 4k.
 MAX_FILE_BYTES = 1 << 30  # A record has 2 GiB at most.
@@ -88,9 +88,20 @@ class Source(abc.ABC):
   def describe(self, shard: Shard) -> list:
     """What the listing says of a shard, as JSON: it changes if the input does."""
 
+  def unlisted(self) -> Iterator[str]:
+    """Names of media files there that are no examples, for nothing lists them."""
+    return iter(())
+
   def columns(self) -> dict[str, list[str]]:
     """Column names by the file that has them, for lists and tables."""
     return {}
+
+  def count_unlisted(self) -> tuple[int, list[str]]:
+    """(how many files `unlisted` names, the first few of them)."""
+    number, first = 0, []
+    for number, name in enumerate(self.unlisted(), 1):  # noqa: B007
+      first = sorted([*first, name])[:5]
+    return number, [text.printable(name) for name in first]
 
   def num_listed(self, shard: Shard) -> int:
     """How many examples the shard lists, told by its list and not by what `read` yields."""
@@ -121,11 +132,12 @@ def checked(example: RawExample | Rejected) -> RawExample | Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-  """One line of a list: a media file and its caption."""
+  """One line of a list: a media file, by its name relative to a folder, and its caption."""
 
   split: str | None
   key: str
-  file: epath.Path
+  root: epath.Path
+  name: str
   caption: str
 
 
@@ -139,10 +151,10 @@ def _read_file(item: Listed) -> RawExample | Rejected:
   if not item.key.isprintable():
     return Rejected(item.key, 'bad_name', 'the name of the file is not printable, or not UTF-8')
   try:
-    media = file_names.media_of(item.file.name)
+    media = file_names.media_of(item.name)
     if media is None:
       return Rejected(item.key, 'unknown_format', file_names.SUFFIXES)
-    with item.file.open('rb') as stream:
+    with files.on_disk(item.root, item.name).open('rb') as stream:
       data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
       return Rejected(item.key, 'too_large', f'more than {MAX_FILE_BYTES:,} bytes')
@@ -180,8 +192,8 @@ def _describe(item: Listed | Rejected) -> list:
   if isinstance(item, Rejected):
     return [item.key, item.reason]
   try:
-    size = item.file.stat().length
-  except OSError:
+    size = files.on_disk(item.root, item.name).stat().length
+  except (OSError, ValueError):
     size = -1
   return [item.split, item.key, size, item.caption]
 
@@ -252,6 +264,19 @@ class RowsSource(Source):
   @abc.abstractmethod
   def listed(self, rows: Rows) -> Iterator[Listed | Rejected]:
     """Parses a run of rows."""
+
+  @abc.abstractmethod
+  def names(self, rows: Rows) -> Iterator[str]:
+    """Of files that a run of rows may mean, relative to the list's folder."""
+
+  def unlisted(self) -> Iterator[str]:
+    """Media files that no list names."""
+    runs = (shard.items[0] for shard in self.shards())
+    names = (
+      (rows.file.parent / name).relative_to(self.path).as_posix()
+      for rows in runs for name in self.names(rows)
+    )  # fmt: skip
+    return files.unlisted(self.path, names) if self.path.is_dir() else iter(())
 
   def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
     """Reads the files that the rows name."""

@@ -108,7 +108,7 @@ class Tar:
       reason = _refused(header)
       if reason is None:
         continue
-      match = KEY.fullmatch(header.name)
+      match = KEY.fullmatch(file_names.composed(header.name))
       if reason or not match:
         detail = 'folder/key.suffix is read' if not reason else ''
         self.rejected.append(raw.Rejected(header.name, reason or 'no_key', detail))

@@ -1,5 +1,6 @@
 """VGen's lists: lines `file|||caption`, files relative to the list or to videos/, images/ there."""
 
+import posixpath
 from collections.abc import Iterator
 
 from etils import epath
@@ -8,6 +9,7 @@ from data_pipelines.sources import file_names, raw, text
 from data_pipelines.sources import files as files_lib
 
 SEPARATOR = '|||'
+ROOTS = ('', 'videos', 'images')  # Beside the list.
 
 
 class VGenList(raw.RowsSource):
@@ -42,9 +44,16 @@ class VGenList(raw.RowsSource):
       elif path is None:
         yield raw.Rejected(name, 'unsafe_name', f'{where} leads out of {folder}')
       else:
-        roots = (folder, folder / 'videos', folder / 'images')
-        file = next((root / path for root in roots if (root / path).exists()), folder / path)
-        yield raw.Listed(split, name, file, caption)
+        roots = (folder / root for root in ROOTS)
+        root = next((root for root in roots if files_lib.is_there(root, path)), folder)
+        yield raw.Listed(split, name, root, path, caption)
+
+  def names(self, rows: raw.Rows) -> Iterator[str]:
+    """Of the files, in each of the folders where they may be."""
+    for line in rows.lines():
+      name = line.partition(SEPARATOR)[0].strip()
+      path = file_names.below(name, rows.file.parent) if name else None
+      yield from (posixpath.join(root, path) for root in ROOTS if path)
 
 
 def _line_ends(file: epath.Path) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from data_pipelines.sources import columns, file_names, files, raw, tables, tars
 
 TARS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')
 CAPTIONS = ('caption', 'text', 'prompt')  # Of a json, where there is no txt.
+_CONFLICT = 'rows that differ'  # Stands for the status of an example that has them.
 
 
 class WebDataset(raw.Source):
@@ -32,8 +33,18 @@ class WebDataset(raw.Source):
 
   @staticmethod
   def matches(path: epath.Path) -> bool:
-    """True if there is a tar here or one level below."""
-    return bool(_tars(path))
+    """True if there is a tar here or one level below; or anywhere, and media nowhere."""
+    if path.is_file():
+      return _is_tar(path.name)
+    patterns = ('*.[tT]*', '*/*.[tT]*')
+    if any(_is_tar(file.name) for pattern in patterns for file in files.matching(path, pattern)):
+      return True
+    is_found = False
+    for name in files.walk(path):
+      if file_names.media_of(name):
+        return False
+      is_found = is_found or _is_tar(name)
+    return is_found
 
   def shards(self) -> list[raw.Shard]:
     """One shard per tar."""
@@ -43,14 +54,14 @@ class WebDataset(raw.Source):
     """Reads a tar in order, then names the downloads that failed."""
     (tar,) = shard.items
     try:
-      rows = _rows_by_key(_table(tar))
+      rows, again = _rows_by_key(_table(tar))
     except pa.ArrowException as error:  # It may forbid some of the examples.
       self._num_listed[str(tar)] = 1
       yield raw.Rejected(tar.name, 'damaged_table', f'{_table(tar).name}: {error}')
       return
     with _local(tar) as file, tars.Tar.open(file) as headers:
-      self._num_listed[str(tar)] = headers.num_listed(rows)
-      yield from headers.rejected
+      self._num_listed[str(tar)] = headers.num_listed(rows) + len(again)
+      yield from [*headers.rejected, *again]
       left = dict(rows)
       for key, members in headers.groups.items():
         named = tars.row_of(key, rows)
@@ -87,6 +98,10 @@ class WebDataset(raw.Source):
     (tar,) = shard.items
     return [shard.split, tar.relative_to(self.path.parent).as_posix(), tar.stat().length]
 
+  def unlisted(self) -> Iterator[str]:
+    """Media files beside the tars."""
+    return files.unlisted(self.path, ())
+
   def columns(self) -> dict[str, list[str]]:
     """Of the first table; all are written by one program."""
     found = [_table(tar) for tar in _tars(self.path)[:1]]
@@ -98,10 +113,11 @@ def _is_tar(name: str) -> bool:
 
 
 def _tars(path: epath.Path) -> list[epath.Path]:
+  """At any depth, those nearest first."""
   if path.is_file():
     return [path] if _is_tar(path.name) else []
-  found = [files.matching(path, pattern) for pattern in ('*.[tT]*', '*/*.[tT]*')]
-  return [file for level in found for file in level if _is_tar(file.name)]
+  names = [pathlib.PurePosixPath(name) for name in files.walk(path) if _is_tar(name)]
+  return [path / str(name) for name in sorted(names, key=lambda name: (len(name.parts), name))]
 
 
 def _table(tar: epath.Path) -> epath.Path:
@@ -111,7 +127,9 @@ def _table(tar: epath.Path) -> epath.Path:
 
 
 def _split(path: epath.Path, tar: epath.Path) -> str | None:
-  return file_names.split_of(tar.parent.name) if tar.parent != path else None
+  """By the nearest folder between them that tells it."""
+  folders = tar.relative_to(path).parts[:-1] if tar != path else ()
+  return next(filter(None, map(file_names.split_of, reversed(folders))), None)
 
 
 @contextlib.contextmanager
@@ -128,6 +146,8 @@ def _local(tar: epath.Path) -> Generator[pathlib.Path, None, None]:
 def _example(
   key: str, members: Mapping[str, bytes], row: Mapping[str, Any]
 ) -> raw.RawExample | raw.Rejected:
+  if row.get('status') == _CONFLICT:
+    return raw.Rejected(key, 'duplicate_row', 'the table has rows of it that differ')
   media = next((suffix for suffix in members if suffix in file_names.MEDIA_BY_SUFFIX), None)
   try:
     known = tables.parse_json(text.decode(members['.json'])) if '.json' in members else {}
@@ -144,8 +164,7 @@ def _example(
     except ValueError as error:
       return raw.Rejected(key, 'undecodable_caption', str(error))
   else:
-    column = columns.find(list(known), CAPTIONS)
-    caption = known[column] if column else None
+    caption = columns.value(known, CAPTIONS)
     if not isinstance(caption, str):
       return raw.Rejected(key, 'missing_txt', f'members: {sorted(members)}')
   return raw.RawExample(key, caption, file_names.MEDIA_BY_SUFFIX[media], members[media], origin)
@@ -161,12 +180,21 @@ def _without_media(
   return raw.Rejected(key, 'unknown_format' if is_other else 'missing_media', detail)
 
 
-def _rows_by_key(table: epath.Path) -> dict[str, dict[str, Any]]:
-  """The rows of img2dataset's or video2dataset's table; none if it is not theirs."""
+def _rows_by_key(table: epath.Path) -> tuple[dict[str, dict[str, Any]], list[raw.Rejected]]:
+  """(one row for each key, the further ones) of a table; none if it is not img2dataset's."""
   found = tables.parquet_columns(table) if table.exists() else []
   if not {'key', 'status'} & set(found):
-    return {}
+    return {}, []
   columns.require(table, found, ('key', 'status'), 'img2dataset')
   with table.open('rb') as file:
     rows = pyarrow.parquet.read_table(file).to_pylist()
-  return {str(row['key']): row for row in rows}
+  by_key: dict[str, dict[str, Any]] = {}
+  again = []
+  for row in rows:
+    key = file_names.composed(str(row['key']))
+    first = by_key.setdefault(key, row)
+    if first is not row:
+      again.append(raw.Rejected(key, 'duplicate_row', f'{table.name} has a row of it already'))
+      if first != row:
+        by_key[key] = dict(first, status=_CONFLICT)
+  return by_key, again

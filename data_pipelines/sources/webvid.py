@@ -34,8 +34,7 @@ class WebVid(raw.RowsSource):
 
   def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
     """The videos of a run of rows."""
-    file = rows.file
-    root = file.parent / 'videos' if (file.parent / 'videos').is_dir() else file.parent
+    file, root = rows.file, _root(rows.file)
     split = file_names.split_of(file.name)
     for row in tables.Csv(rows.lines(), *_header(file), rows.number):
       if row.fault:
@@ -46,11 +45,23 @@ class WebVid(raw.RowsSource):
       if name is None:
         yield raw.Rejected(key, 'unsafe_name', f'{file.name}:{row.number} leads out of {root}')
       else:
-        yield raw.Listed(split, key, root / name, row.values['name'])
+        yield raw.Listed(split, key, root, name, row.values['name'])
+
+  def names(self, rows: raw.Rows) -> Iterator[str]:
+    """Of the videos."""
+    folder = '' if _root(rows.file) == rows.file.parent else 'videos/'
+    listed = (item for item in self.listed(rows) if isinstance(item, raw.Listed))
+    return (folder + item.name for item in listed)
 
   def columns(self) -> dict[str, list[str]]:
     """Of the CSV files."""
     return {file.name: columns.csv_header(file)[0] for file in _csv_files(self.path)}
+
+
+def _root(file: epath.Path) -> epath.Path:
+  """The folder that a CSV's videos are in."""
+  videos = file.parent / 'videos'
+  return videos if videos.is_dir() else file.parent
 
 
 def _csv_files(path: epath.Path) -> list[epath.Path]:

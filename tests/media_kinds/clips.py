@@ -72,7 +72,7 @@ def encode(
   aspect: fractions.Fraction | None = None,
   display: Sequence[int] | None = None,
   fields: str = '',
-  movflags: str = '',
+  muxing: dict[str, str] | None = None,
   prepare: Callable[[np.ndarray], tuple[np.ndarray, str]] | None = None,
 ) -> bytes:
   """A video file.
@@ -93,15 +93,13 @@ def encode(
     aspect: of a pixel.
     display: the first two by two of the display matrix: a, b, c, d.
     fields: 'tff' or 'bff' codes the frames as interlaced.
-    movflags: of an mp4.
+    muxing: options of the container.
     prepare: pixels to what is converted to pix_fmt, and its format; the RGB itself if None.
   """
   if isinstance(pictures, int):
     pictures = [picture(number) for number in range(pictures)]
   buffer = io.BytesIO()
-  with av.open(
-    buffer, 'w', container, options={'movflags': movflags} if movflags else {}
-  ) as output:
+  with av.open(buffer, 'w', container, options=muxing or {}) as output:
     options = dict(options or {})
     if fields:
       options |= {'flags': '+ilme+ildct', 'field_order': {'tff': 'tt', 'bff': 'bb'}[fields]}

@@ -21,7 +21,9 @@ CONTAINERS = {
   'h264.ts': (dict(container='mpegts', options=clips.H264), 3),
   'h264.avi': (dict(container='avi', options=dict(clips.H264, bf='0')), 3),
   'h264.flv': (dict(container='flv', options=clips.H264), 3),
-  'h264_fragmented.mp4': (dict(options=clips.H264, movflags='frag_keyframe+empty_moov'), 3),
+  'h264_fragmented.mp4': (
+    dict(options=clips.H264, muxing={'movflags': 'frag_keyframe+empty_moov'}), 3,
+  ),
   'h264.3gp': (dict(container='3gp', options=clips.H264), 3),
   'hevc.mp4': (dict(codec='libx265', options=clips.X265), 3),
   'hevc.mkv': (dict(codec='libx265', container='matroska', options=clips.X265), 3),
@@ -48,6 +50,15 @@ CONTAINERS = {
   'qtrle.mov': (dict(codec='qtrle', container='mov', pix_fmt='rgb24'), 0),
   'raw.nut': (dict(codec='rawvideo', container='nut'), 2),
   'raw.y4m': (dict(codec='rawvideo', container='yuv4mpegpipe'), 2),
+  # Of these the container does not say when frames are shown.
+  'h264_b.avi': (dict(container='avi', options=clips.H264), 3),
+  'h264.wmv': (dict(container='asf', options=clips.H264), 3),
+  'h264.vob': (dict(container='vob', options=dict(clips.H264, g='9'), rate=25), 3),
+  'h264.mxf': (dict(container='mxf', options=clips.H264, rate=25), 3),
+  'h264.h264': (dict(container='h264', options=clips.H264), 3),
+  'hevc.hevc': (dict(codec='libx265', container='hevc', options=clips.X265), 3),
+  'mpeg2.wmv': (dict(codec='mpeg2video', container='asf', options=clips.FINE, rate=25), 3),
+  'mpeg2.m2v': (dict(codec='mpeg2video', container='mpeg2video', options=clips.FINE, rate=25), 3),
   'gif.gif': (dict(), 0),
   'apng.apng': (dict(codec='apng', container='apng', pix_fmt='rgb24', rate=10), 0),
 }  # fmt: skip
@@ -73,7 +84,7 @@ def test_every_container_and_codec_shows_the_drawn_frames_in_their_order(name):
 @pytest.mark.parametrize('name', [name for name in CONTAINERS if name != 'vp9.ivf'])
 def test_every_container_and_codec_is_ffmpegs_decode_to_2_of_255(name):
   _, frames, _ = shown.whole(clip(name))
-  is_left = name.split('.')[0] in ('h264', 'h264_fragmented', 'hevc', 'mpeg4', 'mpeg2')
+  is_left = name.startswith(('h264', 'hevc', 'mpeg4', 'mpeg2'))
   chroma = 'left' if is_left else 'auto'  # As those decoders say of their frames, others nothing.
   expected = clips.ffmpeg_decode(clip(name), *frames.shape[1:3], chroma=chroma)
   assert np.abs(frames.astype(int) - expected[: len(frames)]).max() <= 2
@@ -202,6 +213,24 @@ def test_gaps_of_a_variable_rate_are_measured():
   )
   assert row['longest_gap'] == pytest.approx(2.5, abs=2e-3) and row['is_variable_rate']
   assert times == pytest.approx([value / 1000 for value in pts], abs=1e-3)
+
+
+BEFORE_ZERO = {  # (first time that is written, first time that is told).
+  'matroska': (-250, -0.25), 'mp4': (0, 0.0), 'mov': (1500, 1.5), 'mpegts': (1500, 1.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('container', BEFORE_ZERO)
+def test_frames_before_time_zero_keep_their_order_and_distance(container):
+  start, first_time = BEFORE_ZERO[container]
+  pts = [start + 40 * k for k in range(12)]
+  data = clips.encode(
+    container=container, pts=pts, rate=25, options=clips.H264, muxing={'avoid_negative_ts': '0'}
+  )
+  row, frames, times = shown.whole(data)
+  assert [clips.number(frame) for frame in frames] == list(range(12))
+  assert np.diff(times) == pytest.approx(0.04, abs=2e-3)
+  assert row['first_time'] == pytest.approx(first_time, abs=2e-3)
 
 
 def smooth(rng, height, width):

@@ -7,6 +7,7 @@ import PIL.Image
 
 from tests.media_kinds import files
 from tests.media_kinds.picture_kinds.made import (
+  CORNERS,
   HEIGHT,
   KINDS,
   WIDTH,
@@ -14,6 +15,7 @@ from tests.media_kinds.picture_kinds.made import (
   grey,
   image,
   kind,
+  palette,
   pattern,
   saved,
 )
@@ -122,3 +124,53 @@ def jpeg_grey():
   levels = pattern()[..., 1]
   data = saved(PIL.Image.fromarray(levels), 'JPEG', quality=97)
   return Picture(data, grey(levels), 3)
+
+
+# Layouts of TIFF that are not read.
+
+
+def _tiff_of(channels, photometric, kind='u1', tags=()):
+  pixels = np.tile(np.arange(WIDTH * channels), HEIGHT).astype(f'<{kind}').tobytes()
+  bits = 8 * int(kind[1])
+  return files.tiff(pixels, (HEIGHT, WIDTH), photometric=photometric, bits=bits, channels=channels,
+                    tags=tags)  # fmt: skip
+
+
+_ALPHA, _SIGNED, _FLOAT = (338, 3, [2]), 2, 3
+UNREAD = {
+  'tiff_grey_with_alpha_16_bits': (2, 1, 'u2', [_ALPHA]),
+  'tiff_white_is_zero_with_alpha': (2, 0, 'u1', [_ALPHA]),
+  'tiff_cmyk_with_alpha': (5, 5, 'u1', [_ALPHA]),
+  'tiff_rgb_32_bits': (3, 2, 'u4'),
+  'tiff_lab_16_bits': (3, 8, 'u2'),
+  'tiff_lab_with_alpha': (4, 8, 'u1', [_ALPHA]),
+  'tiff_lab_of_icc': (3, 9),
+}
+WITHOUT_WHITE = {
+  f'tiff_{name}_{kind}': (channels, photometric, kind, [(339, 3, [form] * channels)])
+  for name, channels, photometric in (('grey', 1, 1), ('rgb', 3, 2))
+  for kind, form in (('i1', _SIGNED), ('i2', _SIGNED), ('f2', _FLOAT), ('f4', _FLOAT))
+}
+for _kinds, _reason in ((UNREAD, 'image_format'), (WITHOUT_WHITE, 'image_depth')):
+  KINDS |= {
+    name: functools.partial(lambda what, reason: Picture(_tiff_of(*what), reason), what, _reason)
+    for name, what in _kinds.items()
+  }
+
+
+@kind
+def tiff_grey_with_alpha_in_planes():
+  size = HEIGHT * WIDTH
+  tags = [(273, 4, [8, 8 + size]), (279, 4, [size] * 2), (284, 3, [2]), _ALPHA]
+  return Picture(_tiff_of(2, 1, tags=tags), 'image_format')
+
+
+@kind
+def tiff_palette_of_8_bits():
+  """As old writers have it: a palette has 16."""
+  indices, _ = palette()
+  colours = np.zeros((256, 3), int)
+  colours[1:5] = CORNERS.reshape(4, 3)
+  data = files.tiff(indices.astype(np.uint8).tobytes(), (HEIGHT, WIDTH), photometric=3, bits=8,
+                    tags=[(320, 3, colours.T.ravel().tolist())])  # fmt: skip
+  return Picture(data, pattern())

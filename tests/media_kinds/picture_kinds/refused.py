@@ -1,9 +1,11 @@
 """What is refused, by name: other formats, damage, and more pixels than are decoded."""
 
 import functools
+import io
 import struct
 
 import numpy as np
+import PIL.Image
 
 from tests.media_kinds import files
 from tests.media_kinds.picture_kinds.made import (
@@ -61,6 +63,28 @@ def _cut(form, **options):
 
 for _form in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF'):
   KINDS[f'cut_{_form.lower()}'] = functools.partial(_cut, _form)
+
+
+def _jpeg_cut(number, mode='RGB', **options):
+  """A JPEG without its last bytes: two are the mark of its end."""
+  data = saved(noise().convert(mode), 'JPEG', quality=95, **options)
+  picture = PIL.Image.open(io.BytesIO(data))
+  return Picture(data[:-number], 'image' if number > 2 else np.asarray(picture.convert('RGB')))
+
+
+for _name, _options in {
+  '': {}, '_progressive': dict(progressive=True), '_cmyk': dict(mode='CMYK'),
+  '_grey': dict(mode='L'), '_with_restarts': dict(restart_marker_rows=1),
+}.items():  # fmt: skip
+  KINDS |= {f'jpeg{_name}_without_{n}_bytes': functools.partial(_jpeg_cut, n, **_options)
+            for n in (1, 2, 3)}  # fmt: skip
+
+
+@kind
+def jpeg_progressive_without_its_last_scan():
+  """Its rows are all there, but coarse."""
+  data = saved(noise(), 'JPEG', quality=95, progressive=True)
+  return Picture(data[: data.rindex(b'\xff\xda')], 'image')
 
 
 # More pixels than are decoded, by the header; what follows would be small.

@@ -194,16 +194,27 @@ def tiff_grey_with_alpha():
   return Picture(data, over_white(grey(levels), alpha))
 
 
+def _bmp(alpha, size=108):
+  """Of the header's fourth version, of 108 bytes, or the fifth, of 124."""
+  pixels, right = hidden(alpha=alpha)
+  stored = np.flipud(pixels[..., [2, 1, 0, 3]]).tobytes()
+  head = struct.pack('<IiiHHIIiiII', size, WIDTH, HEIGHT, 1, 32, 3, len(stored), 2835, 2835, 0, 0)
+  masks = struct.pack('<4I', 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+  head = (head + masks + b'sRGB'[::-1]).ljust(size, b'\0')
+  start = struct.pack('<2sIHHI', b'BM', 14 + size + len(stored), 0, 0, 14 + size)
+  return start + head + stored, right
+
+
 @kind
 def bmp_rgba():
-  pixels, right = hidden()
-  stored = np.flipud(pixels[..., [2, 1, 0, 3]]).tobytes()
-  masks = struct.pack('<4I', 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-  head = struct.pack('<IiiHHIIiiII', 108, WIDTH, HEIGHT, 1, 32, 3, len(stored), 2835, 2835, 0, 0)
-  head += masks + b'sRGB'[::-1] + bytes(48)
-  return Picture(
-    struct.pack('<2sIHHI', b'BM', 14 + len(head) + len(stored), 0, 0, 14 + len(head))
-    + head
-    + stored,
-    right,
-  )
+  return Picture(*_bmp(right_half()))
+
+
+def _bmp_without_alpha(size):
+  """It is 0 all over: the writer did not mean it."""
+  data, _ = _bmp(np.zeros((HEIGHT, WIDTH), np.uint8), size)
+  return Picture(data, np.full((HEIGHT, WIDTH, 3), (255, 0, 255)))
+
+
+KINDS['bmp_whose_alpha_is_0'] = functools.partial(_bmp_without_alpha, 108)
+KINDS['bmp_of_the_fifth_version_whose_alpha_is_0'] = functools.partial(_bmp_without_alpha, 124)
