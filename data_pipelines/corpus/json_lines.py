@@ -47,6 +47,7 @@ class Log:
   def _append_to_file(self, line: str) -> None:
     if not self._ended:
       line, self._ended = _separator(self._path) + line, True
+    self._path.parent.mkdir(parents=True, exist_ok=True)
     with self._path.open('a') as file:
       file.write(line)
 

@@ -12,16 +12,9 @@ from typing import Any, TypeVar
 from google.api_core import exceptions, retry
 
 Result = TypeVar('Result')
-# How long a request is repeated; one that is under way then is still waited for.
-DEADLINE_SECS = float(os.environ.get('STORAGE_DEADLINE_SECS', '120'))
-# What is not the storage's fault, and the same the next time.
-_FINAL = (
-  FileNotFoundError,
-  FileExistsError,
-  IsADirectoryError,
-  NotADirectoryError,
-  PermissionError,
-)
+# How long a request is repeated; one that is under way then is still waited for. At most so long
+# that no decoder is taken for one that hangs (stream/decoder.py).
+DEADLINE_SECS = min(120.0, float(os.environ.get('STORAGE_DEADLINE_SECS', 'inf')))
 _TRANSIENT_NUMBERS = {
   getattr(errno, name)
   for name in (
@@ -30,8 +23,15 @@ _TRANSIENT_NUMBERS = {
   ).split()
 }
 _TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
-# Libraries of buckets whose errors are no OSErrors, or are such without a number.
-_CLIENTS = ('aiohttp', 'requests', 'urllib3', 'botocore', 'google')
+# What clients of buckets say of connections; the rest of their errors tell a status or are final.
+_LOST = {
+  'aiohttp.client_exceptions.ClientError',
+  'botocore.exceptions.HTTPClientError',
+  'gcsfs.retry.ChecksumError',
+  'google.auth.exceptions.TransportError',
+  'requests.exceptions.RequestException',
+  'urllib3.exceptions.HTTPError',
+}
 
 
 class StorageError(OSError):
@@ -41,17 +41,17 @@ class StorageError(OSError):
 def is_transient(error: BaseException) -> bool:
   """Whether the same request may succeed later: timeouts, lost connections, 429 and 5xx."""
   if isinstance(error, StorageError):
-    return False  # Has been repeated already.
+    return False  # It has been repeated already.
   status = _status(error)
   if status is not None:
     return status in _TRANSIENT_STATUS
-  if isinstance(error, OSError):
-    if isinstance(error, (ValueError, *_FINAL)):
-      return False
-    if error.errno is not None:
-      return error.errno in _TRANSIENT_NUMBERS or isinstance(error, (TimeoutError, ConnectionError))
-    return 'orbidden' not in str(error)  # What gcsfs says of 403.
-  return type(error).__module__.split('.')[0] in _CLIENTS
+  if isinstance(error, (TimeoutError, ConnectionError)):
+    return True
+  if isinstance(error, OSError) and error.errno is not None:
+    return error.errno in _TRANSIENT_NUMBERS
+  if type(error) is OSError:
+    return 'Forbidden' not in str(error)  # What gcsfs says of 403.
+  return any(f'{kind.__module__}.{kind.__qualname__}' in _LOST for kind in type(error).__mro__)
 
 
 def _status(error: BaseException) -> int | None:
@@ -67,8 +67,8 @@ def _status(error: BaseException) -> int | None:
   return None
 
 
-def call(function: Callable[..., Result], *arguments: Any) -> Result:
-  """function(*arguments), again and again while its error is transient.
+def call(function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+  """function(*arguments, **options), again and again while its error is transient.
 
   Raises:
     StorageError: it still was after DEADLINE_SECS.
@@ -77,7 +77,7 @@ def call(function: Callable[..., Result], *arguments: Any) -> Result:
     predicate=is_transient, initial=0.1, maximum=10.0, multiplier=2.0, timeout=DEADLINE_SECS
   )
   try:
-    return patient(function)(*arguments)
+    return patient(function)(*arguments, **options)
   except exceptions.RetryError as error:
     raise StorageError(
       f'storage did not answer within {DEADLINE_SECS:g} s: {error.cause!r}'

@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import fsspec.config
@@ -144,6 +144,33 @@ def write_table(path: epath.Path, table: pa.Table) -> None:
   write_bytes(path, buffer.getvalue().to_pybytes())
 
 
+@contextlib.contextmanager
+def opened(path: epath.Path) -> Generator[Any, None, None]:
+  """A file to be read at any place; each read is repeated while the storage does not answer."""
+  with retries.call(path.open, 'rb') as file:
+    yield _Patient(file)
+
+
+class _Patient:
+  """A file whose reads are repeated, each from where it began."""
+
+  def __init__(self, file: IO[bytes]):
+    self._file = file
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._file, name)
+
+  def read(self, size: int = -1) -> bytes:
+    """Up to so many bytes, from where the file is."""
+    place = self._file.tell()
+
+    def read() -> bytes:
+      self._file.seek(place)
+      return self._file.read(size)
+
+    return retries.call(read)
+
+
 def read_table(
   path: epath.Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
 ) -> pa.Table:
@@ -156,21 +183,23 @@ def read_table(
   Raises:
     ValueError: it is damaged or lacks a column.
   """
-  with path.open('rb') as file:
+  with opened(path) as file:
     try:
       if columns is not None and optional:
         names = pa.parquet.read_schema(file).names
         columns = [*columns, *(name for name in optional if name in names)]
         file.seek(0)
       return pa.parquet.read_table(file, columns=None if columns is None else list(columns))
-    except pa.ArrowException as error:
+    except retries.StorageError:
+      raise
+    except (pa.ArrowException, OSError) as error:
       raise ValueError(f'{path} is damaged, or no such Parquet file: {error}') from error
 
 
 def read_json(path: epath.Path, *fields: str) -> dict:
   """Reads a JSON object; raises ValueError if it is damaged or lacks one of the fields."""
   try:
-    found = json.loads(path.read_text())
+    found = json.loads(retries.call(path.read_text))
   except ValueError as error:  # Also of text that is no UTF-8.
     raise ValueError(f'{path} is damaged, it holds no JSON: {error}') from error
   missing = set(fields).difference(found) if isinstance(found, dict) else 'object'
@@ -181,7 +210,7 @@ def read_json(path: epath.Path, *fields: str) -> dict:
 
 def sha256(path: epath.Path) -> str:
   """Hex digest of a file of any size."""
-  with path.open('rb') as file:
+  with opened(path) as file:
     digest = hashlib.sha256()
     while block := file.read(1 << 22):
       digest.update(block)
@@ -218,7 +247,7 @@ def fetched(path: epath.Path) -> Generator[pathlib.Path, None, None]:
     return
   with tempfile.TemporaryDirectory() as folder:
     local = epath.Path(folder) / path.name
-    path.copy(local)
+    retries.call(path.copy, local, overwrite=True)
     yield pathlib.Path(local)
 
 
@@ -234,7 +263,7 @@ def written(path: epath.Path) -> Generator[pathlib.Path, None, None]:
   with tempfile.TemporaryDirectory() as folder:
     local = epath.Path(folder) / path.name
     yield pathlib.Path(local)
-    local.copy(path, overwrite=True)
+    retries.call(local.copy, path, overwrite=True)
 
 
 def stamp(path: epath.Path) -> list:
@@ -243,7 +272,7 @@ def stamp(path: epath.Path) -> list:
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns]
   filesystem, name = fsspec.core.url_to_fs(str(path))
-  info = filesystem.info(name)
+  info = retries.call(filesystem.info, name)
   return [info['size'], *(str(info[tag]) for tag in ('ETag', 'etag', 'created') if tag in info)]
 
 
@@ -260,5 +289,5 @@ def publish(folder: pathlib.Path, target: epath.Path, last: str) -> None:
       os.replace(folder, target)
   else:
     for file in sorted(folder.iterdir(), key=lambda file: file.name == last):
-      epath.Path(file).copy(target / file.name, overwrite=True)
+      retries.call(epath.Path(file).copy, target / file.name, overwrite=True)
   shutil.rmtree(folder, ignore_errors=True)

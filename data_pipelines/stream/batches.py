@@ -1,9 +1,10 @@
 """From drawn rows to a batch: where their media lies, what of it is shown, and what replaces it."""
 
+import itertools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,11 +98,15 @@ class Batches:
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
     for _ in range(MAX_REPLACEMENTS + 1):
-      requests = {i: self._request(place, starts[i]) for i, place in places.items()}
-      for i, decoded in self._decoder.fill(batch, requests):
+      known = self._replaced_before(drawn, places)
+      requests = {i: self._request(at, starts[i]) for i, at in places.items() if i not in known}
+      for i, decoded in itertools.chain(known.items(), self._decoder.fill(batch, requests)):
         if decoded.error:
-          key = decoded.key or self._corpora.key(self._table.row(places[i]))
+          row = self._table.row(places[i])
+          key = decoded.key or self._corpora.key(row)
           self._health.count(key, decoded.error)
+          found = dict(bucket=self._bucket.name, draw=drawn[i][0], corpus_row=row, key=key)
+          self._health.replaced.append(found | dict(reason=decoded.error))
           cell = self._cells[drawn[i][1][0]]
           places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
         else:
@@ -119,6 +124,17 @@ class Batches:
     return fields_lib.add_rows(
       batch, self._fields, fields_lib.Rows(self._bucket, captions, positions)
     )
+
+  def _replaced_before(
+    self, drawn: Drawn, places: Mapping[int, int]
+  ) -> dict[int, decoder_lib.Decoded]:
+    """What an earlier attempt of the run replaced, with the reason: it is again, unseen."""
+    found = {}
+    for i, place in places.items() if self._health.known else ():
+      draw = self._bucket.name, drawn[i][0], self._table.row(place)
+      if draw in self._health.known:
+        found[i] = decoder_lib.Decoded('', error=self._health.known[draw])
+    return found
 
   def row(self) -> dict[str, np.ndarray]:
     """A batch of one row, whose values mean nothing: the names, shapes and types of all."""
@@ -158,6 +174,10 @@ class Health:
     self.max_bad_fraction = max_bad_fraction
     self.num_seen = 0
     self.bad: dict[str, str] = {}
+    # What was replaced and is not told yet; what earlier attempts of the run replaced:
+    # (bucket, draw, row of the corpora) -> reason.
+    self.replaced: list[dict[str, Any]] = []
+    self.known: dict[tuple[str, int, int], str] = {}
     self.lock = threading.Lock()
 
   def count(self, key: str = '', reason: str = '') -> None:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import grain
@@ -150,6 +150,33 @@ class TrainStream:
   def num_bad(self) -> int:
     """How many different examples could not be decoded."""
     return len(self._health.bad)
+
+  def replaced_at(self, step: int) -> list[dict[str, Any]]:
+    """What this host replaced in a step's batch, once it is made; each is told once.
+
+    Returns:
+      Dicts for JSON of step, row (of the global batch), key and reason; and of bucket, draw,
+      corpus_row and stream, by which `replace_again` knows them.
+    """
+    number, batch_index = self._mixture[step]
+    bucket = self.buckets[number]
+    told = []
+    for found in list(self._health.replaced):
+      draw, row = divmod(found['draw'], bucket.batch_size)
+      if (found['bucket'], draw) == (bucket.name, batch_index):
+        self._health.replaced.remove(found)
+        told.append(dict(step=step, row=row, stream=self.fingerprint) | found)
+    return told
+
+  def replace_again(self, told: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces what `replaced_at` told an earlier attempt of the run, whatever it is now.
+
+    A decoder that hung or crashed may not do so again; the batches of a step stay the same.
+    """
+    for found in told:
+      if found['stream'] == self.fingerprint:
+        draw = found['bucket'], found['draw'], found['corpus_row']
+        self._health.known[draw] = found['reason']
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""
