@@ -42,7 +42,7 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
     retries.call(path.write_bytes, data)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.partial')
+  partial = path.with_name(f'{path.name}.part')
   partial.write_bytes(data)
   os.replace(partial, path)
 
@@ -240,15 +240,20 @@ def remove_folder(path: epath.Path) -> None:
 
 
 @contextlib.contextmanager
-def fetched(path: epath.Path) -> Generator[pathlib.Path, None, None]:
-  """The file as a local one, for libraries that read only those."""
+def fetched(path: epath.Path, *more: epath.Path) -> Generator[pathlib.Path, None, None]:
+  """The file as a local one, for libraries that read only those.
+
+  Args:
+    path: of the file.
+    *more: files that then lie beside it.
+  """
   if is_local(path):
     yield pathlib.Path(path)
     return
   with tempfile.TemporaryDirectory() as folder:
-    local = epath.Path(folder) / path.name
-    retries.call(path.copy, local, overwrite=True)
-    yield pathlib.Path(local)
+    for file in dict.fromkeys((path, *more)):
+      retries.call(file.copy, epath.Path(folder) / file.name, overwrite=True)
+    yield pathlib.Path(folder) / path.name
 
 
 @contextlib.contextmanager
@@ -256,9 +261,12 @@ def written(path: epath.Path) -> Generator[pathlib.Path, None, None]:
   """A local path for libraries that write only those; what they wrote appears whole at `path`."""
   if is_local(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(path).with_name(f'{path.name}.partial')
-    yield partial
-    os.replace(partial, path)
+    partial = pathlib.Path(path).with_name(f'{path.name}.part')
+    try:
+      yield partial
+      os.replace(partial, path)
+    finally:
+      partial.unlink(missing_ok=True)
     return
   with tempfile.TemporaryDirectory() as folder:
     local = epath.Path(folder) / path.name
