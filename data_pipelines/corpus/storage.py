@@ -140,7 +140,7 @@ def _s3_client() -> Any:
 def write_table(path: epath.Path, table: pa.Table) -> None:
   """Writes a Parquet file whole."""
   buffer = pa.BufferOutputStream()
-  pa.parquet.write_table(table, buffer, compression='zstd')
+  pa.parquet.write_table(table, buffer, compression='zstd', write_page_checksum=True)
   write_bytes(path, buffer.getvalue().to_pybytes())
 
 
@@ -189,7 +189,11 @@ def read_table(
         names = pa.parquet.read_schema(file).names
         columns = [*columns, *(name for name in optional if name in names)]
         file.seek(0)
-      return pa.parquet.read_table(file, columns=None if columns is None else list(columns))
+      return pa.parquet.read_table(
+        file,
+        columns=None if columns is None else list(columns),
+        page_checksum_verification=True,  # Older files have none, and are read as they are.
+      )
     except retries.StorageError:
       raise
     except (pa.ArrowException, OSError) as error:

@@ -1,8 +1,10 @@
 """Conditional writes, on which leases rest: on a disk, on gs:// and on s3://, by real clients."""
 
 import concurrent.futures
+import random
 import threading
 
+import pyarrow as pa
 import pytest
 from etils import epath
 from google.api_core import exceptions
@@ -21,6 +23,24 @@ def folder(request, tmp_path):
   else:
     with emulators.s3_bucket('held'):
       yield epath.Path('s3://held/folder')
+
+
+def test_no_flipped_bit_changes_a_table(tmp_path):
+  drawn = random.Random(0)
+  path = epath.Path(tmp_path) / 'sidecar.parquet'
+  rows = [dict(key=f'key {i}', fps=drawn.random()) for i in range(99)]
+  table = pa.Table.from_pylist(rows)
+  storage.write_table(path, table)
+  whole, num_found = path.read_bytes(), 0
+  for _ in range(300):
+    damaged = bytearray(whole)
+    damaged[drawn.randrange(len(whole))] ^= 1 << drawn.randrange(8)
+    path.write_bytes(bytes(damaged))
+    try:
+      assert storage.read_table(path, ['key', 'fps']).equals(table)
+    except ValueError:
+      num_found += 1
+  assert num_found > 200
 
 
 def race(function, number=8):
