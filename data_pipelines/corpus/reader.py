@@ -112,7 +112,8 @@ class Corpora:
 class Records:
   """Reads records from shards, of which the last few used stay open.
 
-  In a bucket each record is one ranged request, and of an open shard 8 bytes per record are held.
+  In a bucket each record is one ranged request; of an open shard 64 KiB and 20 bytes per record are
+  held.
   """
 
   MAX_OPEN = 256  # Files per process; an open shard of 10,000 records holds 0.7 MB.

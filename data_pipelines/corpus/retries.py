@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from google.api_core import exceptions, retry
-
 Result = TypeVar('Result')
 # How long a request is repeated; one that is under way then is still waited for. At most so long
 # that no decoder is taken for one that hangs (stream/decoder.py).
@@ -73,6 +71,14 @@ def call(function: Callable[..., Result], *arguments: Any, **options: Any) -> Re
   Raises:
     StorageError: it still was after DEADLINE_SECS.
   """
+  try:
+    return function(*arguments, **options)
+  except Exception as error:
+    if not is_transient(error):
+      raise
+  # A quarter of a second: only for those who need it.
+  from google.api_core import exceptions, retry
+
   patient = retry.Retry(
     predicate=is_transient, initial=0.1, maximum=10.0, multiplier=2.0, timeout=DEADLINE_SECS
   )
