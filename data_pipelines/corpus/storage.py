@@ -40,7 +40,11 @@ def write_bytes(path: epath.Path, data: bytes) -> None:
   """Writes a file whole; its folder is made."""
   if not is_local(path):
     retries.call(path.write_bytes, data)
-    return
+  else:
+    retries.call(_write_beside, path, data)
+
+
+def _write_beside(path: epath.Path, data: bytes) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{path.name}.part')
   partial.write_bytes(data)

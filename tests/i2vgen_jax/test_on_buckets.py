@@ -50,6 +50,12 @@ def test_a_run_in_a_bucket_goes_on_and_keeps_every_line(gs_bucket, finished_run,
   assert len(gs_bucket.find('held/run/tensorboard')) == 2
 
 
+def test_a_workdir_in_another_kind_of_bucket_is_refused():
+  for use in (checkpoint.read_config, checkpoint.latest_step):
+    with pytest.raises(ValueError, match='s3://held/run.*a disk or on gs://'):
+      use('s3://held/run')
+
+
 def launch(logs, *flags):
   return subprocess.Popen(
     [
