@@ -15,6 +15,7 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
+from data_pipelines.stream import replacements
 
 MAX_REPLACEMENTS = 8
 Decoder = decoder_lib.Decoder | decoder_lib.SandboxedDecoder | cache_lib.Reader
@@ -68,6 +69,7 @@ class Batches:
     fields: what a batch holds.
     seed: of the windows and the replacements.
     health: counts what is decoded and what is not.
+    replaced: remembers what is replaced, and knows what was in earlier attempts of the run.
   """
 
   def __init__(
@@ -80,6 +82,7 @@ class Batches:
     fields: Sequence[fields_lib.Field],
     seed: int,
     health: 'Health',
+    replaced: replacements.Replacements,
   ):
     self._decoder = decoder
     self._corpora = corpora
@@ -89,6 +92,7 @@ class Batches:
     self._fields = fields
     self._seed = seed
     self._health = health
+    self._replaced = replaced
 
   def __call__(self, drawn: Drawn) -> dict[str, np.ndarray]:
     """Raises DataError if too much of it cannot be decoded."""
@@ -105,8 +109,7 @@ class Batches:
           row = self._table.row(places[i])
           key = decoded.key or self._corpora.key(row)
           self._health.count(key, decoded.error)
-          found = dict(bucket=self._bucket.name, draw=drawn[i][0], corpus_row=row, key=key)
-          self._health.replaced.append(found | dict(reason=decoded.error))
+          self._replaced.add(self._bucket, drawn[i][0], row, key, decoded.error)
           cell = self._cells[drawn[i][1][0]]
           places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
         else:
@@ -130,10 +133,9 @@ class Batches:
   ) -> dict[int, decoder_lib.Decoded]:
     """What an earlier attempt of the run replaced, with the reason: it is again, unseen."""
     found = {}
-    for i, place in places.items() if self._health.known else ():
-      draw = self._bucket.name, drawn[i][0], self._table.row(place)
-      if draw in self._health.known:
-        found[i] = decoder_lib.Decoded('', error=self._health.known[draw])
+    for i, place in places.items():
+      if reason := self._replaced.reason(self._bucket, drawn[i][0], self._table.row(place)):
+        found[i] = decoder_lib.Decoded('', error=reason)
     return found
 
   def row(self) -> dict[str, np.ndarray]:
@@ -174,10 +176,6 @@ class Health:
     self.max_bad_fraction = max_bad_fraction
     self.num_seen = 0
     self.bad: dict[str, str] = {}
-    # What was replaced and is not told yet; what earlier attempts of the run replaced:
-    # (bucket, draw, row of the corpora) -> reason.
-    self.replaced: list[dict[str, Any]] = []
-    self.known: dict[tuple[str, int, int], str] = {}
     self.lock = threading.Lock()
 
   def count(self, key: str = '', reason: str = '') -> None:
