@@ -19,6 +19,13 @@ _PATHS: dict[type[BaseException], str] = {
   FileExistsError: 'exists already',
   PermissionError: 'may not be read or written',
 }
+# What clients of buckets raise when they are not let in; gcsfs has no class of its own for 403.
+_REFUSED = (
+  'botocore.exceptions.NoCredentialsError',
+  'google.api_core.exceptions.Forbidden',
+  'google.api_core.exceptions.Unauthorized',
+  'google.auth.exceptions.DefaultCredentialsError',
+)
 # The folder of our packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
@@ -37,7 +44,20 @@ def message(error: BaseException) -> str | None:
   if isinstance(error, OSError) and type(error) in _PATHS:
     # A bucket's library gives the path alone.
     return f'{error.filename or error} {_PATHS[type(error)]}: check the path.'
+  if _is_refused(error):
+    return (
+      f'the bucket may not be read or written: {" ".join(str(error).split())} Log in '
+      '(gcloud auth application-default login, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), '
+      'or ask for access.'
+    )
   return None
+
+
+def _is_refused(error: BaseException) -> bool:
+  name = f'{type(error).__module__}.{type(error).__qualname__}'
+  if name == 'gcsfs.retry.HttpError':
+    return str(getattr(error, 'code', '')) in ('401', '403')
+  return name in _REFUSED or (type(error) is OSError and str(error).startswith('Forbidden: '))
 
 
 def _raised_by_us(error: BaseException) -> bool:

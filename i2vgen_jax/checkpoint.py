@@ -107,8 +107,16 @@ class Checkpoints:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-  """The path as Orbax wants it: absolute if local, as it is if in a bucket."""
-  return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
+  """The path as Orbax wants it: absolute if local, as it is if on gs://.
+
+  Raises:
+    ValueError: it is in another kind of bucket.
+  """
+  if storage.is_local(path):
+    return epath.Path(os.path.abspath(path))
+  if not str(path).startswith('gs://'):
+    raise ValueError(f'{path}: a run lives on a disk or on gs://. Orbax writes to no other bucket.')
+  return epath.Path(path)
 
 
 def bytes_to_come(workdir: epath.PathLike, keep_last: int, abstract_state: Any) -> int:
@@ -224,9 +232,8 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Stores the resolved config of a run."""
-  path = absolute(workdir) / 'config.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(config.to_json(indent=2))  # In its order, which is that of the buckets' draws.
+  # In its order, which is that of the buckets' draws.
+  storage.write_bytes(absolute(workdir) / 'config.json', config.to_json(indent=2).encode())
 
 
 def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

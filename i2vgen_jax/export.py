@@ -23,6 +23,7 @@ import safetensors.numpy
 from absl import flags
 from etils import epath
 
+from data_pipelines.corpus import storage
 from i2vgen_jax import checkpoint, frozen, lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import configs, peft, read, tensors, tokenizers, unet_names
@@ -77,14 +78,14 @@ def export_diffusers(
   """Writes a complete I2VGenXLPipeline folder, or nothing.
 
   Args:
-    output: local folder that does not exist yet.
+    output: folder that does not exist yet.
     config: of the run: unet, vae, text_encoder, image_encoder, tokenizer, schedule, loss, sample.
     read_params: a key of FILES -> that network's parameters; called for one network after the
       other, so that only one need be in memory at a time.
     dtype: one of DTYPES.
 
   Raises:
-    ValueError: `output` exists or is no local path, diffusers cannot express the model, or weights
+    ValueError: `output` exists, diffusers cannot express the model, or weights
       are not finite in `dtype`.
   """
   tokenizer_files, token_ids = _tokenizer(config)
@@ -122,7 +123,7 @@ def export_vgen(
   """Writes the U-Net as VGen's checkpoint {state_dict, step}, or nothing.
 
   Args:
-    output: local file that does not exist yet. VGen samples from any name; to go on training, it
+    output: file that does not exist yet. VGen samples from any name; to go on training, it
       takes the step from the end of the name, as in i2vgen_xl_00854500.pth.
     config: of the run.
     unet_params: parameters of the U-Net.
@@ -134,7 +135,6 @@ def export_vgen(
       or torch is missing.
   """
   output_folder.check(output)
-  output = pathlib.Path(output).absolute()
   configs.check_vgen(config)
   try:
     import torch
@@ -147,13 +147,8 @@ def export_vgen(
     name: torch.from_numpy(value.astype('float32', copy=False)).to(getattr(torch, dtype))
     for name, value in named.items()
   }
-  output.parent.mkdir(parents=True, exist_ok=True)
-  part = output.with_name(f'{output.name}.part')
-  try:
+  with storage.written(epath.Path(output)) as part:
     torch.save({'state_dict': state_dict, 'step': step}, part)
-    part.rename(output)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _tokenizer(config: ml_collections.ConfigDict) -> tuple[dict[str, str], dict[str, int]]:

@@ -10,7 +10,6 @@ Each network's format is found by the names of its tensors: see docs/weights.md.
 from there.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +44,7 @@ def find_parts(pipeline: epath.PathLike) -> dict[str, str]:
   Raises:
     ValueError: the folder holds no pipeline.
   """
-  folder = pathlib.Path(pipeline)
+  folder = epath.Path(pipeline)
   if not (folder / 'model_index.json').exists():
     raise ValueError(f'pipeline={pipeline!r} has no model_index.json: it is no diffusers pipeline.')
   return {part: str(folder / part) for part in PARTS if (folder / part).is_dir()}
@@ -59,7 +58,7 @@ def load(
   Args:
     config: of the model; its own `tokenizer` and `weights` are read where `sources` has none.
     sources: paths by part: unet, tokenizer, t5_tokenizer, and blocks of the config such as vae.
-    output: local folder that does not exist yet.
+    output: folder that does not exist yet.
 
   Raises:
     ValueError: `output` exists, a part is missing, or weights do not fit the config.

@@ -123,6 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
   last_step = max(last_step, first_step)  # A run that is done stays so.
+  replacements = data.Replacements(workdir, stream)
   batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
   step_metrics = None
   timing.begin_loop()
@@ -154,6 +155,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       profile.start_at(step)
       with timing.spending('input'):
         bucket, batch = next(batches)
+        replacements.record(step)
       timing.step(bucket)
       batch = mesh_lib.place_batch(batch, mesh)
       state, step_metrics = steps(bucket.name, state, frozen, batch)

@@ -9,7 +9,10 @@ import tempfile
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
+
+from data_pipelines.corpus import json_lines
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = """
@@ -76,5 +79,5 @@ def state(workdir, step):
 
 def losses(workdir):
   """Step -> training loss."""
-  rows = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').open()]
+  rows = json_lines.read(epath.Path(workdir) / 'metrics.jsonl')
   return {row['step']: row['loss'] for row in rows if 'loss' in row}

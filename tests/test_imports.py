@@ -29,14 +29,14 @@ ROWS = {
   'data_pipelines/stream': 'corpus index media',
   'data_pipelines/report': 'corpus index media',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
-  'i2vgen_jax/process': 'data_pipelines/user_errors',
+  'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
   'i2vgen_jax/old_configs': '',
-  'i2vgen_jax/pretrained': 'models parallel process',
+  'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
   'i2vgen_jax/checkpoint': 'old_configs parallel data_pipelines/corpus',
   'i2vgen_jax/frozen': 'checkpoint models parallel pretrained process',
@@ -58,7 +58,8 @@ ROWS = {
     'flops frozen lora models parallel process session training data_pipelines/corpus'
   ),
   'i2vgen_jax/evaluation': (
-    'models pretrained sampling data_pipelines/curate data_pipelines/demo_corpus'
+    'models pretrained sampling data_pipelines/corpus data_pipelines/curate '
+    'data_pipelines/demo_corpus'
   ),
   'i2vgen_jax': (
     'cache checkpoint conditions evaluation frozen lora parallel pretrained process sampling '

@@ -4,6 +4,7 @@ columns.
 
 import bisect
 import collections
+import errno
 import functools
 import itertools
 import threading
@@ -17,7 +18,7 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
-from data_pipelines.corpus import buckets, remote_records, schema, storage
+from data_pipelines.corpus import buckets, remote_records, retries, schema, storage
 from data_pipelines.media.errors import DecodeError
 
 TEXTS = ('key', 'caption', 'media')
@@ -111,7 +112,8 @@ class Corpora:
 class Records:
   """Reads records from shards, of which the last few used stay open.
 
-  In a bucket each record is one ranged request, and of an open shard 8 bytes per record are held.
+  In a bucket each record is one ranged request; of an open shard 64 KiB and 20 bytes per record are
+  held.
   """
 
   MAX_OPEN = 256  # Files per process; an open shard of 10,000 records holds 0.7 MB.
@@ -126,19 +128,29 @@ class Records:
     self._lock = threading.Lock()
 
   def read(self, shard: str, record: int) -> dict:
-    """The record: its texts as str, its data as bytes.
+    """The record: its texts as str, its data as bytes; verified by the hashes of its chunk.
 
     Raises:
       DecodeError: the shard's file is damaged there, or gone.
+      StorageError: the disk or bucket does not answer, or the whole corpus is gone.
     """
     try:
-      [serialized] = self._reader(shard).read([record])
+      [serialized] = retries.call(self._read, shard, record)
       found = self._example.FromString(serialized).features.feature
       values = {name: found[name].bytes_list.value[0] for name in (*self._texts, *self._data)}
-    except (RuntimeError, OSError, ValueError, LookupError, message.DecodeError) as error:
+    except (RuntimeError, FileNotFoundError, ValueError, LookupError, message.DecodeError) as error:
       raise DecodeError('record', str(error)) from error
     texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
     return values | texts
+
+  def _read(self, shard: str, record: int) -> list[bytes]:
+    try:
+      return self._reader(shard).read([record])
+    except (RuntimeError, FileNotFoundError, ValueError):
+      folder = epath.Path(shard).parent
+      if not folder.exists():  # A disk of a network, for example, that is no longer mounted.
+        raise OSError(errno.EIO, 'the folder of the corpus is gone', str(folder)) from None
+      raise
 
   def count(self, shard: str) -> int:
     """Number of the shard's records; raises what ArrayRecord does if its file is damaged."""
@@ -199,5 +211,5 @@ def _check_lengths(sidecars: Sequence[epath.Path], lengths: Sequence[int]) -> No
 
 
 def _num_rows(path: epath.Path) -> int:
-  with path.open('rb') as file:
+  with storage.opened(path) as file:
     return pa.parquet.read_metadata(file).num_rows

@@ -69,7 +69,8 @@ class ShardWriter:
   def close(self) -> dict:
     """Ends the files; returns their counts and the records' checksum."""
     counts = self._writer.close()
-    pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema.SIDECAR), self._sidecar)
+    table = pa.Table.from_pylist(self._rows, schema.SIDECAR)
+    pa.parquet.write_table(table, self._sidecar, write_page_checksum=True)
     with self._records.open('rb') as file:
       sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
     return counts | dict(

@@ -162,7 +162,8 @@ class MeasureShard:
         failed[lost.reason] += 1
         example = f'{known["key"]}: {lost}'
       rows.append(row)
-    pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), folder / 'measured.parquet')
+    table = pa.Table.from_pylist(rows, schema.CURATE)
+    pa.parquet.write_table(table, folder / 'measured.parquet', write_page_checksum=True)
     return dict(num_examples=len(rows), failed=failed, example=example)
 
   def close(self) -> None:

@@ -162,7 +162,7 @@ class _ScoreShard:
             failed[loaded['lost'].reason] += 1
             example = f'{loaded["key"]}: {loaded["lost"]}'
     table = pa.Table.from_pylist(scored, schema.SCORE)
-    pa.parquet.write_table(table, folder / 'scored.parquet')
+    pa.parquet.write_table(table, folder / 'scored.parquet', write_page_checksum=True)
     return dict(num_examples=len(scored), num_scored=num_good, failed=failed, example=example)
 
   def _score(self, scorer: Scorer, batch: list[dict], rows: list[dict]) -> None:

@@ -1,9 +1,10 @@
 """From drawn rows to a batch: where their media lies, what of it is shown, and what replaces it."""
 
+import itertools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
+from data_pipelines.stream import replacements
 
 MAX_REPLACEMENTS = 8
 Decoder = decoder_lib.Decoder | decoder_lib.SandboxedDecoder | cache_lib.Reader
@@ -67,6 +69,7 @@ class Batches:
     fields: what a batch holds.
     seed: of the windows and the replacements.
     health: counts what is decoded and what is not.
+    replaced: remembers what is replaced, and knows what was in earlier attempts of the run.
   """
 
   def __init__(
@@ -79,6 +82,7 @@ class Batches:
     fields: Sequence[fields_lib.Field],
     seed: int,
     health: 'Health',
+    replaced: replacements.Replacements,
   ):
     self._decoder = decoder
     self._corpora = corpora
@@ -88,6 +92,7 @@ class Batches:
     self._fields = fields
     self._seed = seed
     self._health = health
+    self._replaced = replaced
 
   def __call__(self, drawn: Drawn) -> dict[str, np.ndarray]:
     """Raises DataError if too much of it cannot be decoded."""
@@ -97,11 +102,14 @@ class Batches:
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
     for _ in range(MAX_REPLACEMENTS + 1):
-      requests = {i: self._request(place, starts[i]) for i, place in places.items()}
-      for i, decoded in self._decoder.fill(batch, requests):
+      known = self._replaced_before(drawn, places)
+      requests = {i: self._request(at, starts[i]) for i, at in places.items() if i not in known}
+      for i, decoded in itertools.chain(known.items(), self._decoder.fill(batch, requests)):
         if decoded.error:
-          key = decoded.key or self._corpora.key(self._table.row(places[i]))
+          row = self._table.row(places[i])
+          key = decoded.key or self._corpora.key(row)
           self._health.count(key, decoded.error)
+          self._replaced.add(self._bucket, drawn[i][0], row, key, decoded.error)
           cell = self._cells[drawn[i][1][0]]
           places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
         else:
@@ -119,6 +127,16 @@ class Batches:
     return fields_lib.add_rows(
       batch, self._fields, fields_lib.Rows(self._bucket, captions, positions)
     )
+
+  def _replaced_before(
+    self, drawn: Drawn, places: Mapping[int, int]
+  ) -> dict[int, decoder_lib.Decoded]:
+    """What an earlier attempt of the run replaced, with the reason: it is again, unseen."""
+    found = {}
+    for i, place in places.items():
+      if reason := self._replaced.reason(self._bucket, drawn[i][0], self._table.row(place)):
+        found[i] = decoder_lib.Decoded('', error=reason)
+    return found
 
   def row(self) -> dict[str, np.ndarray]:
     """A batch of one row, whose values mean nothing: the names, shapes and types of all."""

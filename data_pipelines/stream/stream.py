@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import grain
@@ -24,7 +24,7 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
 from data_pipelines.index import table as table_lib
-from data_pipelines.stream import batches, mixture, shares, shuffle
+from data_pipelines.stream import batches, mixture, replacements, shares, shuffle
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
@@ -89,6 +89,7 @@ class TrainStream:
     self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
     self._num_threads = num_threads
     self._health = batches.Health(len(corpora), max_bad_fraction)
+    self._replaced = replacements.Replacements()
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
       if cache
@@ -109,8 +110,9 @@ class TrainStream:
       bucket, cells = planned_bucket.bucket, planned_bucket.cells
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       make = batches.Batches(
-        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self._health
-      )
+        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self._health,
+        self._replaced,
+      )  # fmt: skip
       # Its phases begin at the bucket's own draws.
       starts = [self._mixture.counts(p.start)[number] * bucket.batch_size for p in planned]
       phased = zip(starts, planned_bucket.shares, strict=True)
@@ -150,6 +152,24 @@ class TrainStream:
   def num_bad(self) -> int:
     """How many different examples could not be decoded."""
     return len(self._health.bad)
+
+  def replaced_at(self, step: int) -> list[dict[str, Any]]:
+    """What this host replaced in a step's batch, once it is made; each is told once.
+
+    Returns:
+      Dicts for JSON of step, row (of the global batch), key and reason; and of bucket, draw,
+      corpus_row and stream, by which `replace_again` knows them.
+    """
+    number, batch = self._mixture[step]
+    bucket = self.buckets[number]
+    return [
+      dict(step=step, row=found['draw'] % bucket.batch_size, stream=self.fingerprint) | found
+      for found in self._replaced.take(bucket, batch)
+    ]
+
+  def replace_again(self, told: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces what `replaced_at` told an earlier attempt of the run, whatever it is now."""
+    self._replaced.again(found for found in told if found['stream'] == self.fingerprint)
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""

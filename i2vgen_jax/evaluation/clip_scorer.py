@@ -14,6 +14,7 @@ import numpy as np
 import transformers
 from etils import epath
 
+from data_pipelines.corpus import storage
 from i2vgen_jax.models import clip
 from i2vgen_jax.pretrained import clip_names, files, tensors
 
@@ -29,6 +30,8 @@ class ClipScorer:
 
   def __init__(self, folder: str) -> None:
     path = epath.Path(folder)
+    if not storage.is_local(folder):
+      raise ValueError(f'{folder}: transformers reads no buckets. Copy the folder to a disk.')
     self.weights = path / 'model.safetensors'
     for name in ('config.json', 'model.safetensors', 'vocab.json', 'merges.txt'):
       if not (path / name).exists():

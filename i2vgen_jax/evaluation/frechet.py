@@ -14,6 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+
+from data_pipelines.corpus import storage
 
 Features = Callable[[np.ndarray], np.ndarray]  # float32 (N, 3, F, H, W) in [-1, 1] -> (N, D).
 
@@ -83,14 +86,16 @@ def load_features(source: str) -> tuple[Features, str]:
   Raises:
     ValueError: no such file or function, or torch is missing.
   """
-  path = pathlib.Path(source)
-  if path.exists():
+  path = epath.Path(source)
+  if not storage.is_local(source) or path.exists():
     try:
       import torch
     except ImportError as error:
       raise ValueError(f'{source} is a file of torch: pip install torch.') from error
     try:
-      network = torch.jit.load(str(path), map_location='cpu').eval()
+      with storage.fetched(path) as local:
+        network = torch.jit.load(str(local), map_location='cpu').eval()
+        digest = storage.sha256(epath.Path(local))
     except RuntimeError as error:
       raise ValueError(f'{source} is no TorchScript file: {error}.') from error
 
@@ -107,7 +112,7 @@ def load_features(source: str) -> tuple[Features, str]:
         raise ValueError(f'{source} returns a {type(found).__name__}; a tensor (N, D) is needed.')
       return found.float().numpy()
 
-    return features, hashlib.sha256(path.read_bytes()).hexdigest()
+    return features, digest
   module, separator, name = source.partition(':')
   if not separator:
     raise ValueError(f'features {source!r} are neither a file nor module:function.')

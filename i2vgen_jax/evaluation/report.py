@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_pipelines.corpus import storage
 from i2vgen_jax.sampling import sheets, video_file
 
 Videos = Mapping[str, np.ndarray]  # Set -> uint8 (N, F, H, W, 3).
@@ -33,9 +34,8 @@ small {{ color: #666 }}
 
 def write_json(path: epath.PathLike, report: Any) -> None:
   """Writes a report; what is not a number becomes null, which JSON can hold."""
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(_finite(report), indent=2) + '\n')
+  content = json.dumps(_finite(report), indent=2) + '\n'
+  storage.write_bytes(epath.Path(path), content.encode())
 
 
 def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:

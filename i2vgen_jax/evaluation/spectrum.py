@@ -5,11 +5,14 @@ taken off and its borders are faded (Hann); frequencies are cycles per pixel, up
 each pixel's mean is taken off; frequencies are cycles per frame.
 """
 
+import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
+
+from data_pipelines.corpus import storage
 
 # Name -> kind of spectrum -> (frequencies_K, power_K).
 Spectra = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -86,5 +89,6 @@ def draw(spectra: Spectra, path: str | os.PathLike[str]) -> None:
       axes.plot(frequencies_K[1:], np.maximum(power_K[1:], 1e-6), label=name)
     axes.set(yscale='log', title=f'{kind} spectrum', xlabel=label, ylabel='power')
     axes.legend()
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png')
+  storage.write_bytes(epath.Path(path), buffer.getvalue())

@@ -6,15 +6,16 @@ python -m i2vgen_jax.plan --config=configs/base.py:mesh=v5p-128 --topology=v5p-1
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
+from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import storage
 from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -41,7 +42,8 @@ def main() -> None:
     result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket), values.hlo)
     print(json.dumps(result['compiled'], indent=1))
   if values.json:
-    pathlib.Path(values.json).write_text(json.dumps(result, indent=1) + '\n')
+    content = json.dumps(result, indent=1) + '\n'
+    storage.write_bytes(epath.Path(values.json), content.encode())
 
 
 def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
@@ -74,7 +76,7 @@ def compile_for(
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(lowered, options)
   if hlo:
-    pathlib.Path(hlo).write_text(executable.as_text() or '')
+    storage.write_bytes(epath.Path(hlo), (executable.as_text() or '').encode())
   model_flops = flops.train_step(session, bucket)
   return dict(
     bucket=bucket.name,

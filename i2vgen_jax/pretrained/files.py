@@ -14,10 +14,13 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
+from etils import epath
+
+from data_pipelines.corpus import storage
 
 # Files in a folder of diffusers, transformers or open_clip, most wanted first.
 STEMS = ('diffusion_pytorch_model', 'model', 'open_clip_model')
@@ -32,6 +35,7 @@ SHARD = re.compile(r'\w[\w.+-]{0,200}')  # Its name, in an index.
 TYPES = re.compile(r'BF16|F16|F32|F64|[IU]\d+|BOOL')
 # Memory-mapped pages count as memory in use until the map is closed.
 MAX_MAPPED_BYTES = 2**28
+Folder = TypeVar('Folder', pathlib.Path, epath.Path)  # On a disk, or in a bucket.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,25 @@ def open_checkpoint(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
   return tensors
 
 
-def list_files(path: pathlib.Path) -> list[pathlib.Path]:
+@contextlib.contextmanager
+def fetched(path: str | os.PathLike[str]) -> Generator[pathlib.Path, None, None]:
+  """What `open_checkpoint` takes, as a local file or folder; from a bucket it is copied.
+
+  Raises:
+    ValueError: as `list_files`.
+  """
+  given = epath.Path(path)
+  if storage.is_local(path):
+    yield pathlib.Path(path)
+    return
+  files = list_files(given)
+  folder = given if given.is_dir() else given.parent
+  # A config and an index of shards lie beside them.
+  with storage.fetched(files[0], *files, *folder.glob('*.json')) as local:
+    yield local.parent if given.is_dir() else local.parent / given.name
+
+
+def list_files(path: Folder) -> list[Folder]:
   """The files that hold one network; raises ValueError if there are none or some are missing."""
   if path.is_dir():
     path = _find_in_folder(path)
@@ -80,7 +102,7 @@ def list_files(path: pathlib.Path) -> list[pathlib.Path]:
   return [path]
 
 
-def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
+def _find_in_folder(folder: Folder) -> Folder:
   for stems, suffix in ((STEMS, 'safetensors'), (TORCH_STEMS, 'bin')):
     for variant in VARIANTS:
       for stem in stems:
@@ -93,7 +115,7 @@ def _find_in_folder(folder: pathlib.Path) -> pathlib.Path:
   )
 
 
-def _list_indexed(index: pathlib.Path) -> list[pathlib.Path]:
+def _list_indexed(index: Folder) -> list[Folder]:
   try:
     found = json.loads(index.read_text())['weight_map'].values()
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -108,7 +130,7 @@ def _list_indexed(index: pathlib.Path) -> list[pathlib.Path]:
   return [index.parent / name for name in names]
 
 
-def _list_ema_shards(path: pathlib.Path, prefix: str) -> list[pathlib.Path]:
+def _list_ema_shards(path: Folder, prefix: str) -> list[Folder]:
   shards = sorted(path.parent.glob(f'{prefix}*.pth'))
   # pyrefly: ignore[unsupported-operation] - the glob is that of the pattern.
   ranks = {int(EMA_SHARD.search(shard.name)[2]) for shard in shards}

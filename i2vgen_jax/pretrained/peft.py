@@ -20,7 +20,7 @@ def export_peft(output: str | pathlib.Path, config: Any, adapters: tensors.Param
   """Writes the adapters for diffusers' I2VGenXLUNet, or nothing.
 
   Args:
-    output: local folder that does not exist yet.
+    output: folder that does not exist yet.
     config: the config of the run; `lora` gives rank and alpha.
     adapters: the run's block of them: for each adapted layer 'down', float32 (*window, I, R), and
       'up' (R, O). Empty if the run has none.

@@ -1,7 +1,6 @@
 """A network's parameters from whatever file or folder the user has."""
 
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +39,7 @@ def read_params(
 
   Args:
     network: key of NETWORKS.
-    path: local file or folder.
+    path: file or folder; one in a bucket is first copied to the folder for temporary files.
     config: the config of the run, to compare with a config.json beside the weights.
     module: the Flax module.
     abstract_params: ShapeDtypeStructs.
@@ -49,13 +48,15 @@ def read_params(
   Raises:
     ValueError: unreadable, or not this model's: every tensor that does not fit is named.
   """
-  path = pathlib.Path(path)
-  configs.check_source(network, path if path.is_dir() else path.parent, config, module)
-  stored = files.open_checkpoint(path)
   name_of, formats = NETWORKS[network]
-  try:
-    params, found = tensors.from_formats(stored, abstract_params, name_of, formats(module), initial)
-  except ValueError as error:
-    raise ValueError(f'{network} from {path}: {error}') from error
+  with files.fetched(path) as local:
+    configs.check_source(network, local if local.is_dir() else local.parent, config, module)
+    stored = files.open_checkpoint(local)
+    try:
+      params, found = tensors.from_formats(
+        stored, abstract_params, name_of, formats(module), initial
+      )
+    except ValueError as error:
+      raise ValueError(f'{network} from {path}: {error}') from error
   logging.info('%s: %d tensors of %s, format %s.', network, len(stored), path, found.name)
   return params

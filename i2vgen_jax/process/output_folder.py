@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Folders that are written whole or not at all, on a disk or in a bucket."""
 
 import contextlib
 import os
@@ -7,19 +7,29 @@ import shutil
 import tempfile
 from collections.abc import Generator
 
+from etils import epath
+
+from data_pipelines.corpus import retries, storage
+
 
 def check(output: str | os.PathLike[str]) -> None:
-  """Raises ValueError if `output` cannot be a new folder."""
-  if '://' in str(output):
-    raise ValueError(f'output={output!r} must be a local folder: write it there, then copy.')
-  if pathlib.Path(output).exists():
+  """Raises ValueError if `output` cannot be a new file or folder."""
+  if epath.Path(output).exists():
     raise ValueError(f'output={str(output)!r} exists: remove it or choose another folder.')
 
 
 @contextlib.contextmanager
 def written_whole(output: str | os.PathLike[str]) -> Generator[pathlib.Path, None, None]:
-  """A folder beside `output` that takes its name on success and vanishes on failure."""
+  """A local folder that becomes `output` on success and vanishes on failure.
+
+  In a bucket a reader may see a part of it while it is uploaded; a failure takes that back.
+  """
   check(output)
+  if not storage.is_local(output):
+    with tempfile.TemporaryDirectory() as part:
+      yield pathlib.Path(part)
+      _upload(pathlib.Path(part), epath.Path(output))
+    return
   output = pathlib.Path(output).absolute()
   output.parent.mkdir(parents=True, exist_ok=True)
   part = pathlib.Path(tempfile.mkdtemp(prefix=f'{output.name}.', suffix='.part', dir=output.parent))
@@ -29,4 +39,19 @@ def written_whole(output: str | os.PathLike[str]) -> Generator[pathlib.Path, Non
     part.rename(output)
   except BaseException:
     shutil.rmtree(part)
+    raise
+
+
+def _upload(folder: pathlib.Path, target: epath.Path) -> None:
+  """Copies all files of a folder into a bucket, or none."""
+  files = [file for file in sorted(folder.rglob('*')) if file.is_file()]
+
+  def copy(file: pathlib.Path) -> None:
+    place = target / file.relative_to(folder).as_posix()
+    retries.call(epath.Path(file).copy, place, overwrite=True)
+
+  try:
+    storage.in_threads(copy, files)
+  except BaseException:
+    storage.remove_folder(target)
     raise

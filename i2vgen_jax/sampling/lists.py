@@ -1,8 +1,6 @@
 """Lists to sample from: a video for each line image|||caption, as in VGen."""
 
 import io
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 from absl import logging
@@ -45,7 +43,7 @@ def make(
   failed = []
   for done, (number, line) in enumerate(lines):
     try:
-      image_path, caption = split_line(line, pathlib.Path(path).parent)
+      image_path, caption = split_line(line, epath.Path(path).parent)
       output = epath.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
       if output.exists():
         logging.info('%s is there: skipped', output)
@@ -81,7 +79,7 @@ def read(path: epath.PathLike) -> list[tuple[int, str]]:
   return lines
 
 
-def split_line(line: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+def split_line(line: str, folder: epath.Path) -> tuple[epath.Path, str]:
   """(image path, caption); a path that does not exist as given is one in the list's folder.
 
   Raises:
@@ -90,5 +88,5 @@ def split_line(line: str, folder: pathlib.Path) -> tuple[pathlib.Path, str]:
   image, separator, caption = line.partition(SEPARATOR)
   if not separator or not image.strip() or not caption.strip():
     raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')
-  given = pathlib.Path(image.strip())
-  return given if os.path.exists(given) else folder / given, caption.strip()
+  given = epath.Path(image.strip())
+  return given if given.exists() else folder / image.strip(), caption.strip()

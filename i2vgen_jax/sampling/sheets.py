@@ -1,8 +1,12 @@
 """Videos as pictures: all frames on one sheet."""
 
+import io
+
 import numpy as np
 from etils import epath
 from PIL import Image
+
+from data_pipelines.corpus import storage
 
 
 def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
@@ -14,5 +18,6 @@ def contact_sheet(videos_BFHWC: np.ndarray) -> np.ndarray:
 
 def write_png(path: epath.PathLike, image_HWC: np.ndarray) -> None:
   """Writes a uint8 image."""
-  with epath.Path(path).open('wb') as file:
-    Image.fromarray(np.asarray(image_HWC)).save(file, 'PNG')
+  buffer = io.BytesIO()
+  Image.fromarray(np.asarray(image_HWC)).save(buffer, 'PNG')
+  storage.write_bytes(epath.Path(path), buffer.getvalue())

@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
+from data_pipelines.corpus import storage
+
 CRF = '18'  # x264's quality, from 0, lossless, to 51.
 WEBP_QUALITY = 90
 # Browsers show a GIF's delays of 0 and 1 hundredths of a second as 10.
@@ -60,11 +62,7 @@ def write_mp4(path: epath.PathLike, video_FHWC: np.ndarray, fps: float) -> None:
 
 
 def _put(path: epath.PathLike, data: bytes) -> None:
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(path.name + '.part')
-  beside.write_bytes(data)
-  beside.replace(path)
+  storage.write_bytes(epath.Path(path), data)
 
 
 def mp4(video_FHWC: np.ndarray, fps: float) -> bytes:

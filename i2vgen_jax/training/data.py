@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from absl import logging
+from etils import epath
 
+from data_pipelines.corpus import json_lines
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
@@ -25,6 +28,30 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
     host_index=host_index,
     host_count=host_count,
   )
+
+
+class Replacements:
+  """What a run's stream replaced, in workdir/replaced: a resumed run replaces the same.
+
+  A file for each host, of lines with step, row of the global batch, key and reason.
+
+  Args:
+    workdir: of the run.
+    stream: of this host.
+  """
+
+  def __init__(self, workdir: epath.PathLike, stream: stream_lib.TrainStream):
+    folder = epath.Path(workdir) / 'replaced'
+    self._stream = stream
+    self._log = json_lines.Log(folder / f'host-{jax.process_index():05d}.jsonl')
+    if folder.is_dir():
+      for path in sorted(folder.iterdir()):
+        stream.replace_again(json_lines.read(path))
+
+  def record(self, step: int) -> None:
+    """Writes what was replaced in the batch of a step, once it is taken from the stream."""
+    for found in self._stream.replaced_at(step):
+      self._log.append(found)
 
 
 def data_position(step: int, stream: stream_lib.TrainStream) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What a command says when it ends."""
 
+import botocore.exceptions
+import gcsfs.retry
+import google.auth.exceptions
 import pytest
 
 from data_pipelines import user_errors
@@ -10,3 +13,24 @@ def test_an_error_hands_no_control_characters_to_the_terminal(capsys):
     user_errors.fail('the key \x1b[2J\u202egpj.exe\r\udcff is bad:\n  two lines')
   shown = capsys.readouterr().err
   assert shown == 'error: the key \\x1b[2J\\u202egpj.exe\\r\\xff is bad:\n  two lines\n'
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    OSError('Forbidden: https://storage/held\nno access to held'),
+    gcsfs.retry.HttpError({'code': 401, 'message': 'Anonymous caller has no access to held'}),
+    botocore.exceptions.NoCredentialsError(),
+    google.auth.exceptions.DefaultCredentialsError('no credentials'),
+  ],
+)
+def test_a_bucket_that_lets_nobody_in_is_said_in_one_line(error):
+  said = user_errors.message(error)
+  assert 'Log in' in said and '\n' not in said
+
+
+@pytest.mark.parametrize(
+  'error', [OSError('503'), gcsfs.retry.HttpError({'code': 503, 'message': 'away'}), KeyError('x')]
+)
+def test_other_errors_are_not(error):
+  assert user_errors.message(error) is None

@@ -5,7 +5,7 @@ import logging
 import pytest
 from absl import logging as absl_logging
 
-from data_pipelines.corpus import buckets
+from data_pipelines.corpus import buckets, json_lines, reader
 from data_pipelines.stream import fields, stream
 from i2vgen_jax.training import data as data_lib
 from tests import tiny
@@ -45,3 +45,29 @@ def test_the_fingerprint_does_not_depend_on_how_the_stream_runs(demo_corpus):
 def test_every_config_says_how_it_streams(demo_corpus):
   data = tiny.get_config(demo_corpus).data
   assert data.sandbox and not data.accept_changed and data.index == ''
+
+
+def test_a_resumed_run_replaces_what_the_run_before_replaced(demo_corpus, tmp_path, monkeypatch):
+  """Though the decoder that hung does not hang again; it reads of all hosts' replacements."""
+  options = dict(num_threads=1, max_bad_fraction=0.5)
+  first = open_stream(demo_corpus / 'videos', **options)
+  whole, bad = first.batch_at(1), first.examples_at(1)[2]['key']
+  read = reader.Records.read
+
+  def hung(self, shard, record):
+    found = read(self, shard, record)
+    if found['key'] == bad:
+      raise reader.DecodeError('timeout', 'no result in 60 s.')
+    return found
+
+  with monkeypatch.context() as patch:
+    patch.setattr(reader.Records, 'read', hung)
+    shaken = first.batch_at(1)
+  data_lib.Replacements(tmp_path, first).record(1)
+  assert (shaken['video'] != whole['video']).any()
+  [told] = json_lines.read(tmp_path / 'replaced/host-00000.jsonl')
+  assert (told['step'], told['row'], told['key'], told['reason'][:7]) == (1, 2, bad, 'timeout')
+  (tmp_path / 'replaced/host-00000.jsonl').rename(tmp_path / 'replaced/host-00007.jsonl')
+  resumed = open_stream(demo_corpus / 'videos', **options)
+  data_lib.Replacements(tmp_path, resumed)
+  assert (resumed.batch_at(1)['video'] == shaken['video']).all()

@@ -1,0 +1,125 @@
+"""Runs whose corpus, weights, workdir and outputs are all on gs://, by the real clients."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data_pipelines import __main__ as data_commands
+from data_pipelines import demo_corpus as demo
+from data_pipelines.corpus import json_lines
+from i2vgen_jax import checkpoint, train
+from tests import runs, tiny
+
+DEMO = runs.ROOT / 'i2vgen_jax' / 'demo'
+RUN = 'gs://held/run'
+
+
+def put(bucket, source, target):
+  bucket.put(str(source), target, recursive=pathlib.Path(source).is_dir())
+
+
+def check_lines(num_starts):
+  """All lines of all attempts are there."""
+  found = runs.losses(RUN)
+  assert set(found) == {1, 2, 3, 4, 5, 6}
+  events = [next(iter(row)) for row in json_lines.read(f'{RUN}/goodput.jsonl')]
+  assert events.count('job_start_time') == events.count('training_prep_end_time') == num_starts
+  assert events[-1] == 'job_end_time'
+  return [found[step] for step in range(1, 7)]
+
+
+def test_a_run_in_a_bucket_goes_on_and_keeps_every_line(gs_bucket, finished_run, demo_corpus):
+  put(gs_bucket, demo_corpus / 'videos', 'held/corpus/videos')
+  for name in ('vae.safetensors', 'tokenizer'):
+    put(gs_bucket, DEMO / name, f'held/{name}')
+  config = tiny.get_config('gs://held/corpus')
+  config.vae.weights, config.tokenizer = 'gs://held/vae.safetensors', 'gs://held/tokenizer'
+  config.train.tensorboard = True
+  for stop_at in (3, 0):
+    config.train.stop_at = stop_at
+    assert train.train(config, RUN) == 0
+  expected = runs.losses(finished_run)
+  np.testing.assert_allclose(check_lines(2), [expected[i] for i in range(1, 7)], rtol=1e-5)
+  assert checkpoint.read_config(RUN).vae.weights == 'gs://held/vae.safetensors'
+  assert len(gs_bucket.find('held/run/tensorboard')) == 2
+
+
+def test_a_workdir_in_another_kind_of_bucket_is_refused():
+  for use in (checkpoint.read_config, checkpoint.latest_step):
+    with pytest.raises(ValueError, match='s3://held/run.*a disk or on gs://'):
+      use('s3://held/run')
+
+
+def launch(logs, *flags):
+  return subprocess.Popen(
+    [
+      sys.executable, '-m', 'launch', 'local', '--topology=2xcpu-1', f'--workdir={RUN}',
+      '--config=tests/tiny.py:gs://held/corpus', '--config.mesh.data=2', f'--logs={logs}', '--go',
+      '--config.checkpoint.every=1', '--config.tokenizer=gs://held/tokenizer', *flags,
+    ],
+    cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def run(module, *arguments):
+  done = runs.module(module, *arguments)
+  assert done.returncode == 0, f'{module}: {done.stderr[-3000:]}'
+
+
+@pytest.mark.slow
+def test_the_whole_path_from_videos_to_an_export(gs_bucket, finished_run, tmp_path):
+  demo.write(str(tmp_path / 'demo'), num_videos=48, num_validation=16, num_images=32)
+  put(gs_bucket, tmp_path / 'demo', 'held/demo')
+  put(gs_bucket, DEMO / 'tokenizer', 'held/tokenizer')
+  corpus = 'gs://held/corpus/videos'
+  for command in (
+    f'ingest --input=gs://held/demo/webvid --output={corpus} --num_processes=1',
+    f'index --corpus={corpus} --output=gs://held/index',
+  ):
+    data_commands.main(command.split())
+
+  process, log, killed = launch(tmp_path / 'logs', '--max_restarts=2'), [], False
+  for line in process.stderr:
+    log.append(line)
+    if not killed and re.search(r'step [23]/6', line):
+      pids = re.findall(r'launch: process \d is pid (\d+)', ''.join(log))
+      os.kill(int(pids[1]), signal.SIGKILL)
+      killed = True
+  assert process.wait(timeout=600) == 0 and killed, ''.join(log)[-5000:]
+  assert 'Resuming at step' in ''.join(log)
+  expected = runs.losses(finished_run)
+  np.testing.assert_allclose(check_lines(2), [expected[i] for i in range(1, 7)], rtol=1e-5)
+
+  first_frame = tmp_path / 'first.png'
+  first_frame.write_bytes(next((tmp_path / 'demo').rglob('*.jpg')).read_bytes())
+  put(gs_bucket, first_frame, 'held/first.png')
+  prompt = ('--image=gs://held/first.png', '--prompt=a red circle moves left')
+  sampled = 'gs://held/out/sample.mp4'
+  run('i2vgen_jax.sample', f'--workdir={RUN}', *prompt, f'--output={sampled}')
+  gs_bucket.pipe_file('held/list.txt', b'first.png|||a red circle moves left\n')
+  arguments = ('--list=gs://held/list.txt', '--output=gs://held/out/list')
+  run('i2vgen_jax.sample', f'--workdir={RUN}', *arguments)
+  for name in ('held/out/sample.mp4', 'held/out/list/0001_first.mp4'):
+    assert b'ftyp' in gs_bucket.cat_file(name)[:16]
+
+  exported, loaded = 'gs://held/out/export', 'gs://held/out/loaded'
+  run('i2vgen_jax.export', f'--workdir={RUN}', f'--output={exported}')
+  refused = runs.module('i2vgen_jax.export', f'--workdir={RUN}', f'--output={exported}')
+  assert refused.returncode == 2 and 'exists' in refused.stderr
+  config = '--config=tests/tiny.py:gs://held/corpus'
+  run('i2vgen_jax.load', config, f'--pipeline={exported}', f'--output={loaded}')
+  run('i2vgen_jax.plan', config, '--topology=v5p-8', '--json=gs://held/out/plan.json')
+  assert gs_bucket.exists('held/out/plan.json')
+  cache = 'gs://held/out/cache'
+  run('i2vgen_jax.precompute', config, f'--output={cache}')
+  started = (f'--config.start={loaded}', f'--config.data.cache={cache}')
+  run('i2vgen_jax.train', config, *started, '--workdir=gs://held/second')
+  assert len(runs.losses('gs://held/second')) == 6
+  run('i2vgen_jax.evaluate', f'--workdir={RUN}', '--num_examples=2', '--steps=2')
+  assert gs_bucket.exists('held/run/evaluation/index.html')
