@@ -150,7 +150,7 @@ def damage(folder: pathlib.Path, step: int, kind: str, draw: random.Random) -> s
     elif kind == 'all of another step':
       shutil.copytree(other, own)
     else:
-      shutil.copytree(other, folder / '7')
+      shutil.copytree(other, folder / str(step + 4))
   return str(step)
 
 
@@ -180,9 +180,9 @@ def restore(work: pathlib.Path, good: int, on_one: bool) -> str:
       return f'SILENT: position {found}'
     if step < good:
       return f'LOST: step {step} instead of {good}'
-    for later in range(step + 1, 9):  # Over what lies there.
+    for later in range(step + 1, 5):  # Over what lies there.
       checkpoints.save(later, state, position(later))
-    checkpoints.check_saved(8)
+    checkpoints.check_saved(4)
     checkpoints.close()
   except Exception as error:  # Of any kind: a good step is there.
     return f'LOST: {type(error).__name__}: {str(error)[:200]}'
