@@ -83,9 +83,10 @@ class Checkpoints:
     self._last_save = time.monotonic()
     self._saving: int | None = None  # The step whose save may be under way.
     self._failed_saves = 0
-    self._checkpointer = self._open()
+    self._checkpointer: ocp.training.Checkpointer | None = None
 
   def _open(self) -> ocp.training.Checkpointer:
+    """Orbax's own, which fails if a step's metadata is damaged; removes saves that were cut off."""
     return ocp.training.Checkpointer(
       self._directory,
       # Orbax declares other arguments for policies than its own policies take.
@@ -137,6 +138,7 @@ class Checkpoints:
       return
     sealed = digests.seal(step, data_position, digests.of_tree(state))
     self._saving = step
+    self._checkpointer = self._checkpointer or self._open()
     self._checkpointer.save_checkpointables_async(
       step, {trees.ITEM: state}, custom_metadata=sealed, force=True
     )
@@ -144,7 +146,7 @@ class Checkpoints:
   def _finish(self) -> None:
     """Waits for the save under way."""
     step, self._saving = self._saving, None
-    if step is None:
+    if step is None or self._checkpointer is None:
       return
     try:
       self._checkpointer.wait()
@@ -207,8 +209,8 @@ class Checkpoints:
   ) -> tuple[int, Any, Any] | None:
     """(step, state, data position) of the newest step that is as it was saved, on all hosts alike.
 
-    Newer ones that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a
-    bucket, which cannot rename, they only stop to count.
+    Those that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a bucket,
+    which cannot rename, they only stop to count. Of older ones the metadata alone is read.
 
     Args:
       abstract_state: as in `restore`.
@@ -222,22 +224,25 @@ class Checkpoints:
       trees.DamagedError: all steps are damaged; they stay.
     """
     damaged: dict[int, str] = {}
+    restored = None
     for step in _list_of_lead(_numbered(self._directory)):
       try:
-        state, position = self.restore(step, abstract_state, optional)
+        if restored is None:
+          restored = step, *self.restore(step, abstract_state, optional)
+        else:
+          trees.stored(self._directory / str(step), step)  # Orbax will want to read it.
       except trees.DamagedError as error:
         logging.error('%s', error)
         damaged[step] = str(error)
-        continue
-      self._set_aside(damaged, step)
-      return step, state, position
-    if damaged:
+    if restored is not None:
+      self._set_aside(damaged, restored[0])
+    elif damaged:
       raise trees.DamagedError(
         f'No step in {self._directory} can be restored:\n  '
         + '\n  '.join(damaged.values())
         + '\nPut back a copy of one of them, or start anew in another --workdir.'
       )
-    return None
+    return restored
 
   def _set_aside(self, damaged: Mapping[int, str], good: int) -> None:
     """Makes the steps count no more."""
@@ -255,8 +260,7 @@ class Checkpoints:
           (directory / trees.COMMITTED).unlink(missing_ok=True)  # Orbax removes the rest.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged steps are set aside')
-    self._checkpointer.reload()
-    logging.error('Going on from step %d: steps %s are in %s.', good, sorted(damaged), aside)
+    logging.error('Restored step %d; %s are in %s.', good, sorted(damaged), aside)
 
   def check_saved(self, step: int) -> None:
     """Raises SaveError unless the save of `step`, the last one, has succeeded."""
@@ -267,7 +271,8 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the save under way."""
     self._finish()
-    self._checkpointer.close()
+    if self._checkpointer is not None:
+      self._checkpointer.close()
 
 
 def _fields(state: Any) -> dict[str, Any]:
