@@ -10,6 +10,7 @@
 A step counts only once Orbax has committed it; the next start removes a save that was cut off.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -37,7 +38,7 @@ RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
-  r'|profile_\w+)$'
+  r'|profile_\w+|max_skipped|skip_\w+)$'
 )
 
 
@@ -90,15 +91,32 @@ class Checkpoints:
         step, {'state': state}, custom_metadata={'data': data_position}, force=True
       )
 
-  def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
+  def restore(
+    self, step: int, abstract_state: Any, optional: Mapping[str, Any] | None = None
+  ) -> tuple[Any, Any]:
     """(state, data position) of `step`, placed by the shardings in `abstract_state`.
+
+    Args:
+      step: updates done.
+      abstract_state: ShapeDtypeStructs with shardings; a dataclass, if anything is `optional`.
+      optional: top fields that older checkpoints lack -> what they get then.
 
     Raises:
       ValueError: a tensor is missing, unexpected or of another shape or type; all are named.
     """
     metadata = self._checkpointer.metadata(step)
-    check_tree(metadata.metadata, abstract_state, f'checkpoint {self._directory / str(step)}')
-    state = self._checkpointer.load_checkpointables(step, {'state': abstract_state})['state']
+    stored = cast(Mapping[str, Any], metadata.metadata)
+    absent = {name: value for name, value in (optional or {}).items() if name not in stored}
+    wanted = abstract_state
+    if absent:
+      logging.warning('Checkpoint %d is of before there was %s: begun anew.', step, list(absent))
+      wanted = {name: leaf for name, leaf in vars(abstract_state).items() if name not in absent}
+    check_tree(stored, wanted, f'checkpoint {self._directory / str(step)}')
+    state = self._checkpointer.load_checkpointables(step, {'state': wanted})['state']
+    if absent:
+      placed = {name: getattr(abstract_state, name) for name in absent}
+      placed = jax.tree.map(lambda leaf: leaf.sharding, placed)
+      state = dataclasses.replace(abstract_state, **state, **jax.device_put(absent, placed))
     return state, cast(Mapping[str, Any], metadata.custom_metadata)['data']
 
   def close(self) -> None:

@@ -22,6 +22,9 @@ ADDED = {
   'data.aspects': (),
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
+  'train.skip_norm': 0.0,
+  'train.max_skipped': 10,
+  'train.skip_window': 1000,
 }
 
 

@@ -6,8 +6,6 @@ checkpoint.
 
 import contextlib
 import functools
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,6 +24,7 @@ from i2vgen_jax.training import (
   compilation,
   data,
   goodput,
+  guard,
   objective,
   profiler,
   warm_start,
@@ -51,7 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   Raises:
     ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
-    cli.TrainingError: the loss is not finite, or too many samples are bad.
+    cli.TrainingError: too many steps were skipped, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
@@ -100,7 +99,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       write_overview(workdir, state.params)
   else:
     state, position = checkpoints.restore(
-      first_step, sharding.with_shardings(abstract_state, shardings)
+      first_step,
+      sharding.with_shardings(abstract_state, shardings),
+      optional={'guard': guard.start()},
     )
     data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
@@ -117,6 +118,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   steps = compilation.Steps(step_of_bucket, mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
+  skips = guard.Skips(state.guard, stream, writer, **budget)
   profile = profiler.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
@@ -137,7 +140,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       at_end = step == last_step or stop.requested(step)
       save_due = at_end or (step > first_step and step % config.checkpoint.every == 0)
       if step_metrics is not None and (save_due or step % config.train.log_every == 0):
-        check_finite(step_metrics, step)
+        step_metrics = skips.report(step, state.guard, step_metrics)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
@@ -178,17 +181,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
-
-
-def check_finite(step_metrics: Mapping[str, Any], step: int) -> None:
-  """Raises cli.TrainingError before a broken state is saved or shown."""
-  for name in ('loss', 'grad_norm'):
-    value = float(step_metrics[name])
-    if not math.isfinite(value):
-      raise cli.TrainingError(
-        f'{name} is {value} at step {step}. The last checkpoint is from before; lower '
-        'optimizer.peak_learning_rate or look at the batch of this step.'
-      )
 
 
 def write_overview(workdir: epath.PathLike, params: Any) -> None:

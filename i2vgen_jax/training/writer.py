@@ -27,7 +27,7 @@ class Writer:
   """
 
   def __init__(self, workdir: epath.PathLike, active: bool = True, tensorboard: bool = True):
-    self._active = active
+    self.active = active
     self._workdir = epath.Path(workdir)
     self._events = None
     if active and tensorboard:
@@ -35,7 +35,7 @@ class Writer:
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""
-    if not self._active:
+    if not self.active:
       return
     row = {'step': step} | {
       name: value if isinstance(value, str | int) else float(value)
