@@ -103,7 +103,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       sharding.with_shardings(abstract_state, shardings),
       optional={'guard': guard.start()},
     )
-    data.check_data_position(position, stream, config.data.accept_changed)
+    data.resume(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.

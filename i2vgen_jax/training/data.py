@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import checkpoint
@@ -28,14 +30,17 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
 
 
 def data_position(step: int, stream: stream_lib.TrainStream) -> dict[str, Any]:
-  """The position in the data that a checkpoint stores."""
-  return {'step': step, 'fingerprint': stream.fingerprint}
+  """The position in the data that a checkpoint stores; all processes call it at the same step."""
+  health = stream.health
+  counted = multihost_utils.process_allgather(np.array(health.counted)).reshape(-1, 2).sum(axis=0)
+  seen, bad = (before + int(more) for before, more in zip(health.before, counted, strict=True))
+  return {'step': step, 'fingerprint': stream.fingerprint, 'examples': {'seen': seen, 'bad': bad}}
 
 
-def check_data_position(
+def resume(
   position: Mapping[str, Any], stream: stream_lib.TrainStream, accept_changed: bool = False
 ) -> None:
-  """Compares the stream with the one that the checkpoint was trained on.
+  """Compares the stream with the one that the checkpoint was trained on; counts go on from there.
 
   Args:
     position: of `data_position`, as the checkpoint holds it.
@@ -47,6 +52,8 @@ def check_data_position(
     ValueError: the streams differ.
   """
   if position['fingerprint'] == stream.fingerprint:
+    counts = position.get('examples', {'seen': 0, 'bad': 0})  # Earlier versions kept none.
+    stream.health.before = (counts['seen'], counts['bad'])
     return
   change = (
     f'The corpora, their index or the buckets changed: checkpoint step {position["step"]} has data '
