@@ -25,6 +25,9 @@ ADDED = {
   'train.skip_norm': 0.0,
   'train.max_skipped': 10,
   'train.skip_window': 1000,
+  'checkpoint.every_minutes': 0.0,
+  'train.replay_every': 0,
+  'train.norms_every': 0,
 }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint
+from i2vgen_jax import checkpoint, trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
 
@@ -19,26 +19,26 @@ def abstract(tree):
 
 def test_a_tree_comes_back_from_a_relative_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  checkpoint.save_tree('here', TREE)
-  loaded = checkpoint.load_tree('here', abstract(TREE))
+  trees.save_tree('here', TREE)
+  loaded = trees.load_tree('here', abstract(TREE), fix='')
   np.testing.assert_array_equal(loaded['block']['kernel'], TREE['block']['kernel'])
 
 
 def test_every_mismatch_is_named_with_its_shapes(tmp_path):
-  checkpoint.save_tree(tmp_path / 'tree', TREE)
+  trees.save_tree(tmp_path / 'tree', TREE)
   wanted = {'block': {'kernel': jnp.ones((2, 4)), 'scale': jnp.ones((3,))}}
   with pytest.raises(ValueError) as raised:
-    checkpoint.load_tree(tmp_path / 'tree', abstract(wanted))
+    trees.load_tree(tmp_path / 'tree', abstract(wanted), fix='')
   message = str(raised.value)
   assert 'missing block/scale' in message and 'unexpected block/bias' in message
   assert 'block/kernel: float32[2, 3] where the config makes float32[2, 4]' in message
 
 
 def test_another_dtype_is_a_mismatch(tmp_path):
-  checkpoint.save_tree(tmp_path / 'tree', TREE)
+  trees.save_tree(tmp_path / 'tree', TREE)
   wanted = jax.tree.map(lambda x: x.astype(jnp.bfloat16), TREE)
   with pytest.raises(ValueError, match='where the config makes bfloat16'):
-    checkpoint.load_tree(tmp_path / 'tree', abstract(wanted))
+    trees.load_tree(tmp_path / 'tree', abstract(wanted), fix='')
 
 
 def test_old_steps_go_and_multiples_stay(tmp_path):
