@@ -5,7 +5,6 @@ checkpoint.
 """
 
 import contextlib
-import functools
 from typing import Any
 
 import jax
@@ -23,9 +22,9 @@ from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
 from i2vgen_jax.training import (
   compilation,
   data,
+  examine,
   goodput,
   guard,
-  objective,
   profiler,
   warm_start,
 )
@@ -50,6 +49,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   Raises:
     ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
+    jax.errors.JaxRuntimeError: a device failed, or a step taken twice gave other bits.
     cli.TrainingError: too many steps were skipped, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
@@ -105,19 +105,12 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
-  groups = {bucket.name: bucket.group for bucket in buckets}
-
-  @functools.cache
-  def make_step(rates):
-    return step_of_loss(objective.make_loss(session, dict(rates)))
-
-  def step_of_bucket(name):
-    return make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
-
-  steps = compilation.Steps(step_of_bucket, mesh, xla_options)
+  steps = compilation.Steps(step_lib.by_bucket(session, step_of_loss), mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
   budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
   skips = guard.Skips(state.guard, stream, writer, **budget)
+  cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}
+  examined = examine.Examined(steps, writer, **cadences)
   profile = profiler.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
@@ -158,7 +151,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
         bucket, batch = next(batches)
       timing.step(bucket)
       batch = mesh_lib.place_batch(batch, mesh)
-      state, step_metrics = steps(bucket.name, state, frozen, batch)
+      state, step_metrics = examined(step, bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
     raise cli.TrainingError(str(error)) from error

@@ -1,6 +1,7 @@
 """One optimizer step as a pure function: differentiate the objective, update, average."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,11 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
+from i2vgen_jax.training import examine, objective, optimizer
 from i2vgen_jax.training import guard as guard_lib
-from i2vgen_jax.training import objective, optimizer
 
 # The fields of config.train that `make_train_step` takes unchanged.
-FIELDS = ('accumulation', 'ema_decay', 'ema_warmup', 'skip_norm')
+FIELDS = ('accumulation', 'ema_decay', 'ema_warmup', 'skip_norm', 'norms_every')
 
 
 @flax.struct.dataclass
@@ -106,6 +107,7 @@ def make_train_step(
   ema_decay: float,
   ema_warmup: bool,
   skip_norm: float = 0.0,
+  norms_every: int = 0,
   offload_optimizer: bool,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
@@ -119,6 +121,7 @@ def make_train_step(
     ema_warmup: if True, the decay starts low: min(ema_decay, (1 + n) / (10 + n)) after n updates.
     skip_norm: as of `guard.judge`: a step that it judges bad moves `step` and `guard` alone. What
       follows a schedule counts updates, as the optimizer does.
+    norms_every: not 0 if the metrics have the gradients' norms by block, for `examine.Examined`.
     offload_optimizer: if True, the optimizer's state comes from the memory of the host, where
       `state_shardings` puts it back.
   """
@@ -143,12 +146,14 @@ def make_train_step(
     )
     after = dict(params=params, ema_params=ema_params, opt_state=opt_state)
     after = jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, before)
-    metrics = {
+    metrics: dict[str, Any] = {
       'loss': mean_loss,
       'grad_norm': norm,
       'learning_rate': learning_rate(num_updates),
       'num_skipped_steps': guard.num_skipped,
     }
+    if norms_every:
+      metrics['grad_norms'] = examine.norms_by_block(grads)
     state = state.replace(step=state.step + 1, guard=guard, **after)
     return state, metrics
 
@@ -191,6 +196,24 @@ def from_config(
     )
 
   return abstract, shardings, init, of_loss
+
+
+def by_bucket(
+  session: session_lib.Session, of_loss: Callable[..., jax.stages.Wrapped]
+) -> Callable[[str], jax.stages.Wrapped]:
+  """Name of a bucket -> its train step, the same object for buckets that drop signals alike.
+
+  Args:
+    session: of the run, with its frozen weights.
+    of_loss: from `from_config`.
+  """
+  groups = {bucket.name: bucket.group for bucket in session.buckets()}
+
+  @functools.cache
+  def make_step(rates: tuple) -> jax.stages.Wrapped:
+    return of_loss(objective.make_loss(session, dict(rates)))
+
+  return lambda name: make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
 
 
 def state_shardings(
