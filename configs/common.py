@@ -163,6 +163,13 @@ def release():
     accumulation=1,
     ema_decay=0.9999,
     ema_warmup=False,
+    # A step whose loss or gradient is not finite changes nothing but the position in the data; so
+    # does one whose gradient's norm is beyond so many times the median of the last 128. 0: any.
+    skip_norm=0.0,
+    max_skipped=10,  # More of the last skip_window steps end the run; at most 63.
+    skip_window=1000,
+    replay_every=0,  # Take every so manieth step twice, and compare to the bit; 0 does not.
+    norms_every=0,  # Norms of gradients and updates by block, every so many steps; 0 writes none.
     log_every=10,
     eval_every=1000,
     sample_every=1000,

@@ -43,7 +43,7 @@ RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
-  r'|profile_\w+)$'
+  r'|profile_\w+|max_skipped|skip_\w+)$'
 )
 
 

@@ -22,7 +22,12 @@ ADDED = {
   'data.aspects': (),
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
+  'train.skip_norm': 0.0,
+  'train.max_skipped': 10,
+  'train.skip_window': 1000,
   'checkpoint.every_minutes': 0.0,
+  'train.replay_every': 0,
+  'train.norms_every': 0,
 }
 
 

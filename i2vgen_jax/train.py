@@ -5,9 +5,6 @@ checkpoint.
 """
 
 import contextlib
-import functools
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,8 +22,9 @@ from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
 from i2vgen_jax.training import (
   compilation,
   data,
+  examine,
   goodput,
-  objective,
+  guard,
   profiler,
   warm_start,
 )
@@ -51,7 +49,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   Raises:
     ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
-    cli.TrainingError: the loss is not finite, or too many samples are bad.
+    jax.errors.JaxRuntimeError: a device failed, or a step taken twice gave other bits.
+    cli.TrainingError: too many steps were skipped, or too many samples are bad.
   """
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
@@ -91,7 +90,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     cache.check(session)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   placed = sharding.with_shardings(abstract_state, shardings)
-  restored = checkpoints.restore_newest(placed)
+  restored = checkpoints.restore_newest(placed, optional={'guard': guard.start()})
   if restored is None:
     first_step = 0
     state = xla_profiles.jit_once(init, out_shardings=shardings)()
@@ -102,21 +101,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       write_overview(workdir, state.params)
   else:
     first_step, state, position = restored
-    data.check_data_position(position, stream, config.data.accept_changed)
+    data.resume(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
-  groups = {bucket.name: bucket.group for bucket in buckets}
-
-  @functools.cache
-  def make_step(rates):
-    return step_of_loss(objective.make_loss(session, dict(rates)))
-
-  def step_of_bucket(name):
-    return make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
-
-  steps = compilation.Steps(step_of_bucket, mesh, xla_options)
+  steps = compilation.Steps(step_lib.by_bucket(session, step_of_loss), mesh, xla_options)
   writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
+  skips = guard.Skips(state.guard, stream, writer, **budget)
+  cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}
+  examined = examine.Examined(steps, writer, **cadences)
   profile = profiler.Profile(workdir, config.train.profile_at, config.train.profile_steps)
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
@@ -139,7 +133,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       log_due = step % config.train.log_every == 0
       save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
       if step_metrics is not None and (save_due or log_due):
-        check_finite(step_metrics, step)
+        step_metrics = skips.report(step, state.guard, step_metrics)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
@@ -159,7 +153,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
         replacements.record(step)
       timing.step(bucket)
       batch = mesh_lib.place_batch(batch, mesh)
-      state, step_metrics = steps(bucket.name, state, frozen, batch)
+      state, step_metrics = examined(step, bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
     raise cli.TrainingError(str(error)) from error
@@ -182,17 +176,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
-
-
-def check_finite(step_metrics: Mapping[str, Any], step: int) -> None:
-  """Raises cli.TrainingError before a broken state is saved or shown."""
-  for name in ('loss', 'grad_norm'):
-    value = float(step_metrics[name])
-    if not math.isfinite(value):
-      raise cli.TrainingError(
-        f'{name} is {value} at step {step}. The last checkpoint is from before; lower '
-        'optimizer.peak_learning_rate or look at the batch of this step.'
-      )
 
 
 def write_overview(workdir: epath.PathLike, params: Any) -> None:

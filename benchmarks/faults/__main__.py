@@ -1,6 +1,6 @@
 """Faults at random moments of small runs: nothing may be lost, different, silent or left behind.
 
-  python -m benchmarks.faults [--seed=0] [--count=100] [--processes=1,2] [--folder=DIR] [--only=KIND]
+  python -m benchmarks.faults [--seed=0] [--count=100] [--processes=1,2] [--folder=DIR] [--only=K]
 
 Each fault (draw.py) happens once to a run of the shrunk demo config on one or two processes of one
 CPU device. The run is started again as long as its exit code says so, to its end; then its last

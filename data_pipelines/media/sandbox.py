@@ -2,8 +2,9 @@
 
 Decoders are a million lines of C fed with what the web holds. A segmentation fault would end the
 run, a loop in a decoder stall it for ever, a header that lies take all memory; here each becomes a
-DecodeError. The bounds: of time TIMEOUT_SECS_PER_MB and what the caller says, of memory MAX_MEMORY;
-those of pixels, frames and streams are in containers.py and frames.py.
+DecodeError, if it happens in a fresh child too: once may be the machine's fault. The bounds: of
+time TIMEOUT_SECS_PER_MB and what the caller says, of memory MAX_MEMORY; those of pixels, frames and
+streams are in containers.py and frames.py.
 """
 
 import contextlib
@@ -35,9 +36,19 @@ WALL_FACTOR = 4.0  # On a busy machine a second of CPU time takes several; a dea
 # of 10 bits with 16 reference frames takes 1.8 GB.
 MAX_MEMORY = 4 << 30
 START_SECS = 300.0  # Imports on a busy machine with a cold disk.
+MAX_LOSSES = 2  # Of children by one call, until the call is to blame.
+# Nor does native code end so: the kernel does it where memory is short, and people do.
+OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+MAX_OUTSIDE = 20  # Of children ended from outside in one call; each a second or two of imports.
 # Memory that a decoder frees is kept for the next example: to get it from the system anew, page by
 # page, was a fifth of the time of a JPEG (measured in a virtual machine).
 _KEEP_MEMORY = {'MALLOC_MMAP_THRESHOLD_': str(32 << 20), 'MALLOC_TRIM_THRESHOLD_': str(512 << 20)}
+
+
+class LostChildError(DecodeError):
+  """A child died, hung or ran out of memory; `from_outside` if something else ended it."""
+
+  from_outside = False
 
 
 class Sandbox:
@@ -59,22 +70,42 @@ class Sandbox:
     self._is_open = True
     self._lock = threading.Lock()
 
-  def __call__(self, *arguments: Any, progress: np.ndarray | None = None) -> Any:
-    """The function's result.
+  def __call__(
+    self, *arguments: Any, progress: np.ndarray | None = None, fresh: bool = False
+  ) -> Any:
+    """The function's result, in one child after the other until it is to blame for their loss.
 
     Args:
       progress: a number in shared memory; while the child changes it, its time begins anew.
+      fresh: begin with a child that has not been called before.
     Raises:
       DecodeError: the function's own; 'memory' if MAX_MEMORY was not enough; 'crash' or 'timeout'
-        if the child died or hung.
+        if the child died or hung: MAX_LOSSES times, or MAX_OUTSIDE times by OUTSIDE_SIGNALS.
       RuntimeError: `close` was called, from another thread or before.
+    """
+    losses = {True: 0, False: 0}
+    while True:
+      try:
+        return self.once(*arguments, progress=progress, fresh=fresh)
+      except LostChildError as lost:
+        losses[lost.from_outside] += 1
+        if losses[False] == MAX_LOSSES or losses[True] == MAX_OUTSIDE:
+          raise
+      fresh = True
+
+  def once(self, *arguments: Any, progress: np.ndarray | None = None, fresh: bool = False) -> Any:
+    """As a call, but the first loss of a child is raised, as LostChildError.
+
+    For calls with several files, of which a caller asks again for each that may be to blame.
     """
     num_bytes = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
     timeout = self.min_timeout_secs + TIMEOUT_SECS_PER_MB * num_bytes / 1e6
-    child = self._take()
+    child = self._take(fresh)
     try:
       result, error = child.call(arguments, timeout, progress)
-    except DecodeError as lost:
+      if isinstance(error, LostChildError):
+        raise error
+    except LostChildError as lost:
       if not self._remove(child):
         raise RuntimeError('closed while a call was under way.') from lost
       raise
@@ -111,21 +142,29 @@ class Sandbox:
     with self._lock:
       return [child.process.pid for child in self._children]
 
-  def _take(self) -> '_Child':
+  def _take(self, fresh: bool) -> '_Child':
     if not self._is_open:
       raise RuntimeError('the processes that decode were closed.')
-    try:
-      while not (child := self._idle.get_nowait()).is_alive():
+    with contextlib.suppress(queue.Empty):
+      while not fresh:
+        child = self._idle.get_nowait()
+        if child.is_alive():
+          return child
         self._remove(child)
-    except queue.Empty:
-      child = _Child(self.function)
-      with self._lock:
-        self._children.add(child)
-        is_open = self._is_open
-      if not is_open:
-        self._remove(child)
-        raise RuntimeError('the processes that decode were closed.') from None
+    child = self._start()
+    with self._lock:
+      self._children.add(child)
+      is_open = self._is_open
+    if not is_open:
+      self._remove(child)
+      raise RuntimeError('the processes that decode were closed.')
     return child
+
+  def _start(self) -> '_Child':
+    for _ in range(MAX_OUTSIDE - 1):
+      with contextlib.suppress(LostChildError):
+        return _Child(self.function)
+    return _Child(self.function)
 
   def _remove(self, child: '_Child') -> bool:
     with self._lock:
@@ -165,9 +204,11 @@ class _Child:
         raise RuntimeError(f'the process that decodes did not start in {START_SECS:.0f} s.')
       self._pipe.recv()
     except (EOFError, OSError) as error:
-      code = self._exit_code()
+      lost = self._lost()
       self.close()
-      raise RuntimeError(f'the process that decodes ended with {code} as it started.') from error
+      if lost.from_outside:
+        raise lost from error
+      raise RuntimeError(f'as it started, {lost.detail}') from error
 
   def is_alive(self) -> bool:
     return self.process.poll() is None
@@ -175,13 +216,13 @@ class _Child:
   def call(
     self, arguments: tuple[Any, ...], timeout: float, progress: np.ndarray | None
   ) -> tuple[Any, Exception | None]:
-    """(result, error) of the function; raises DecodeError if the child is as good as dead."""
+    """(result, error) of the function; raises LostChildError if the child is as good as dead."""
     try:
       self._pipe.send(arguments)
       self._wait(timeout, progress)
       return self._pipe.recv()
     except (EOFError, OSError) as error:
-      raise DecodeError('crash', f'the decoder ended with {self._exit_code()}.') from error
+      raise self._lost() from error
 
   def kill(self) -> None:
     self.process.kill()
@@ -208,14 +249,17 @@ class _Child:
       elif (
         self.cpu_secs() - cpu_start > timeout or time.monotonic() - start > WALL_FACTOR * timeout
       ):
-        raise DecodeError('timeout', f'no result in {timeout:.0f} s of the processor.')
+        raise LostChildError('timeout', f'no result in {timeout:.0f} s of the processor.')
 
-  def _exit_code(self) -> str:
+  def _lost(self) -> LostChildError:
     try:
       code = self.process.wait(5)
     except subprocess.TimeoutExpired:
-      return 'a closed pipe'
-    return f'signal {-code}' if code < 0 else f'exit code {code}'
+      return LostChildError('crash', 'the decoder closed its pipe.')
+    ended = f'signal {-code}' if code < 0 else f'exit code {code}'
+    lost = LostChildError('crash', f'the decoder ended with {ended}.')
+    lost.from_outside = -code in OUTSIDE_SIGNALS
+    return lost
 
 
 def serve(file_descriptor: int) -> None:
@@ -232,7 +276,7 @@ def serve(file_descriptor: int) -> None:
       try:
         reply = (function(*arguments), None)
       except MemoryError as error:
-        reply = (None, DecodeError('memory', str(error)))
+        reply = (None, LostChildError('memory', str(error)))
       except Exception as error:  # Raised again where the caller can see it.
         reply = (None, failures.portable(error))
       pipe.send(reply)

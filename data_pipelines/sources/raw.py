@@ -101,7 +101,7 @@ class Source(abc.ABC):
     number, first = 0, []
     for number, name in enumerate(self.unlisted(), 1):  # noqa: B007
       first = sorted([*first, name])[:5]
-    return number, [text.printable(name) for name in first]
+    return number, [user_errors.printable(name) for name in first]
 
   def num_listed(self, shard: Shard) -> int:
     """How many examples the shard lists, told by its list and not by what `read` yields."""

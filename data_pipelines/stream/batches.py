@@ -1,9 +1,7 @@
 """From drawn rows to a batch: where their media lies, what of it is shown, and what replaces it."""
 
 import itertools
-import logging
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +13,11 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
+from data_pipelines.stream import health as health_lib
 from data_pipelines.stream import replacements
 
-MAX_REPLACEMENTS = 8
 Decoder = decoder_lib.Decoder | decoder_lib.SandboxedDecoder | cache_lib.Reader
 Drawn = Sequence[tuple[int, tuple[int, int]]]  # (index, (number of the cell, place)).
-
-
-class DataError(ValueError):
-  """More examples than allowed cannot be decoded."""
 
 
 def request(
@@ -81,7 +75,7 @@ class Batches:
     bucket_cells: Sequence[table_lib.Cell],
     fields: Sequence[fields_lib.Field],
     seed: int,
-    health: 'Health',
+    health: health_lib.Health,
     replaced: replacements.Replacements,
   ):
     self._decoder = decoder
@@ -101,7 +95,7 @@ class Batches:
     rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
-    for _ in range(MAX_REPLACEMENTS + 1):
+    for _ in range(self._health.max_tries):
       known = self._replaced_before(drawn, places)
       requests = {i: self._request(at, starts[i]) for i, at in places.items() if i not in known}
       for i, decoded in itertools.chain(known.items(), self._decoder.fill(batch, requests)):
@@ -119,8 +113,8 @@ class Batches:
       if not places:
         break
     else:
-      raise DataError(
-        f'bucket {self._bucket.name!r}: {MAX_REPLACEMENTS + 1} examples in a row cannot be '
+      raise health_lib.DataError(
+        f'bucket {self._bucket.name!r}: {self._health.max_tries} examples in a row cannot be '
         f'decoded: {self._health.listing()}'
       )
     positions = [index % self._bucket.batch_size for index, _ in drawn]
@@ -163,40 +157,3 @@ class Batches:
     if not drawn.content:
       del found['content']
     return found
-
-
-class Health:
-  """Counts what was decoded and what was not; raises DataError if that is too much."""
-
-  # A share of fewer examples would say little; a smaller corpus is judged by its own size.
-  MIN_SEEN = 500
-
-  def __init__(self, num_examples: int, max_bad_fraction: float):
-    self.num_examples = num_examples
-    self.max_bad_fraction = max_bad_fraction
-    self.num_seen = 0
-    self.bad: dict[str, str] = {}
-    self.lock = threading.Lock()
-
-  def count(self, key: str = '', reason: str = '') -> None:
-    """Counts an example, and its key if there is a reason why it cannot be decoded."""
-    with self.lock:
-      self.num_seen += 1
-      if not reason:
-        return
-      if key in self.bad:
-        return
-      self.bad[key] = reason
-      logging.warning('%s cannot be decoded (%s): another example takes its place.', key, reason)
-      num_distinct = min(max(self.num_seen, self.MIN_SEEN), self.num_examples)
-      if len(self.bad) > max(1, self.max_bad_fraction * num_distinct):
-        raise DataError(
-          f'{len(self.bad)} of {min(self.num_seen, self.num_examples)} examples cannot be '
-          f'decoded, more than max_bad_fraction={self.max_bad_fraction:g}: {self.listing()} '
-          'Check the corpus, or ingest it again: that leaves out what is damaged.'
-        )
-
-  def listing(self) -> str:
-    """Keys and reasons of the first few."""
-    named = [f'{key} ({reason})' for key, reason in list(self.bad.items())[:10]]
-    return ', '.join(named) + (', ...' if len(self.bad) > 10 else '.')

@@ -168,7 +168,7 @@ class SandboxedDecoder:
 
   Attributes:
     sandbox: the children.
-    num_lost: examples at which a child crashed or hung, and the next one too.
+    num_lost: examples that crashed or hung children even when decoded alone.
     quarantine: SHA-256 of their files: no child decodes them again.
   """
 
@@ -190,23 +190,31 @@ class SandboxedDecoder:
   def fill(
     self, batch: dict[str, np.ndarray], requests: Mapping[int, Request]
   ) -> Iterator[tuple[int, Decoded]]:
-    """As Decoder.fill."""
+    """As Decoder.fill; what was being decoded when a child was lost comes first."""
     batch = cast(shared_memory.Batch, batch)  # `empty` made it.
     left = dict(requests)
-    suspect = None
     while left:
       batch.progress[0] = 0
-      work = (batch.path, batch.layout, left, tuple(self.quarantine))
       try:
-        yield from self.sandbox(*work, progress=batch.progress)
+        yield from self.sandbox.once(*self._work(batch, left), progress=batch.progress)
         return
-      except errors.DecodeError as error:
-        row, request = list(left.items())[min(batch.progress[0], len(left) - 1)]
-        logging.warning('%s, record %d: %s', request.shard, request.record, error)
-        if suspect == row:
-          del left[row]
-          yield row, self._lose(request, str(error))
-        suspect = row  # Once may be the machine's fault, and must not change the batch.
+      except sandbox.LostChildError as lost:
+        row, request = list(left.items())[min(int(batch.progress[0]), len(left) - 1)]
+        logging.warning('%s, record %d: %s', request.shard, request.record, lost)
+        del left[row]
+        yield row, self._alone(batch, row, request)
+
+  def _alone(self, batch: shared_memory.Batch, row: int, request: Request) -> Decoded:
+    """Decodes one row in children that have decoded nothing else."""
+    work = self._work(batch, {row: request})
+    try:
+      [(_, decoded)] = self.sandbox(*work, progress=batch.progress, fresh=True)
+    except sandbox.LostChildError as lost:
+      return self._lose(request, str(lost))
+    return decoded
+
+  def _work(self, batch: shared_memory.Batch, requests: Mapping[int, Request]) -> tuple:
+    return batch.path, batch.layout, dict(requests), tuple(self.quarantine)
 
   def _lose(self, request: Request, reason: str) -> Decoded:
     """Quarantines the media at which a child was lost."""

@@ -28,10 +28,11 @@ from data_pipelines.stream import batches, mixture, replacements, shares, shuffl
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
+from data_pipelines.stream import health as health_lib
 
 VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
-DataError = batches.DataError
+DataError = health_lib.DataError
 
 
 class TrainStream:
@@ -47,7 +48,7 @@ class TrainStream:
     host_index: whose rows.
     host_count: how many hosts there are.
     num_threads: batches that are made at a time; each has its decoding process.
-    max_bad_fraction: more undecodable examples than this share of those seen are an error.
+    max_bad_fraction: a larger share of undecodable examples is an error, as of `Health`.
     index: folder of an index of the corpora (python -m data_pipelines index), or ''.
     sandbox: decode in processes that may crash; else in the threads themselves.
     sources: weights of the corpora by name; without, all rows are drawn alike, or as the index
@@ -62,7 +63,8 @@ class TrainStream:
     buckets: that are drawn: all but aspects that no example has.
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
       find the same.
-    num_bad: examples that could not be decoded so far, on this host.
+    health: counts the examples that could not be decoded.
+    num_bad: how many different ones there were, on this host.
     bad_examples: their keys and the reasons.
   """
 
@@ -88,7 +90,7 @@ class TrainStream:
     corpora = reader.Corpora(directories, 'train')
     self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
     self._num_threads = num_threads
-    self._health = batches.Health(len(corpora), max_bad_fraction)
+    self.health = health_lib.Health(len(corpora), max_bad_fraction)
     self._replaced = replacements.Replacements()
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
@@ -110,7 +112,7 @@ class TrainStream:
       bucket, cells = planned_bucket.bucket, planned_bucket.cells
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       make = batches.Batches(
-        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self._health,
+        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self.health,
         self._replaced,
       )  # fmt: skip
       # Its phases begin at the bucket's own draws.
@@ -129,6 +131,7 @@ class TrainStream:
   def _make(self, step: int) -> Batch:
     number, rows = self._rows(step)
     draws = self._draws[number]
+    self.health.begin(step)
     return self._batches[number]([draws[i] for i in rows[self._host_index :: self._host_count]])
 
   def _rows(self, step: int) -> tuple[int, range]:
@@ -146,12 +149,12 @@ class TrainStream:
   @property
   def bad_examples(self) -> dict[str, str]:
     """Reasons by key."""
-    return dict(self._health.bad)
+    return dict(self.health.bad)
 
   @property
   def num_bad(self) -> int:
     """How many different examples could not be decoded."""
-    return len(self._health.bad)
+    return len(self.health.bad)
 
   def replaced_at(self, step: int) -> list[dict[str, Any]]:
     """What this host replaced in a step's batch, once it is made; each is told once.
@@ -197,7 +200,9 @@ class TrainStream:
   def batch_at(self, step: int) -> Batch:
     """This host's rows of a step's batch; what `iterate` yields, by definition."""
     self._decoder.open()
-    return self._make(step)
+    batch = self._make(step)
+    self.health.take(step)
+    return batch
 
   def iterate(self, first_step: int = 0) -> 'BatchIterator':
     """Yields (bucket, batch) from first_step on, for ever, decoded ahead in threads."""
@@ -248,6 +253,7 @@ class BatchIterator(Iterator[tuple[buckets_lib.Bucket, Batch]]):
 
   def __next__(self) -> tuple[buckets_lib.Bucket, Batch]:
     batch = next(self._batches)
+    self._stream.health.take(self._step)
     self._step += 1
     return self._stream.bucket_at(self._step - 1), batch
 
@@ -307,7 +313,7 @@ def held_out(
       break
   decoder.close()
   if not keys:
-    raise batches.DataError(f'no {split} example for {bucket} can be decoded.')
+    raise DataError(f'no {split} example for {bucket} can be decoded.')
   if len(keys) < num_examples:
     logging.warning('%s has %d examples for %d asked.', split, len(keys), num_examples)
   batch = {name: values[: len(keys)] for name, values in batch.items()}

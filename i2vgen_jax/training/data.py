@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import json_lines
 from data_pipelines.stream import stream as stream_lib
@@ -55,14 +57,17 @@ class Replacements:
 
 
 def data_position(step: int, stream: stream_lib.TrainStream) -> dict[str, Any]:
-  """The position in the data that a checkpoint stores."""
-  return {'step': step, 'fingerprint': stream.fingerprint}
+  """The position in the data that a checkpoint stores; all processes call it at the same step."""
+  health = stream.health
+  counted = multihost_utils.process_allgather(np.array(health.counted)).reshape(-1, 2).sum(axis=0)
+  seen, bad = (before + int(more) for before, more in zip(health.before, counted, strict=True))
+  return {'step': step, 'fingerprint': stream.fingerprint, 'examples': {'seen': seen, 'bad': bad}}
 
 
-def check_data_position(
+def resume(
   position: Mapping[str, Any], stream: stream_lib.TrainStream, accept_changed: bool = False
 ) -> None:
-  """Compares the stream with the one that the checkpoint was trained on.
+  """Compares the stream with the one that the checkpoint was trained on; counts go on from there.
 
   Args:
     position: of `data_position`, as the checkpoint holds it.
@@ -74,6 +79,8 @@ def check_data_position(
     ValueError: the streams differ.
   """
   if position['fingerprint'] == stream.fingerprint:
+    counts = position.get('examples', {'seen': 0, 'bad': 0})  # Earlier versions kept none.
+    stream.health.before = (counts['seen'], counts['bad'])
     return
   change = (
     f'The corpora, their index or the buckets changed: checkpoint step {position["step"]} has data '

@@ -1,6 +1,7 @@
 """One optimizer step as a pure function: differentiate the objective, update, average."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,23 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
-from i2vgen_jax.training import objective, optimizer
+from i2vgen_jax.training import examine, objective, optimizer
+from i2vgen_jax.training import guard as guard_lib
+
+# The fields of config.train that `make_train_step` takes unchanged.
+FIELDS = ('accumulation', 'ema_decay', 'ema_warmup', 'skip_norm', 'norms_every')
 
 
 @flax.struct.dataclass
 class TrainState:
   """All that training changes, plus the seed: what a checkpoint holds."""
 
-  step: jax.Array  # int32 scalar: updates done.
+  step: jax.Array  # int32 scalar: steps done, also those skipped: the position in the data.
   params: Any  # float32 master weights.
   ema_params: Any  # float32.
   opt_state: Any
   seed: jax.Array  # uint32 key data; never changes.
+  guard: guard_lib.Guard
 
 
 def make_init(
@@ -52,6 +58,7 @@ def make_init(
       ema_params=jax.tree.map(jnp.copy, params),
       opt_state=optimizer.init(params),
       seed=objective.data_seed(seed),
+      guard=guard_lib.start(),
     )
 
   return init
@@ -99,6 +106,8 @@ def make_train_step(
   accumulation: int,
   ema_decay: float,
   ema_warmup: bool,
+  skip_norm: float = 0.0,
+  norms_every: int = 0,
   offload_optimizer: bool,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
@@ -109,7 +118,10 @@ def make_train_step(
     learning_rate: its schedule, for the metrics.
     accumulation: as of `make_mean_gradient`.
     ema_decay: weight of the past in the moving average of parameters.
-    ema_warmup: if True, the decay starts low: min(ema_decay, (1 + step) / (10 + step)).
+    ema_warmup: if True, the decay starts low: min(ema_decay, (1 + n) / (10 + n)) after n updates.
+    skip_norm: as of `guard.judge`: a step that it judges bad moves `step` and `guard` alone. What
+      follows a schedule counts updates, as the optimizer does.
+    norms_every: not 0 if the metrics have the gradients' norms by block, for `examine.Examined`.
     offload_optimizer: if True, the optimizer's state comes from the memory of the host, where
       `state_shardings` puts it back.
   """
@@ -118,25 +130,31 @@ def make_train_step(
 
   def step(state, frozen, batch):
     mean_loss, grads = mean_gradient(batch, state.params, frozen, state.seed, state.step)
-    opt_state = state.opt_state
+    norm = optax.tree.norm(grads)
+    keep, guard = guard_lib.judge(state.guard, state.step, mean_loss, norm, skip_norm)
+    num_updates = state.step - state.guard.num_skipped
+    before = dict(params=state.params, ema_params=state.ema_params, opt_state=state.opt_state)
     if offload_optimizer:
-      opt_state = jax.device_put(opt_state, jax.memory.Space.Device)
-    updates, opt_state = optimizer.update(grads, opt_state, state.params)
+      before['opt_state'] = jax.device_put(state.opt_state, jax.memory.Space.Device)
+    updates, opt_state = optimizer.update(grads, before['opt_state'], state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay
     if ema_warmup:
-      decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+      decay = jnp.minimum(ema_decay, (1.0 + num_updates) / (10.0 + num_updates))
     ema_params = jax.tree.map(
       lambda average, param: decay * average + (1 - decay) * param, state.ema_params, params
     )
-    metrics = {
+    after = dict(params=params, ema_params=ema_params, opt_state=opt_state)
+    after = jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, before)
+    metrics: dict[str, Any] = {
       'loss': mean_loss,
-      'grad_norm': optax.tree.norm(grads),
-      'learning_rate': learning_rate(state.step),
+      'grad_norm': norm,
+      'learning_rate': learning_rate(num_updates),
+      'num_skipped_steps': guard.num_skipped,
     }
-    state = state.replace(
-      step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
-    )
+    if norms_every:
+      metrics['grad_norms'] = examine.norms_by_block(grads)
+    state = state.replace(step=state.step + 1, guard=guard, **after)
     return state, metrics
 
   return step
@@ -155,8 +173,9 @@ def from_config(
   session: session_lib.Session,
 ) -> tuple[Any, Any, Callable[[], TrainState], Callable[..., jax.stages.Wrapped]]:
   """(abstract state, shardings, init, batch_loss -> train step) of a run; see the functions below
-  and above."""
+  and above; raises ValueError as they do."""
   config = session.config
+  guard_lib.check(config)
   rule, learning_rate = optimizer.from_config(config, session.abstract_params())
   init = make_init(session.unet, rule, session.smallest_unet_inputs(), config.seed)
   abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
@@ -167,7 +186,7 @@ def from_config(
       batch_loss,
       rule,
       learning_rate,
-      **{name: config.train[name] for name in ('accumulation', 'ema_decay', 'ema_warmup')},
+      **{name: config.train[name] for name in FIELDS},
       offload_optimizer=config.sharding.offload_optimizer,
     )
     return jax.jit(
@@ -177,6 +196,24 @@ def from_config(
     )
 
   return abstract, shardings, init, of_loss
+
+
+def by_bucket(
+  session: session_lib.Session, of_loss: Callable[..., jax.stages.Wrapped]
+) -> Callable[[str], jax.stages.Wrapped]:
+  """Name of a bucket -> its train step, the same object for buckets that drop signals alike.
+
+  Args:
+    session: of the run, with its frozen weights.
+    of_loss: from `from_config`.
+  """
+  groups = {bucket.name: bucket.group for bucket in session.buckets()}
+
+  @functools.cache
+  def make_step(rates: tuple) -> jax.stages.Wrapped:
+    return of_loss(objective.make_loss(session, dict(rates)))
+
+  return lambda name: make_step(tuple(sorted(session.dropout_rates(groups[name]).items())))
 
 
 def state_shardings(

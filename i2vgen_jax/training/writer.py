@@ -82,6 +82,7 @@ class Writer:
   """
 
   def __init__(self, workdir: epath.PathLike, active: bool = True, tensorboard: bool = True):
+    self.active = active
     self._metrics = json_lines.Log(epath.Path(workdir) / 'metrics.jsonl') if active else None
     self._events = None
     if active and tensorboard:

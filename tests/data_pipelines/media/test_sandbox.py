@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -89,6 +90,30 @@ def test_one_lost_decoder_changes_no_batch(open_stream, how, monkeypatch):
   assert_equal_batches(sandboxed.batch_at(1), plain.batch_at(1))
   assert sandboxed._decoder.sandbox.pids() != [pid] and len(sandboxed._decoder.sandbox.pids()) == 1
   assert sandboxed.num_bad == 0 == sandboxed._decoder.num_lost
+
+
+@pytest.mark.parametrize('num_kills', [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_children_that_are_killed_at_random_change_no_batch(open_stream, num_kills):
+  plain, stream = open_stream(sandbox=False), open_stream(num_threads=2)
+  killed, rng, done = [], random.Random(0), threading.Event()
+
+  def kill():
+    while len(killed) < num_kills and not done.wait(rng.uniform(0.02, 0.25)):
+      for pid in stream._decoder.sandbox.pids()[:1]:
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+  killer = threading.Thread(target=kill)
+  killer.start()
+  batches = stream.iterate()
+  step = 0
+  while len(killed) < num_kills:
+    assert_equal_batches(next(batches)[1], plain.batch_at(step))
+    step += 1
+  done.set()
+  killer.join()
+  batches.close()
+  assert stream.num_bad == 0 == stream._decoder.num_lost
 
 
 class Deadly(decoder_lib._Fill):

@@ -20,17 +20,33 @@ def open_stream(corpus, **options):
 def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
   videos = open_stream(demo_corpus / 'videos')
   position = data_lib.data_position(7, videos)
-  data_lib.check_data_position(position, open_stream(demo_corpus / 'videos'))
+  data_lib.resume(position, open_stream(demo_corpus / 'videos'))
   both = {name: str(demo_corpus / name) for name in ('videos', 'images')}
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
   changed = stream.TrainStream(both, [video], fields.released(len, 16), seed=0, sandbox=False)
   with pytest.raises(ValueError, match=r'step 7 .*another --workdir, or .*accept_changed=True'):
-    data_lib.check_data_position(position, changed)
+    data_lib.resume(position, changed)
   absl_logging.use_absl_handler()
   with caplog.at_level(logging.WARNING, 'absl'):
     absl_logging.get_absl_logger().propagate = True
-    data_lib.check_data_position(position, changed, accept_changed=True)
+    data_lib.resume(position, changed, accept_changed=True)
   assert 'Going on with what is there now' in caplog.text
+
+
+def test_the_count_of_examples_goes_on_where_the_checkpoint_was(demo_corpus):
+  first = open_stream(demo_corpus / 'videos')
+  batches = first.iterate()
+  for _ in range(3):
+    next(batches)
+  position = data_lib.data_position(3, first)  # More is decoded ahead.
+  batches.close()
+  assert position['examples'] == dict(seen=12, bad=0)
+  second = open_stream(demo_corpus / 'videos')
+  data_lib.resume(position, second)
+  second.batch_at(3)
+  assert data_lib.data_position(4, second)['examples'] == dict(seen=16, bad=0)
+  del position['examples']  # As of an earlier version.
+  data_lib.resume(position, open_stream(demo_corpus / 'videos'))
 
 
 def test_the_fingerprint_does_not_depend_on_how_the_stream_runs(demo_corpus):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from i2vgen_jax.training import guard
 from i2vgen_jax.training import step as train_step
 from tests import averages
 
@@ -36,6 +37,7 @@ def states(num_steps, ema_decay, ema_warmup, first_step=0):
     ema_params=params,
     opt_state=optimizer.init(params),
     seed=jax.random.key_data(jax.random.key(0)),
+    guard=guard.start(),
   )
   found = [state]
   for number in range(num_steps):
