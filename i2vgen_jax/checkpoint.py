@@ -34,7 +34,7 @@ COMMITTED = 'commit_success.txt'
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
 RESUMABLE = re.compile(
-  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|unet\.remat$'
+  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
   r'|profile_\w+)$'

@@ -22,6 +22,16 @@ ADDED = {
   'data.aspects': (),
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
+  'watchdog.start_secs': 0.0,
+  'watchdog.compile_secs': 0.0,
+  'watchdog.input_secs': 0.0,
+  'watchdog.step_secs': 0.0,
+  'watchdog.checkpoint_secs': 0.0,
+  'watchdog.validation_secs': 0.0,
+  'watchdog.barrier_secs': 0.0,
+  'hosts.join_secs': 300,
+  'hosts.leave_secs': 300,
+  'hosts.heartbeat_secs': 100,
 }
 
 

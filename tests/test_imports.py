@@ -17,11 +17,12 @@ PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch', 'benchmarks')
 # rows above it only, so that arrows point one way.
 ROWS = {
   'configs': '',
-  'data_pipelines/demo_corpus': '',
+  'data_pipelines/children': '',
+  'data_pipelines/demo_corpus': 'children',
   'data_pipelines/user_errors': '',
-  'data_pipelines/media': '',
+  'data_pipelines/media': 'children',
   'data_pipelines/sources': 'media',
-  'data_pipelines/corpus': 'media sources',
+  'data_pipelines/corpus': 'children media sources',
   'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus media sources',
   'data_pipelines/curate': 'corpus media sources',
@@ -29,7 +30,7 @@ ROWS = {
   'data_pipelines/stream': 'corpus index media',
   'data_pipelines/report': 'corpus index media',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
-  'i2vgen_jax/process': 'data_pipelines/user_errors',
+  'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
@@ -65,7 +66,10 @@ ROWS = {
     'session training data_pipelines/corpus data_pipelines/index data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
-  'launch': 'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus',
+  'launch': (
+    'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/children '
+    'data_pipelines/corpus'
+  ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '

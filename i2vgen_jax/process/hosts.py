@@ -19,19 +19,30 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'nump
 NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 
 
-def join() -> None:
+def join(join_secs: int = 300, heartbeat_secs: int = 60, leave_secs: int = 60) -> None:
   """Joins the other processes; call it before anything touches a device.
 
   JAX asks Cloud TPU, GKE and Slurm for the processes; elsewhere the environment names them.
+
+  Args:
+    join_secs: to wait for all others to come.
+    heartbeat_secs: after which a process that says nothing is gone, and the others abort.
+    leave_secs: to wait, at the end, for all others to come to theirs.
   """
+  timeouts = dict(
+    initialization_timeout=join_secs,
+    heartbeat_timeout_seconds=heartbeat_secs,
+    shutdown_timeout_seconds=leave_secs,
+  )
   if NUM_PROCESSES in os.environ:
     jax.distributed.initialize(
       num_processes=int(os.environ[NUM_PROCESSES]),
       process_id=int(os.environ[PROCESS_ID]),
       cluster_detection_method='deactivate',
+      **timeouts,
     )
   else:
-    jax.distributed.initialize()
+    jax.distributed.initialize(**timeouts)
 
 
 def is_lead() -> bool:
@@ -43,6 +54,11 @@ def meet(name: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def is_true_anywhere(claim: bool) -> bool:
+  """Whether it is on any of the processes; all of them call this."""
+  return bool(np.any(multihost_utils.process_allgather(np.bool_(claim))))
 
 
 def check_alike(what: str, text: str) -> str:
