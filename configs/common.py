@@ -172,8 +172,8 @@ def release():
     profile_at=0,  # Write a profile of profile_steps steps from this one on; 0 is never.
     profile_steps=3,
   )
-  # Seconds after which a phase of a run counts as hanging: the stacks of all threads are written, and
-  # the process ends with exit code 170, for a launcher to start it again. 0: no limit.
+  # Seconds after which a phase of a run counts as hanging: the stacks of all threads are written,
+  # and the process ends with exit code 170, for a launcher to start it again. 0: no limit.
   config.watchdog = dict(
     start_secs=3600.0,  # All before the first compilation: weights, checkpoint.
     compile_secs=7200.0,

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from absl.logging import converter
 
 from data_pipelines import user_errors
-from i2vgen_jax.process import errors, exit_codes, signals
+from i2vgen_jax.process import errors, exit_codes, hosts, signals
 
 TrainingError = errors.TrainingError
 signals_to = signals.signals_to
@@ -52,11 +52,7 @@ def flag_message(error: Exception) -> str:
 
 
 def leave_pod(error: BaseException) -> None:
-  """Reports the error and exits at once in a run of several processes; alone, does nothing.
-
-  A process that cleans up first waits for others that wait for it: in a collective, until a save is
-  complete everywhere, and 300 s in JAX's own exit.
-  """
+  """Reports the error and exits at once in a run of several processes; alone, does nothing."""
   if not jax.distributed.is_initialized():
     return
   code, message = errors.classify(error)
@@ -64,9 +60,7 @@ def leave_pod(error: BaseException) -> None:
     traceback.print_exception(error)
   else:
     print(f'error: {message}', file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  hosts.leave(code, message or repr(error))
 
 
 def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:

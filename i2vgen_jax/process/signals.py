@@ -13,11 +13,12 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from i2vgen_jax.process import exit_codes
+from i2vgen_jax.process import exit_codes, hosts
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # How long a process that has nothing to save may take to end in order.
 UNWIND_SECS = 3.0
+_NOTHING_TO_SAVE = 'Stopped by a signal before the first step: nothing to save.'
 
 
 @contextlib.contextmanager
@@ -126,11 +127,6 @@ class StopRequest:
             _leave()
 
 
-_NOTHING_TO_SAVE = 'Stopped by a signal before the first step: nothing to save.'
-
-
 def _leave() -> None:
   print(_NOTHING_TO_SAVE, file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(exit_codes.PREEMPTED)
+  hosts.leave(exit_codes.PREEMPTED, _NOTHING_TO_SAVE)

@@ -1,8 +1,9 @@
 """What watches over a run from its start to its end: limits of time, signals, and the lease."""
 
 import contextlib
-import os
+import functools
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -25,7 +26,11 @@ class Supervisor(contextlib.ExitStack):
     super().__init__()
     by_kind = {kind: limits[f'{kind}_secs'] for kind in watchdog.KINDS}
     self._asked_for_profile = False
-    self.watchdog = watchdog.Watchdog(by_kind)
+    ended = threading.Event()
+    self.callback(ended.set)
+    threading.Thread(target=hosts.hear, args=(ended,), daemon=True).start()
+    tell = functools.partial(hosts.tell, exit_codes.WATCHDOG)
+    self.watchdog = watchdog.Watchdog(by_kind, tell)
     self.callback(self.watchdog.close)
     self.watchdog.enter('start')
     self.stop = signals.StopRequest()
@@ -57,8 +62,6 @@ class Supervisor(contextlib.ExitStack):
 
 
 def _lost(sentence: str) -> NoReturn:
-  """Ends the process before it writes what the other run would read."""
+  """Ends the run before it writes what the other one would read."""
   print(f'error: {sentence}', file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(exit_codes.LOST_PEER)
+  hosts.leave(exit_codes.LOST_PEER, sentence)

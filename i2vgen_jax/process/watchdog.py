@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from absl import logging
@@ -51,9 +51,11 @@ class Watchdog:
 
   Args:
     limits: seconds by kind of phase, one of KINDS; 0 is no limit.
+    tell: called with a sentence once a limit has passed, in a thread, if Python still can.
   """
 
-  def __init__(self, limits: Mapping[str, float]):
+  def __init__(self, limits: Mapping[str, float], tell: Callable[[str], None] = lambda _: None):
+    self._tell = tell
     self._kind, self._deadline = '', math.inf
     self._limits = {kind: secs for kind, secs in limits.items() if secs}
     self._timers: list[Any] = []
@@ -71,7 +73,7 @@ class Watchdog:
     number = signal.SIGRTMIN + 5  # Which no library of ours takes.
     faulthandler.register(number, file=2, all_threads=True)
     # A signal would end many a call that hangs: it is sent to a thread that only waits.
-    waits = threading.Thread(target=self._closed.wait, daemon=True)
+    waits = threading.Thread(target=self._wait, daemon=True)
     waits.start()
     self._text = ctypes.create_string_buffer(200)
     self._texts = {kind: _text(kind, secs) for kind, secs in self._limits.items()}
@@ -82,6 +84,12 @@ class Watchdog:
       self._timer(_Event(None, number, _SIGEV_THREAD_ID, waits.native_id)),
       self._timer(_Event(exit_codes.WATCHDOG, 0, _SIGEV_THREAD, _address(libc._exit))),
     ]
+
+  def _wait(self) -> None:
+    while not self._closed.wait(1.0):
+      if time.monotonic() > self._deadline:
+        self._tell(self._text.value.decode())
+        self._closed.wait()  # The signal is still to come.
 
   def _timer(self, event: _Event) -> ctypes.c_void_p:
     timer = ctypes.c_void_p()

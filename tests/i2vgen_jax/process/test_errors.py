@@ -73,8 +73,8 @@ def test_what_an_error_was_raised_from_counts():
   try:
     try:
       raise OSError(errno.ENOSPC, 'No space left on device')
-    except OSError as cause:
-      exec(compile('raise RuntimeError("save failed") from cause', 'l.py', 'exec'), locals())
+    except OSError:
+      exec(compile('raise RuntimeError("the save failed")', 'library.py', 'exec'))
   except RuntimeError as error:
     code, message = errors.classify(error)
   assert code == exit_codes.STORAGE and 'No space left' in message
