@@ -20,6 +20,7 @@ from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.plan import memory
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
 from i2vgen_jax.process import supervisor as supervisor_lib
 from i2vgen_jax.training import (
@@ -83,6 +84,8 @@ def supervised(
 
   # 3 Optimizer and state, as shapes only.
   abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
+  explain = memory.Explanation(session, abstract_state, shardings, buckets)
+  supervisor.push(lambda kind, error, traceback: explain(error))
   checkpoint.check_config(workdir, config)
   supervisor.take_lease(workdir)
   keep_last = config.checkpoint.keep_last
@@ -174,6 +177,7 @@ def supervised(
   except stream_lib.DataError as error:
     raise cli.TrainingError(str(error)) from error
   except Exception as error:
+    explain(error)
     cli.leave_pod(error)
     raise
   finally:

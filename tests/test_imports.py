@@ -62,8 +62,8 @@ ROWS = {
     'models pretrained sampling data_pipelines/curate data_pipelines/demo_corpus'
   ),
   'i2vgen_jax': (
-    'cache checkpoint conditions evaluation frozen lora parallel pretrained process sampling '
-    'session training data_pipelines/corpus data_pipelines/index data_pipelines/media '
+    'cache checkpoint conditions evaluation frozen lora parallel plan pretrained process '
+    'sampling session training data_pipelines/corpus data_pipelines/index data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
   'launch': (

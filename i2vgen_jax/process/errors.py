@@ -50,6 +50,10 @@ def classify(error: BaseException) -> tuple[int, str | None]:
     return exit_codes.FAILED, str(error)
   if message := user_errors.message(error):
     return exit_codes.USAGE, message
+  if is_out_of_memory(error):
+    # The first line names the size; what XLA lists after it are its own temporaries.
+    lines = [str(error).splitlines()[0], *getattr(error, '__notes__', ())]
+    return exit_codes.USAGE, '\n'.join(['a device has too little memory: ' + lines[0], *lines[1:]])
   if isinstance(error, jax.errors.JaxRuntimeError):
     return _of_xla(str(error))
   if storage := next(filter(_is_storage, _chain(error)), None):
@@ -57,9 +61,12 @@ def classify(error: BaseException) -> tuple[int, str | None]:
   return exit_codes.BUG, None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+  """Whether a program did not fit a device. Another start would not either."""
+  return isinstance(error, jax.errors.JaxRuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
 def _of_xla(text: str) -> tuple[int, str | None]:
-  if OUT_OF_MEMORY.search(text):
-    return exit_codes.USAGE, f'a device has too little memory: {text}'
   halted = 'halted' in text  # Then the rest of the text is a dump of the device.
   if jax.distributed.is_initialized() and LOST_PEER.search(text) and not halted:
     return exit_codes.LOST_PEER, f'another process of this run is gone: {text}'

@@ -1,6 +1,6 @@
-"""Two real processes, of which one hangs, stops or is told to: how soon both end, and with what."""
+"""Two real processes, of which one hangs, is stopped or is told to stop: how soon both end, and with
+what. In short they exchange numbers; in the slow form they train."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -13,26 +13,56 @@ from i2vgen_jax.process import exit_codes
 from launch import job, local
 from tests import runs
 
-LIMIT = 20  # Of a step: several seconds where the machine is busy.
-# `train`, of which process 1 does something before its third step, or before it compiles.
+EXCHANGE = """
+import ctypes, sys, time
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from i2vgen_jax.process import hosts, supervisor, watchdog
+def say(text): print(text, flush=True, file=sys.stderr)
+def compile():
+  mutex = ctypes.create_string_buffer(64)
+  say('COMPILES')
+  for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)
+def hang():
+  say('HANGS')
+  {hang}
+def loop():
+  hosts.join()
+  limits = dict.fromkeys([kind + '_secs' for kind in watchdog.KINDS], 100) | dict(step_secs={limit})
+  with supervisor.Supervisor(limits) as supervised:
+    multihost_utils.process_allgather(np.ones(3))  # Compiles.
+    if {compiles}: compile()
+    supervised.stop.hold()
+    for step in range(10**9):
+      supervised.watchdog.enter('step')
+      if step == 3: say('STEPS')
+      if step == 3 and jax.process_index() == 1: hang()
+      multihost_utils.process_allgather(np.ones(3))
+      if supervised.stop.requested(step): return say(f'STOPS {{step}}')
+loop()
+"""
 TRAIN = """
 import ctypes, runpy, sys, time
 import jax
 from jax.experimental import multihost_utils
 from i2vgen_jax.training import compilation, profiler
+def say(text): print(text, flush=True, file=sys.stderr)
 def hang():
-  print('HANGS', flush=True, file=sys.stderr)
+  say('HANGS')
   {hang}
 def start_at(self, step):
-  if step == 2 and jax.process_index() == 1: hang()
+  if step == 3: say('STEPS')
+  if step == 3 and jax.process_index() == 1: hang()
+inner = compilation.Steps.compile
 def compile(self, *arguments):
-  print('COMPILES', flush=True, file=sys.stderr)
-  mutex = ctypes.create_string_buffer(64)
-  for _ in range(2): ctypes.CDLL(None).pthread_mutex_lock(mutex)
-if {compiles}: compilation.Steps.compile = compile
-else: profiler.Profile.start_at = start_at
+  say('COMPILES')
+  inner(self, *arguments)
+compilation.Steps.compile = compile
+profiler.Profile.start_at = start_at
 sys.argv[0] = 'train'
-runpy.run_module('i2vgen_jax.train', run_name='__main__', alter_sys=True)
+def loop():
+  runpy.run_module('i2vgen_jax.train', run_name='__main__', alter_sys=True)
+loop()
 """
 HANGS = {
   'in Python': 'time.sleep(600)',
@@ -41,81 +71,102 @@ HANGS = {
 }
 
 
-def start(corpus, workdir, *flags, hang='pass', compiles=False):
-  """Two processes, as `launch local` starts them."""
-  address = f'127.0.0.1:{local.free_port()}'
-  started = []
-  for index in range(2):
-    made = job.Job(
-      'pod', topology.parse('2xcpu-1'),
-      (
-        f'--config=tests/tiny.py:{corpus}', f'--workdir={workdir}', '--config.mesh.data=2',
-        '--config.train.num_steps=1000', f'--config.watchdog.step_secs={LIMIT}', *flags,
-      ),
-    )  # fmt: skip
-    code = TRAIN.format(hang=hang, compiles=compiles)
-    started.append(
+class Pair:
+  """Two processes as `launch local` starts them, with their logs in a folder."""
+
+  def __init__(self, folder, code, flags=(), limit=2, hang='pass', compiles=False):
+    self._folder, self.limit = folder, limit
+    address = f'127.0.0.1:{local.free_port()}'
+    made = job.Job('pod', topology.parse('2xcpu-1'), ('--config=x', '--workdir=x'))
+    code = code.format(hang=hang, compiles=compiles, limit=limit)
+    self.processes = [
       subprocess.Popen(
-        [sys.executable, '-c', code, *made.command[3:]],
+        [sys.executable, '-c', code, *flags, f'--config.watchdog.step_secs={limit}'],
         cwd=runs.ROOT,
         env=runs.environment() | local.environment_of(made, index, address),
-        stderr=(workdir / f'{index}.log').open('wb'),
+        stderr=(folder / f'{index}.log').open('wb'),
       )
-    )
-  return started
+      for index in range(2)
+    ]
+
+  def log(self, index):
+    return (self._folder / f'{index}.log').read_text()
+
+  def wait_for(self, word, *indices):
+    deadline = time.monotonic() + 900
+    for index in indices:
+      while word not in self.log(index):
+        assert self.processes[index].poll() is None and time.monotonic() < deadline, self.log(index)
+        time.sleep(0.02)
+
+  def ends(self, secs, *indices):
+    """Exit codes of these, or both, which end within so many seconds."""
+    began = time.monotonic()
+    codes = [self.processes[index].wait(600) for index in indices or (0, 1)]
+    took = time.monotonic() - began
+    print(f'\n{codes} after {took:.1f} s')
+    assert took < secs, self.log(0)[-3000:] + self.log(1)[-3000:]
+    return codes
+
+  def close(self):
+    for process in self.processes:
+      process.kill()
+      process.wait()
 
 
-def wait_for(text, workdir, index):
-  deadline = time.monotonic() + 900
-  while not re.search(text, (workdir / f'{index}.log').read_text()):
-    assert time.monotonic() < deadline, (workdir / f'{index}.log').read_text()[-3000:]
-    time.sleep(0.05)
-  return time.monotonic()
+@pytest.fixture(params=['exchange', pytest.param('train', marks=pytest.mark.slow)])
+def pair(request, tmp_path):
+  """Makes a Pair of either kind."""
+  made = []
+
+  def make(**options):
+    if request.param == 'exchange':
+      made.append(Pair(tmp_path, EXCHANGE, **options))
+    else:
+      corpus = request.getfixturevalue('demo_corpus')
+      flags = [
+        f'--config=tests/tiny.py:{corpus}', f'--workdir={tmp_path}/run', '--distributed',
+        '--config.mesh.data=2', '--config.train.num_steps=1000',
+      ]  # fmt: skip
+      made.append(Pair(tmp_path, TRAIN, flags, limit=20, **options))
+    return made[0]
+
+  yield make
+  made[0].close()
 
 
-def ends(processes, workdir, began, secs):
-  """Their exit codes; they end within so many seconds."""
-  codes = [process.wait(600) for process in processes]
-  took = time.monotonic() - began
-  print(f'\n{codes} after {took:.1f} s')
-  logs = [(workdir / f'{index}.log').read_text() for index in range(2)]
-  assert took < secs, logs[0][-3000:] + logs[1][-3000:]
-  return codes, logs
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize('way', HANGS)
-def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, demo_corpus, tmp_path):
-  processes = start(demo_corpus, tmp_path, hang=HANGS[way])
-  began = wait_for('HANGS', tmp_path, 1)
-  codes, logs = ends(processes, tmp_path, began, LIMIT + 5)
-  assert codes == [exit_codes.WATCHDOG] * 2
-  for log in logs:
-    assert 'Current thread' in log or 'Thread 0x' in log
-  assert 'in hang' in logs[1] and 'in supervised' in logs[0]
+def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
+  both = pair(hang=HANGS[way])
+  both.wait_for('HANGS', 1)
+  assert both.ends(both.limit + 5) == [exit_codes.WATCHDOG] * 2
+  assert 'in hang' in both.log(1)
+  for log in map(both.log, range(2)):
+    assert 'most recent call first' in log and 'in loop' in log
 
 
-@pytest.mark.slow
-def test_a_process_that_is_stopped_ends_the_other(demo_corpus, tmp_path):
-  processes = start(demo_corpus, tmp_path)
-  wait_for('step 3/', tmp_path, 0)
-  processes[1].send_signal(signal.SIGSTOP)
-  began = time.monotonic()
-  assert processes[0].wait(LIMIT + 30) == exit_codes.WATCHDOG
-  print(f'\nafter {time.monotonic() - began:.1f} s')
-  assert time.monotonic() - began < LIMIT + 5
-  processes[1].send_signal(signal.SIGCONT)
-  assert processes[1].wait(60) in (exit_codes.WATCHDOG, exit_codes.LOST_PEER, -signal.SIGABRT)
+def test_a_process_that_is_stopped_ends_the_other(pair):
+  both = pair()
+  both.wait_for('STEPS', 0, 1)
+  both.processes[1].send_signal(signal.SIGSTOP)
+  assert both.ends(both.limit + 5, 0) == [exit_codes.WATCHDOG]
+  both.processes[1].send_signal(signal.SIGCONT)
+  assert both.ends(30, 1)[0] not in (exit_codes.DONE, *exit_codes.FINAL)
 
 
-@pytest.mark.slow
+def test_sigterm_in_the_loop_stops_both_at_one_step(pair):
+  both = pair()
+  both.wait_for('STEPS', 0, 1)
+  both.processes[1].send_signal(signal.SIGTERM)
+  codes = both.ends(60)
+  stops = [line for index in range(2) for line in both.log(index).splitlines() if 'STOPS' in line]
+  assert codes == [exit_codes.PREEMPTED] * 2 if not stops else stops[0] == stops[1]
+
+
 @pytest.mark.parametrize('index', [0, 1])
-def test_sigterm_to_one_that_compiles_ends_both_at_once(index, demo_corpus, tmp_path):
-  processes = start(demo_corpus, tmp_path, compiles=True)
-  for each in range(2):
-    wait_for('COMPILES', tmp_path, each)
-  began = time.monotonic()
-  processes[index].send_signal(signal.SIGTERM)
-  codes, logs = ends(processes, tmp_path, began, 10)
-  assert codes == [exit_codes.PREEMPTED] * 2
-  assert 'nothing to save' in logs[index]
+def test_sigterm_to_one_that_compiles_ends_both_at_once(index, pair):
+  both = pair(compiles=True)
+  both.wait_for('COMPILES', 0, 1)
+  both.processes[index].send_signal(signal.SIGTERM)
+  assert both.ends(8) == [exit_codes.PREEMPTED] * 2
+  assert 'nothing to save' in both.log(index)
