@@ -181,6 +181,20 @@ def release():
   )
   # every: steps. every_minutes: minutes after the last save, asked every train.log_every steps.
   config.checkpoint = dict(every=1000, every_minutes=0.0, keep_last=3, keep_every=50_000)
+  # Seconds after which a phase of a run counts as hanging: the stacks of all threads are written,
+  # and the process ends with exit code 170, for a launcher to start it again. 0: no limit.
+  config.watchdog = dict(
+    start_secs=3600.0,  # All before the first compilation: weights, checkpoint.
+    compile_secs=7200.0,
+    input_secs=900.0,  # Waiting for one batch.
+    step_secs=900.0,  # The rest of a step; at a report it waits for the log_every steps before.
+    checkpoint_secs=3600.0,
+    validation_secs=3600.0,  # With what it compiles.
+    barrier_secs=900.0,  # Waiting for the other hosts at the end.
+  )
+  # Seconds that hosts wait for all of them to come, and to leave; a silent one is gone after
+  # heartbeat_secs.
+  config.hosts = dict(join_secs=300, leave_secs=60, heartbeat_secs=60)
   config.compilation = dict(
     cache='compilation_cache',  # Folder, in the workdir, of compiled programs; '' keeps none.
     profile='none',  # Set of XLA flags: see i2vgen_jax/parallel/xla_profiles.py.

@@ -29,6 +29,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 
+from data_pipelines import children
+
 SHAPES = ('circle', 'square', 'triangle')
 COLORS = {  # Hues at least 50 degrees apart, so that a colour is still known after the VAE.
   'red': (220, 35, 35),
@@ -225,7 +227,9 @@ def write(
       raise ValueError(f'{root} holds a demo corpus with other arguments: {marker.read_text()}.')
     return
   context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+  with concurrent.futures.ProcessPoolExecutor(
+    num_processes, context, children.follow, (os.getpid(),)
+  ) as pool:
     pages = []
     for name, count, offset in (('train', num_videos, 0), ('val', num_validation, num_videos)):
       pages += [

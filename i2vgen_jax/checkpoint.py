@@ -40,7 +40,7 @@ COPIES = ('frozen', 'tokenizer', 't5_tokenizer')
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
 RESUMABLE = re.compile(
-  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|unet\.remat$'
+  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
   r'|profile_\w+|max_skipped|skip_\w+)$'

@@ -28,6 +28,16 @@ ADDED = {
   'checkpoint.every_minutes': 0.0,
   'train.replay_every': 0,
   'train.norms_every': 0,
+  'watchdog.start_secs': 0.0,
+  'watchdog.compile_secs': 0.0,
+  'watchdog.input_secs': 0.0,
+  'watchdog.step_secs': 0.0,
+  'watchdog.checkpoint_secs': 0.0,
+  'watchdog.validation_secs': 0.0,
+  'watchdog.barrier_secs': 0.0,
+  'hosts.join_secs': 300,
+  'hosts.leave_secs': 300,
+  'hosts.heartbeat_secs': 100,
 }
 
 

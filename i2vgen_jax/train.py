@@ -4,7 +4,6 @@ The whole run, top to bottom. Start it again with the same workdir and it goes o
 checkpoint.
 """
 
-import contextlib
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ from i2vgen_jax import cache, checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.plan import memory
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
+from i2vgen_jax.process import supervisor as supervisor_lib
 from i2vgen_jax.training import (
   compilation,
   data,
@@ -36,7 +37,7 @@ from i2vgen_jax.training import writer as writer_lib
 def main() -> int:
   """Entry point; returns the exit code."""
   if flags.FLAGS.distributed:
-    hosts.join()
+    hosts.join(**flags.FLAGS.config.hosts)
   return train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
@@ -52,6 +53,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     jax.errors.JaxRuntimeError: a device failed, or a step taken twice gave other bits.
     cli.TrainingError: too many steps were skipped, or too many samples are bad.
   """
+  with supervisor_lib.Supervisor(config.watchdog) as supervisor:
+    return supervised(config, workdir, supervisor)
+
+
+def supervised(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  supervisor: supervisor_lib.Supervisor,
+) -> int:
+  """`train`, of which the supervisor watches the time, the signals and the lease."""
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
   compilation.use_cache(config, workdir)
@@ -72,7 +83,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
 
   # 3 Optimizer and state, as shapes only.
   abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
+  explain = memory.Explanation(session, abstract_state, shardings, buckets)
+  supervisor.push(lambda kind, error, traceback: explain(error))
   checkpoint.check_config(workdir, config)
+  supervisor.take_lease(workdir)
   keep_last = config.checkpoint.keep_last
   hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   checkpoint.clear_failed_start(workdir)
@@ -81,7 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     for signal in session.signals.values():
       signal.keep_files(workdir)
 
-  timing = goodput.Figures(workdir, session, active=lead)
+  timing = goodput.Figures(workdir, session, lead, supervisor.watchdog)
 
   # 4 Start: resume here, or from other weights, or from scratch.
   session = session.load_frozen(workdir)
@@ -111,7 +125,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   skips = guard.Skips(state.guard, stream, writer, **budget)
   cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}
   examined = examine.Examined(steps, writer, **cadences)
-  profile = profiler.Profile(workdir, config.train.profile_at, config.train.profile_steps)
+  profile = profiler.Profile(
+    workdir, config.train.profile_at, config.train.profile_steps, supervisor.takes_profile
+  )
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
   # 6 Loop: save, report and validate one state, then one more step.
@@ -121,15 +137,15 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   batches = stream.iterate(first_step)  # Decodes ahead, while the step is compiled.
   step_metrics = None
   timing.begin_loop()
-  stop = cli.StopRequest()
   try:
     if last_step > first_step:
       with timing.spending('compile'):
         steps.compile({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
       progress.pause()
+    supervisor.stop.hold()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
-      at_end = step == last_step or stop.requested(step)
+      at_end = step == last_step or supervisor.stop.requested(step)
       log_due = step % config.train.log_every == 0
       save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
       if step_metrics is not None and (save_due or log_due):
@@ -158,19 +174,20 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   except stream_lib.DataError as error:
     raise cli.TrainingError(str(error)) from error
   except Exception as error:
+    explain(error)
     cli.leave_pod(error)
     raise
   finally:
-    with contextlib.closing(stop):  # Last, and also if a save fails: until then a signal waits.
-      batches.close()
-      with timing.spending('checkpoint'):
-        checkpoints.close()
-      profile.close()
-      writer.close()
-      progress.close()
+    batches.close()
+    with timing.spending('checkpoint'):
+      checkpoints.close()
+    profile.close()
+    writer.close()
+    progress.close()
   timing.event('job_end_time')
   checkpoints.check_saved(step)
-  hosts.meet('end of the run')
+  with timing.spending('barrier'):
+    hosts.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)
     return exit_codes.PREEMPTED

@@ -4,6 +4,7 @@ What a cluster does with exit codes happens here too: a run that was preempted o
 starts again from its last checkpoint, and one that failed for good does not.
 """
 
+import functools
 import os
 import pathlib
 import shlex
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from data_pipelines import children
 from i2vgen_jax.process import cli, exit_codes, hosts
 from launch import job as job_lib
 
@@ -54,6 +56,7 @@ def _run_once(job: job_lib.Job, logs: pathlib.Path, stopping: list[int]) -> int:
   """One start of all processes, to the end of the last; returns the exit code of the run."""
   address = f'{LOOPBACK}:{free_port()}'
   processes = []
+  follow = functools.partial(children.follow, os.getpid())
   for index in range(job.topology.hosts):
     environment = os.environ | job.environment | environment_of(job, index, address)
     with (logs / f'process_{index}.log').open('ab') as log:
@@ -62,6 +65,7 @@ def _run_once(job: job_lib.Job, logs: pathlib.Path, stopping: list[int]) -> int:
         [sys.executable, *job.command[1:]],
         env=environment,
         start_new_session=True,
+        preexec_fn=follow,
         **(dict(stdout=log, stderr=log) if index else {}),
       )
     processes.append(process)

@@ -17,11 +17,12 @@ PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch', 'benchmarks')
 # rows above it only, so that arrows point one way.
 ROWS = {
   'configs': '',
-  'data_pipelines/demo_corpus': '',
+  'data_pipelines/children': '',
+  'data_pipelines/demo_corpus': 'children',
   'data_pipelines/user_errors': '',
-  'data_pipelines/media': '',
+  'data_pipelines/media': 'children',
   'data_pipelines/sources': 'media user_errors',
-  'data_pipelines/corpus': 'media sources',
+  'data_pipelines/corpus': 'children media sources',
   'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus media sources',
   'data_pipelines/curate': 'corpus media sources user_errors',
@@ -64,11 +65,15 @@ ROWS = {
     'data_pipelines/demo_corpus'
   ),
   'i2vgen_jax': (
-    'cache checkpoint conditions evaluation frozen lora parallel pretrained process sampling '
-    'session training trees data_pipelines/corpus data_pipelines/index data_pipelines/media '
+    'cache checkpoint conditions evaluation frozen lora parallel plan pretrained process '
+    'sampling session training trees data_pipelines/corpus data_pipelines/index '
+    'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
-  'launch': 'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus',
+  'launch': (
+    'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/children '
+    'data_pipelines/corpus'
+  ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '

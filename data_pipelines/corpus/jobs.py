@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import tqdm
 from etils import epath
 
+from data_pipelines import children
 from data_pipelines.corpus import storage
 from data_pipelines.media import failures
 
@@ -132,8 +133,11 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
 class _ShardWork:
   work: Work
   parts: epath.Path
+  parent: int = dataclasses.field(default_factory=os.getpid)
 
   def __call__(self, numbered: tuple[int, Any]) -> None:
+    if os.getppid() == self.parent:  # A worker on this machine.
+      children.follow(self.parent)
     index, item = numbered
     target = part(self.parts, index)
     if (target / MARKER).exists():  # Beam may give a shard to two workers.

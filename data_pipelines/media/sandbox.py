@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import children
 from data_pipelines.media import failures
 from data_pipelines.media.errors import DecodeError
 
@@ -186,10 +187,13 @@ class _Child:
 
   def __init__(self, function: Callable[..., Any]):
     ours, theirs = socket.socketpair()
-    code = f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
+    code = (
+      f'from data_pipelines import children; children.follow({os.getpid()}); '
+      f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
+    )
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # A session of its own: Ctrl-C is for the run, which then ends its children.
-    self.process = subprocess.Popen(
+    self.process = children.start(
       [sys.executable, '-c', code],
       pass_fds=[theirs.fileno()],
       env=_KEEP_MEMORY | dict(os.environ, PYTHONPATH=path),

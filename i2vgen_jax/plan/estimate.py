@@ -76,10 +76,8 @@ def make(
   session = session_lib.build(config, reads_captions=False).on(mesh)
   state, placed, _, _ = step.from_config(session)
 
-  # `context` splits the batch or a video, and so leaves less to each device.
-  shards = mesh_lib.batch_shards(mesh) * sizes['context'] * config.train.accumulation
   largest = max(buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
-  samples = largest.batch_size / shards
+  samples = samples_per_device(session, largest)
   kept = activation_bytes(session, largest, device) / sizes['tensor']
   num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   moving = {
@@ -110,6 +108,19 @@ def make(
   )
   plan.hints.extend(hints(plan, sizes, config))
   return plan
+
+
+def samples_per_device(session: session_lib.Session, bucket: buckets_lib.Bucket) -> float:
+  """How many of a bucket's videos a device works on at a time.
+
+  Args:
+    session: of the run, on its mesh.
+    bucket: whose batch is divided.
+  """
+  mesh = session.mesh
+  # `context` splits the batch or a video, and so leaves less to each device.
+  shards = mesh_lib.batch_shards(mesh) * mesh.shape['context']
+  return bucket.batch_size / (shards * session.config.train.accumulation)
 
 
 def state_bytes(

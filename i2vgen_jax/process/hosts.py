@@ -1,37 +1,107 @@
 """The processes of one run: how they find each other, and what they check before they start."""
 
+import contextlib
+import faulthandler
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
-from typing import Any
+import sys
+import threading
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax._src import distributed  # Its client, which multihost_utils and Orbax use likewise.
 from jax.experimental import multihost_utils
+
+from i2vgen_jax.process import exit_codes
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 # A launcher sets these where jax.distributed finds no cluster to ask, beside JAX's own
 # JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_BIND_ADDRESS.
 NUM_PROCESSES, PROCESS_ID = 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+_LEAVES = 'i2vgen_jax/leaves'  # In the store that JAX keeps for all processes.
+HEAR_SECS = 1.0
 
 
-def join() -> None:
+def join(join_secs: int = 300, heartbeat_secs: int = 60, leave_secs: int = 60) -> None:
   """Joins the other processes; call it before anything touches a device.
 
   JAX asks Cloud TPU, GKE and Slurm for the processes; elsewhere the environment names them.
+
+  Args:
+    join_secs: to wait for all others to come.
+    heartbeat_secs: after which a process that says nothing is gone, and the others abort.
+    leave_secs: to wait, at the end, for all others to come to theirs.
   """
+  timeouts = dict(
+    initialization_timeout=join_secs,
+    heartbeat_timeout_seconds=heartbeat_secs,
+    shutdown_timeout_seconds=leave_secs,
+  )
   if NUM_PROCESSES in os.environ:
     jax.distributed.initialize(
       num_processes=int(os.environ[NUM_PROCESSES]),
       process_id=int(os.environ[PROCESS_ID]),
       cluster_detection_method='deactivate',
+      **timeouts,
     )
   else:
-    jax.distributed.initialize()
+    jax.distributed.initialize(**timeouts)
+
+
+def leave(code: int, sentence: str) -> NoReturn:
+  """Ends this process at once, and has the others end with the same code.
+
+  A process that cleans up first waits for others that wait for it: in a collective, until a save is
+  complete everywhere, and in JAX's own exit.
+
+  Args:
+    code: exit code.
+    sentence: for the logs of the others; this one's has been told.
+  """
+  tell(code, sentence)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def tell(code: int, sentence: str) -> None:
+  """Has the others end with this exit code within seconds: JAX alone notices after a minute."""
+  client = distributed.global_state.client
+  if client is None:
+    return
+
+  def send() -> None:
+    with contextlib.suppress(
+      jax.errors.JaxRuntimeError
+    ):  # Another one has told, or process 0 is gone.
+      client.key_value_set(_LEAVES, json.dumps([code, jax.process_index(), sentence]))
+
+  thread = threading.Thread(target=send, daemon=True)
+  thread.start()
+  thread.join(1.0)
+
+
+def hear(ended: threading.Event) -> None:
+  """Until `ended`, waits for what another process tells, and then ends this one; for a thread."""
+  client = distributed.global_state.client
+  while client is not None and not ended.wait(HEAR_SECS):
+    try:
+      code, index, sentence = json.loads(client.key_value_try_get(_LEAVES))
+    except jax.errors.JaxRuntimeError:  # Nobody has told, or process 0 is gone: JAX notices.
+      continue
+    if index != jax.process_index():
+      print(f'error: process {index} left with exit code {code}: {sentence}', file=sys.stderr)
+      if code == exit_codes.WATCHDOG:
+        faulthandler.dump_traceback(2)
+      sys.stderr.flush()
+      os._exit(code)
 
 
 def is_lead() -> bool:
@@ -43,6 +113,11 @@ def meet(name: str) -> None:
   """Waits until all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def is_true_anywhere(claim: bool) -> bool:
+  """Whether it is on any of the processes; all of them call this."""
+  return bool(np.any(multihost_utils.process_allgather(np.bool_(claim))))
 
 
 def check_alike(what: str, text: str) -> str:

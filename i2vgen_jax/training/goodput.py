@@ -18,6 +18,7 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import json_lines
 from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.process import watchdog as watchdog_lib
 
 
 class Figures:
@@ -29,9 +30,17 @@ class Figures:
     workdir: of the run.
     session: of the run, whose U-Net is counted once per bucket.
     active: whether this process writes.
+    watchdog: that has limits for what time goes into; without, there are none.
   """
 
-  def __init__(self, workdir: epath.PathLike, session: session_lib.Session, active: bool):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    session: session_lib.Session,
+    active: bool,
+    watchdog: watchdog_lib.Watchdog | None = None,
+  ):
+    self._watchdog = watchdog or watchdog_lib.Watchdog({})
     self._log = json_lines.Log(epath.Path(workdir) / 'goodput.jsonl') if active else None
     self._session = session
     self._flops_of = {}
@@ -42,7 +51,8 @@ class Figures:
     self._clear()
 
   def _clear(self) -> None:
-    self._secs = dict.fromkeys(('input', 'checkpoint', 'compile', 'validation'), 0.0)
+    kinds = ('input', 'checkpoint', 'compile', 'validation', 'barrier')
+    self._secs = dict.fromkeys(kinds, 0.0)
     self._steps, self._samples, self._flops = 0, 0, 0.0
     self._reported = time.time()
 
@@ -58,13 +68,16 @@ class Figures:
 
   @contextlib.contextmanager
   def spending(self, kind: str) -> Generator[None, None, None]:
-    """Counts the time within as 'input', 'checkpoint', 'compile' or 'validation'."""
+    """Counts the time within as 'input', 'checkpoint', 'compile', 'validation' or 'barrier', and
+    bounds it."""
     started = time.time()
-    yield
+    with self._watchdog.within(kind):
+      yield
     self._secs[kind] += time.time() - started
 
   def begin_loop(self) -> None:
-    """Counts all time before as preparation."""
+    """Counts all time before as preparation; what is no other phase is a step from now on."""
+    self._watchdog.enter('step')
     self.event('training_prep_end_time')
     self._lost = time.time() - self._born
     self._clear()

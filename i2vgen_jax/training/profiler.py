@@ -1,5 +1,6 @@
 """Profiles of a window of steps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,20 +15,28 @@ class Profile:
     workdir: of the run; the profile goes to workdir/profile.
     start: first step of the window; 0 is never. A run that resumes after it does not profile.
     num_steps: length of the window.
+    is_asked: called before each step; True begins a window with it.
   """
 
-  def __init__(self, workdir: epath.PathLike, start: int, num_steps: int):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    start: int,
+    num_steps: int,
+    is_asked: Callable[[], bool] = lambda: False,
+  ):
     self._folder = str(epath.Path(workdir) / 'profile')
-    self._start, self._stop = start, start + num_steps
-    self._running = False
+    self._start, self._num_steps, self._is_asked = start, num_steps, is_asked
+    self._stop, self._running = 0, False
 
   def start_at(self, step: int) -> None:
-    """Starts if the window begins with this step; call it right before the step."""
-    if self._start and step == self._start:
+    """Starts if a window begins with this step; call it right before the step."""
+    begins = (self._start and step == self._start) or self._is_asked()
+    if begins and not self._running:
       options = jax.profiler.ProfileOptions()
       options.python_tracer_level = 0  # A trace of all Python calls would be gigabytes.
       jax.profiler.start_trace(self._folder, profiler_options=options)
-      self._running = True
+      self._stop, self._running = step + self._num_steps, True
 
   def stop_at(self, step: int, result: Any) -> None:
     """Stops, once `result` is computed, if the window ends before this step; call it before

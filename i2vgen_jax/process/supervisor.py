@@ -1,0 +1,67 @@
+"""What watches over a run from its start to its end: limits of time, signals, and the lease."""
+
+import contextlib
+import functools
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from etils import epath
+
+from i2vgen_jax.process import exit_codes, hosts, lease, signals, watchdog
+
+
+class Supervisor(contextlib.ExitStack):
+  """A context that lasts as long as the run.
+
+  `watchdog` has limits for its phases; `stop` hears SIGTERM and SIGINT; SIGUSR1 writes the stacks
+  of all threads to stderr, and asks for a profile.
+
+  Args:
+    limits: the config's `watchdog`: seconds by '<kind>_secs'.
+  """
+
+  def __init__(self, limits: Mapping[str, float]):
+    super().__init__()
+    by_kind = {kind: limits[f'{kind}_secs'] for kind in watchdog.KINDS}
+    self._asked_for_profile = False
+    ended = threading.Event()
+    self.callback(ended.set)
+    threading.Thread(target=hosts.hear, args=(ended,), daemon=True).start()
+    tell = functools.partial(hosts.tell, exit_codes.WATCHDOG)
+    self.watchdog = watchdog.Watchdog(by_kind, tell)
+    self.callback(self.watchdog.close)
+    self.watchdog.enter('start')
+    self.stop = signals.StopRequest()
+    self.callback(self.stop.close)
+    self.enter_context(signals.stacks_at_usr1(self._ask_for_profile))
+
+  def take_lease(self, workdir: epath.PathLike) -> None:
+    """Makes this run the only trainer in the workdir, until its end.
+
+    Raises:
+      ValueError: on all processes; another run trains there.
+    """
+    error = None
+    if hosts.is_lead():
+      try:
+        self.callback(lease.Lease(workdir, _lost).release)
+      except ValueError as refused:
+        error = refused
+    if hosts.is_true_anywhere(error is not None):
+      raise error or ValueError(f'{workdir} is in use: see the log of process 0.')
+
+  def takes_profile(self) -> bool:
+    """Whether SIGUSR1 has asked for a profile since the last call."""
+    asked, self._asked_for_profile = self._asked_for_profile, False
+    return asked
+
+  def _ask_for_profile(self, number: int, frame: Any) -> None:
+    self._asked_for_profile = True
+
+
+def _lost(sentence: str) -> NoReturn:
+  """Ends the run before it writes what the other one would read."""
+  print(f'error: {sentence}', file=sys.stderr)
+  hosts.leave(exit_codes.LOST_PEER, sentence)
