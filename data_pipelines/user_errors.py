@@ -4,11 +4,12 @@ The first are mistakes in flags, files and configs, the others are bugs. Command
 ask here, and end with USAGE for the first.
 """
 
+import argparse
 import os
 import pathlib
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
 # A path that cannot be used, whoever met it.
@@ -22,6 +23,15 @@ _PATHS: dict[type[BaseException], str] = {
 # The folder of our packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
+
+
+class Parser(argparse.ArgumentParser):
+  """Shows its help under every name that commands of absl know."""
+
+  def __init__(self, **options: Any):
+    super().__init__(add_help=False, **options)
+    text = 'show this help and exit'
+    self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
 def is_ours(file: str | os.PathLike[str]) -> bool:

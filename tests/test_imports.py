@@ -65,7 +65,10 @@ ROWS = {
     'session training data_pipelines/corpus data_pipelines/index data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
-  'launch': 'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus',
+  'launch': (
+    'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus '
+    'data_pipelines/user_errors'
+  ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
