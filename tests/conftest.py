@@ -8,6 +8,7 @@ import filelock
 import pytest
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'  # gcsfs reads it at import.
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
   # Compilation is most of the tests' time; what they compute is small.
@@ -29,6 +30,24 @@ def made_once(tmp_path_factory, name, make):
       make(part)
       part.rename(folder)
   return folder
+
+
+@pytest.fixture(scope='session')
+def gs_server():
+  """URL of a server of gs:// on this machine."""
+  from tests import emulators
+
+  with emulators.gs_server() as url:
+    yield url
+
+
+@pytest.fixture(scope='module')
+def gs_bucket(gs_server):
+  """A gcsfs file system whose bucket gs://held is new and empty."""
+  from tests import emulators
+
+  with emulators.gs_bucket(gs_server, 'held') as client:
+    yield client
 
 
 @pytest.fixture(scope='session')

@@ -1,11 +1,14 @@
 """Files on a disk or in a bucket (gs://, s3://), written whole or not at all.
 
 A rename is atomic on a disk, an upload in a bucket: on the one a file is written beside its place
-and renamed, to the other it is uploaded in one go.
+and renamed, to the other it is uploaded in one go. Requests that fail for a while (retries.py) are
+sent again.
 """
 
 import concurrent.futures
 import contextlib
+import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
+from data_pipelines.corpus import retries
+
 # Workers elsewhere write where this process has listed: what it remembers of that is soon wrong.
 for _protocol in ('s3', 'gs', 'gcs'):
   fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
@@ -34,12 +39,102 @@ def is_local(path: epath.PathLike) -> bool:
 def write_bytes(path: epath.Path, data: bytes) -> None:
   """Writes a file whole; its folder is made."""
   if not is_local(path):
-    path.write_bytes(data)
+    retries.call(path.write_bytes, data)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{path.name}.partial')
   partial.write_bytes(data)
   os.replace(partial, path)
+
+
+def create_new(path: epath.Path, data: bytes) -> bool:
+  """Writes a file whole unless it is there; of several who try at once, one is told True."""
+  return replace_if(path, data, '') is not None
+
+
+def read_version(path: epath.Path) -> tuple[bytes, str] | None:
+  """(content, version for `replace_if`) of a file, or None if there is none."""
+  try:
+    if is_local(path):
+      data = path.read_bytes()
+      return data, hashlib.sha256(data).hexdigest()
+    filesystem, name = fsspec.core.url_to_fs(str(path))
+    # Content that is newer than its version is harmless: `replace_if` then declines.
+    info = retries.call(filesystem.info, name)
+    return retries.call(filesystem.cat_file, name), str(info.get('generation') or info['ETag'])
+  except FileNotFoundError:
+    return None
+
+
+def replace_if(path: epath.Path, data: bytes, version: str) -> str | None:
+  """Writes a file whole if nobody has changed it since.
+
+  On a disk all who use these functions take turns; in a bucket the server decides, by generations
+  (gs://) or tags (s3://).
+
+  Args:
+    path: of the file.
+    data: differs from all that it held before, else those who read it cannot tell.
+    version: of `read_version` or of an earlier call; '' if there must be no such file.
+  Returns:
+    The new version; None if it has another version, or if the answer to a request that succeeded
+    was lost: who must know reads it.
+  """
+  if is_local(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f'.{path.name}.lock'), 'w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      found = read_version(path)
+      if (found[1] if found else '') != version:
+        return None
+      write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+  swap = {'gs': _swap_gs, 's3': _swap_s3}.get(str(path).split('://')[0])
+  if swap is None:
+    raise ValueError(f'{path}: only local paths, gs:// and s3:// know conditional writes.')
+  bucket, name = str(path).split('://')[1].split('/', 1)
+  return retries.call(swap, bucket, name, data, version)
+
+
+def _swap_gs(bucket: str, name: str, data: bytes, version: str) -> str | None:
+  from google.api_core import exceptions
+
+  blob = _gs_client().bucket(bucket).blob(name)
+  try:
+    blob.upload_from_string(data, if_generation_match=int(version or 0))
+  except exceptions.PreconditionFailed:
+    return None
+  return str(blob.generation)
+
+
+@functools.cache
+def _gs_client() -> Any:
+  from google.cloud import storage as google_storage  # Half a second: not for those on a disk.
+
+  return google_storage.Client()
+
+
+def _swap_s3(bucket: str, name: str, data: bytes, version: str) -> str | None:
+  from botocore import exceptions
+
+  condition = {'IfMatch': version} if version else {'IfNoneMatch': '*'}
+  try:
+    written = _s3_client().put_object(Bucket=bucket, Key=name, Body=data, **condition)
+  except exceptions.ClientError as error:
+    # 412; 409 while another is being written; 404 where a version is asked for.
+    if error.response['ResponseMetadata']['HTTPStatusCode'] in (404, 409, 412) and (
+      error.response['Error']['Code'] != 'NoSuchBucket'
+    ):
+      return None
+    raise
+  return written['ETag']
+
+
+@functools.cache
+def _s3_client() -> Any:
+  import boto3
+
+  return boto3.client('s3')
 
 
 def write_table(path: epath.Path, table: pa.Table) -> None:

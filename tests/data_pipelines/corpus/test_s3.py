@@ -12,6 +12,7 @@ from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
+from tests import emulators
 from tests.data_pipelines.corpus import test_jobs, test_remote_records
 
 pytestmark = pytest.mark.slow
@@ -28,22 +29,9 @@ FLAT = ('manifest.json', 'dataset_info.json')  # Paths and times are in them.
 
 @pytest.fixture(scope='module')
 def bucket():
-  """s3://held on a server of moto's; for this process and its children."""
-  s3fs = pytest.importorskip('s3fs', reason='needs s3fs: pip install -r requirements-test.txt')
-  server = pytest.importorskip('moto.server', reason='needs moto[s3], flask and flask-cors')
-  served = server.ThreadedMotoServer(ip_address='127.0.0.1', port=0)
-  served.start()
-  host, port = served.get_host_and_port()
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('AWS_ENDPOINT_URL', f'http://{host}:{port}')
-    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
-      patch.setenv(name, 'test')
-    patch.setenv('AWS_DEFAULT_REGION', 'us-east-1')
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = s3fs.S3FileSystem()
-    client.mkdir('held')
+  """s3://held; for this process and its children."""
+  with emulators.s3_bucket('held') as client:
     yield client
-  served.stop()
 
 
 def run(root, processes):
