@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
@@ -59,3 +60,13 @@ def fail(text: str, code: int = USAGE) -> NoReturn:
   """Prints one error and exits."""
   print(f'error: {text}', file=sys.stderr, flush=True)
   sys.exit(code)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+  """Ends the process with what main(arguments) returns; what the user should change is one line."""
+  try:
+    sys.exit(main(sys.argv[1:]))
+  except Exception as error:
+    if text := message(error):
+      fail(text)
+    raise

@@ -137,6 +137,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       at_end = step == last_step or stop.requested(step)
       save_due = at_end or (step > first_step and step % config.checkpoint.every == 0)
       if step_metrics is not None and (save_due or step % config.train.log_every == 0):
+        timing.wait_for(step_metrics)
         check_finite(step_metrics, step)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
@@ -159,8 +160,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       state, step_metrics = steps(bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
+    timing.failed(error)
     raise cli.TrainingError(str(error)) from error
   except Exception as error:
+    timing.failed(error)
     cli.leave_pod(error)
     raise
   finally:

@@ -35,7 +35,7 @@ def repeat(
   Args:
     run: one start, to its end; returns the exit code, 128 + N for signal N.
     workdir: of the run.
-    max_restarts: after failures; a preemption does not count, but 0 allows none after that either.
+    max_restarts: after failures, and preemptions before the first step; 0 allows none at all.
     stopping: once a signal's handler has put something in, nothing is started any more.
     each_host: `run` is one of several processes that each have a supervisor: a lost peer then is
       another one's failure, and does not count as a start without a step.
@@ -49,8 +49,9 @@ def repeat(
       return code
     after = run_folder.progress(workdir)
     stepped = before is None or after != before
-    excused = each_host and code == exit_codes.LOST_PEER
-    preempted = code == exit_codes.PREEMPTED and max_restarts
+    excused = code == exit_codes.PREEMPTED or (each_host and code == exit_codes.LOST_PEER)
+    # A machine that is taken away says nothing of the run.
+    preempted = code == exit_codes.PREEMPTED and stepped and max_restarts
     if failures >= max_restarts and not preempted:
       _say(f'ended with {code} after {failures} of {max_restarts} restarts')
       return code
@@ -135,9 +136,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  try:
-    sys.exit(main(sys.argv[1:]))
-  except ValueError as error:
-    if text := user_errors.message(error):
-      user_errors.fail(text)
-    raise
+  user_errors.run(main)

@@ -1,12 +1,11 @@
 """What a run has left in its workdir, read without JAX: by `status`, and by what restarts runs."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 METRICS, EVENTS = 'metrics.jsonl', 'goodput.jsonl'
-COMMITTED = 'commit_success.txt'
+COMMITTED = 'commit_success.txt'  # Orbax writes it last.
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
@@ -19,24 +18,6 @@ def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
   return sorted(map(int, complete))
 
 
-def rows(workdir: epath.PathLike, name: str) -> tuple[list[dict[str, Any]], int]:
-  """(rows of a file of JSON lines, how many of its lines are damaged); ([], 0) without the file."""
-  path = epath.Path(workdir) / name
-  if not path.exists():
-    return [], 0
-  found, damaged = [], 0
-  for line in path.read_bytes().splitlines():
-    try:
-      row = json.loads(line)
-    except ValueError:  # A process was killed while it wrote.
-      row = None
-    if isinstance(row, dict):
-      found.append(row)
-    else:
-      damaged += 1
-  return found, damaged
-
-
 def progress(workdir: epath.PathLike) -> Any:
   """What changes, between two starts of a run, only if it made a step that it logged or saved.
 
@@ -44,7 +25,8 @@ def progress(workdir: epath.PathLike) -> Any:
   """
   try:
     path = epath.Path(workdir) / METRICS
-    logged = path.stat().length if path.exists() else 0
+    parts = sorted(path.glob('*')) if path.is_dir() else [path] * path.exists()
+    logged = [(part.name, part.stat().length) for part in parts[-1:]]
     return checkpoint_steps(workdir)[-1:], logged
   except Exception:  # Of any bucket's library: the run itself will say what is wrong.
     return None

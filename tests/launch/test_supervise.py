@@ -45,6 +45,10 @@ def test_restarts_are_bounded_and_preemptions_do_not_count(tmp_path):
   assert repeated(tmp_path / 'd', [42] * 9, max_restarts=0) == (42, 1)
 
 
+def test_preemptions_before_the_first_step_are_bounded(tmp_path):
+  assert repeated(tmp_path, [42] * 9, max_restarts=3, steps=False) == (42, 4)
+
+
 @pytest.mark.parametrize('code', RESTARTED[::29])
 def test_a_restart_without_a_step_is_the_last(code, tmp_path):
   assert repeated(tmp_path / 'a', [code] * 9, steps=False) == (code, 2)
