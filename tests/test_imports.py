@@ -30,6 +30,7 @@ ROWS = {
   'data_pipelines/report': 'corpus index media',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
   'i2vgen_jax/process': 'data_pipelines/user_errors',
+  'i2vgen_jax/status': 'process data_pipelines/corpus data_pipelines/user_errors',
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
