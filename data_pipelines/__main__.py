@@ -5,7 +5,6 @@ import logging
 import shlex
 import sys
 import time
-from typing import Any
 
 from data_pipelines import demo_corpus, user_errors
 from data_pipelines.corpus import jobs
@@ -21,7 +20,7 @@ MOVED = ('score', 'precompute')  # They need JAX.
 
 def make_parser() -> argparse.ArgumentParser:
   """All commands, with their flags."""
-  parser = _Parser(prog='python -m data_pipelines', description=__doc__)
+  parser = user_errors.Parser(prog='python -m data_pipelines', description=__doc__)
   commands = parser.add_subparsers(required=True, metavar='command')
   for command in (
     _add_demo,
@@ -55,15 +54,6 @@ def main(arguments: list[str] | None = None) -> None:
     if text is None:
       raise
     user_errors.fail(text)
-
-
-class _Parser(argparse.ArgumentParser):
-  """Shows its help under every name that commands of i2vgen_jax know."""
-
-  def __init__(self, **options: Any):
-    super().__init__(add_help=False, **options)
-    text = 'show this help and exit'
-    self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
 def _add_demo(commands: jobs.Commands) -> None:

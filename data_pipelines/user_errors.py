@@ -4,11 +4,13 @@ The first are mistakes in flags, files and configs, the others are bugs. Command
 ask here, and end with USAGE for the first.
 """
 
+import argparse
 import os
 import pathlib
 import sys
 import traceback
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
 # A path that cannot be used, whoever met it.
@@ -29,6 +31,15 @@ _REFUSED = (
 # The folder of our packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
+
+
+class Parser(argparse.ArgumentParser):
+  """Shows its help under every name that commands of absl know."""
+
+  def __init__(self, **options: Any):
+    super().__init__(add_help=False, **options)
+    text = 'show this help and exit'
+    self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
 
 def is_ours(file: str | os.PathLike[str]) -> bool:
@@ -82,3 +93,13 @@ def fail(text: str, code: int = USAGE) -> NoReturn:
   lines = '\n'.join(map(printable, text.split('\n')))  # It may quote a name from a stranger's file.
   print(f'error: {lines}', file=sys.stderr, flush=True)
   sys.exit(code)
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+  """Ends the process with what main(arguments) returns; what the user should change is one line."""
+  try:
+    sys.exit(main(sys.argv[1:]))
+  except Exception as error:
+    if text := message(error):
+      fail(text)
+    raise

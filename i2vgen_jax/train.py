@@ -149,6 +149,7 @@ def supervised(
       log_due = step % config.train.log_every == 0
       save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
       if step_metrics is not None and (save_due or log_due):
+        timing.wait_for(step_metrics)
         step_metrics = skips.report(step, state.guard, step_metrics)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
@@ -172,9 +173,11 @@ def supervised(
       state, step_metrics = examined(step, bucket.name, state, frozen, batch)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
+    timing.failed(error)
     raise cli.TrainingError(str(error)) from error
   except Exception as error:
     explain(error)
+    timing.failed(error)
     cli.leave_pod(error)
     raise
   finally:

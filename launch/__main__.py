@@ -29,7 +29,7 @@ TARGETS = {
   'xpk': kubernetes.xpk,
   'slurm': slurm.slurm,
 }
-FIELDS = ('zone', 'project', 'cluster', 'queue', 'image', 'partition', 'provision', 'secret')
+FIELDS = (*job_lib.PLACES, 'provision')
 
 
 def main(target: str) -> int:

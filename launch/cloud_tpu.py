@@ -1,7 +1,8 @@
 """Cloud TPU machines without a cluster: a TPU VM at once, or a queued resource when there is room.
 
-Every host runs the image as a systemd service: systemd restarts it by exit code, and gives it the
-grace period when the machine is taken away.
+Every host runs the image as a systemd service. In it launch.supervise restarts the training;
+systemd restarts what the supervisor itself died of, and gives it the grace period when the machine
+is taken away.
 """
 
 import re
@@ -79,9 +80,10 @@ def queued(job: job_lib.Job) -> job_lib.Plan:
 def start_script(job: job_lib.Job) -> str:
   """Text of the script that each host runs as root."""
   variables = [f'--env={name}={value}' for name, value in job.environment.items()]
+  many = ('--each_host',) if job.topology.hosts > 1 else ()
   docker_run = (
     '/usr/bin/docker', 'run', '--rm', f'--name={job.name}', '--privileged', '--network=host',
-    *variables, job.image, *job.command,
+    *variables, job.image, *job.supervised(*job.command, flags=many),
   )  # fmt: skip
   return SERVICE.format(
     name=job.name,

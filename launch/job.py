@@ -3,14 +3,38 @@
 import dataclasses
 import re
 import shlex
+import unicodedata
 
 from i2vgen_jax.parallel import topology
 
+# Linux takes no longer argument; systemd and sbatch take fewer in all.
+MAX_FLAG_BYTES = 100_000
+# Names of clouds and clusters: safe as a word of any shell, and never a flag of a command.
+NAME = re.compile(r'[A-Za-z0-9_][\w.:/@,+-]{0,253}', re.ASCII)
+# Control characters and line breaks, of which quoting protects nowhere; halves of characters and
+# what is none, which UTF-8 does not write.
+UNSAFE = {'Cc', 'Zl', 'Zp', 'Cs', 'Cn'}
 GRACE_SECS = 180  # From a preemption's SIGTERM to SIGKILL: the time to save.
 SECRET = re.compile(
   r'(?i)(secret|password|passwd|(api|access|private)_?key|(?<![a-z])token(?!iz|s))[\w.]*='
   r'|\bhf_\w{20}|\bAKIA\w{16}|\bgh[pousr]_\w{20}|\bya29\.|-----BEGIN'
 )
+
+
+# Fields of a Job that name something of a cloud or cluster; each is a flag.
+PLACES = ('zone', 'project', 'cluster', 'queue', 'image', 'partition', 'secret')
+
+
+def check_text(flag: str) -> None:
+  """Raises ValueError, without the flag's value, if no quoting brings it to a process as it is."""
+  name = flag.partition('=')[0][:80]
+  unsafe = next((char for char in flag if unicodedata.category(char) in UNSAFE), None)
+  if unsafe is not None:
+    raise ValueError(
+      f'{name!r} holds the character {unsafe!r}: leave out line breaks and control characters.'
+    )
+  if len(flag.encode()) > MAX_FLAG_BYTES:
+    raise ValueError(f'{name!r} is longer than {MAX_FLAG_BYTES} bytes: shorten it.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +48,7 @@ class Job:
     zone, project, cluster, queue, image, partition: of the cloud or cluster; '' where not needed.
     provision: 'on-demand', 'spot' or 'reserved'.
     secret: name of a Kubernetes secret whose entries become environment variables.
-    max_restarts: of a run that fails; preemptions do not count where the target can tell.
+    max_restarts: of a run that fails; preemptions do not count.
   """
 
   name: str
@@ -45,7 +69,15 @@ class Job:
       raise ValueError(
         f'name={self.name!r}: at most 40 of a-z, 0-9 and -, beginning with a letter.'
       )
+    for field in PLACES:
+      value = getattr(self, field)
+      if value and not NAME.fullmatch(value):
+        raise ValueError(
+          f'--{field}={value[:80]!r}: at most 254 of letters, digits and _.:/@,+-, beginning '
+          'with a letter or digit.'
+        )
     for flag in self.training:
+      check_text(flag)
       if SECRET.search(flag):
         raise ValueError(
           f'{flag.partition("=")[0]} looks like a secret, and would be seen in process lists, '
@@ -55,11 +87,28 @@ class Job:
 
   @property
   def command(self) -> tuple[str, ...]:
-    """The command of a process, the same on every host."""
-    distributed = (
-      ('--distributed',) if self.topology.hosts > 1 or self.topology.kind == 'tpu' else ()
-    )
+    """The command of a process, the same for all of them."""
+    many = self.topology.processes > 1 or self.topology.kind == 'tpu'
+    distributed = ('--distributed',) if many else ()
     return ('python', '-m', 'i2vgen_jax.train', *distributed, *self.training)
+
+  @property
+  def workdir(self) -> str:
+    """The --workdir of the training; '' if it has none."""
+    found = [flag for flag in self.training if flag.startswith('--workdir=')]
+    return found[-1].partition('=')[2] if found else ''
+
+  def supervised(self, *command: str, flags: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A command of this job that launch.supervise starts again by its exit code.
+
+    Args:
+      *command: what it starts.
+      flags: more flags of launch.supervise.
+    """
+    return (
+      'python', '-m', 'launch.supervise', f'--workdir={self.workdir}',
+      f'--max_restarts={self.max_restarts}', *flags, '--', *command,
+    )  # fmt: skip
 
   @property
   def environment(self) -> dict[str, str]:

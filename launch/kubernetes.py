@@ -109,7 +109,8 @@ def _pod(job: job_lib.Job) -> dict[str, Any]:
   container = {
     'name': 'train',
     'image': job.image,
-    'args': list(job.command),  # The image's entry point passes signals on.
+    # The image's entry point passes signals on.
+    'args': [escape(word) for word in job.command],
     'env': [{'name': name, 'value': value} for name, value in job.environment.items()],
     'resources': {'limits': {'google.com/tpu': topology.chips_per_host}},
     'volumeMounts': [{'name': 'shared-memory', 'mountPath': '/dev/shm'}],
@@ -126,6 +127,11 @@ def _pod(job: job_lib.Job) -> dict[str, Any]:
     'containers': [container],
     'volumes': [{'name': 'shared-memory', 'emptyDir': {'medium': 'Memory'}}],
   }
+
+
+def escape(word: str) -> str:
+  """Text of a container's command or arguments: Kubernetes fills in $(NAME), and reads $$ as $."""
+  return word.replace('$', '$$')
 
 
 def _check(job: job_lib.Job, *needed: str) -> None:
@@ -155,6 +161,6 @@ def xpk(job: job_lib.Job) -> job_lib.Plan:
     f'--termination-grace-period-seconds={job_lib.GRACE_SECS}',
     *(f'--env={name}={value}' for name, value in job.environment.items()),
     *(('--spot',) if job.provision == 'spot' else ()),
-    f'--command={shlex.join(job.command)}',
+    f'--command={escape(shlex.join(job.command))}',
   )  # fmt: skip
   return job_lib.Plan({}, (create,))

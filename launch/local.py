@@ -1,7 +1,7 @@
 """A pod on this machine: N processes of M CPU devices each, joined over the loopback interface.
 
-What a cluster does with exit codes happens here too: a run that was preempted or lost a process
-starts again from its last checkpoint, and one that failed for good does not.
+What a cluster does with exit codes happens here too, by launch.supervise: a run that was preempted
+or lost a process starts again from its last checkpoint, and one that failed for good does not.
 """
 
 import functools
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from data_pipelines import children
 from i2vgen_jax.process import cli, exit_codes, hosts
 from launch import job as job_lib
+from launch import supervise
 
 LOOPBACK = '127.0.0.1'
 # How long the other processes have to notice that one failed, before they are killed.
@@ -41,15 +42,9 @@ def run(job: job_lib.Job, logs: str | os.PathLike) -> int:
   stopping = []
   stop = lambda number, frame: stopping.append(number)  # noqa: E731
   with cli.signals_to(stop, signal.SIGTERM, signal.SIGINT):
-    for attempt in range(job.max_restarts + 1):
-      code = _run_once(job, logs, stopping)
-      if stopping or not exit_codes.restarts(code):
-        return code
-      print(
-        f'launch: ended with {code}; restart {attempt + 1} of {job.max_restarts}',
-        file=sys.stderr, flush=True,
-      )  # fmt: skip
-  return code
+    return supervise.repeat(
+      lambda: _run_once(job, logs, stopping), job.workdir, job.max_restarts, stopping
+    )
 
 
 def _run_once(job: job_lib.Job, logs: pathlib.Path, stopping: list[int]) -> int:
@@ -97,16 +92,20 @@ def _wait(processes: Sequence[subprocess.Popen], stopping: list[int]) -> int:
       preempted = exit_codes.PREEMPTED in codes
       deadline = time.monotonic() + (job_lib.GRACE_SECS if preempted else FAILURE_GRACE_SECS)
     time.sleep(0.1)
-  # A process that a signal ended has its negative number; a shell says 128 + signal.
-  return verdict([code if code >= 0 else 128 - code for code in codes if code is not None])
+  ended = [supervise.shell_code(code) for code in codes if code is not None]
+  return verdict(ended or [supervise.shell_code(-signal.SIGKILL)])  # What the caller does to them.
 
 
 def verdict(codes: Sequence[int]) -> int:
   """Exit code of a run from those of its processes: a code that rules a restart out comes first,
-  then other failures, then preemption."""
-  failures = [code for code in codes if code not in (exit_codes.DONE, exit_codes.PREEMPTED)]
-  final = [code for code in failures if not exit_codes.restarts(code)]
-  return (final + failures + [code for code in codes if code] + [exit_codes.DONE])[0]
+  then other failures, then what follows from them, then preemption."""
+
+  def weight(code: int) -> int:
+    if code != exit_codes.DONE and not exit_codes.restarts(code):
+      return 0
+    return {exit_codes.LOST_PEER: 2, exit_codes.PREEMPTED: 3, exit_codes.DONE: 4}.get(code, 1)
+
+  return min(codes, key=weight)
 
 
 def environment_of(job: job_lib.Job, index: int, address: str) -> dict[str, str]:

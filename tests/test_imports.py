@@ -31,6 +31,7 @@ ROWS = {
   'data_pipelines/report': 'corpus index media',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
   'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
+  'i2vgen_jax/status': 'process data_pipelines/corpus data_pipelines/user_errors',
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
@@ -72,7 +73,7 @@ ROWS = {
   ),
   'launch': (
     'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/children '
-    'data_pipelines/corpus'
+    'data_pipelines/corpus data_pipelines/user_errors'
   ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '

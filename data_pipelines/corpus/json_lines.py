@@ -63,20 +63,24 @@ class Log:
 def read(path: epath.PathLike) -> list[dict[str, Any]]:
   """All objects of a log in the order of writing; [] if there is none.
 
-  A line that was cut off as its writer was killed is left out, with a warning.
+  A line that was cut off as its writer was killed, or is damaged, is left out, with a warning.
   """
   path = epath.Path(path)
   parts = [path] if path.is_file() else []
   if path.is_dir():
     parts += sorted(path.glob('*.jsonl'))
-  texts = storage.in_threads(lambda part: retries.call(part.read_text), parts)
+  contents = storage.in_threads(lambda part: retries.call(part.read_bytes), parts)
   rows = []
-  for part, text in zip(parts, texts, strict=True):
-    for number, line in enumerate(text.splitlines(), 1):
+  for part, data in zip(parts, contents, strict=True):
+    for number, line in enumerate(data.splitlines(), 1):
       try:
-        rows.append(json.loads(line))
+        row = json.loads(line)
       except ValueError:
-        logging.warning('%s, line %d is no JSON and is left out.', part, number)
+        row = None
+      if isinstance(row, dict):
+        rows.append(row)
+      else:
+        logging.warning('%s, line %d is no JSON object and is left out.', part, number)
   return rows
 
 

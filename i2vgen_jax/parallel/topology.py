@@ -60,8 +60,13 @@ class Topology:
 
   @property
   def hosts(self) -> int:
-    """Hosts of all slices; each runs one process."""
+    """Hosts of all slices."""
     return self.slices * self.hosts_per_slice
+
+  @property
+  def processes(self) -> int:
+    """Processes of a run: one for each GPU, else one for each host."""
+    return self.hosts * (self.chips_per_host if self.kind == 'gpu' else 1)
 
   @property
   def devices(self) -> int:

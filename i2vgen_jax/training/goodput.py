@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -19,6 +20,8 @@ from data_pipelines.corpus import json_lines
 from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.process import watchdog as watchdog_lib
+
+SLOW_RATIO = 1.5  # A host whose own time is beyond it, and most of the step, is warned of.
 
 
 class Figures:
@@ -53,7 +56,7 @@ class Figures:
   def _clear(self) -> None:
     kinds = ('input', 'checkpoint', 'compile', 'validation', 'barrier')
     self._secs = dict.fromkeys(kinds, 0.0)
-    self._steps, self._samples, self._flops = 0, 0, 0.0
+    self._steps, self._samples, self._flops, self._device_secs = 0, 0, 0.0, 0.0
     self._reported = time.time()
 
   def event(self, name: str, **more: Any) -> None:
@@ -91,6 +94,18 @@ class Figures:
     self._samples += bucket.batch_size
     self._flops += self._flops_of[bucket.name]
 
+  def wait_for(self, results: Any) -> None:
+    """Waits for the devices. What is left of a host's time is its own: others wait for the host
+    that has most of it, and it for none."""
+    started = time.time()
+    jax.block_until_ready(results)
+    self._device_secs += time.time() - started
+
+  def failed(self, error: Exception) -> None:
+    """Appends what ends the run, for `status`; storage that stays away is no other error."""
+    with contextlib.suppress(OSError):
+      self.event('job_error_time', error=f'{type(error).__name__}: {error}'[:1000])
+
   def report(self, step: int) -> dict[str, float | int]:
     """Figures since the last report, by name; all processes call it at the same step.
 
@@ -99,8 +114,9 @@ class Figures:
     """
     now = time.time()
     self.event('step_start_time', step_count=step)
-    waits = multihost_utils.process_allgather(np.float32(self._secs['input'])).reshape(-1)
     training = now - self._reported - sum(self._secs.values()) + self._secs['input']
+    own = np.array([training - self._device_secs, self._secs['input']], np.float32)
+    own, waits = multihost_utils.process_allgather(own).reshape(-1, 2).T
     self._lost += sum(self._secs.values())
     rate = 1 / max(training, 1e-9)
     device = jax.local_devices()[0]
@@ -118,5 +134,29 @@ class Figures:
       values['device_memory_peak_gib'] = memory['peak_bytes_in_use'] / 2**30
     if len(waits) > 1:
       values['slowest_input_host'] = int(waits.argmax())
+      values |= slowest(own / max(self._steps, 1))
+      self._warn_of_slow_host(values)
     self._clear()
     return values
+
+  def _warn_of_slow_host(self, values: dict[str, float | int]) -> None:
+    secs, ratio = values['slowest_host_secs'], values['slowest_host_ratio']
+    if self._log and ratio > SLOW_RATIO and secs > values['step_secs'] / 2:
+      logging.warning(
+        'Host %d slows all down: %.3g s of its own in each step of %.3g s, %.1f times as long as '
+        'the others.', values['slowest_host'], secs, values['step_secs'], ratio,
+      )  # fmt: skip
+
+
+def slowest(secs: np.ndarray) -> dict[str, float | int]:
+  """Names the slowest host.
+
+  Args:
+    secs: of each of several hosts, its own time in a step.
+  Returns:
+    slowest_host, its slowest_host_secs, and slowest_host_ratio: by the median of the others.
+  """
+  host = int(secs.argmax())
+  others = float(np.median(np.delete(secs, host)))
+  ratio = float(secs[host]) / max(others, 1e-9)
+  return dict(slowest_host=host, slowest_host_secs=float(secs[host]), slowest_host_ratio=ratio)

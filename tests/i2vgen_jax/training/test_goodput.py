@@ -6,6 +6,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import base, demo
@@ -86,3 +87,46 @@ def test_time_is_accounted_to_what_it_went_into(tmp_path):
   assert events == [
     'job_start_time', 'training_prep_start_time', 'training_prep_end_time', 'step_start_time',
   ]  # fmt: skip
+
+
+def test_the_host_with_most_time_of_its_own_is_the_slowest():
+  found = goodput.slowest(np.float32([0.2, 0.1, 0.5, 0.3]))
+  assert found == dict(slowest_host=2, slowest_host_secs=0.5, slowest_host_ratio=pytest.approx(2.5))
+  assert goodput.slowest(np.float32([0.0, 0.1]))['slowest_host'] == 1
+
+
+def test_waiting_for_devices_is_no_time_of_a_hosts_own(tmp_path, monkeypatch, caplog):
+  """As host 1 of two sees it: it gathers what it and a host that waited more had."""
+  gathered = []
+
+  def gather(values):
+    gathered.append(values)
+    return np.stack([values / 4, values])
+
+  monkeypatch.setattr(goodput.multihost_utils, 'process_allgather', gather)
+  monkeypatch.setattr(goodput.jax, 'block_until_ready', lambda _: time.sleep(0.3))
+  built = session_lib.build(tiny.get_config('unused'))
+  timing = goodput.Figures(tmp_path, built, active=True)
+  bucket = buckets.Bucket('a', 4, 32, 32, 8.0, batch_size=8)
+  timing.step(bucket)
+  timing.begin_loop()
+  for _ in range(2):
+    timing.step(bucket)
+    time.sleep(0.2)
+  timing.wait_for(None)
+  with timing.spending('checkpoint'):
+    time.sleep(0.2)
+  values = timing.report(2)
+  [(own, waited)] = gathered
+  assert 0.4 <= own < 0.6 and waited == 0
+  assert values['slowest_host'] == 1 and values['slowest_host_ratio'] == pytest.approx(4)
+  assert values['slowest_host_secs'] == pytest.approx(own / 2)
+  assert values['step_secs'] >= (own + 0.3) / 2
+  assert 'Host 1 slows all down' in caplog.text and '4.0 times as long' in caplog.text
+
+
+def test_what_ends_a_run_is_written_down(tmp_path):
+  timing = goodput.Figures(tmp_path, session_lib.build(tiny.get_config('unused')), active=True)
+  timing.failed(OSError('disk is full'))
+  last = json.loads((tmp_path / 'goodput.jsonl').read_text().splitlines()[-1])
+  assert last['error'] == 'OSError: disk is full' and last['job_error_time'] > 0

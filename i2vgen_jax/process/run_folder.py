@@ -1,0 +1,32 @@
+"""What a run has left in its workdir, read without JAX: by `status`, and by what restarts runs."""
+
+from typing import Any
+
+from etils import epath
+
+METRICS, EVENTS = 'metrics.jsonl', 'goodput.jsonl'
+COMMITTED = 'commit_success.txt'  # Orbax writes it last.
+
+
+def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
+  """Steps of the checkpoints that are complete, in their order."""
+  directory = epath.Path(workdir) / 'checkpoints'
+  if not directory.is_dir():
+    return []
+  names = [path.name for path in directory.iterdir()]
+  complete = [name for name in names if name.isdigit() and (directory / name / COMMITTED).exists()]
+  return sorted(map(int, complete))
+
+
+def progress(workdir: epath.PathLike) -> Any:
+  """What changes, between two starts of a run, only if it made a step that it logged or saved.
+
+  None, which tells nothing, if the workdir cannot be read from here.
+  """
+  try:
+    path = epath.Path(workdir) / METRICS
+    parts = sorted(path.glob('*')) if path.is_dir() else [path] * path.exists()
+    logged = [(part.name, part.stat().length) for part in parts[-1:]]
+    return checkpoint_steps(workdir)[-1:], logged
+  except Exception:  # Of any bucket's library: the run itself will say what is wrong.
+    return None
