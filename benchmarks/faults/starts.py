@@ -47,7 +47,7 @@ def start(
   """Starts a run and waits for its end.
 
   Args:
-    command: module and arguments.
+    command: name and flags of the training.
     fault: that happens, or None.
     folder: of the run; logs are added to its files process_<n>.log.
     processes: of the run.
@@ -131,7 +131,7 @@ def _process(
       sys.argv.append('--distributed')
     if fault:
       inject.install(fault, folder, host)
-    runpy.run_module(command[0], run_name='__main__')
+    runpy.run_module('i2vgen_jax.train', run_name='__main__')
 
   return _fork(run, folder / f'process_{host}.log')
 
