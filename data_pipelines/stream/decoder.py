@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import math
 import threading
@@ -16,6 +17,9 @@ from data_pipelines.corpus import reader
 from data_pipelines.media import decode, errors, pictures, sandbox, shared_memory
 from data_pipelines.stream import fields as fields_lib
 
+# Records that are read before the first of them is decoded. Reading one at a time in between makes
+# decoding clips of 64x64 7 % slower.
+NUM_READ_AHEAD = 8
 TIMEOUT_SECS = 60.0  # Of the processor, for one example; a minute of 4K video decodes in 20 s.
 
 
@@ -121,14 +125,28 @@ class Decoder:
     """Fills rows of a batch that `empty` made; yields (row, what became of it), in order."""
     if not hasattr(self._local, 'converter'):
       self._local.converter = decode.Converter()
-    for row, request in requests.items():
-      yield row, self._fill({name: values[row] for name, values in batch.items()}, request)
+    waiting = iter(requests.items())
+    while several := list(itertools.islice(waiting, NUM_READ_AHEAD)):
+      records = [self._read(request) for _, request in several]
+      for (row, request), record in zip(several, records, strict=True):
+        pixels = {name: values[row] for name, values in batch.items()}
+        yield row, self._fill(pixels, request, record)
 
-  def _fill(self, pixels: Mapping[str, np.ndarray], request: Request) -> Decoded:
-    key = ''
+  def _read(self, request: Request) -> dict | errors.DecodeError:
     try:
-      record = self._records.read(request.shard, request.record)
-      key = record['key']
+      return self._records.read(request.shard, request.record)
+    except errors.DecodeError as error:
+      return error
+
+  def _fill(
+    self,
+    pixels: Mapping[str, np.ndarray],
+    request: Request,
+    record: dict | errors.DecodeError,
+  ) -> Decoded:
+    if isinstance(record, errors.DecodeError):
+      return Decoded('', error=str(record))
+    try:
       self._check(record['data'])
       if request.times:
         views = _views(self.fields, pixels, len(request.times))
@@ -138,8 +156,8 @@ class Decoder:
       else:
         decode.decode_image_into(_views(self.fields, pixels, 1), record['data'])
     except errors.DecodeError as error:
-      return Decoded(key, error=str(error))
-    return Decoded(key, record['caption'])
+      return Decoded(record['key'], error=str(error))
+    return Decoded(record['key'], record['caption'])
 
   def _check(self, data: bytes) -> None:
     # Hashing costs 1 % of decoding: only once there is something to look for.
