@@ -86,7 +86,7 @@ def decode_video_into(
   previous = sized = None
   size = 0, 0
   cuts: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
-  orientations, turn = display.Orientations(), display.UPRIGHT
+  turn = display.UPRIGHT
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     for number, view in enumerate(views):
       row = rows[number].get(index)
@@ -96,7 +96,7 @@ def decode_video_into(
         view.pixels_NHWC[row] = view.pixels_NHWC[row - 1]
         continue
       if frame is not sized:
-        sized, turn = frame, orientations(frame)
+        sized, turn = frame, display.orientation(frame)
         found = display.size(frame, aspect, turn)
         if found != size:
           size, cuts = found, {}
