@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import av
 
 from data_pipelines.media import clock as clock_lib
-from data_pipelines.media import containers, display, errors, interlacing, random_access
+from data_pipelines.media import containers, cropping, display, errors, interlacing, random_access
 from data_pipelines.media.containers import Video, open_video
 from data_pipelines.media.errors import FFMPEG_ERRORS, DecodeError
 
@@ -58,13 +58,15 @@ def _wanted_only(
       tick = video.tick
       wanted = list(_nearest(((pts * tick, pts) for pts in shown), times))
       is_hdr = video.transfer in display.HDR
+      crop = cropping.Cropper(video.crop)
       for frame in _decode_wanted(video.stream.codec_context, packets, wanted):
         if frame.is_corrupt or frame.interlaced_frame:
           raise _Doubt
         if is_hdr:
           frame = _as_declared(frame, video)
+        part = crop(frame) if served < len(times) and frame.pts == wanted[served] else frame
         while served < len(times) and frame.pts == wanted[served]:
-          yield served, frame, video.aspect
+          yield served, part, video.aspect
           served += 1
         if served == len(times):
           break
@@ -160,7 +162,7 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
   """As decode_all with as_stored; raises _Doubt if it cannot begin at the time that is sought."""
   count = 0
   is_hdr = video.transfer in display.HDR
-  clock = clock_lib.Clock(video)
+  clock, crop = clock_lib.Clock(video), cropping.Cropper(video.crop)
   try:
     for frame in _stored(video, sought):
       if frame.is_corrupt:
@@ -170,8 +172,8 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
       if count == MAX_FRAMES:
         raise DecodeError('too_long', f'it has more than {MAX_FRAMES} frames.')
       count += 1
-      yield from clock(_as_declared(frame, video) if is_hdr else frame)
-    yield from clock.rest()
+      yield from map(crop, clock(_as_declared(frame, video) if is_hdr else frame))
+    yield from map(crop, clock.rest())
   except DecodeError:
     raise
   except FFMPEG_ERRORS as error:
