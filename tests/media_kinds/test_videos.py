@@ -219,7 +219,7 @@ def test_what_a_container_crops_is_not_shown(clap, display, tmp_path):
 
 @pytest.mark.parametrize('clap', [(96, 64, 0, 0), (200, 64, 0, 0), (80, 40, 60, 0)], ids=str)
 def test_a_crop_of_nothing_or_of_what_is_not_there_leaves_the_frame_whole(clap):
-  data = clips.encode('libx265', pictures=2, options=clips.X265)
+  data = clips.encode('libx265', pictures=4, options=clips.X265)
   box = struct.pack('>8i', *(number for value in clap for number in (value, 1)))
   row, _, _ = shown.whole(test_hdr.insert_box(data, b'hvcC', b'clap', box))
   assert (row['height'], row['width']) == (64, 96)
