@@ -99,6 +99,7 @@ def insert_box(data, beside, name, content):
   return bytes(grown)
 
 
+@shown.needs_ffmpeg
 def test_dolby_vision_without_a_picture_for_other_screens_is_refused_by_name(tmp_path):
   """Profile 5: its base is in colours of its own; that of profile 8 is HDR10, HLG or SDR."""
   tags = {'x265-params': clips.X265['x265-params'] + ':colorprim=2:transfer=2:colormatrix=2'}
