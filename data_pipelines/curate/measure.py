@@ -131,10 +131,10 @@ def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
   All are of the first one's shape: should a later frame have another, its centre is cut.
   """
   convert = decode.Converter('bgr24')
-  shape, orientations = None, display.Orientations()
+  shape = None
   with containers.open_video(data) as video:
     for frame in frames_lib.decode_all(video):
-      turn = orientations(frame)
+      turn = display.orientation(frame)
       height, width = display.size(frame, video.aspect, turn)
       shape = shape or (max(16, round(WIDTH * height / width)), WIDTH)
       size = shape

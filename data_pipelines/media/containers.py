@@ -15,7 +15,7 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
-from data_pipelines.media import errors
+from data_pipelines.media import cropping, errors
 from data_pipelines.media.errors import DecodeError
 
 # By FFmpeg's names of its readers; each keeps the media in the file itself.
@@ -55,6 +55,7 @@ class Video(NamedTuple):
     matrix: of the colour matrix, likewise.
     fields: '' where the frames tell whether they are interlaced, else 'tff' or 'bff': they are, and
       this field comes first.
+    crop: what of the frames is not shown.
   """
 
   container: InputContainer
@@ -63,6 +64,7 @@ class Video(NamedTuple):
   transfer: int = _NO_TAG
   matrix: int = _NO_TAG
   fields: str = ''
+  crop: cropping.Crop = cropping.Crop()
 
   @property
   def aspect(self) -> float:
@@ -101,6 +103,9 @@ def open_video(
     fields = ''
     if context.name in _SILENT_ON_FIELDS and context.field_order > _PROGRESSIVE:
       fields = 'bff' if context.field_order in (3, 5) else 'tff'
+    crop = cropping.Crop()
+    if len(container.streams.video) == 1:
+      crop = cropping.declared(data, container.format.name, context.height, context.width)
     yield Video(
       container,
       stream,
@@ -108,6 +113,7 @@ def open_video(
       context.color_trc,
       context.colorspace,
       fields,
+      crop,
     )
 
 

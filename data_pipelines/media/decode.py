@@ -87,10 +87,9 @@ def decode_video_into(
     filling = _Filling(view, content)
     for row, number in enumerate(view.frames):
       wanted[number].append((filling, row))
-  orientations = display.Orientations()
   for index, frame, aspect in frames_lib.at_times(data, np.asarray(times).tolist()):
     if wanted[index]:
-      turn = orientations(frame)
+      turn = display.orientation(frame)
       size = display.size(frame, aspect, turn)
       for filling, row in wanted[index]:
         filling(row, convert, frame, size, turn)

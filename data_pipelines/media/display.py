@@ -1,16 +1,20 @@
 """How a stored frame is to be shown: which side is up, how wide its pixels are, HDR or not."""
 
 import math
+import re
 from typing import NamedTuple, cast
 
 import av
 import numpy as np
 from av.buffer import Buffer
+from av.sidedata.sidedata import SideDataContainer
 
 from data_pipelines.media.errors import DecodeError
 
 MAX_TILT = math.tan(math.radians(1))  # What ffmpeg takes for a quarter turn, too.
 UNSPECIFIED = 2  # Of transfers and matrices, in ITU-T H.273.
+# A box dvcC, or Matroska's BlockAddIDType and BlockAddIDExtraData: version 1, then the profile.
+_DOLBY_VISION = re.compile(rb'dv[cvw]C(?:\x41\xed.)?\x01[\0\1](...)', re.DOTALL)
 HDR = {16: 'pq', 18: 'hlg'}  # By transfer: SMPTE ST 2084 and ARIB STD-B67, both of BT.2100.
 
 
@@ -35,11 +39,14 @@ UPRIGHT = Orientation()
 
 def orientation(frame: av.VideoFrame) -> Orientation:
   """By the frame's display matrix, of its container or its stream; raises DecodeError if tilted."""
-  if 'DISPLAYMATRIX' not in frame.side_data:
+  # A view of our own: `frame.side_data` is a circle of references, so that frames stay in memory.
+  # pyrefly: ignore[bad-argument-count]  # PyAV's stubs leave out that it takes a frame.
+  side_data = SideDataContainer(frame)
+  if 'DISPLAYMATRIX' not in side_data:
     return UPRIGHT
   # A stored point (p, q) is shown at (a p + c q, b p + d q); p and a shown x go to the right.
   a, b, _, c, d, *_ = np.frombuffer(
-    bytes(cast(Buffer, frame.side_data['DISPLAYMATRIX'])), np.int32
+    bytes(cast(Buffer, side_data['DISPLAYMATRIX'])), np.int32
   ).tolist()
   if not math.hypot(a, c) or not math.hypot(b, d):
     return UPRIGHT  # Of no meaning; ffmpeg leaves such frames as they are.
@@ -52,25 +59,6 @@ def orientation(frame: av.VideoFrame) -> Orientation:
   return Orientation(False, d < 0, a < 0)
 
 
-class Orientations:
-  """The orientation of each of a video's frames, in turn.
-
-  Side data is looked at once as long as the rotation stays: a frame whose side data was touched is
-  in a circle of references, and its memory comes back late.
-  """
-
-  def __init__(self):
-    self._rotation: int | None = None
-    self._found = UPRIGHT
-
-  def __call__(self, frame: av.VideoFrame) -> Orientation:
-    """As `orientation`."""
-    rotation = frame.rotation
-    if rotation != self._rotation:
-      self._rotation, self._found = rotation, orientation(frame)
-    return self._found
-
-
 def size(frame: av.VideoFrame, aspect: float, turn: Orientation) -> tuple[int, int]:
   """(height, width) with square pixels, upright.
 
@@ -81,6 +69,19 @@ def size(frame: av.VideoFrame, aspect: float, turn: Orientation) -> tuple[int, i
   """
   height, width = frame.height, max(1, round(frame.width * aspect))
   return (width, height) if turn.is_transposed else (height, width)
+
+
+def check_dolby_vision(data: bytes) -> None:
+  """Raises DecodeError if other screens have nothing to show: profile 5's colours are its own.
+
+  Args:
+    data: of a file, whose configuration of Dolby Vision, if any, is as in mp4 or Matroska.
+  """
+  if match := _DOLBY_VISION.search(data):
+    profile, fallback = match[1][0] >> 1, match[1][2] >> 4
+    if not fallback:
+      detail = f'Dolby Vision of profile {profile} has no picture for other screens.'
+      raise DecodeError('hdr', detail)
 
 
 def dynamic_range(frame: av.VideoFrame) -> str:

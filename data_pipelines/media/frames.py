@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import av
 
 from data_pipelines.media import clock as clock_lib
-from data_pipelines.media import containers, display, errors, interlacing, random_access
+from data_pipelines.media import containers, cropping, display, errors, interlacing, random_access
 from data_pipelines.media.containers import Video, open_video
 from data_pipelines.media.errors import FFMPEG_ERRORS, DecodeError
 
@@ -59,14 +59,16 @@ def _wanted_only(
       wanted = list(_nearest(((pts * tick, pts) for pts in shown), times))
       is_hdr = video.transfer in display.HDR
       aspect = 0.0
+      crop = cropping.Cropper(video.crop)
       for frame in _decode_wanted(video.stream.codec_context, packets, wanted):
         if frame.is_corrupt or frame.interlaced_frame:
           raise _Doubt
         if is_hdr:
           frame = _as_declared(frame, video)
         aspect = aspect or video.aspect
+        part = crop(frame) if served < len(times) and frame.pts == wanted[served] else frame
         while served < len(times) and frame.pts == wanted[served]:
-          yield served, frame, aspect
+          yield served, part, aspect
           served += 1
         if served == len(times):
           break
@@ -162,7 +164,7 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
   """As decode_all with as_stored; raises _Doubt if it cannot begin at the time that is sought."""
   count = 0
   is_hdr = video.transfer in display.HDR
-  clock = clock_lib.Clock(video)
+  clock, crop = clock_lib.Clock(video), cropping.Cropper(video.crop)
   try:
     for frame in _stored(video, sought):
       if frame.is_corrupt:
@@ -172,8 +174,8 @@ def _decode(video: Video, sought: float | None = None) -> Iterator[av.VideoFrame
       if count == MAX_FRAMES:
         raise DecodeError('too_long', f'it has more than {MAX_FRAMES} frames.')
       count += 1
-      yield from clock(_as_declared(frame, video) if is_hdr else frame)
-    yield from clock.rest()
+      yield from map(crop, clock(_as_declared(frame, video) if is_hdr else frame))
+    yield from map(crop, clock.rest())
   except DecodeError:
     raise
   except FFMPEG_ERRORS as error:

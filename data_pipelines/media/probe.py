@@ -44,16 +44,15 @@ class _Frames:
     self.is_interlaced = False
     self._video = video
     self._takes = takes
-    self._orientations = display.Orientations()
     self._size: tuple | None = None
     self._shape: tuple | None = None
 
   def add(self, frame: av.VideoFrame) -> None:
     self.times.append(frame.time)
-    size = frame.width, frame.height
+    size = frame.width, frame.height, display.orientation(frame)
     if frame.key_frame or size != self._size:  # Other frames have no header of their own.
       self._size = size
-      self._check_shape(frame)
+      self._check_shape(frame, size[-1])
       self._check_range(frame)
     if (frame.interlaced_frame or self._video.fields) and not self.is_interlaced:
       self._refuse('interlaced', '--interlaced=deinterlace takes it.')
@@ -67,9 +66,8 @@ class _Frames:
       tone_map.matrix(frame)
       self.hdr = kind
 
-  def _check_shape(self, frame: av.VideoFrame) -> None:
+  def _check_shape(self, frame: av.VideoFrame, turn: display.Orientation) -> None:
     aspect = self._video.stream.codec_context.sample_aspect_ratio or 1
-    turn = self._orientations(frame)
     shape = frame.width, frame.height, turn, aspect
     if self._shape is None:
       self._shape = shape
@@ -94,6 +92,8 @@ def _describe(shape: tuple) -> str:
 def _probe_video(data: bytes, takes: Collection[str]) -> dict[str, Any]:
   damage: errors.DecodeError | None = None
   with containers.open_video(data) as video:
+    if video.stream.codec_context.codec.canonical_name in ('hevc', 'av1'):
+      display.check_dolby_vision(data)
     seen = _Frames(video, takes)
     try:
       for frame in frames_lib.decode_all(video, as_stored=True):

@@ -1,5 +1,7 @@
 """HDR, by its transfer function: refused by name, or tone-mapped to the colours that were meant."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,26 @@ def insert_box(data, beside, name, content):
       size = int.from_bytes(data[at - 4 : at], 'big') + len(box)
       grown[at - 4 : at] = size.to_bytes(4, 'big')
   return bytes(grown)
+
+
+@shown.needs_ffmpeg
+def test_dolby_vision_without_a_picture_for_other_screens_is_refused_by_name(tmp_path):
+  """Profile 5: its base is in colours of its own; that of profile 8 is HDR10, HLG or SDR."""
+  tags = {'x265-params': clips.X265['x265-params'] + ':colorprim=2:transfer=2:colormatrix=2'}
+  options = dict(clips.X265, **tags)
+  data = clips.encode('libx265', pix_fmt='yuv420p10le', options=options, pictures=3, tags=False)
+  for profile, fallback in ((5, 0), (8, 1), (8, 4)):
+    record = bytes([1, 0, profile << 1, 0b101, fallback << 4]) + bytes(19)
+    name = tmp_path / f'{profile}.mp4'
+    name.write_bytes(insert_box(data, b'hvcC', b'dvcC' if profile < 8 else b'dvvC', record))
+    command = [clips.ffmpeg_path(), '-v', 'error', '-y', '-i', name, '-c', 'copy', '-strict', '-2']
+    subprocess.run([*command, name.with_suffix('.mkv')], check=True)
+    for file in (name, name.with_suffix('.mkv')):
+      if fallback:
+        assert probe.probe(file.read_bytes(), 'video')['hdr'] == ''
+        continue
+      with pytest.raises(errors.DecodeError, match='^hdr: Dolby Vision of profile 5'):
+        probe.probe(file.read_bytes(), 'video', probe.SPECIAL)
 
 
 def test_turned_hdr_is_upright():

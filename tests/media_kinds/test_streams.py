@@ -2,6 +2,7 @@
 
 import fractions
 import io
+import subprocess
 
 import av
 import numpy as np
@@ -134,6 +135,25 @@ def test_a_frame_size_that_changes_is_refused_by_name_and_never_stretched(name):
     assert np.abs(frames[number].astype(int) - expected).mean() < 5
   row = measure.measure(data, 'video', 12.0, {})
   assert row['num_shots'] >= 1
+
+
+@shown.needs_ffmpeg
+def test_a_flip_that_begins_in_midstream_is_seen_at_its_frame(tmp_path):
+  """By a message in the stream; the rotation, which a flip does not change, tells nothing."""
+  plain = tmp_path / 'plain.h264'
+  plain.write_bytes(clips.encode(container='h264', options=dict(clips.H264, bf='0', g='6')))
+  flipped = tmp_path / 'flipped.h264'
+  change = 'h264_metadata=display_orientation=insert:flip=vertical'
+  command = [str(clips.ffmpeg_path()), '-v', 'error', '-i', plain, '-c', 'copy', '-bsf:v', change]
+  subprocess.run([*command, flipped], check=True)
+  data = plain.read_bytes() + flipped.read_bytes()
+  with pytest.raises(errors.DecodeError, match='^size_changes: .*turned or mirrored at 1.000 s'):
+    probe.probe(data, 'video')
+  frames, _ = decode.decode_video(data, [11 / 12, 1.0], clips.HEIGHT, clips.WIDTH)
+  for frame, drawn in zip(frames, (clips.COLOURS, clips.COLOURS[::-1]), strict=True):
+    assert np.abs(clips.quadrants(frame) - drawn).max() <= 3
+  with pytest.raises(errors.DecodeError, match='^size_changes'):  # Not all frames tell it.
+    probe.probe(flipped.read_bytes(), 'video')
 
 
 def test_ingest_rejects_what_changes_and_takes_the_rest(tmp_path):

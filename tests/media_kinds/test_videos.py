@@ -5,13 +5,14 @@ colours, at its time; or it is refused by name. Right are what was drawn and ffm
 import fractions
 import functools
 import struct
+import subprocess
 
 import cv2
 import numpy as np
 import pytest
 
 from data_pipelines.media import decode, errors, probe
-from tests.media_kinds import clips, shown
+from tests.media_kinds import clips, shown, test_hdr
 
 # Name: (arguments of clips.encode, how far off colours may be).
 CONTAINERS = {
@@ -204,6 +205,35 @@ def test_wide_pixels_that_are_turned_become_tall():
   row, frames, _ = shown.whole(data)
   assert (row['height'], row['width']) == (2 * clips.HEIGHT, clips.WIDTH)
   shown.assert_upright(frames)
+
+
+@shown.needs_ffmpeg
+@pytest.mark.parametrize('display', [None, (0, -1, 1, 0)], ids=str)
+@pytest.mark.parametrize('clap', [(80, 40, 4, -6), (96, 62, 0, -1), (81, 41, 3, 3)], ids=str)
+def test_what_a_container_crops_is_not_shown(clap, display, tmp_path):
+  """Width, height, and the centre's place beside the frame's: all is as ffmpeg shows it."""
+  data = clips.encode('libx265', pictures=4, options=clips.X265, display=display)
+  box = struct.pack('>8i', *(number for value in clap for number in (value, 1)))
+  data = test_hdr.insert_box(data, b'hvcC', b'clap', box)
+  (tmp_path / 'clap.mp4').write_bytes(data)
+  command = [clips.ffmpeg_path(), '-v', 'error', '-i', tmp_path / 'clap.mp4', '-c', 'copy']
+  subprocess.run([*command, tmp_path / 'clap.mkv'], check=True)
+  for name in ('clap.mp4', 'clap.mkv'):
+    data = (tmp_path / name).read_bytes()
+    row, frames, _ = shown.whole(data)
+    width, height = clap[0] // 2 * 2, clap[1] // 2 * 2  # Chroma is as coarse.
+    assert (row['height'], row['width']) == ((height, width) if not display else (width, height))
+    theirs = clips.ffmpeg_decode(data, row['height'], row['width'])
+    difference = np.abs(frames.astype(int) - theirs)
+    assert np.median(difference) <= 1 and (display or difference.max() <= 2)
+
+
+@pytest.mark.parametrize('clap', [(96, 64, 0, 0), (200, 64, 0, 0), (80, 40, 60, 0)], ids=str)
+def test_a_crop_of_nothing_or_of_what_is_not_there_leaves_the_frame_whole(clap):
+  data = clips.encode('libx265', pictures=4, options=clips.X265)
+  box = struct.pack('>8i', *(number for value in clap for number in (value, 1)))
+  row, _, _ = shown.whole(test_hdr.insert_box(data, b'hvcC', b'clap', box))
+  assert (row['height'], row['width']) == (64, 96)
 
 
 def test_gaps_of_a_variable_rate_are_measured():

@@ -1,7 +1,9 @@
 """Buckets by aspect: an example goes where it is cropped least, and with none nothing changes."""
 
+import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 
@@ -186,6 +188,33 @@ def test_groups_keep_their_steps_and_hosts_and_restarts_see_the_same(mixed):
     assert bucket == stream.bucket_at(step)
     np.testing.assert_array_equal(batch['video'], stream.batch_at(step)['video'])
   batches.close()
+
+
+def test_two_hosts_run_the_same_programs_and_together_draw_every_example_once_an_epoch(mixed):
+  number = lambda captions: np.array([[int(caption[:3])] for caption in captions])  # noqa: E731
+  given = [fields.Video(), fields.TokenIds(number)]
+  hosts = [
+    stream_lib.TrainStream(
+      mixed, of_aspects(), given, 5, host_index=host, host_count=2, sandbox=False
+    )
+    for host in (0, 1)
+  ]
+  drawn: dict[str, list[int]] = {'v_64x128': [], 'v_96x96': [], 'i_128x64': []}
+  steps = itertools.count()
+  while any(len(found) < 12 for found in drawn.values()):
+    step = next(steps)
+    ran = {host.bucket_at(step) for host in hosts}
+    assert len(ran) == 1
+    [bucket] = ran
+    if len(drawn.get(bucket.name, 12 * [0])) >= 12:
+      continue
+    for host in hosts:
+      batch = host.batch_at(step)
+      assert batch['video'].shape == (2, bucket.frames, *bucket.size, 3)
+      drawn[bucket.name] += batch['token_ids'][:, 0].tolist()
+  assert sorted(collections.Counter(drawn['v_64x128']).values()) == [2] * 6  # Of 6, two epochs.
+  assert sorted(collections.Counter(drawn['v_96x96']).values()) == [2] * 6
+  assert len(set(drawn['i_128x64'])) == 12  # Of 13.
 
 
 def test_phases_name_groups_and_an_aspect_rests_where_no_source_has_it(tmp_path):
