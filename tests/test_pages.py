@@ -107,6 +107,11 @@ def test_a_packages_docstring_names_its_modules(file):
   assert text and not absent
 
 
+def test_the_site_has_every_page_of_docs():
+  nav = re.findall(r'^  - ([\w.]+\.md)$', read('mkdocs.yml'), re.MULTILINE)
+  assert sorted(f'docs/{page}' for page in nav) == [p for p in PAGES if p.startswith('docs/')]
+
+
 @pytest.mark.parametrize('page', MAPS)
 def test_names_beside_a_file_are_in_it(page):
   """Of a table's row, every name in code is in one of the row's files; of a diagram's line too."""
