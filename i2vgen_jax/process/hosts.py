@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 import jax
@@ -66,8 +67,15 @@ def leave(code: int, sentence: str) -> NoReturn:
     sentence: for the logs of the others; this one's has been told.
   """
   tell(code, sentence)
+  _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
   sys.stdout.flush()
   sys.stderr.flush()
+  state = distributed.global_state
+  if state.num_processes > 1 and state.process_id == 0:  # What was told is gone with it.
+    time.sleep(2 * HEAR_SECS)
   os._exit(code)
 
 
@@ -81,7 +89,9 @@ def tell(code: int, sentence: str) -> None:
     with contextlib.suppress(
       jax.errors.JaxRuntimeError
     ):  # Another one has told, or process 0 is gone.
-      client.key_value_set(_LEAVES, json.dumps([code, jax.process_index(), sentence]))
+      client.key_value_set(
+        _LEAVES, json.dumps([code, distributed.global_state.process_id, sentence])
+      )
 
   thread = threading.Thread(target=send, daemon=True)
   thread.start()
@@ -96,12 +106,11 @@ def hear(ended: threading.Event) -> None:
       code, index, sentence = json.loads(client.key_value_try_get(_LEAVES))
     except jax.errors.JaxRuntimeError:  # Nobody has told, or process 0 is gone: JAX notices.
       continue
-    if index != jax.process_index():
+    if index != distributed.global_state.process_id:
       print(f'error: process {index} left with exit code {code}: {sentence}', file=sys.stderr)
       if code == exit_codes.WATCHDOG:
         faulthandler.dump_traceback(2)
-      sys.stderr.flush()
-      os._exit(code)
+      _exit(code)
 
 
 def is_lead() -> bool:

@@ -1,5 +1,5 @@
-"""Two real processes, of which one hangs, is stopped or is told to stop: how soon both end, and with
-what. In short they exchange numbers; in the slow form they train."""
+"""Two real processes, of which one hangs, is stopped or is told to: how soon both end, and with
+which codes. In short they exchange numbers; in the slow form they train."""
 
 import signal
 import subprocess
@@ -16,8 +16,9 @@ from tests import runs
 EXCHANGE = """
 import ctypes, sys, time
 import jax, numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
-from i2vgen_jax.process import hosts, supervisor, watchdog
+from i2vgen_jax.process import cli, hosts, supervisor, watchdog
 def say(text): print(text, flush=True, file=sys.stderr)
 def compile():
   mutex = ctypes.create_string_buffer(64)
@@ -39,12 +40,13 @@ def loop():
       if step == 3 and jax.process_index() == 1: hang()
       multihost_utils.process_allgather(np.ones(3))
       if supervised.stop.requested(step): return say(f'STOPS {{step}}')
-loop()
+try: loop()
+except Exception as error: cli.leave_pod(error)
 """
 TRAIN = """
 import ctypes, runpy, sys, time
 import jax
-from jax.experimental import multihost_utils
+from jax._src import distributed
 from i2vgen_jax.training import compilation, profiler
 def say(text): print(text, flush=True, file=sys.stderr)
 def hang():
@@ -67,7 +69,8 @@ loop()
 HANGS = {
   'in Python': 'time.sleep(600)',
   'with the lock of Python': 'ctypes.PyDLL(None).sleep(600)',
-  'in a collective': 'multihost_utils.sync_global_devices("alone")',
+  # Where the other one then hangs.
+  'away from a collective': 'distributed.global_state.client.wait_at_barrier("alone", 600_000)',
 }
 
 
