@@ -68,10 +68,13 @@ loop()
 """
 HANGS = {
   'in Python': 'time.sleep(600)',
-  'with the lock of Python': 'ctypes.PyDLL(None).sleep(600)',
   # Where the other one then hangs.
   'away from a collective': 'distributed.global_state.client.wait_at_barrier("alone", 600_000)',
 }
+
+
+def slow(value):
+  return pytest.param(value, marks=pytest.mark.slow)
 
 
 class Pair:
@@ -117,7 +120,7 @@ class Pair:
       process.wait()
 
 
-@pytest.fixture(params=['exchange', pytest.param('train', marks=pytest.mark.slow)])
+@pytest.fixture(params=['exchange', slow('train')])
 def pair(request, tmp_path):
   """Makes a Pair of either kind."""
   made = []
@@ -138,9 +141,9 @@ def pair(request, tmp_path):
   made[0].close()
 
 
-@pytest.mark.parametrize('way', HANGS)
+@pytest.mark.parametrize('way', ['with the lock of Python', *map(slow, HANGS)])
 def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
-  both = pair(hang=HANGS[way])
+  both = pair(hang=HANGS.get(way, 'ctypes.PyDLL(None).sleep(600)'))
   both.wait_for('HANGS', 1)
   assert both.ends(both.limit + 5) == [exit_codes.WATCHDOG] * 2
   assert 'in hang' in both.log(1)
@@ -148,6 +151,7 @@ def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
     assert 'most recent call first' in log and 'in loop' in log
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_ends_the_other(pair):
   both = pair()
   both.wait_for('STEPS', 0, 1)
@@ -157,6 +161,7 @@ def test_a_process_that_is_stopped_ends_the_other(pair):
   assert both.ends(30, 1)[0] not in (exit_codes.DONE, *exit_codes.FINAL)
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_loop_stops_both_at_one_step(pair):
   both = pair()
   both.wait_for('STEPS', 0, 1)
@@ -166,7 +171,7 @@ def test_sigterm_in_the_loop_stops_both_at_one_step(pair):
   assert codes == [exit_codes.PREEMPTED] * 2 if not stops else stops[0] == stops[1]
 
 
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, slow(1)])
 def test_sigterm_to_one_that_compiles_ends_both_at_once(index, pair):
   both = pair(compiles=True)
   both.wait_for('COMPILES', 0, 1)
