@@ -224,9 +224,8 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Stores the resolved config of a run."""
-  path = absolute(workdir) / 'config.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(config.to_json(indent=2))  # In its order, which is that of the buckets' draws.
+  # In its order, which is that of the buckets' draws.
+  storage.write_bytes(absolute(workdir) / 'config.json', config.to_json(indent=2).encode())
 
 
 def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

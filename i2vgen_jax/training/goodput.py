@@ -5,7 +5,6 @@ into starting, compiling, waiting for input or for a save, or validating.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Generator
 from typing import Any
@@ -16,6 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import json_lines
 from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.process import watchdog as watchdog_lib
@@ -41,8 +41,8 @@ class Figures:
     watchdog: watchdog_lib.Watchdog | None = None,
   ):
     self._watchdog = watchdog or watchdog_lib.Watchdog({})
-    self._path = epath.Path(workdir) / 'goodput.jsonl'
-    self._session, self._active = session, active
+    self._log = json_lines.Log(epath.Path(workdir) / 'goodput.jsonl') if active else None
+    self._session = session
     self._flops_of = {}
     self._born = self._reported = time.time()
     self._lost = 0.0  # Seconds since the start that went into no step.
@@ -63,9 +63,8 @@ class Figures:
       name: of the event.
       **more: its fields.
     """
-    if self._active:
-      with self._path.open('a') as file:
-        file.write(json.dumps({name: time.time()} | more) + '\n')
+    if self._log:
+      self._log.append({name: time.time()} | more)
 
   @contextlib.contextmanager
   def spending(self, kind: str) -> Generator[None, None, None]:

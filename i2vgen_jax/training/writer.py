@@ -1,9 +1,9 @@
 """Writes what people look at: metrics.jsonl, TensorBoard, and a progress bar on terminals or plain
 lines elsewhere."""
 
-import json
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +12,64 @@ import tensorboardX
 import tqdm
 from absl import logging
 from etils import epath
+from tensorboardX import record_writer
 from tensorboardX.proto import summary_pb2
 
+from data_pipelines.corpus import json_lines, retries, storage
 from i2vgen_jax.sampling import video_file
+
+
+class EventFile:
+  """Event files in a bucket, as tensorboardX writes them: of PART_BYTES or a little more.
+
+  A flush uploads the newest part again. If the bucket stays away, that is logged and tried at the
+  next flush: the curves are in metrics.jsonl too.
+
+  Args:
+    path: of the event file; the parts are named by numbers behind it.
+  """
+
+  PART_BYTES = 8 << 20
+
+  def __init__(self, path: str):
+    self._path, self._part = path, 0
+    self._data, self._num_stored = bytearray(), 0
+
+  def write(self, data: bytes) -> None:
+    """Appends a record."""
+    self._data += data
+
+  def flush(self) -> None:
+    """Uploads what is new."""
+    if self._num_stored == len(self._data):
+      return
+    try:
+      storage.write_bytes(epath.Path(f'{self._path}.{self._part:04d}'), bytes(self._data))
+    except retries.StorageError as error:
+      logging.warning('TensorBoard is behind: %s', error)
+      return
+    self._num_stored = len(self._data)
+    if self._num_stored >= self.PART_BYTES:
+      self._part, self._data, self._num_stored = self._part + 1, bytearray(), 0
+
+  def close(self) -> None:
+    """Uploads the rest."""
+    self.flush()
+
+
+class _EventFiles:
+  """What tensorboardX opens event files with."""
+
+  def open(self, path: str) -> EventFile:
+    return EventFile(path)
+
+  def directory_check(self, path: str) -> None:
+    """Buckets have no folders."""
+
+
+# tensorboardX's own writers keep a whole run in memory and upload all of it at each flush.
+for _protocol in ('gs', 's3'):
+  record_writer.register_writer_factory(_protocol, _EventFiles())
 
 
 class Writer:
@@ -27,22 +82,22 @@ class Writer:
   """
 
   def __init__(self, workdir: epath.PathLike, active: bool = True, tensorboard: bool = True):
-    self._active = active
-    self._workdir = epath.Path(workdir)
+    self._metrics = json_lines.Log(epath.Path(workdir) / 'metrics.jsonl') if active else None
     self._events = None
     if active and tensorboard:
-      self._events = tensorboardX.SummaryWriter(str(self._workdir / 'tensorboard'))
+      # Its own names differ by seconds and hosts only.
+      name = {'filename_suffix': f'.{uuid.uuid4().hex[:8]}'}
+      self._events = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'), **name)
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""
-    if not self._active:
+    if not self._metrics:
       return
     row = {'step': step} | {
       name: value if isinstance(value, str | int) else float(value)
       for name, value in values.items()
     }
-    with (self._workdir / 'metrics.jsonl').open('a') as file:
-      file.write(json.dumps(row) + '\n')
+    self._metrics.append(row)
     if self._events:
       for name, value in values.items():
         if not isinstance(value, str):
