@@ -30,6 +30,7 @@ DEVICE = re.compile(
   r'\b(INTERNAL|DATA_LOSS|ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|CANCELLED|UNKNOWN)\b'
   r'|[Hh]alted|[Cc]onnection'
 )
+FETCHED = re.compile('(INTERNAL|UNKNOWN|DATA_LOSS|ABORTED|CANCELLED|FAILED_PRECONDITION): ')
 OUT_OF_MEMORY = re.compile(r'\bRESOURCE_EXHAUSTED\b|[Oo]ut of memory')
 # Of other libraries' errors. TensorStore, beneath checkpoints, raises ValueErrors with these words.
 STATUS = re.compile(
@@ -54,7 +55,7 @@ def classify(error: BaseException) -> tuple[int, str | None]:
     # The first line names the size; what XLA lists after it are its own temporaries.
     lines = [str(error).splitlines()[0], *getattr(error, '__notes__', ())]
     return exit_codes.USAGE, '\n'.join(['a device has too little memory: ' + lines[0], *lines[1:]])
-  if isinstance(error, jax.errors.JaxRuntimeError):
+  if _is_xla(error):
     return _of_xla(str(error))
   if storage := next(filter(_is_storage, _chain(error)), None):
     return exit_codes.STORAGE, f'storage fails: {type(storage).__name__}: {storage}'
@@ -64,6 +65,14 @@ def classify(error: BaseException) -> tuple[int, str | None]:
 def is_out_of_memory(error: BaseException) -> bool:
   """Whether a program did not fit a device. Another start would not either."""
   return isinstance(error, jax.errors.JaxRuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def _is_xla(error: BaseException) -> bool:
+  """Where values are fetched from a device, XLA's errors are ValueErrors."""
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    return True
+  text = str(error)
+  return type(error) is ValueError and bool(FETCHED.match(text)) and 'tensorstore' not in text
 
 
 def _of_xla(text: str) -> tuple[int, str | None]:

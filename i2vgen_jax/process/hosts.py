@@ -10,7 +10,8 @@ import platform
 import shutil
 import sys
 import threading
-from typing import Any, NoReturn
+import time
+from typing import Any, NoReturn, cast
 
 import jax
 import numpy as np
@@ -62,46 +63,59 @@ def leave(code: int, sentence: str) -> NoReturn:
   complete everywhere, and in JAX's own exit.
 
   Args:
-    code: exit code.
+    code: exit code; LOST_PEER becomes what was told first.
     sentence: for the logs of the others; this one's has been told.
   """
+  told = _told() if code == exit_codes.LOST_PEER else None
   tell(code, sentence)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  _exit(told[0] if told else code)
 
 
 def tell(code: int, sentence: str) -> None:
   """Has the others end with this exit code within seconds: JAX alone notices after a minute."""
-  client = distributed.global_state.client
-  if client is None:
-    return
+  client: Any = distributed.global_state.client
+  text = json.dumps([code, distributed.global_state.process_id, sentence])
 
   def send() -> None:
-    with contextlib.suppress(
-      jax.errors.JaxRuntimeError
-    ):  # Another one has told, or process 0 is gone.
-      client.key_value_set(_LEAVES, json.dumps([code, jax.process_index(), sentence]))
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another one was first, or 0 is gone.
+      client.key_value_set(_LEAVES, text)
 
-  thread = threading.Thread(target=send, daemon=True)
-  thread.start()
-  thread.join(1.0)
+  if client is not None:
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(1.0)
 
 
 def hear(ended: threading.Event) -> None:
   """Until `ended`, waits for what another process tells, and then ends this one; for a thread."""
-  client = distributed.global_state.client
-  while client is not None and not ended.wait(HEAR_SECS):
-    try:
-      code, index, sentence = json.loads(client.key_value_try_get(_LEAVES))
-    except jax.errors.JaxRuntimeError:  # Nobody has told, or process 0 is gone: JAX notices.
-      continue
-    if index != jax.process_index():
+  while distributed.global_state.client is not None and not ended.wait(HEAR_SECS):
+    code, index, sentence = _told() or (0, distributed.global_state.process_id, '')
+    if index != distributed.global_state.process_id:
       print(f'error: process {index} left with exit code {code}: {sentence}', file=sys.stderr)
       if code == exit_codes.WATCHDOG:
         faulthandler.dump_traceback(2)
-      sys.stderr.flush()
-      os._exit(code)
+      _exit(code)
+
+
+def _told() -> tuple[int, int, str] | None:
+  """(exit code, process, sentence) of the first process that has told."""
+  client = cast(Any, distributed.global_state.client)
+  try:
+    return tuple(json.loads(client.key_value_try_get(_LEAVES)))
+  except (
+    AttributeError,
+    jax.errors.JaxRuntimeError,
+  ):  # Alone; or nobody has, or process 0 is gone.
+    return None
+
+
+def _exit(code: int) -> NoReturn:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  state = distributed.global_state
+  if state.num_processes > 1 and state.process_id == 0:  # What was told is gone with it.
+    time.sleep(2 * HEAR_SECS)
+  os._exit(code)
 
 
 def is_lead() -> bool:

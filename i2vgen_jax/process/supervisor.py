@@ -30,7 +30,8 @@ class Supervisor(contextlib.ExitStack):
     self.callback(ended.set)
     threading.Thread(target=hosts.hear, args=(ended,), daemon=True).start()
     tell = functools.partial(hosts.tell, exit_codes.WATCHDOG)
-    self.watchdog = watchdog.Watchdog(by_kind, tell)
+    # Without the first process, JAX aborts the others.
+    self.watchdog = watchdog.Watchdog(by_kind, tell, watchdog.EXIT_SECS + hosts.is_lead())
     self.callback(self.watchdog.close)
     self.watchdog.enter('start')
     self.stop = signals.StopRequest()

@@ -52,10 +52,16 @@ class Watchdog:
   Args:
     limits: seconds by kind of phase, one of KINDS; 0 is no limit.
     tell: called with a sentence once a limit has passed, in a thread, if Python still can.
+    exit_secs: between the limit and the exit.
   """
 
-  def __init__(self, limits: Mapping[str, float], tell: Callable[[str], None] = lambda _: None):
-    self._tell = tell
+  def __init__(
+    self,
+    limits: Mapping[str, float],
+    tell: Callable[[str], None] = lambda _: None,
+    exit_secs: float = EXIT_SECS,
+  ):
+    self._tell, self._exit_secs = tell, exit_secs
     self._kind, self._deadline = '', math.inf
     self._limits = {kind: secs for kind, secs in limits.items() if secs}
     self._timers: list[Any] = []
@@ -77,7 +83,7 @@ class Watchdog:
     waits.start()
     self._text = ctypes.create_string_buffer(200)
     self._texts = {kind: _text(kind, secs) for kind, secs in self._limits.items()}
-    self._times = {kind: _times(secs) for kind, secs in self._limits.items()}
+    self._times = {kind: _times(secs, self._exit_secs) for kind, secs in self._limits.items()}
     self._never = [ctypes.byref(_Times())] * 3
     self._timers = [
       self._timer(_Event(ctypes.addressof(self._text), 0, _SIGEV_THREAD, _address(libc.warnx))),
@@ -135,8 +141,8 @@ def _text(kind: str, secs: float) -> bytes:
   ).encode()
 
 
-def _times(secs: float) -> list[Any]:
-  ends = (secs, secs + STACKS_SECS, secs + EXIT_SECS)
+def _times(secs: float, exit_secs: float) -> list[Any]:
+  ends = (secs, secs + STACKS_SECS, secs + exit_secs)
   return [ctypes.byref(_Times(0, 0, int(end), int(end % 1 * 1e9))) for end in ends]
 
 

@@ -24,6 +24,8 @@ ALONE = [
   (XLA('FAILED_PRECONDITION: the program continuator has halted'), exit_codes.DEVICE),
   (XLA('INTERNAL: Accelerator device halted prematurely'), exit_codes.DEVICE),
   (XLA('UNAVAILABLE: Connection reset by peer'), exit_codes.DEVICE),
+  (ValueError('INTERNAL: Failed to fetch'), exit_codes.DEVICE),
+  (ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer'), exit_codes.DEVICE),
   (XLA('RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm'), exit_codes.USAGE),
   (retries.StorageError('no answer in 120 s'), exit_codes.STORAGE),
   (OSError('503 Service Unavailable'), exit_codes.STORAGE),
@@ -41,6 +43,7 @@ ALONE = [
 # Errors that mean another thing where there are others; the rest stay as they are.
 AMONG_OTHERS = {
   'UNAVAILABLE: Connection reset by peer': exit_codes.LOST_PEER,
+  'UNKNOWN: Gloo AllGather failed: Connection closed by peer': exit_codes.LOST_PEER,
   'DEADLINE_EXCEEDED: Barrier timed out': exit_codes.LOST_PEER,
   'FAILED_PRECONDITION: Gloo AllReduce failed: Connection closed by peer': exit_codes.LOST_PEER,
   'INTERNAL: heartbeat timeout of task 1': exit_codes.LOST_PEER,

@@ -1,5 +1,5 @@
-"""Two real processes, of which one hangs, is stopped or is told to stop: how soon both end, and
-with what. In short they exchange numbers; in the slow form they train."""
+"""Two real processes, of which one hangs, is stopped or is told to: how soon both end, and with
+which codes. In short they exchange numbers; in the slow form they train."""
 
 import signal
 import subprocess
@@ -16,8 +16,9 @@ from tests import runs
 EXCHANGE = """
 import ctypes, sys, time
 import jax, numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
-from i2vgen_jax.process import hosts, supervisor, watchdog
+from i2vgen_jax.process import cli, hosts, supervisor, watchdog
 def say(text): print(text, flush=True, file=sys.stderr)
 def compile():
   mutex = ctypes.create_string_buffer(64)
@@ -39,12 +40,13 @@ def loop():
       if step == 3 and jax.process_index() == 1: hang()
       multihost_utils.process_allgather(np.ones(3))
       if supervised.stop.requested(step): return say(f'STOPS {{step}}')
-loop()
+try: loop()
+except Exception as error: cli.leave_pod(error)
 """
 TRAIN = """
 import ctypes, runpy, sys, time
 import jax
-from jax.experimental import multihost_utils
+from jax._src import distributed
 from i2vgen_jax.training import compilation, profiler
 def say(text): print(text, flush=True, file=sys.stderr)
 def hang():
@@ -66,9 +68,13 @@ loop()
 """
 HANGS = {
   'in Python': 'time.sleep(600)',
-  'with the lock of Python': 'ctypes.PyDLL(None).sleep(600)',
-  'in a collective': 'multihost_utils.sync_global_devices("alone")',
+  # Where the other one then hangs.
+  'away from a collective': 'distributed.global_state.client.wait_at_barrier("alone", 600_000)',
 }
+
+
+def slow(value):
+  return pytest.param(value, marks=pytest.mark.slow)
 
 
 class Pair:
@@ -114,7 +120,7 @@ class Pair:
       process.wait()
 
 
-@pytest.fixture(params=['exchange', pytest.param('train', marks=pytest.mark.slow)])
+@pytest.fixture(params=['exchange', slow('train')])
 def pair(request, tmp_path):
   """Makes a Pair of either kind."""
   made = []
@@ -135,9 +141,9 @@ def pair(request, tmp_path):
   made[0].close()
 
 
-@pytest.mark.parametrize('way', HANGS)
+@pytest.mark.parametrize('way', ['with the lock of Python', *map(slow, HANGS)])
 def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
-  both = pair(hang=HANGS[way])
+  both = pair(hang=HANGS.get(way, 'ctypes.PyDLL(None).sleep(600)'))
   both.wait_for('HANGS', 1)
   assert both.ends(both.limit + 5) == [exit_codes.WATCHDOG] * 2
   assert 'in hang' in both.log(1)
@@ -145,6 +151,7 @@ def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
     assert 'most recent call first' in log and 'in loop' in log
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_ends_the_other(pair):
   both = pair()
   both.wait_for('STEPS', 0, 1)
@@ -154,6 +161,7 @@ def test_a_process_that_is_stopped_ends_the_other(pair):
   assert both.ends(30, 1)[0] not in (exit_codes.DONE, *exit_codes.FINAL)
 
 
+@pytest.mark.slow
 def test_sigterm_in_the_loop_stops_both_at_one_step(pair):
   both = pair()
   both.wait_for('STEPS', 0, 1)
@@ -163,7 +171,7 @@ def test_sigterm_in_the_loop_stops_both_at_one_step(pair):
   assert codes == [exit_codes.PREEMPTED] * 2 if not stops else stops[0] == stops[1]
 
 
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, slow(1)])
 def test_sigterm_to_one_that_compiles_ends_both_at_once(index, pair):
   both = pair(compiles=True)
   both.wait_for('COMPILES', 0, 1)
