@@ -113,7 +113,8 @@ def _read_checkpoints(root: epath.Path, status: Status, now: float) -> None:
   if steps := run_folder.checkpoint_steps(root):
     status.checkpoint = status.step = steps[-1]
     marker = root / 'checkpoints' / str(steps[-1]) / run_folder.COMMITTED
-    status.checkpoint_secs_ago = max(0.0, now - marker.stat().mtime)
+    written = marker.stat().mtime  # s3:// does not say it: 0.
+    status.checkpoint_secs_ago = max(0.0, now - written) if written else None
   aside = root / 'damaged_checkpoints'
   if aside.is_dir():
     names = {path.name.removesuffix('.txt') for path in aside.iterdir()}
@@ -188,7 +189,9 @@ def describe(status: Status, now: float) -> str:
     lines['step'] += f', last sign {_span(status.reported_secs_ago)} ago'
   lines['checkpoint'] = 'none'
   if status.checkpoint is not None:
-    lines['checkpoint'] = f'step {status.checkpoint}, {_span(status.checkpoint_secs_ago)} old'
+    lines['checkpoint'] = f'step {status.checkpoint}'
+    if status.checkpoint_secs_ago is not None:
+      lines['checkpoint'] += f', {_span(status.checkpoint_secs_ago)} old'
   if status.steps_per_sec:
     lines['speed'] = f'{status.steps_per_sec:.3g} steps/s'
   if status.secs_left:
@@ -208,9 +211,8 @@ def describe(status: Status, now: float) -> str:
   return '\n'.join([*described, *(f'{"problem":<11}{problem}' for problem in status.problems)])
 
 
-def _span(secs: float | None) -> str:
+def _span(secs: float) -> str:
   """Seconds for people: 42 s, 3 min, 2.5 h, 1.2 d."""
-  secs = secs or 0.0
   for unit, size, most in (('s', 1, 120), ('min', 60, 120 * 60), ('h', 3600, 48 * 3600)):
     if secs < most:
       return f'{secs / size:.{int(size == 3600)}f} {unit}'

@@ -1,5 +1,6 @@
 """What `status` says of workdirs in every state, without JAX."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,8 +9,11 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
+from data_pipelines.corpus import json_lines
 from i2vgen_jax import status
+from i2vgen_jax.process import run_folder
 from tests import runs
 
 NOW = 2_000_000_000.0
@@ -164,6 +168,28 @@ def test_the_command_needs_no_jax_and_gives_json(run):
   assert done.returncode == 2 and json.loads(done.stdout)['problems']
   done = runs.module('i2vgen_jax.status', f'--workdir={run}/no')
   assert (done.returncode, done.stderr.count('\n')) == (2, 1) and done.stderr.startswith('error: ')
+
+
+def test_a_run_in_a_bucket_says_the_same(run, gs_bucket):
+  lease(run, 9)
+  bucket = epath.Path('gs://held/status/run')
+  for name in ('metrics.jsonl', 'goodput.jsonl'):  # There, logs are folders.
+    log = json_lines.Log(bucket / name)
+    for row in json_lines.read(run / name):
+      log.append(row)
+  before = run_folder.progress(bucket)
+  for path in run.rglob('*'):
+    if path.is_file() and path.suffix != '.jsonl':
+      (bucket / path.relative_to(run)).write_bytes(path.read_bytes())
+  assert run_folder.progress(bucket) != before
+  expected, found = status.read(str(run), NOW), status.read(str(bucket), NOW)
+  assert found.checkpoint_secs_ago != expected.checkpoint_secs_ago  # Both are of now, there.
+  alike = dict(workdir='', checkpoint_secs_ago=None)
+  assert dataclasses.replace(found, **alike) == dataclasses.replace(expected, **alike)
+  last = run_folder.progress(bucket)
+  assert last is not None and run_folder.progress(bucket) == last
+  json_lines.Log(bucket / 'metrics.jsonl').append({'step': 401})
+  assert run_folder.progress(bucket) != last
 
 
 def test_what_a_real_run_leaves_is_read(finished_run):
