@@ -36,6 +36,9 @@ WALL_FACTOR = 4.0  # On a busy machine a second of CPU time takes several; a dea
 # Bytes that a child may take beyond what it has once its function is loaded, on Linux. An 8K video
 # of 10 bits with 16 reference frames takes 1.8 GB.
 MAX_MEMORY = 4 << 30
+# Bytes beside shared ones with which a child is replaced once its call is done: decoders leak, and
+# memory in pieces is not given back. A large video of the next call finds room within MAX_MEMORY.
+MAX_KEPT = 1 << 30
 START_SECS = 300.0  # Imports on a busy machine with a cold disk.
 MAX_LOSSES = 2  # Of children by one call, until the call is to blame.
 # Nor does native code end so: the kernel does it where memory is short, and people do.
@@ -113,7 +116,10 @@ class Sandbox:
     except BaseException:  # Whatever the child still sends is nobody's.
       self._remove(child)
       raise
-    self._idle.put(child)
+    if child.memory() > MAX_KEPT:
+      self._remove(child)
+    else:
+      self._idle.put(child)
     if error is not None:
       raise error
     return result
@@ -243,6 +249,13 @@ class _Child:
       return 0.0
     fields = stat.rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+  def memory(self):
+    try:
+      _, resident, shared, *_ = pathlib.Path(f'/proc/{self.process.pid}/statm').read_text().split()
+    except (OSError, ValueError):  # As above; of a process that has ended the file is empty.
+      return 0
+    return (int(resident) - int(shared)) * os.sysconf('SC_PAGE_SIZE')
 
   def _wait(self, timeout: float, progress: np.ndarray | None) -> None:
     done, start, cpu_start = None, 0.0, 0.0

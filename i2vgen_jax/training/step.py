@@ -136,16 +136,19 @@ def make_train_step(
     before = dict(params=state.params, ema_params=state.ema_params, opt_state=state.opt_state)
     if offload_optimizer:
       before['opt_state'] = jax.device_put(state.opt_state, jax.memory.Space.Device)
-    updates, opt_state = optimizer.update(grads, before['opt_state'], state.params)
-    params = optax.apply_updates(state.params, updates)
     decay = ema_decay
     if ema_warmup:
       decay = jnp.minimum(ema_decay, (1.0 + num_updates) / (10.0 + num_updates))
-    ema_params = jax.tree.map(
-      lambda average, param: decay * average + (1 - decay) * param, state.ema_params, params
-    )
-    after = dict(params=params, ema_params=ema_params, opt_state=opt_state)
-    after = jax.tree.map(lambda new, old: jnp.where(keep, new, old), after, before)
+
+    def update(before: dict[str, Any], grads: Any) -> dict[str, Any]:
+      updates, opt_state = optimizer.update(grads, before['opt_state'], before['params'])
+      params = optax.apply_updates(before['params'], updates)
+      ema_params = jax.tree.map(
+        lambda average, param: decay * average + (1 - decay) * param, before['ema_params'], params
+      )
+      return dict(params=params, ema_params=ema_params, opt_state=opt_state)
+
+    after = jax.lax.cond(keep, update, lambda before, grads: before, before, grads)
     metrics: dict[str, Any] = {
       'loss': mean_loss,
       'grad_norm': norm,

@@ -215,6 +215,22 @@ def test_children_end_with_the_run(videos):
   raise AssertionError('the child outlived its parent')
 
 
+def hoard(size):
+  """Keeps so many bytes, as a leak does."""
+  hoard.kept = np.ones(size, np.uint8)
+  return os.getpid()
+
+
+def test_a_child_that_keeps_too_much_memory_is_replaced_between_calls(monkeypatch):
+  monkeypatch.setattr(sandbox, 'MAX_KEPT', 200 << 20)
+  box = sandbox.Sandbox(hoard)
+  first = box(1 << 20)
+  assert box(300 << 20) == first  # Its result is not lost.
+  assert box.pids() == []
+  assert box(1 << 20) != first
+  box.close()
+
+
 def misbehave(data, how=''):
   """In place of a decoder that damaged media breaks."""
   if data == b'crash':
@@ -245,7 +261,7 @@ def test_crashes_and_hangs_cost_one_example_each():
   ):
     with pytest.raises(errors.DecodeError, match=reason):
       box(data)
-    assert box(b'fine')[1]
+  assert box(b'fine')[1]
   with pytest.raises(KeyError, match='ours'):
     box(b'bug')
   box.close()
