@@ -172,7 +172,8 @@ def release():
     profile_at=0,  # Write a profile of profile_steps steps from this one on; 0 is never.
     profile_steps=3,
   )
-  config.checkpoint = dict(every=1000, keep_last=3, keep_every=50_000)
+  # every: steps. every_minutes: minutes after the last save, asked every train.log_every steps.
+  config.checkpoint = dict(every=1000, every_minutes=0.0, keep_last=3, keep_every=50_000)
   config.compilation = dict(
     cache='compilation_cache',  # Folder, in the workdir, of compiled programs; '' keeps none.
     profile='none',  # Set of XLA flags: see i2vgen_jax/parallel/xla_profiles.py.

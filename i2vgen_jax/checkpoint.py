@@ -5,16 +5,20 @@
     workdir/frozen/                VAE and CLIP parameters (Orbax), written once
     workdir/params/                the U-Net's parameters (Orbax), where `load` wrote the folder
     workdir/checkpoints/<step>/    {params, EMA, optimizer, step, seed} (Orbax) and the data
-    position (metadata)
+    position (metadata), with digests of both
+    workdir/damaged_checkpoints/   steps that a start found damaged, while an older one was good
 
 A step counts only once Orbax has committed it; the next start removes a save that was cut off.
 """
 
+import dataclasses
+import errno
 import json
-import os
 import re
+import shutil
+import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import ml_collections
@@ -22,15 +26,17 @@ import numpy as np
 from absl import logging
 from etils import epath
 from flax import traverse_util
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
-from i2vgen_jax import old_configs
-from i2vgen_jax.parallel import sharding
+from i2vgen_jax import digests, old_configs, trees
+from i2vgen_jax.trees import absolute
 
-# How much of a tree is read or written at once, if no single tensor is larger.
-MAX_BYTES_IN_FLIGHT = 2**29
-COMMITTED = 'commit_success.txt'
+# Saves that may fail one after the other before the run ends.
+MAX_FAILED_SAVES = 3
+# What a start copies into the workdir.
+COPIES = ('frozen', 'tokenizer', 't5_tokenizer')
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
 RESUMABLE = re.compile(
@@ -41,29 +47,52 @@ RESUMABLE = re.compile(
 )
 
 
+class SaveError(OSError):
+  """The state could not be saved; an earlier one may be."""
+
+  errno = errno.ENOSPC  # Ends a run as a full disk does.
+
+
 class Checkpoints:
-  """Saves every so many steps in the background; keeps the last few, and every so many for ever.
+  """Saves every so many steps or minutes in the background; keeps the last few, and every so many
+  for ever.
 
   Args:
     workdir: local path or gs://...
-    every: steps between saves.
+    every: steps between saves; 0 for none.
     keep_last: how many of the newest stay.
     keep_every: steps at multiples of this stay; 0 keeps none.
+    every_minutes: minutes after the last save at which another is due; 0 for none.
   """
 
-  def __init__(self, workdir: epath.PathLike, every: int, keep_last: int, keep_every: int):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    every: int,
+    keep_last: int,
+    keep_every: int,
+    every_minutes: float = 0.0,
+  ):
     policies = ocp.training.preservation_policies
-    preserve: list[Any] = [policies.LatestN(keep_last)]
+    self._preserve: list[Any] = [policies.LatestN(keep_last)]
     if keep_every:
-      preserve.append(policies.EveryNSteps(keep_every))
-    self._directory = absolute(workdir) / 'checkpoints'
-    self._checkpointer = ocp.training.Checkpointer(
+      self._preserve.append(policies.EveryNSteps(keep_every))
+    self._workdir = absolute(workdir)
+    self._directory = self._workdir / 'checkpoints'
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self._every, self._every_secs = every, 60 * every_minutes
+    self._last_save = time.monotonic()
+    self._saving: tuple[int, Any] | None = None  # A step, and Orbax's handle of its save.
+    self._failed_saves = 0
+    self._checkpointer: ocp.training.Checkpointer | None = None
+
+  def _open(self) -> ocp.training.Checkpointer:
+    """Orbax's own, which fails if a step's metadata is damaged; removes saves that were cut off."""
+    return ocp.training.Checkpointer(
       self._directory,
       # Orbax declares other arguments for policies than its own policies take.
       # pyrefly: ignore[bad-argument-type]
-      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(every),
-      # pyrefly: ignore[bad-argument-type]
-      preservation_policy=policies.AnyPreservationPolicy(preserve),
+      preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(self._preserve),
       cleanup_tmp_directories=True,
     )
 
@@ -72,43 +101,212 @@ class Checkpoints:
     """The newest committed step, or None."""
     return latest_step(self._directory)
 
-  def save(self, step: int, state: Any, data_position: dict[str, Any], force: bool = False) -> None:
-    """Starts an asynchronous save if one is due, or if `force`.
+  def due(self, step: int, ask_clock: bool = True) -> bool:
+    """Whether the state of this step should be saved; the same on all hosts.
 
-    Errors of the previous save are raised here.
+    Args:
+      step: updates done.
+      ask_clock: whether hosts may wait here for what the first one's clock says.
+    """
+    if self._every and step % self._every == 0:
+      return True
+    if not self._every_secs or not ask_clock:
+      return False
+    return bool(_of_lead(time.monotonic() - self._last_save >= self._every_secs))
+
+  def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
+    """Starts an asynchronous save, unless the step is saved.
+
+    A save that fails is logged, when it starts or at the next one; the older steps stay.
 
     Args:
       step: updates done.
       state: tree of arrays.
       data_position: what JSON can hold; `restore` returns it.
-      force: save also between the steps that are due.
-    """
-    if self.latest_step == step:
-      return
-    if force or self._checkpointer.should_save(step):
-      self._checkpointer.save_checkpointables_async(
-        step, {'state': state}, custom_metadata={'data': data_position}, force=True
-      )
 
-  def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
+    Raises:
+      SaveError: MAX_FAILED_SAVES have failed in a row; or, in a run of several processes, one of
+        them has met an error, so that the others wait for it.
+    """
+    self._finish()
+    needed, free = num_bytes(state), free_bytes(self._directory)
+    committed, room = _of_lead([self.latest_step == step, free is None or free >= needed])
+    if committed:
+      return
+    self._last_save = time.monotonic()
+    if not room:
+      self._failed(step, f'the disk is full: it takes {needed:,} bytes, {free:,} are free')
+      return
+    sealed = digests.seal(step, data_position, digests.of_tree(state))
+    self._checkpointer = self._checkpointer or self._open()
+    handle = self._checkpointer.save_checkpointables_async(
+      step, {trees.ITEM: state}, custom_metadata=sealed, force=True
+    )
+    self._saving = step, handle
+
+  def _finish(self) -> None:
+    """Waits for the save under way."""
+    if self._saving is None:
+      return
+    (step, handle), self._saving = self._saving, None
+    try:
+      handle.result()
+      if jax.process_index() == 0 and step not in steps(self._directory):
+        raise OSError('Orbax did not commit it')
+    except Exception as error:  # Orbax raises whatever its threads have met.
+      first = str(error).strip().splitlines() or ['']
+      reason = f'{type(error).__name__}: {first[0][:300]}'
+      if jax.process_count() > 1:
+        raise SaveError(f'Step {step} is not saved: {reason}.') from error
+      for path in self._directory.iterdir():
+        if path.name.startswith(f'{step}.'):  # What was written of it.
+          path.rmtree()
+      self._checkpointer = self._open()
+      free = free_bytes(self._directory)
+      self._failed(step, reason if free is None else f'{reason}; {free:,} bytes are free')
+    else:
+      self._failed_saves = 0
+
+  def _failed(self, step: int, reason: str) -> None:
+    """Logs a failed save; raises SaveError once there are too many."""
+    self._failed_saves += 1
+    kept = sorted(steps(self._directory)) or 'none'
+    message = f'Step {step} is not saved: {reason}. Steps that are: {kept}.'
+    if self._failed_saves >= MAX_FAILED_SAVES:
+      raise SaveError(f'{message} The last {self._failed_saves} saves failed: free some space.')
+    logging.error('%s The run goes on, and tries again at the next save.', message)
+
+  def restore(
+    self, step: int, abstract_state: Any, optional: Mapping[str, Any] | None = None
+  ) -> tuple[Any, Any]:
     """(state, data position) of `step`, placed by the shardings in `abstract_state`.
+
+    Args:
+      step: that was saved.
+      abstract_state: a dataclass or dict of ShapeDtypeStructs.
+      optional: arrays of fields that it may lack, which an earlier version did not know.
 
     Raises:
       ValueError: a tensor is missing, unexpected or of another shape or type; all are named.
+      trees.DamagedError: the step is not what was saved.
     """
-    metadata = self._checkpointer.metadata(step)
-    check_tree(metadata.metadata, abstract_state, f'checkpoint {self._directory / str(step)}')
-    state = self._checkpointer.load_checkpointables(step, {'state': abstract_state})['state']
-    return state, cast(Mapping[str, Any], metadata.custom_metadata)['data']
+    stored = trees.stored(self._directory / str(step), step)
+    if stored.data is None:
+      raise trees.DamagedError(f'{stored.directory} is damaged: it has no data position.')
+    abstract = _fields(abstract_state)
+    given = {
+      name: jax.tree.map(
+        lambda value, leaf: jax.device_put(value, leaf.sharding), value, abstract[name]
+      )
+      for name, value in (optional or {}).items()
+      if name not in stored.tree
+    }
+    if given:
+      logging.warning('%s lacks %s, which start anew.', stored.directory, sorted(given))
+    abstract = {name: branch for name, branch in abstract.items() if name not in given}
+    trees.check_tree(stored.tree, abstract, f'checkpoint {stored.directory}')
+    fields = stored.load(abstract) | given
+    if isinstance(abstract_state, Mapping):
+      return fields, stored.data
+    return dataclasses.replace(abstract_state, **fields), stored.data
+
+  def restore_newest(
+    self, abstract_state: Any, optional: Mapping[str, Any] | None = None
+  ) -> tuple[int, Any, Any]:
+    """(step, state, data position) of the newest step that is as it was saved, on all hosts alike.
+
+    Those that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a bucket,
+    which cannot rename, they only stop to count. Of older ones the metadata alone is read.
+
+    Args:
+      abstract_state: as in `restore`.
+      optional: as in `restore`.
+
+    Returns:
+      (0, None, None) if there is no step.
+
+    Raises:
+      ValueError: as `restore`.
+      trees.DamagedError: all steps are damaged; they stay.
+    """
+    damaged: dict[int, str] = {}
+    restored = 0, None, None
+    for step in _list_of_lead(_numbered(self._directory)):
+      try:
+        if restored[1] is None:
+          restored = step, *self.restore(step, abstract_state, optional)
+        else:
+          trees.stored(self._directory / str(step), step)  # Orbax will want to read it.
+      except trees.DamagedError as error:
+        logging.error('%s', error)
+        damaged[step] = str(error)
+    if restored[1] is not None:
+      self._set_aside(damaged, restored[0])
+    elif damaged:
+      raise trees.DamagedError(
+        f'No step in {self._directory} can be restored:\n  '
+        + '\n  '.join(damaged.values())
+        + '\nPut back a copy of one of them, or start anew in another --workdir.'
+      )
+    return restored
+
+  def _set_aside(self, damaged: Mapping[int, str], good: int) -> None:
+    """Makes the steps count no more."""
+    if not damaged:
+      return
+    aside = self._workdir / 'damaged_checkpoints'
+    if jax.process_index() == 0:
+      aside.mkdir(parents=True, exist_ok=True)
+      for step, reason in damaged.items():
+        directory, name = self._directory / str(step), f'{step}_{time.time_ns()}'
+        storage.write_bytes(aside / f'{name}.txt', reason.encode())
+        if storage.is_local(directory):
+          directory.rename(aside / name)
+        else:
+          (directory / trees.COMMITTED).unlink(missing_ok=True)  # Orbax removes the rest.
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged steps are set aside')
+    logging.error('Restored step %d; %s are in %s.', good, sorted(damaged), aside)
+
+  def check_saved(self, step: int) -> None:
+    """Raises SaveError unless the save of `step`, the last one, has succeeded."""
+    self._finish()
+    if not _of_lead(self.latest_step == step):
+      raise SaveError(f'Step {step} is not saved, the run ends at step {self.latest_step}.')
 
   def close(self) -> None:
     """Waits for the save under way."""
-    self._checkpointer.close()
+    self._finish()
+    if self._checkpointer is not None:
+      self._checkpointer.close()
 
 
-def absolute(path: epath.PathLike) -> epath.Path:
-  """The path as Orbax wants it: absolute if local, as it is if in a bucket."""
-  return epath.Path(path) if '://' in str(path) else epath.Path(os.path.abspath(path))
+def _fields(state: Any) -> dict[str, Any]:
+  """The top branches of a dict or dataclass."""
+  if isinstance(state, Mapping):
+    return dict(state)
+  return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _of_lead(values: Any) -> Any:
+  """What process 0 gives, of numbers that may differ between hosts."""
+  return values if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(values)
+
+
+def _list_of_lead(values: list[int]) -> list[int]:
+  """As `_of_lead`, for a list whose length may differ too."""
+  length = int(_of_lead(len(values)))
+  return [int(value) for value in _of_lead(np.resize(np.array(values, np.int32), length))]
+
+
+def num_bytes(tree: Any) -> int:
+  """Bytes of all arrays, or of ShapeDtypeStructs, of a tree."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def free_bytes(directory: epath.Path) -> int | None:
+  """Free bytes of the disk; None in a bucket."""
+  return shutil.disk_usage(directory).free if storage.is_local(directory) else None
 
 
 def bytes_to_come(workdir: epath.PathLike, keep_last: int, abstract_state: Any) -> int:
@@ -119,20 +317,27 @@ def bytes_to_come(workdir: epath.PathLike, keep_last: int, abstract_state: Any) 
     keep_last: how many of the newest stay.
     abstract_state: arrays or ShapeDtypeStructs of one checkpoint.
   """
-  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state))
-  return size * max(1, keep_last + 1 - len(steps(absolute(workdir) / 'checkpoints')))
+  number = keep_last + 1 - len(steps(absolute(workdir) / 'checkpoints'))
+  return num_bytes(abstract_state) * max(1, number)
 
 
 def steps(directory: epath.PathLike) -> list[int]:
   """The steps that Orbax committed under `directory`."""
   directory = absolute(directory)
+  return [
+    step for step in _numbered(directory) if (directory / str(step) / trees.COMMITTED).exists()
+  ]
+
+
+def _numbered(directory: epath.Path) -> list[int]:
+  """The steps that have a folder, the newest first; in a bucket they are committed."""
   if not directory.exists():
     return []
-  return [
-    int(entry.name)
-    for entry in directory.iterdir()
-    if entry.name.isdigit() and (entry / COMMITTED).exists()
-  ]
+  names = [entry.name for entry in directory.iterdir()]
+  found = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+  if storage.is_local(directory):
+    return found
+  return [step for step in found if (directory / str(step) / trees.COMMITTED).exists()]
 
 
 def latest_step(directory: epath.PathLike) -> int | None:
@@ -140,75 +345,24 @@ def latest_step(directory: epath.PathLike) -> int | None:
   return max(steps(directory), default=None)
 
 
-def check_tree(found: Any, expected: Any, what: str) -> None:
-  """Compares two trees of shapes.
+def is_saved(workdir: epath.PathLike) -> bool:
+  """Whether a run saved a step here, or `load` its weights: from then on the config binds."""
+  workdir = absolute(workdir)
+  return bool(_numbered(workdir / 'checkpoints')) or (workdir / 'params').exists()
 
-  Args:
-    found: tree of what was read.
-    expected: tree of the config's model.
-    what: names `found` in the error.
 
-  Raises:
-    ValueError: a tensor is missing, unexpected or of another shape or type; the first 20 are named.
+def clear_failed_start(workdir: epath.PathLike) -> None:
+  """Removes the copies of weights and tokenizers that a start made which saved no step.
+
+  All hosts call it together.
   """
-  found, expected = (
-    {
-      name: (tuple(leaf.shape), np.dtype(leaf.dtype))
-      for name, leaf in sharding.by_path(tree).items()
-    }
-    for tree in (found, expected)
-  )
-  problems = [f'missing {name}' for name in expected if name not in found]
-  problems += [f'unexpected {name}' for name in found if name not in expected]
-  problems += [
-    f'{name}: {found[name][1]}{list(found[name][0])} where the config makes '
-    f'{expected[name][1]}{list(expected[name][0])}'
-    for name in expected
-    if name in found and found[name] != expected[name]
-  ]
-  if problems:
-    listed = '\n  '.join(
-      problems[:20] + [f'... and {len(problems) - 20} more'] * (len(problems) > 20)
-    )
-    raise ValueError(f'{what} does not fit the model of this config:\n  {listed}')
-
-
-def save_tree(directory: epath.PathLike, tree: Any) -> None:
-  """Writes a tree of arrays with Orbax, once."""
-  with _sparing(tree):
-    ocp.save(absolute(directory), tree)
-
-
-def load_tree(directory: epath.PathLike, abstract_tree: Any, partly: bool = False) -> Any:
-  """Reads what `save_tree` wrote, onto the shardings of `abstract_tree`.
-
-  Args:
-    directory: of the tree.
-    abstract_tree: ShapeDtypeStructs with shardings.
-    partly: leave out the top branches that the abstract tree lacks.
-
-  Raises:
-    ValueError: as `Checkpoints.restore`.
-  """
-  directory = absolute(directory)
-  stored = cast(dict[str, Any], ocp.metadata(directory).metadata)
-  rest = [name for name in stored if name not in abstract_tree] if partly else []
-  found = {name: branch for name, branch in stored.items() if name not in rest}
-  check_tree(found, abstract_tree, str(directory))
-  skipped = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[name]) for name in rest}
-  with _sparing(abstract_tree):
-    tree = abstract_tree | skipped if rest else abstract_tree
-    loaded = cast(dict[str, Any], ocp.load(directory, tree))
-  return {name: loaded[name] for name in abstract_tree} if rest else loaded
-
-
-def _sparing(tree: Any) -> ocp.Context:
-  """A context in which Orbax moves a part of the tree at a time; by default it copies it whole."""
-  context = ocp.Context()
-  largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-  for name in ('write', 'read', 'transfer'):
-    setattr(context.memory, f'{name}_concurrent_bytes', max(largest, MAX_BYTES_IN_FLIGHT))
-  return context
+  workdir = absolute(workdir)
+  if jax.process_index() == 0 and (workdir / 'config.json').exists() and not is_saved(workdir):
+    for name in COPIES:
+      if (workdir / name).exists():
+        (workdir / name).rmtree()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('copies of a failed start are gone')
 
 
 def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -224,17 +378,18 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Stores the resolved config of a run."""
-  path = absolute(workdir) / 'config.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(config.to_json(indent=2))  # In its order, which is that of the buckets' draws.
+  text = config.to_json(indent=2)  # In its order, which is that of the buckets' draws.
+  storage.write_bytes(absolute(workdir) / 'config.json', text.encode())
 
 
 def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Makes the workdir, or compares the config with the one that it was started with.
 
+  A start that saved no step does not bind.
+
   Raises:
     ValueError: the workdir is not writable, holds loaded weights, or was started with another
-      config; every difference is listed.
+      config, every difference is listed; or its config.json is damaged.
   """
   path = absolute(workdir) / 'config.json'
   if (path.parent / 'params').exists():
@@ -244,13 +399,20 @@ def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> 
     )
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    if not (path.exists() and is_saved(workdir)):
       return
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
-  before = flatten_config(old_configs.complete(storage.read_json(path), path))
+  try:
+    stored = storage.read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f'{error}. Put back a copy; or remove it, if the config that you give is the one that '
+      'this run was started with.'
+    ) from error
+  before = flatten_config(old_configs.complete(stored, path))
   now = flatten_config(plain_config(config))
   absent = '(absent)'
   differences = [
@@ -288,6 +450,8 @@ def load_params(
   """Parameters alone from the newest (or given) checkpoint of a run; the optimizer state is not
   read.
 
+  Without a given step, damaged ones are logged and passed over for an older one.
+
   Args:
     workdir: of a run, or a folder of `load`, whose one set of parameters is step 0.
     abstract_params: ShapeDtypeStructs with shardings.
@@ -299,23 +463,33 @@ def load_params(
 
   Raises:
     ValueError: no committed checkpoint, unknown `weights`, or another model.
+    trees.DamagedError: none of the checkpoints, or not the given one, is as it was saved.
   """
   fields = {'ema': 'ema_params', 'raw': 'params'}
   if weights not in fields:
     raise ValueError(f"weights={weights!r} is unknown; known: 'ema', 'raw'.")
   loaded, directory = absolute(workdir) / 'params', absolute(workdir) / 'checkpoints'
   if loaded.exists() and step in (None, 0):
-    return load_tree(loaded, abstract_params), 0
-  step = latest_step(directory) if step is None else step
-  if step is None or not (directory / str(step) / COMMITTED).exists():
+    fix = 'Run i2vgen_jax.load again, into another folder.'
+    return trees.load_tree(loaded, abstract_params, fix), 0
+  saved = sorted(steps(directory), reverse=True)
+  if step is not None:
+    saved = [step] if step in saved else []
+  if not saved:
     raise ValueError(
       f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}.'
     )
-  stored = ocp.checkpointables_metadata(directory / str(step)).metadata['state']
-  field = fields[weights]
-  check_tree(stored[field], abstract_params, f'checkpoint {directory / str(step)}')
-  skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored)
-  abstract = {'state': {**skipped, field: abstract_params}}
-  loaded = ocp.load_checkpointables(directory / str(step), abstract)
-  logging.info('Loaded %s weights of step %d from %s.', weights, step, workdir)
-  return loaded['state'][field], step
+  damaged = []
+  for step in saved:
+    try:
+      stored = trees.stored(directory / str(step), step)
+      params = stored.load({fields[weights]: abstract_params})[fields[weights]]
+    except trees.DamagedError as error:
+      logging.error('%s', error)
+      damaged.append(str(error))
+      continue
+    logging.info('Loaded %s weights of step %d from %s.', weights, step, workdir)
+    return params, step
+  raise trees.DamagedError(
+    'No checkpoint can be loaded:\n  ' + '\n  '.join(damaged) + '\nPut back a copy of one.'
+  )

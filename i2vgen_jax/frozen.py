@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint
+from i2vgen_jax import trees
 from i2vgen_jax.models import clip, t5, vae
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import read
@@ -103,12 +103,20 @@ def load(
   written = copy is not None and copy.exists()
   hosts.meet('all have looked for frozen weights, none has written them')
   if written:
-    return checkpoint.load_tree(copy, placed, partly=True)
+    fix = (
+      f'Remove {copy}, and start `train` once more, with the weights that the run was started with.'
+    )
+    return trees.load_tree(copy, placed, fix, partly=True)
   frozen = {}
   draw = xla_profiles.jit_once(lambda key: init(networks, key), out_shardings=shardings)
   drawn = functools.cache(lambda: draw(jax.random.key(RANDOM_SEED)))
   started = functools.cache(
-    lambda: checkpoint.load_tree(epath.Path(config.start) / 'frozen', placed, partly=True)
+    lambda: trees.load_tree(
+      epath.Path(config.start) / 'frozen',
+      placed,
+      f'Give the weights themselves, such as --config.vae.weights, or mend {config.start}.',
+      partly=True,
+    )
   )
   for name, module in networks.items():
     weights = config[name].weights
@@ -125,5 +133,5 @@ def load(
       )
     logging.info('%s weights: %s', name, weights or config.start)
   if copy is not None:
-    checkpoint.save_tree(copy, frozen)
+    trees.save_tree(copy, frozen)
   return frozen

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import checkpoint, frozen
+from i2vgen_jax import checkpoint, frozen, trees
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
@@ -83,7 +83,7 @@ def load(
     for signal in session.signals.values():
       signal.keep_files(folder)
     frozen.load(config, session.networks, session.mesh, folder)
-    checkpoint.save_tree(folder / 'params', read_unet(session, sources['unet']))
+    trees.save_tree(folder / 'params', read_unet(session, sources['unet']))
 
 
 def read_unet(session: session_lib.Session, path: str) -> Any:

@@ -22,6 +22,7 @@ ADDED = {
   'data.aspects': (),
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
+  'checkpoint.every_minutes': 0.0,
 }
 
 

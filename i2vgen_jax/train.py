@@ -58,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   compilation.use_cache(config, workdir)
   if config.start:
     warm_start.check(config)
-  session = session_lib.build(config, workdir)
+  session = session_lib.build(config, workdir if checkpoint.is_saved(workdir) else None)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
   xla_options = xla_profiles.options(
@@ -76,6 +76,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   checkpoint.check_config(workdir, config)
   keep_last = config.checkpoint.keep_last
   hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
+  checkpoint.clear_failed_start(workdir)
   if lead:
     checkpoint.write_config(workdir, config)
     for signal in session.signals.values():
@@ -89,19 +90,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   if config.data.cache:
     cache.check(session)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
-  first_step = checkpoints.latest_step or 0
-  if checkpoints.latest_step is None:
+  placed = sharding.with_shardings(abstract_state, shardings)
+  first_step, state, position = checkpoints.restore_newest(placed)
+  if state is None:
     state = xla_profiles.jit_once(init, out_shardings=shardings)()
     if config.start:
-      placed = sharding.with_shardings(abstract_state, shardings)
       first = warm_start.load(config.start, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
     if lead:
       write_overview(workdir, state.params)
   else:
-    state, position = checkpoints.restore(
-      first_step, sharding.with_shardings(abstract_state, shardings)
-    )
     data.check_data_position(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
@@ -135,15 +133,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
       at_end = step == last_step or stop.requested(step)
-      save_due = at_end or (step > first_step and step % config.checkpoint.every == 0)
-      if step_metrics is not None and (save_due or step % config.train.log_every == 0):
+      log_due = step % config.train.log_every == 0
+      save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
+      if step_metrics is not None and (save_due or log_due):
         check_finite(step_metrics, step)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
       if save_due:
         with timing.spending('checkpoint'):
-          checkpoints.save(step, state, data.data_position(step, stream), force=at_end)
+          checkpoints.save(step, state, data.data_position(step, stream))
       finished = step == config.train.num_steps
       with timing.spending('validation'):
         # A run that resumes at first_step was validated there before it stopped.
@@ -172,6 +171,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
       writer.close()
       progress.close()
   timing.event('job_end_time')
+  checkpoints.check_saved(step)
   hosts.meet('end of the run')
   if step < last_step:
     logging.warning('Stopped by a signal at step %d, saved. The same command goes on.', step)

@@ -36,10 +36,12 @@ ROWS = {
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
   'i2vgen_jax/old_configs': '',
+  'i2vgen_jax/digests': 'parallel',
+  'i2vgen_jax/trees': 'digests parallel',
   'i2vgen_jax/pretrained': 'models parallel process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/checkpoint': 'old_configs parallel data_pipelines/corpus',
-  'i2vgen_jax/frozen': 'checkpoint models parallel pretrained process',
+  'i2vgen_jax/checkpoint': 'digests old_configs trees data_pipelines/corpus',
+  'i2vgen_jax/frozen': 'trees models parallel pretrained process',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
     'checkpoint conditions diffusion frozen lora models parallel pretrained '
@@ -62,14 +64,15 @@ ROWS = {
   ),
   'i2vgen_jax': (
     'cache checkpoint conditions evaluation frozen lora parallel pretrained process sampling '
-    'session training data_pipelines/corpus data_pipelines/index data_pipelines/media '
+    'session training trees data_pipelines/corpus data_pipelines/index data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
   'launch': 'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/process data_pipelines/corpus',
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
-    'i2vgen_jax/conditions i2vgen_jax/demo i2vgen_jax/diffusion i2vgen_jax/frozen '
+    'i2vgen_jax/checkpoint i2vgen_jax/conditions i2vgen_jax/demo i2vgen_jax/diffusion '
+    'i2vgen_jax/digests i2vgen_jax/frozen '
     'i2vgen_jax/flops i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/session'
   ),
