@@ -143,10 +143,10 @@ def _raise_alike(error: Exception | None, directory: epath.Path) -> None:
     if error is None and any(states):
       worst = states.index(max(states))
       if max(states) == 2:
-        raise OSError(f'Process {worst} cannot read {directory}; see its log.')
+        raise ConnectionError(f'{directory} is unavailable to process {worst}; see its log.')
       raise DamagedError(f'{directory} is damaged: process {worst} has met it, see its log.')
     if damaged and max(states) == 2:
-      raise OSError(f'{directory} is out of reach of another process; see its log.') from error
+      raise ConnectionError(f'{directory} is unavailable to another process.') from error
   if isinstance(error, DamagedError) or (error is not None and not damaged):
     raise error
   if error is not None:
