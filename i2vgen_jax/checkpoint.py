@@ -79,9 +79,10 @@ class Checkpoints:
       self._preserve.append(policies.EveryNSteps(keep_every))
     self._workdir = absolute(workdir)
     self._directory = self._workdir / 'checkpoints'
+    self._directory.mkdir(parents=True, exist_ok=True)
     self._every, self._every_secs = every, 60 * every_minutes
     self._last_save = time.monotonic()
-    self._saving: int | None = None  # The step whose save may be under way.
+    self._saving: tuple[int, Any] | None = None  # A step, and Orbax's handle of its save.
     self._failed_saves = 0
     self._checkpointer: ocp.training.Checkpointer | None = None
 
@@ -137,25 +138,30 @@ class Checkpoints:
       self._failed(step, f'the disk is full: it takes {needed:,} bytes, {free:,} are free')
       return
     sealed = digests.seal(step, data_position, digests.of_tree(state))
-    self._saving = step
     self._checkpointer = self._checkpointer or self._open()
-    self._checkpointer.save_checkpointables_async(
+    handle = self._checkpointer.save_checkpointables_async(
       step, {trees.ITEM: state}, custom_metadata=sealed, force=True
     )
+    self._saving = step, handle
 
   def _finish(self) -> None:
     """Waits for the save under way."""
-    step, self._saving = self._saving, None
-    if step is None or self._checkpointer is None:
+    if self._saving is None:
       return
+    (step, handle), self._saving = self._saving, None
     try:
-      self._checkpointer.wait()
+      handle.result()
+      if jax.process_index() == 0 and step not in steps(self._directory):
+        raise OSError('Orbax did not commit it')
     except Exception as error:  # Orbax raises whatever its threads have met.
       first = str(error).strip().splitlines() or ['']
       reason = f'{type(error).__name__}: {first[0][:300]}'
       if jax.process_count() > 1:
         raise SaveError(f'Step {step} is not saved: {reason}.') from error
-      self._checkpointer = self._open()  # Removes what was written of it.
+      for path in self._directory.iterdir():
+        if path.name.startswith(f'{step}.'):  # What was written of it.
+          path.rmtree()
+      self._checkpointer = self._open()
       free = free_bytes(self._directory)
       self._failed(step, reason if free is None else f'{reason}; {free:,} bytes are free')
     else:
@@ -206,7 +212,7 @@ class Checkpoints:
 
   def restore_newest(
     self, abstract_state: Any, optional: Mapping[str, Any] | None = None
-  ) -> tuple[int, Any, Any] | None:
+  ) -> tuple[int, Any, Any]:
     """(step, state, data position) of the newest step that is as it was saved, on all hosts alike.
 
     Those that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a bucket,
@@ -217,24 +223,24 @@ class Checkpoints:
       optional: as in `restore`.
 
     Returns:
-      None if there is no step.
+      (0, None, None) if there is no step.
 
     Raises:
       ValueError: as `restore`.
       trees.DamagedError: all steps are damaged; they stay.
     """
     damaged: dict[int, str] = {}
-    restored = None
+    restored = 0, None, None
     for step in _list_of_lead(_numbered(self._directory)):
       try:
-        if restored is None:
+        if restored[1] is None:
           restored = step, *self.restore(step, abstract_state, optional)
         else:
           trees.stored(self._directory / str(step), step)  # Orbax will want to read it.
       except trees.DamagedError as error:
         logging.error('%s', error)
         damaged[step] = str(error)
-    if restored is not None:
+    if restored[1] is not None:
       self._set_aside(damaged, restored[0])
     elif damaged:
       raise trees.DamagedError(
@@ -372,8 +378,8 @@ def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Stores the resolved config of a run."""
-  # In its order, which is that of the buckets' draws.
-  storage.write_bytes(absolute(workdir) / 'config.json', config.to_json(indent=2).encode())
+  text = config.to_json(indent=2)  # In its order, which is that of the buckets' draws.
+  storage.write_bytes(absolute(workdir) / 'config.json', text.encode())
 
 
 def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
