@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import demo_corpus
 from data_pipelines.corpus import buckets, reader
 from data_pipelines.ingest import command as ingest
-from data_pipelines.stream import fields, shuffle
+from data_pipelines.stream import decoder, fields, shuffle
 from data_pipelines.stream import stream as stream_lib
 from tests import media
 
@@ -169,6 +169,20 @@ def test_short_and_slow_videos_go_to_the_buckets_that_they_fill_and_no_other(tmp
     assert set(captions) == wanted[stream.bucket_at(step)]
     assert video.reshape(*video.shape[:2], -1).mean(axis=-1).min() > 50
   assert stream.num_bad == 0
+
+
+@pytest.mark.parametrize('bad', [0, 3, 8])
+def test_a_record_that_cannot_be_read_leaves_the_rows_around_it_as_they_are(demo, bad):
+  corpora = reader.Corpora(demo[1]['images'], 'train')
+  asked = {row: decoder.Request(*corpora.locate(row), ()) for row in range(10)}
+  decode = decoder.Decoder((fields.Video(),))
+  whole, found = (decode.empty(IMAGE, len(asked)) for _ in range(2))
+  done = dict(decode.fill(whole, asked))
+  again = dict(decode.fill(found, asked | {bad: decoder.Request(asked[bad].shard, 10**6, ())}))
+  assert list(again) == list(asked) and again[bad].error.startswith('record: ')
+  for row in set(asked) - {bad}:
+    assert again[row] == done[row] and done[row].key == corpora.key(row)
+    np.testing.assert_array_equal(found['video'][row], whole['video'][row])
 
 
 def test_training_windows_start_at_different_times(demo):
