@@ -67,11 +67,6 @@ def launch(logs, *flags):
   )  # fmt: skip
 
 
-def run(module, *arguments):
-  done = runs.module(module, *arguments)
-  assert done.returncode == 0, f'{module}: {done.stderr[-3000:]}'
-
-
 @pytest.mark.slow
 def test_the_whole_path_from_videos_to_an_export(gs_bucket, finished_run, tmp_path):
   demo.write(str(tmp_path / 'demo'), num_videos=48, num_validation=16, num_images=32)
@@ -96,30 +91,31 @@ def test_the_whole_path_from_videos_to_an_export(gs_bucket, finished_run, tmp_pa
   expected = runs.losses(finished_run)
   np.testing.assert_allclose(check_lines(2), [expected[i] for i in range(1, 7)], rtol=1e-5)
 
-  first_frame = tmp_path / 'first.png'
-  first_frame.write_bytes(next((tmp_path / 'demo').rglob('*.jpg')).read_bytes())
-  put(gs_bucket, first_frame, 'held/first.png')
-  prompt = ('--image=gs://held/first.png', '--prompt=a red circle moves left')
-  sampled = 'gs://held/out/sample.mp4'
-  run('i2vgen_jax.sample', f'--workdir={RUN}', *prompt, f'--output={sampled}')
-  gs_bucket.pipe_file('held/list.txt', b'first.png|||a red circle moves left\n')
-  arguments = ('--list=gs://held/list.txt', '--output=gs://held/out/list')
-  run('i2vgen_jax.sample', f'--workdir={RUN}', *arguments)
-  for name in ('held/out/sample.mp4', 'held/out/list/0001_first.mp4'):
-    assert b'ftyp' in gs_bucket.cat_file(name)[:16]
-
-  exported, loaded = 'gs://held/out/export', 'gs://held/out/loaded'
-  run('i2vgen_jax.export', f'--workdir={RUN}', f'--output={exported}')
-  refused = runs.module('i2vgen_jax.export', f'--workdir={RUN}', f'--output={exported}')
-  assert refused.returncode == 2 and 'exists' in refused.stderr
+  put(gs_bucket, next((tmp_path / 'demo').rglob('*.jpg')), 'held/first.jpg')
+  gs_bucket.pipe_file('held/list.txt', b'first.jpg|||a red circle moves left\n')
+  run, out = f'--workdir={RUN}', 'gs://held/out'
   config = '--config=tests/tiny.py:gs://held/corpus'
-  run('i2vgen_jax.load', config, f'--pipeline={exported}', f'--output={loaded}')
-  run('i2vgen_jax.plan', config, '--topology=v5p-8', '--json=gs://held/out/plan.json')
-  assert gs_bucket.exists('held/out/plan.json')
-  cache = 'gs://held/out/cache'
-  run('i2vgen_jax.precompute', config, f'--output={cache}')
-  started = (f'--config.start={loaded}', f'--config.data.cache={cache}')
-  run('i2vgen_jax.train', config, *started, '--workdir=gs://held/second')
+  picture = ['--image=gs://held/first.jpg', '--prompt=a red circle moves left']
+  start = [f'--config.start={out}/loaded', f'--config.data.cache={out}/cache']
+  lines = {
+    'sample': ['sample', run, *picture, f'--output={out}/sample.mp4'],
+    'list': ['sample', run, '--list=gs://held/list.txt', f'--output={out}/list'],
+    'export': ['export', run, f'--output={out}/export'],
+    'export again': ['export', run, f'--output={out}/export'],
+    'vgen': ['export', run, '--format=vgen', f'--output={out}/vgen.pth'],
+    'load': ['load', config, f'--pipeline={out}/export', f'--output={out}/loaded'],
+    'plan': ['plan', config, '--topology=v5p-8', f'--json={out}/plan.json'],
+    'precompute': ['precompute', config, f'--output={out}/cache'],
+    'train': ['train', config, *start, '--workdir=gs://held/second'],
+    'evaluate': ['evaluate', run, '--num_examples=2', '--steps=2'],
+  }
+  done = runs.commands({name: [f'i2vgen_jax.{line[0]}', *line[1:]] for name, line in lines.items()})
+  code, _, stderr = done.pop('export again')
+  assert code == 2 and 'exists: remove it' in stderr
+  for name, (code, _, stderr) in done.items():
+    assert code == 0, f'{name}: {stderr[-3000:]}'
+  for name in ('sample.mp4', 'list/0001_first.mp4'):
+    assert b'ftyp' in gs_bucket.cat_file(f'held/out/{name}')[:16]
+  for name in ('out/plan.json', 'out/vgen.pth', 'run/evaluation/index.html'):
+    assert gs_bucket.exists(f'held/{name}')
   assert len(runs.losses('gs://held/second')) == 6
-  run('i2vgen_jax.evaluate', f'--workdir={RUN}', '--num_examples=2', '--steps=2')
-  assert gs_bucket.exists('held/run/evaluation/index.html')
