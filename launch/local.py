@@ -57,6 +57,7 @@ def _run_once(job: job_lib.Job, logs: pathlib.Path, stopping: list[int]) -> int:
         [sys.executable, *job.command[1:]],
         env=environment,
         start_new_session=True,
+        preexec_fn=supervise.dying_with(os.getpid()),
         **(dict(stdout=log, stderr=log) if index else {}),
       )
     processes.append(process)

@@ -7,6 +7,7 @@ times, and not if the last restart made no step: then the next one would not eit
 once it is in the metrics or in a checkpoint of the workdir.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from i2vgen_jax.process import exit_codes, run_folder
 
 # Before another start after one without a step: what it lacked may be on its way.
 WAIT_SECS = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 def repeat(
@@ -77,6 +79,23 @@ def shell_code(returncode: int) -> int:
   return returncode if returncode >= 0 else 128 - returncode
 
 
+def dying_with(parent: int) -> Callable[[], None]:
+  """What a new process calls first, for the kernel to kill it when its parent has died of anything.
+
+  Args:
+    parent: its process id.
+  """
+  prctl = getattr(ctypes.CDLL(None), 'prctl', None)  # Linux has it.
+
+  def call() -> None:
+    if prctl:
+      prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before that.
+      os._exit(128 + signal.SIGKILL)
+
+  return call
+
+
 class Command:
   """A program that is run again and again, and gets the SIGTERM and SIGINT of this process.
 
@@ -103,7 +122,9 @@ class Command:
     """Runs to the end; returns the exit code. Raises ValueError if there is no such program."""
     try:
       # In a group of its own: a terminal's Ctrl-C would reach it twice.
-      self._process = subprocess.Popen(self._words, process_group=0)
+      self._process = subprocess.Popen(
+        self._words, process_group=0, preexec_fn=dying_with(os.getpid())
+      )
     except FileNotFoundError as error:
       raise ValueError(f'{self._words[0]} is not installed here.') from error
     if self.stopping:  # The signal came while it was started.
