@@ -7,6 +7,7 @@ times, and not if the last restart made no step: then the next one would not eit
 once it is in the metrics or in a checkpoint of the workdir.
 """
 
+import functools
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_pipelines import user_errors
+from data_pipelines import children, user_errors
 from i2vgen_jax.process import exit_codes, run_folder
 
 # Before another start after one without a step: what it lacked may be on its way.
@@ -103,7 +104,8 @@ class Command:
     """Runs to the end; returns the exit code. Raises ValueError if there is no such program."""
     try:
       # In a group of its own: a terminal's Ctrl-C would reach it twice.
-      self._process = subprocess.Popen(self._words, process_group=0)
+      follow = functools.partial(children.follow, os.getpid())
+      self._process = subprocess.Popen(self._words, process_group=0, preexec_fn=follow)
     except FileNotFoundError as error:
       raise ValueError(f'{self._words[0]} is not installed here.') from error
     if self.stopping:  # The signal came while it was started.

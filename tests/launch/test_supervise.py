@@ -1,9 +1,11 @@
 """What is started again, how often, and what is not."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -127,6 +129,42 @@ def test_the_command_passes_signals_on_and_ends_with_3_where_no_restart_helps(tm
   assert done.returncode == exit_codes.FAILED
   assert 'ended with 172 after 0 of 0 restarts' in done.stderr
   assert [call[1:] for call in consumers.calls(tmp_path / 'bin')] == [['-x']]
+
+
+@pytest.mark.parametrize('kind', ['supervise', 'local'])
+def test_no_process_outlives_a_launcher_that_was_killed(kind, tmp_path):
+  """Of a training that would go on for ever, and hears no signal but SIGKILL."""
+  child = (
+    'import os, signal, time\n'
+    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+    'print(os.getpid(), flush=True)\n'
+    'time.sleep(600)'
+  )
+  starter = {
+    'supervise': 'supervise.Command(command).run()',
+    'local': (
+      'from launch import local\n'
+      'from tests.launch.test_launch import make_job\n'
+      'class Job:\n'
+      '  topology, environment = make_job("cpu-1").topology, {}\n'
+      '  command = ["python", *command[1:]]\n'
+      f'local._run_once(Job, __import__("pathlib").Path({str(tmp_path)!r}), [])'
+    ),
+  }[kind]
+  code = f'import sys\nfrom launch import supervise\ncommand = [sys.executable, "-c", {child!r}]\n'
+  launcher = subprocess.Popen(
+    [sys.executable, '-c', code + starter], cwd=runs.ROOT, stdout=subprocess.PIPE,
+    env=runs.environment(),
+  )  # fmt: skip
+  pid = int(launcher.stdout.readline())
+  launcher.kill()
+  launcher.wait()
+  deadline = time.monotonic() + 30
+  while pathlib.Path(f'/proc/{pid}').exists() and ' Z ' not in (
+    pathlib.Path(f'/proc/{pid}/stat').read_text()
+  ):
+    assert time.monotonic() < deadline, f'{pid} lives'
+    time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
