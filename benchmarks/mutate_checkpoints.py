@@ -168,10 +168,9 @@ def restore(work: pathlib.Path, good: int, on_one: bool) -> str:
   abstract = sharding.with_shardings(shapes, _shardings(shapes, shape, devices))
   try:
     checkpoints = checkpoint.Checkpoints(work, every=1, keep_last=3, keep_every=0)
-    restored = checkpoints.restore_newest(abstract)
-    if restored is None:
+    step, state, found = checkpoints.restore_newest(abstract)
+    if state is None:
       return 'LOST: starts from scratch'
-    step, state, found = restored
     expected = sharding.by_path(tree(step)) if step in STEPS else {}
     for name, leaf in sharding.by_path(state).items():
       if np.asarray(leaf).tobytes() != np.asarray(expected.get(name)).tobytes():

@@ -79,13 +79,15 @@ class Checkpoints:
       self._preserve.append(policies.EveryNSteps(keep_every))
     self._workdir = absolute(workdir)
     self._directory = self._workdir / 'checkpoints'
+    self._directory.mkdir(parents=True, exist_ok=True)
     self._every, self._every_secs = every, 60 * every_minutes
     self._last_save = time.monotonic()
-    self._saving: int | None = None  # The step whose save may be under way.
+    self._saving: tuple[int, Any] | None = None  # A step, and Orbax's handle of its save.
     self._failed_saves = 0
-    self._checkpointer = self._open()
+    self._checkpointer: ocp.training.Checkpointer | None = None
 
   def _open(self) -> ocp.training.Checkpointer:
+    """Orbax's own, which fails if a step's metadata is damaged; removes saves that were cut off."""
     return ocp.training.Checkpointer(
       self._directory,
       # Orbax declares other arguments for policies than its own policies take.
@@ -136,24 +138,30 @@ class Checkpoints:
       self._failed(step, f'the disk is full: it takes {needed:,} bytes, {free:,} are free')
       return
     sealed = digests.seal(step, data_position, digests.of_tree(state))
-    self._saving = step
-    self._checkpointer.save_checkpointables_async(
+    self._checkpointer = self._checkpointer or self._open()
+    handle = self._checkpointer.save_checkpointables_async(
       step, {trees.ITEM: state}, custom_metadata=sealed, force=True
     )
+    self._saving = step, handle
 
   def _finish(self) -> None:
     """Waits for the save under way."""
-    step, self._saving = self._saving, None
-    if step is None:
+    if self._saving is None:
       return
+    (step, handle), self._saving = self._saving, None
     try:
-      self._checkpointer.wait()
+      handle.result()
+      if jax.process_index() == 0 and step not in steps(self._directory):
+        raise OSError('Orbax did not commit it')
     except Exception as error:  # Orbax raises whatever its threads have met.
       first = str(error).strip().splitlines() or ['']
       reason = f'{type(error).__name__}: {first[0][:300]}'
       if jax.process_count() > 1:
         raise SaveError(f'Step {step} is not saved: {reason}.') from error
-      self._checkpointer = self._open()  # Removes what was written of it.
+      for path in self._directory.iterdir():
+        if path.name.startswith(f'{step}.'):  # What was written of it.
+          path.rmtree()
+      self._checkpointer = self._open()
       free = free_bytes(self._directory)
       self._failed(step, reason if free is None else f'{reason}; {free:,} bytes are free')
     else:
@@ -204,40 +212,43 @@ class Checkpoints:
 
   def restore_newest(
     self, abstract_state: Any, optional: Mapping[str, Any] | None = None
-  ) -> tuple[int, Any, Any] | None:
+  ) -> tuple[int, Any, Any]:
     """(step, state, data position) of the newest step that is as it was saved, on all hosts alike.
 
-    Newer ones that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a
-    bucket, which cannot rename, they only stop to count.
+    Those that are damaged are logged and set aside, in workdir/damaged_checkpoints; in a bucket,
+    which cannot rename, they only stop to count. Of older ones the metadata alone is read.
 
     Args:
       abstract_state: as in `restore`.
       optional: as in `restore`.
 
     Returns:
-      None if there is no step.
+      (0, None, None) if there is no step.
 
     Raises:
       ValueError: as `restore`.
       trees.DamagedError: all steps are damaged; they stay.
     """
     damaged: dict[int, str] = {}
+    restored = 0, None, None
     for step in _list_of_lead(_numbered(self._directory)):
       try:
-        state, position = self.restore(step, abstract_state, optional)
+        if restored[1] is None:
+          restored = step, *self.restore(step, abstract_state, optional)
+        else:
+          trees.stored(self._directory / str(step), step)  # Orbax will want to read it.
       except trees.DamagedError as error:
         logging.error('%s', error)
         damaged[step] = str(error)
-        continue
-      self._set_aside(damaged, step)
-      return step, state, position
-    if damaged:
+    if restored[1] is not None:
+      self._set_aside(damaged, restored[0])
+    elif damaged:
       raise trees.DamagedError(
         f'No step in {self._directory} can be restored:\n  '
         + '\n  '.join(damaged.values())
         + '\nPut back a copy of one of them, or start anew in another --workdir.'
       )
-    return None
+    return restored
 
   def _set_aside(self, damaged: Mapping[int, str], good: int) -> None:
     """Makes the steps count no more."""
@@ -255,8 +266,7 @@ class Checkpoints:
           (directory / trees.COMMITTED).unlink(missing_ok=True)  # Orbax removes the rest.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged steps are set aside')
-    self._checkpointer.reload()
-    logging.error('Going on from step %d: steps %s are in %s.', good, sorted(damaged), aside)
+    logging.error('Restored step %d; %s are in %s.', good, sorted(damaged), aside)
 
   def check_saved(self, step: int) -> None:
     """Raises SaveError unless the save of `step`, the last one, has succeeded."""
@@ -267,7 +277,8 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the save under way."""
     self._finish()
-    self._checkpointer.close()
+    if self._checkpointer is not None:
+      self._checkpointer.close()
 
 
 def _fields(state: Any) -> dict[str, Any]:

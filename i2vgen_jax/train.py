@@ -90,9 +90,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     cache.check(session)
   checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
   placed = sharding.with_shardings(abstract_state, shardings)
-  restored = checkpoints.restore_newest(placed, optional={'guard': guard.start()})
-  if restored is None:
-    first_step = 0
+  first_step, state, position = checkpoints.restore_newest(
+    placed, optional={'guard': guard.start()}
+  )
+  if state is None:
     state = xla_profiles.jit_once(init, out_shardings=shardings)()
     if config.start:
       first = warm_start.load(config.start, placed.params, mesh)
@@ -100,7 +101,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     if lead:
       write_overview(workdir, state.params)
   else:
-    first_step, state, position = restored
     data.resume(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 

@@ -67,7 +67,11 @@ class Stored:
     except Exception as caught:  # Of any type: Orbax and TensorStore meet damage anywhere.
       error = caught
     _raise_alike(error, self.directory)
-    if self.digests is not None:
+    if self.digests is None:
+      logging.warning(
+        '%s is of an earlier version, without digests: damage is not seen.', self.directory
+      )
+    else:
       found = digests.of_tree(loaded)
       changed = [name for name, digest in found.items() if digest != self.digests[name]]
       if changed:
@@ -111,8 +115,6 @@ def stored(directory: epath.PathLike, place: int | str = '') -> Stored:
     error = caught
   _raise_alike(error, directory)
   assert result is not None
-  if result.digests is None:
-    logging.warning('%s is of an earlier version, without digests: damage is not seen.', directory)
   return result
 
 
@@ -141,17 +143,16 @@ def _raise_alike(error: Exception | None, directory: epath.Path) -> None:
     if error is None and any(states):
       worst = states.index(max(states))
       if max(states) == 2:
-        raise OSError(f'Process {worst} cannot read {directory}; see its log.')
+        raise ConnectionError(f'{directory} is unavailable to process {worst}; see its log.')
       raise DamagedError(f'{directory} is damaged: process {worst} has met it, see its log.')
     if damaged and max(states) == 2:
-      raise OSError(f'{directory} is out of reach of another process; see its log.') from error
+      raise ConnectionError(f'{directory} is unavailable to another process.') from error
   if isinstance(error, DamagedError) or (error is not None and not damaged):
     raise error
   if error is not None:
     said = str(error).strip().splitlines() or ['']
-    raise DamagedError(
-      f'{directory} is damaged: {type(error).__name__}: {said[0][:300]}'
-    ) from error
+    kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+    raise DamagedError(f'{directory} is damaged: {kind}{said[0][:300]}') from error
 
 
 def _is_damage(error: Exception) -> bool:

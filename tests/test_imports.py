@@ -71,7 +71,8 @@ ROWS = {
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
-    'i2vgen_jax/conditions i2vgen_jax/demo i2vgen_jax/diffusion i2vgen_jax/frozen '
+    'i2vgen_jax/checkpoint i2vgen_jax/conditions i2vgen_jax/demo i2vgen_jax/diffusion '
+    'i2vgen_jax/digests i2vgen_jax/frozen '
     'i2vgen_jax/flops i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/session'
   ),

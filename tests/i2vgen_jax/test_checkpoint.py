@@ -1,11 +1,17 @@
 """Trees and parameters saved and loaded; mismatches named."""
 
+import collections
 import os
+import resource
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 
 from i2vgen_jax import checkpoint, trees
 
@@ -67,3 +73,170 @@ def test_the_data_position_comes_back_with_the_state(tmp_path):
   state, position = again.restore(1, abstract(TREE))
   assert position == {'step': 1, 'fingerprint': 'abc'}
   np.testing.assert_array_equal(state['block']['kernel'], TREE['block']['kernel'])
+
+
+def make(workdir, **more):
+  return checkpoint.Checkpoints(workdir, **dict(every=1, keep_last=3, keep_every=0) | more)
+
+
+def save(workdir, *steps):
+  checkpoints = make(workdir)
+  for step in steps:
+    checkpoints.save(step, TREE, {'step': step})
+  checkpoints.close()
+
+
+def test_the_newest_step_that_is_whole_is_restored_and_the_next_saves_go_over_the_damaged(tmp_path):
+  save(tmp_path, 1, 2, 3)
+  (tmp_path / 'checkpoints/3/state/_METADATA').write_text('{')
+  checkpoints = make(tmp_path)
+  with pytest.raises(trees.DamagedError, match='checkpoints/3 is damaged'):
+    checkpoints.restore(3, abstract(TREE))
+  step, state, position = checkpoints.restore_newest(abstract(TREE))
+  assert (step, position) == (2, {'step': 2})
+  np.testing.assert_array_equal(state['block']['kernel'], TREE['block']['kernel'])
+  assert checkpoints.latest_step == 2
+  assert (next((tmp_path / 'damaged_checkpoints').glob('3_*/')) / 'state').exists()
+  checkpoints.save(3, TREE, {'step': 3})
+  checkpoints.check_saved(3)
+  checkpoints.close()
+
+
+def test_if_every_step_is_damaged_all_are_named_and_stay(tmp_path):
+  save(tmp_path, 1, 2)
+  for step in (1, 2):
+    (tmp_path / f'checkpoints/{step}/_CHECKPOINT_METADATA').write_text('{}')
+  for _ in range(2):  # A second start does not begin from scratch either.
+    checkpoints = make(tmp_path)
+    with pytest.raises(
+      trees.DamagedError, match=r'(?s)No step in .*checkpoints/2 .*checkpoints/1 '
+    ):
+      checkpoints.restore_newest(abstract(TREE))
+    checkpoints.close()
+
+
+def test_another_model_is_no_damage(tmp_path):
+  save(tmp_path, 1, 2)
+  checkpoints = make(tmp_path)
+  wanted = {'block': TREE['block'] | {'bias': jnp.ones((4,))}}
+  with pytest.raises(ValueError, match='where the config makes') as raised:
+    checkpoints.restore_newest(abstract(wanted))
+  assert not isinstance(raised.value, trees.DamagedError)
+  assert checkpoints.latest_step == 2
+  checkpoints.close()
+
+
+def test_a_field_that_an_earlier_version_lacked_starts_anew(tmp_path, caplog):
+  save(tmp_path, 1)
+  absl_logging.get_absl_logger().propagate = True
+  given = {'guard': {'count': np.int32(7)}}
+  checkpoints = make(tmp_path)
+  _, state, _ = checkpoints.restore_newest(
+    abstract({**TREE, 'guard': {'count': jnp.int32(0)}}), given
+  )
+  checkpoints.close()
+  assert state['guard']['count'] == 7 and 'lacks' in caplog.text
+  np.testing.assert_array_equal(state['block']['bias'], TREE['block']['bias'])
+
+
+def test_a_damaged_tree_is_an_error_with_the_tensor_and_the_fix(tmp_path):
+  trees.save_tree(tmp_path / 'tree', TREE | {'other': {'x': jnp.ones((2,))}})
+  other = TREE | {'other': {'x': jnp.zeros((2,))}}
+  trees.save_tree(tmp_path / 'changed', other)
+  shutil.rmtree(tmp_path / 'tree/state')
+  shutil.copytree(tmp_path / 'changed/state', tmp_path / 'tree/state')
+  with pytest.raises(trees.DamagedError, match='not as written: other/x. Load it again.'):
+    trees.load_tree(tmp_path / 'tree', abstract(other), 'Load it again.')
+  trees.load_tree(tmp_path / 'tree', abstract(TREE), '', partly=True)  # Reads the rest alone.
+
+
+def test_parameters_come_from_an_older_step_if_the_newest_is_damaged_but_not_if_it_is_asked_for(
+  tmp_path,
+):
+  checkpoints = make(tmp_path)
+  for step in (1, 2):
+    checkpoints.save(step, {'params': TREE, 'ema_params': TREE}, {'step': step})
+  checkpoints.close()
+  (tmp_path / 'checkpoints/2/state/_METADATA').write_text('{')
+  assert checkpoint.load_params(tmp_path, abstract(TREE))[1] == 1
+  with pytest.raises(trees.DamagedError, match='checkpoints/2'):
+    checkpoint.load_params(tmp_path, abstract(TREE), step=2)
+  assert checkpoint.latest_step(tmp_path / 'checkpoints') == 2  # Only `train` sets aside.
+
+
+def test_saves_by_time_come_after_so_many_minutes(tmp_path):
+  checkpoints = make(tmp_path, every=0, every_minutes=0.5 / 60)
+  assert not checkpoints.due(1)
+  time.sleep(0.6)
+  assert checkpoints.due(2) and not checkpoints.due(2, ask_clock=False)
+  checkpoints.save(2, TREE, {'step': 2})
+  assert not checkpoints.due(3)
+  checkpoints.close()
+
+
+def test_a_full_disk_is_told_in_bytes_and_the_next_save_tries_again(tmp_path, caplog, monkeypatch):
+  absl_logging.get_absl_logger().propagate = True
+  checkpoints = make(tmp_path)
+  checkpoints.save(1, TREE, {'step': 1})
+  used = collections.namedtuple('used', 'total used free')(100, 90, 10)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda path: used)
+  checkpoints.save(2, TREE, {'step': 2})
+  assert 'Step 2 is not saved: the disk is full: it takes 36 bytes, 10 are free' in caplog.text
+  with pytest.raises(checkpoint.SaveError, match='the run ends at step 1'):
+    checkpoints.check_saved(2)
+  monkeypatch.undo()
+  checkpoints.save(3, TREE, {'step': 3})
+  checkpoints.check_saved(3)
+  checkpoints.close()
+  assert sorted(checkpoint.steps(tmp_path / 'checkpoints')) == [1, 3]
+
+
+def test_a_save_that_breaks_off_keeps_older_steps_and_three_in_a_row_end_the_run(tmp_path):
+  """Files may not grow beyond a limit: writes fail as they do where a quota ends."""
+  big = {'x': jnp.asarray(np.random.default_rng(0).standard_normal(200_000, np.float32))}
+  checkpoints = make(tmp_path)
+  checkpoints.save(1, big, {'step': 1})
+  checkpoints.check_saved(1)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    for step in (2, 3):
+      checkpoints.save(step, big, {'step': step})
+      checkpoints.close()
+      assert not list((tmp_path / 'checkpoints').glob('*tmp*'))
+    checkpoints.save(4, big, {'step': 4})
+    with pytest.raises(
+      checkpoint.SaveError, match=r'Steps that are: \[1\]. The last 3 saves failed'
+    ):
+      checkpoints.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  checkpoints.save(5, big, {'step': 5})
+  checkpoints.check_saved(5)
+  checkpoints.close()
+
+
+def test_a_start_that_saved_nothing_does_not_bind_and_leaves_no_copies(tmp_path):
+  workdir = tmp_path / 'run'
+  for learning_rate in (1.0, 2.0):  # The first start failed.
+    config = ml_collections.ConfigDict({'optimizer': {'learning_rate': learning_rate}})
+    checkpoint.check_config(workdir, config)
+    checkpoint.clear_failed_start(workdir)
+    checkpoint.write_config(workdir, config)
+    assert not (workdir / 'frozen').exists()
+    (workdir / 'frozen').mkdir()
+  save(workdir, 1)
+  checkpoint.clear_failed_start(workdir)
+  assert (workdir / 'frozen').exists()
+  with pytest.raises(ValueError, match='learning_rate: 2.0 -> 3.0'):
+    config.optimizer.learning_rate = 3.0
+    checkpoint.check_config(workdir, config)
+  (workdir / 'config.json').write_text('{"optimizer": ')
+  with pytest.raises(ValueError, match='config.json is damaged.*Put back a copy'):
+    checkpoint.check_config(workdir, config)
+
+
+def test_no_copies_are_removed_from_a_folder_that_is_no_runs(tmp_path):
+  (tmp_path / 'frozen').mkdir()
+  checkpoint.clear_failed_start(tmp_path)
+  assert (tmp_path / 'frozen').exists()
