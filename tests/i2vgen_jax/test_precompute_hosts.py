@@ -33,7 +33,7 @@ def corpus(tmp_path_factory):
 
 def command(corpus, output, *flags):
   return [
-    sys.executable, '-m', 'data_pipelines', 'precompute', f'--config=tests/tiny.py:{corpus}',
+    sys.executable, '-m', 'i2vgen_jax.precompute', f'--config=tests/tiny.py:{corpus}',
     f'--output={output}', *flags,
   ]  # fmt: skip
 
