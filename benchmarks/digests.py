@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from i2vgen_jax import digests
+from i2vgen_jax.stored import digests
 
 
 def main() -> int:

@@ -30,8 +30,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
-from i2vgen_jax import digests, old_configs, trees
-from i2vgen_jax.trees import absolute
+from i2vgen_jax.stored import digests, old_configs, trees
+from i2vgen_jax.stored.trees import absolute
 
 # Saves that may fail one after the other before the run ends.
 MAX_FAILED_SAVES = 3

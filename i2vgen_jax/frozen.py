@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import trees
 from i2vgen_jax.models import clip, t5, vae
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import hosts, paths
+from i2vgen_jax.stored import trees
 
 # Classes by the block of a config that holds their `weights` and `model`.
 MODULES = {

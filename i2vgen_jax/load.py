@@ -18,12 +18,13 @@ import ml_collections
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import checkpoint, frozen, trees
+from i2vgen_jax import checkpoint, frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
+from i2vgen_jax.stored import trees
 
 PARTS = (*read.NETWORKS, 'tokenizer', 't5_tokenizer')
 

@@ -33,10 +33,11 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import failures
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.stream import cache as cache_lib
-from i2vgen_jax import cache, frozen
+from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import cli, config_flag, hosts
+from i2vgen_jax.training import cache
 
 MAX_ROWS = 64  # Decoded rows held in memory at once.
 DTYPES = ('float16', 'float32')

@@ -13,7 +13,7 @@ from clu import parameter_overview
 from etils import epath
 
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import cache, checkpoint
+from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
@@ -21,6 +21,7 @@ from i2vgen_jax.plan import memory
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
 from i2vgen_jax.process import supervisor as supervisor_lib
 from i2vgen_jax.training import (
+  cache,
   compilation,
   data,
   examine,

@@ -37,19 +37,16 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
-  'i2vgen_jax/old_configs': '',
+  'i2vgen_jax/stored': 'parallel',
   'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
-  'i2vgen_jax/digests': 'parallel',
-  'i2vgen_jax/trees': 'digests parallel',
+  'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/checkpoint': 'digests old_configs trees data_pipelines/corpus',
-  'i2vgen_jax/frozen': 'trees models parallel pretrained process',
+  'i2vgen_jax/checkpoint': 'stored data_pipelines/corpus',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
     'checkpoint conditions diffusion frozen lora models parallel pretrained '
     'data_pipelines/corpus data_pipelines/stream'
   ),
-  'i2vgen_jax/cache': 'checkpoint parallel session data_pipelines/stream',
   'i2vgen_jax/sampling': (
     'checkpoint conditions diffusion models parallel session data_pipelines/corpus '
     'data_pipelines/media data_pipelines/sources data_pipelines/stream'
@@ -66,8 +63,8 @@ ROWS = {
     'data_pipelines/demo_corpus'
   ),
   'i2vgen_jax': (
-    'cache checkpoint conditions evaluation frozen lora parallel plan pretrained process '
-    'sampling session training trees data_pipelines/corpus data_pipelines/index '
+    'checkpoint conditions evaluation frozen lora parallel plan pretrained process '
+    'sampling session stored training data_pipelines/corpus data_pipelines/index '
     'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),
@@ -78,7 +75,8 @@ ROWS = {
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
-    'i2vgen_jax/checkpoint i2vgen_jax/conditions i2vgen_jax/demo i2vgen_jax/diffusion '
+    'i2vgen_jax/checkpoint i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
+    'i2vgen_jax/diffusion '
     'i2vgen_jax/frozen '
     'i2vgen_jax/flops i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/session'

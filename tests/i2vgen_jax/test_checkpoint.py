@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from i2vgen_jax import checkpoint, trees
+from i2vgen_jax import checkpoint
+from i2vgen_jax.stored import trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
 

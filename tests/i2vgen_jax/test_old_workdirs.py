@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from i2vgen_jax import checkpoint, old_configs
+from i2vgen_jax import checkpoint
+from i2vgen_jax.stored import old_configs
 from tests import runs
 from tests.golden import make_workdirs, recorded
 

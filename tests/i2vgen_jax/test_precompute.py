@@ -11,11 +11,11 @@ from data_pipelines import __main__ as commands
 from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import stream
-from i2vgen_jax import cache, precompute
+from i2vgen_jax import precompute
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.training import data, objective
+from i2vgen_jax.training import cache, data, objective
 from tests import corpora, tiny
 
 

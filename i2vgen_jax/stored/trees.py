@@ -14,8 +14,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from i2vgen_jax import digests
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.stored import digests
 
 # How much of a tree is read or written at once, if no single tensor is larger.
 MAX_BYTES_IN_FLIGHT = 2**29

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2vgen_jax import digests
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.stored import digests
 
 P = jax.sharding.PartitionSpec
 
