@@ -15,6 +15,7 @@ from data_pipelines.media import errors
 
 _CLAP = b'\0\0\0\x28clap'
 _ANY = fractions.Fraction(1, 1000)  # Times are not looked at.
+_TRACKS = b'\x16\x54\xae\x6b'
 _CLUSTER = b'\x1f\x43\xb6\x75'
 _PIXEL_CROP = re.compile(rb'\x54([\xaa\xbb\xcc\xdd])(?:\x81(.)|\x82(..))', re.DOTALL)
 _SIDES = {b'\xaa': 'bottom', b'\xbb': 'top', b'\xcc': 'left', b'\xdd': 'right'}
@@ -44,11 +45,21 @@ def declared(data: bytes, form: str, height: int, width: int) -> Crop:
     if 0 <= place <= len(data) - 40:
       crop = _of_clap(struct.unpack_from('>4I4i', data, place + 8), height, width)
   elif form.startswith('matroska'):
-    header = data[: max(0, data.find(_CLUSTER))]
-    found = {_SIDES[m[1]]: int.from_bytes(m[2] or m[3]) for m in _PIXEL_CROP.finditer(header)}
+    tracks = _tracks(data)
+    found = {_SIDES[m[1]]: int.from_bytes(m[2] or m[3]) for m in _PIXEL_CROP.finditer(tracks)}
     crop = Crop(**found)
   is_within = crop.top + crop.bottom < height and crop.left + crop.right < width
   return crop if is_within and min(crop) >= 0 else Crop()
+
+
+def _tracks(data: bytes) -> bytes:
+  """Matroska's element of that name: attached fonts and pictures may hold any bytes."""
+  place = data.rfind(_TRACKS, 0, max(0, data.find(_CLUSTER))) + len(_TRACKS)
+  if place < len(_TRACKS) or not data[place]:
+    return b''
+  num_bytes = 9 - data[place].bit_length()  # Its first 1 says how long the size is.
+  size = int.from_bytes(data[place : place + num_bytes]) - (1 << 7 * num_bytes)
+  return data[place + num_bytes : place + num_bytes + size]
 
 
 def _of_clap(numbers: tuple[int, ...], height: int, width: int) -> Crop:
