@@ -1,1 +1,1 @@
-"""What a run stores: `trees` of arrays, their `digests`, and `old_configs`, fields that they lack."""
+"""What a run stores: `trees` of arrays, their `digests`, and `old_configs`: fields they may lack."""
