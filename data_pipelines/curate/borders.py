@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 NOISE = 0.05  # Share of a line of a box, where codecs let what is within shine through.
@@ -55,24 +56,29 @@ def _plain_lines(frame_HWC: np.ndarray, noise: float = 0.0) -> tuple[int, int, i
     frame_HWC: uint8.
     noise: share of a line that may be of another colour.
   """
-  top = _plain_count(frame_HWC, noise)
+  top = _plain_count(frame_HWC, 0, noise)
   if top == len(frame_HWC):
     return top, frame_HWC.shape[1], top, frame_HWC.shape[1]
-  columns_WHC = np.moveaxis(frame_HWC, 1, 0)
-  left, bottom, right = (
-    _plain_count(lines_NLC, noise)
-    for lines_NLC in (columns_WHC, frame_HWC[::-1], columns_WHC[::-1])
-  )
+  left, bottom, right = (_plain_count(frame_HWC, side, noise) for side in (1, 2, 3))
   return top, left, bottom, right
 
 
-def _plain_count(lines_NLC: np.ndarray, noise: float) -> int:
-  """How many of the first lines are of the colour of their first pixel; most often it is none."""
-  color = lines_NLC[0, 0].astype(np.int16)
-  for count, line_LC in enumerate(lines_NLC):
-    if (np.abs(line_LC - color).max(axis=1) > TOLERANCE).mean() > noise:
-      return count
-  return len(lines_NLC)
+def _plain_count(frame_HWC: np.ndarray, side: int, noise: float) -> int:
+  """How many lines from a side (0 to 3 for top, left, bottom, right) are of the colour of its first
+  pixel; most often it is none.
+  """
+  axis = side % 2
+  color = frame_HWC[((0, 0), (0, 0), (-1, 0), (0, -1))[side]].astype(int)
+  is_alike_HW = cv2.inRange(
+    np.ascontiguousarray(frame_HWC),
+    (*(color - TOLERANCE).tolist(), 0), (*(color + TOLERANCE).tolist(), 0),
+  )  # fmt: skip
+  length = frame_HWC.shape[1 - axis]
+  num_alike_N = cv2.reduce(is_alike_HW, 1 - axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() // 255
+  is_end_N = (length - num_alike_N) / length > noise
+  if side >= 2:
+    is_end_N = is_end_N[::-1]
+  return int(is_end_N.argmax()) if is_end_N.any() else len(is_end_N)
 
 
 def _is_box(frames: Sequence[np.ndarray], side: int, lines_4: np.ndarray) -> bool:

@@ -22,7 +22,6 @@ import PIL.PngImagePlugin
 import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 import simplejpeg
-from etils import epath
 
 from data_pipelines.media import colours, jpeg, tiff
 from data_pipelines.media.errors import DecodeError
@@ -82,6 +81,8 @@ def read_image(path: str | os.PathLike[str]) -> Encoded:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, PIL.Image.Image]:
+  from etils import epath  # A process that decodes would take a fifth longer to start.
+
   try:
     data = epath.Path(path).read_bytes()
     return data, decode_image(data)
