@@ -1,9 +1,9 @@
-"""What digests cost: their share of a save and of a training step, in CPU seconds.
+"""What digests cost: their share of a save, in CPU seconds.
 
   python -m benchmarks.digests [--megabytes=256] [--tensors=400] [--pairs=20]
 
-Saves of one state take turns, with its digests and without. Steps cost nothing: digests are
-computed when a state is saved.
+Digests and a save of the same state take turns. Steps cost nothing: digests are computed when a
+state is saved.
 """
 
 import argparse
