@@ -19,7 +19,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
-from i2vgen_jax.process import supervisor as supervisor_lib
+from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.training import (
   cache,
   compilation,
@@ -54,16 +54,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
     jax.errors.JaxRuntimeError: a device failed, or a step taken twice gave other bits.
     cli.TrainingError: too many steps were skipped, or too many samples are bad.
   """
-  with supervisor_lib.Supervisor(config.watchdog) as supervisor:
-    return supervised(config, workdir, supervisor)
+  with oversight_lib.Oversight(config.watchdog) as oversight:
+    return overseen(config, workdir, oversight)
 
 
-def supervised(
+def overseen(
   config: ml_collections.ConfigDict,
   workdir: epath.PathLike,
-  supervisor: supervisor_lib.Supervisor,
+  oversight: oversight_lib.Oversight,
 ) -> int:
-  """`train`, of which the supervisor watches the time, the signals and the lease."""
+  """`train`, of which the oversight watches the time, the signals and the lease."""
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
   compilation.use_cache(config, workdir)
@@ -85,9 +85,9 @@ def supervised(
   # 3 Optimizer and state, as shapes only.
   abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
   explain = memory.Explanation(session, abstract_state, shardings, buckets)
-  supervisor.push(lambda kind, error, traceback: explain(error))
+  oversight.push(lambda kind, error, traceback: explain(error))
   checkpoint.check_config(workdir, config)
-  supervisor.take_lease(workdir)
+  oversight.take_lease(workdir)
   keep_last = config.checkpoint.keep_last
   hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   checkpoint.clear_failed_start(workdir)
@@ -96,7 +96,7 @@ def supervised(
     for signal in session.signals.values():
       signal.keep_files(workdir)
 
-  timing = goodput.Figures(workdir, session, lead, supervisor.watchdog)
+  timing = goodput.Figures(workdir, session, lead, oversight.watchdog)
 
   # 4 Start: resume here, or from other weights, or from scratch.
   session = session.load_frozen(workdir)
@@ -126,7 +126,7 @@ def supervised(
   cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}
   examined = examine.Examined(steps, writer, **cadences)
   profile = profiler.Profile(
-    workdir, config.train.profile_at, config.train.profile_steps, supervisor.takes_profile
+    workdir, config.train.profile_at, config.train.profile_steps, oversight.takes_profile
   )
   progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
 
@@ -142,10 +142,10 @@ def supervised(
       with timing.spending('compile'):
         steps.compile({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
       progress.pause()
-    supervisor.stop.hold()
+    oversight.stop.hold()
     for step in range(first_step, last_step + 1):
       profile.stop_at(step, step_metrics)
-      at_end = step == last_step or supervisor.stop.requested(step)
+      at_end = step == last_step or oversight.stop.requested(step)
       log_due = step % config.train.log_every == 0
       save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
       if step_metrics is not None and (save_due or log_due):

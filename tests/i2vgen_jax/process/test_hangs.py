@@ -18,7 +18,7 @@ import ctypes, sys, time
 import jax, numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
-from i2vgen_jax.process import cli, hosts, supervisor, watchdog
+from i2vgen_jax.process import cli, hosts, oversight, watchdog
 def say(text): print(text, flush=True, file=sys.stderr)
 def compile():
   mutex = ctypes.create_string_buffer(64)
@@ -30,16 +30,16 @@ def hang():
 def loop():
   hosts.join()
   limits = dict.fromkeys([kind + '_secs' for kind in watchdog.KINDS], 100) | dict(step_secs={limit})
-  with supervisor.Supervisor(limits) as supervised:
+  with oversight.Oversight(limits) as overseen:
     multihost_utils.process_allgather(np.ones(3))  # Compiles.
     if {compiles}: compile()
-    supervised.stop.hold()
+    overseen.stop.hold()
     for step in range(10**9):
-      supervised.watchdog.enter('step')
+      overseen.watchdog.enter('step')
       if step == 3: say('STEPS')
       if step == 3 and jax.process_index() == 1: hang()
       multihost_utils.process_allgather(np.ones(3))
-      if supervised.stop.requested(step): return say(f'STOPS {{step}}')
+      if overseen.stop.requested(step): return say(f'STOPS {{step}}')
 try: loop()
 except Exception as error: cli.leave_pod(error)
 """

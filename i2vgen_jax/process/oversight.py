@@ -12,7 +12,7 @@ from etils import epath
 from i2vgen_jax.process import exit_codes, hosts, lease, signals, watchdog
 
 
-class Supervisor(contextlib.ExitStack):
+class Oversight(contextlib.ExitStack):
   """A context that lasts as long as the run.
 
   `watchdog` has limits for its phases; `stop` hears SIGTERM and SIGINT; SIGUSR1 writes the stacks
