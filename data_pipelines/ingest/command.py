@@ -31,6 +31,7 @@ def ingest(
   num_processes: int = 2,
   beam_flags: Sequence[str] = (),
   takes: Sequence[str] = (),
+  follow_outside: bool = False,
 ) -> dict:
   """Ingests the corpus at `path` into the folder `output`; does nothing if that is done already.
 
@@ -44,13 +45,14 @@ def ingest(
     beam_flags: see jobs.run.
     takes: those of probe.SPECIAL that are taken: 'hdr', to be tone-mapped, and 'interlaced', to be
       deinterlaced whenever they are decoded. The others are rejected.
+    follow_outside: whether listed names and links may lead out of the input's folder.
   Returns:
     The manifest (see schema.py).
   Raises:
     ValueError: if the input is in no known layout, no example of it can be used, or `output` holds
       another corpus.
   """
-  plan = _Plan.of(path, output, layout, validation_fraction, takes)
+  plan = _Plan.of(path, output, layout, validation_fraction, takes, follow_outside)
   if plan.is_done():
     return reader.read_manifest(output)
   jobs.claim(plan.parts, plan.identity)
@@ -84,10 +86,11 @@ class _Plan:
     layout: str | None,
     validation_fraction: float,
     takes: Sequence[str] = (),
+    follow_outside: bool = False,
   ) -> '_Plan':
     if not 0 <= validation_fraction < 1:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
-    source = sources.open_source(path, layout)
+    source = sources.open_source(path, layout, follow_outside)
     shards = source.shards()
     told = any(shard.split == 'validation' for shard in shards)
     threshold = 0 if told else int(validation_fraction * shard_lib.HASH_RANGE)
@@ -95,6 +98,8 @@ class _Plan:
     digest = hashlib.sha256(f'{schema.VERSION} {threshold}'.encode())
     for shard in shards:
       digest.update(json.dumps(source.describe(shard)).encode())
+    if follow_outside:
+      digest.update(b'follow_outside')
     takes = tuple(sorted(takes))
     if takes:
       digest.update(json.dumps(takes).encode())
@@ -237,6 +242,10 @@ def add_command(commands: jobs.Commands) -> None:
     '--interlaced', choices=('refuse', 'deinterlace'), default='refuse',
     help='rejected, or deinterlaced whenever they are decoded',
   )  # fmt: skip
+  parser.add_argument(
+    '--follow_outside', action='store_true',
+    help='take listed names and links that lead out of the folder of the input',
+  )  # fmt: skip
   jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -249,15 +258,18 @@ def _run_command(
   validation_fraction: float,
   hdr: str,
   interlaced: str,
+  follow_outside: bool,
   dry_run: bool,
   **options: Any,
 ) -> None:
   start = time.monotonic()
   takes = ['hdr'] * (hdr == 'tonemap') + ['interlaced'] * (interlaced == 'deinterlace')
   if dry_run:
-    print(_Plan.of(input, output, layout, validation_fraction, takes).text())
+    plan = _Plan.of(input, output, layout, validation_fraction, takes, follow_outside)
+    print(plan.text())
     return
-  manifest = ingest(input, output, layout, validation_fraction, takes=takes, **options)
+  options |= dict(takes=takes, follow_outside=follow_outside)
+  manifest = ingest(input, output, layout, validation_fraction, **options)
   counts = ', '.join(
     f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'
     for split, found in manifest['splits'].items()

@@ -42,9 +42,19 @@ def detect(path: epath.PathLike) -> str:
   )
 
 
-def open_source(path: epath.PathLike, layout: str | None = None) -> raw.Source:
-  """The reader for the corpus at `path`; the layout is detected unless given."""
+def open_source(
+  path: epath.PathLike, layout: str | None = None, follow_outside: bool = False
+) -> raw.Source:
+  """The reader for the corpus at `path`; the layout is detected unless given.
+
+  Args:
+    path: of the corpus.
+    layout: a key of LAYOUTS.
+    follow_outside: whether listed names and links may lead out of its folder.
+  Raises:
+    ValueError: there is nothing of a known layout.
+  """
   layout = layout or detect(path)
   if layout not in LAYOUTS:
     raise ValueError(f'layout={layout!r} is not one of {tuple(LAYOUTS)}.')
-  return LAYOUTS[layout](epath.Path(path))
+  return LAYOUTS[layout](epath.Path(path), follow_outside)

@@ -48,18 +48,26 @@ def composed(name: str) -> str:
   return name if name.isascii() else unicodedata.normalize('NFC', name)
 
 
-def below(name: str, root: epath.Path) -> str | None:
+def below(name: str, root: epath.Path, follow_outside: bool = False) -> str | None:
   """A listed name as a path relative to its list's folder, with slashes; None if it leads out.
 
   Args:
     name: as listed; backslashes part folders too.
     root: the folder. A name may begin with its path.
+    follow_outside: whether a name that leads out is one like others.
   """
   name = name.strip().replace('\\', '/').removeprefix(f'{root}/')
   if '://' in name or name[1:3] == ':/':
     return None
   name = posixpath.normpath(name)
-  return None if name.startswith(('/', '../')) or name in ('.', '..') else name
+  if name in ('.', '..'):
+    return None
+  return None if leads_out(name) and not follow_outside else name
+
+
+def leads_out(name: str) -> bool:
+  """Whether a normal relative path is none below its folder."""
+  return name.startswith(('/', '../'))
 
 
 def split_of(name: str) -> str | None:

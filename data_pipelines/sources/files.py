@@ -91,6 +91,13 @@ def on_disk(root: epath.Path, name: str) -> epath.Path:
   return found[0] if found else root / name
 
 
+def is_link_out(file: epath.Path, root: epath.Path) -> bool:
+  """Whether a file below a folder is a link, or below one, that leads out of it."""
+  if '://' in str(file):
+    return False
+  return not pathlib.Path(file).resolve().is_relative_to(pathlib.Path(root).resolve())
+
+
 def is_there(root: epath.Path, name: str) -> bool:
   """Whether there is such a file, or more than one; see `on_disk`."""
   try:

@@ -7,6 +7,7 @@ folder, with file names relative to it. A text file in VGen's form would make it
 
 import collections
 import pathlib
+import posixpath
 from collections.abc import Iterator, Mapping
 
 from etils import epath
@@ -38,7 +39,7 @@ class Folder(raw.FilesSource):
   def shards(self) -> list[raw.Shard]:
     """The files by split, in runs."""
     by_split: dict[str | None, list[raw.Listed | raw.Rejected]] = {}
-    for split, item in _Listing(self.path).items():
+    for split, item in _Listing(self.path, self.follow_outside).items():
       by_split.setdefault(split, []).append(item)
     return [shard for split, items in by_split.items() for shard in raw.in_runs(split, items)]
 
@@ -54,8 +55,8 @@ class _Listing:
   Names are compared in their composed form (file_names.composed).
   """
 
-  def __init__(self, path: epath.Path):
-    self._path = path
+  def __init__(self, path: epath.Path, follow_outside: bool):
+    self._path, self._follow_outside = path, follow_outside
     self._names = sorted(files.walk(path))
     self._media = [name for name in self._names if file_names.media_of(name)]
     self._spellings = collections.Counter(map(file_names.composed, self._names))
@@ -67,8 +68,8 @@ class _Listing:
 
   def items(self) -> list[tuple[str | None, raw.Listed | raw.Rejected]]:
     """(split, item), sorted by name; raises ValueError if no file has a caption."""
-    rows, rejected = self._rows()
-    found: list[tuple[str, raw.Listed | raw.Rejected]] = [(bad.key, bad) for bad in rejected]
+    rows, others = self._rows()
+    found: list[tuple[str, raw.Listed | raw.Rejected]] = [(other.key, other) for other in others]
     media = [(name, self._of_media(name, rows)) for name in self._media]
     found += media
     found += [(name, bad) for name in self._names if (bad := self._of_other(name))]
@@ -87,6 +88,9 @@ class _Listing:
     for file in (name, text_file):
       if self._spellings[file_names.composed(file)] > 1:
         return raw.Rejected(name, 'ambiguous_name', f'there are two files {file!r}')
+    if caption is None and text_file and not self._follow_outside:
+      if files.is_link_out(self._path / text_file, self._path):
+        return raw.Rejected(name, 'unsafe_name', f'{text_file} is a link that leads out')
     if caption is None and text_file:
       found = raw.read_caption(self._path / text_file, name)
       if isinstance(found, raw.Rejected):
@@ -109,33 +113,37 @@ class _Listing:
       return None
     return raw.Rejected(name, 'unknown_format', file_names.SUFFIXES)
 
-  def _rows(self) -> tuple[dict[str, str], list[raw.Rejected]]:
-    """(captions by media file, rows that are of none)."""
+  def _rows(self) -> tuple[dict[str, str], list[raw.Rejected | raw.Listed]]:
+    """(captions by media file, rows that are of none here)."""
     captions: dict[str, str] = {}
-    rejected = []
+    others: list[raw.Rejected | raw.Listed] = []
     left = []
     media = set(map(file_names.composed, self._media))
     for table in self._names:
       if table.rpartition('/')[2] not in CAPTION_FILES:
         continue
-      for found in _captions(self._path / table, table):
+      for found in _captions(self._path / table, table, self._follow_outside):
         if isinstance(found, raw.Rejected):
-          rejected.append(found)
+          others.append(found)
           continue
         where, name, caption = found
         if (name := file_names.composed(name)) not in media:
           left.append(found)
         elif name in captions:
-          rejected.append(raw.Rejected(where, 'duplicate_row', f'{name} has a caption already'))
+          others.append(raw.Rejected(where, 'duplicate_row', f'{name} has a caption already'))
         else:
           captions[name] = caption
-    for where, name, caption in left:  # A bare name may be of a file in some folder below.
+    for where, name, caption in left:
+      if file_names.leads_out(name):
+        others.append(raw.Listed(None, name, self._path, name, caption))
+        continue
+      # A bare name may be of a file in some folder below.
       same = self._by_base.get(file_names.composed(name), set())
       if len(same) == 1 and not same & captions.keys():
         captions[next(iter(same))] = caption
       else:
-        rejected.append(raw.Rejected(name, 'missing_file', where))
-    return captions, rejected
+        others.append(raw.Rejected(name, 'missing_file', where))
+    return captions, others
 
 
 def _has_none(item: raw.Listed | raw.Rejected) -> bool:
@@ -162,12 +170,15 @@ def _columns(file: epath.Path) -> list[str]:
   return list(dict.fromkeys(name for row in rows for name in row.values or ()))
 
 
-def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | raw.Rejected]:
+def _captions(
+  file: epath.Path, name: str, follow_outside: bool
+) -> Iterator[tuple[str, str, str] | raw.Rejected]:
   """(where it stands, media file, caption) of each row; names are relative to the corpus.
 
   Args:
     file: of the metadata.
     name: its own, relative to the corpus.
+    follow_outside: whether media may lie out of its folder.
   Raises:
     ValueError: the file lacks a column or cannot be read.
   """
@@ -192,8 +203,8 @@ def _captions(file: epath.Path, name: str) -> Iterator[tuple[str, str, str] | ra
       reason = 'no_caption' if isinstance(listed, str) and caption is None else 'bad_row'
       yield raw.Rejected(where, reason, f'file {listed!r}, caption {caption!r}')
       continue
-    path = file_names.below(listed, file.parent)
+    path = file_names.below(listed, file.parent, follow_outside)
     if path is None:
       yield raw.Rejected(where, 'unsafe_name', f'{listed!r} leads out of the folder')
     else:
-      yield where, f'{folder}/{path}' if folder else path, caption
+      yield where, posixpath.normpath(posixpath.join(folder, path)), caption

@@ -39,7 +39,7 @@ class Paired(raw.FilesSource):
     items: list[raw.Listed | raw.Rejected] = []
     listed = set()
     for number, name, caption in zip(itertools.count(1), names[:num_names], captions, strict=False):
-      path = file_names.below(name, self.path) if name.strip() else ''
+      path = file_names.below(name, self.path, self.follow_outside) if name.strip() else ''
       if not path:
         reason = 'bad_row' if path == '' else 'unsafe_name'
         items.append(raw.Rejected(f'{files_file}:{number}', reason, f'{name!r} names no file here'))

@@ -62,10 +62,16 @@ class Shard:
 
 
 class Source(abc.ABC):
-  """A corpus in one of the layouts people hold. Picklable: shards are read in other processes."""
+  """A corpus in one of the layouts people hold. Picklable: shards are read in other processes.
 
-  def __init__(self, path: epath.Path):
+  Args:
+    path: of the corpus.
+    follow_outside: whether listed names and links may lead out of its folder.
+  """
+
+  def __init__(self, path: epath.Path, follow_outside: bool = False):
     self.path = path
+    self.follow_outside = follow_outside
 
   @staticmethod
   @abc.abstractmethod
@@ -141,20 +147,25 @@ class Listed:
   caption: str
 
 
-def read_listed(items: Iterable[Listed | Rejected]) -> Iterator[RawExample | Rejected]:
+def read_listed(
+  items: Iterable[Listed | Rejected], follow_outside: bool
+) -> Iterator[RawExample | Rejected]:
   """Reads listed files; one that is not there is rejected."""
   for item in items:
-    yield item if isinstance(item, Rejected) else _read_file(item)
+    yield item if isinstance(item, Rejected) else _read_file(item, follow_outside)
 
 
-def _read_file(item: Listed) -> RawExample | Rejected:
+def _read_file(item: Listed, follow_outside: bool) -> RawExample | Rejected:
   if not item.key.isprintable():
     return Rejected(item.key, 'bad_name', 'the name of the file is not printable, or not UTF-8')
   try:
     media = file_names.media_of(item.name)
     if media is None:
       return Rejected(item.key, 'unknown_format', file_names.SUFFIXES)
-    with files.on_disk(item.root, item.name).open('rb') as stream:
+    file = files.on_disk(item.root, item.name)
+    if not follow_outside and files.is_link_out(file, item.root):
+      return Rejected(item.key, 'unsafe_name', f'a link that leads out of {item.root}')
+    with file.open('rb') as stream:
       data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
       return Rejected(item.key, 'too_large', f'more than {MAX_FILE_BYTES:,} bytes')
@@ -203,7 +214,7 @@ class FilesSource(Source):
 
   def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
     """Reads the files."""
-    return read_listed(shard.items)
+    return read_listed(shard.items, self.follow_outside)
 
   def count(self, shard: Shard) -> int:
     """The files, and what is rejected by its name."""
@@ -280,7 +291,7 @@ class RowsSource(Source):
 
   def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
     """Reads the files that the rows name."""
-    yield from read_listed(self.listed(shard.items[0]))
+    yield from read_listed(self.listed(shard.items[0]), self.follow_outside)
 
   def count(self, shard: Shard) -> int:
     """The rows."""

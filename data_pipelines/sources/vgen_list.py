@@ -37,7 +37,7 @@ class VGenList(raw.RowsSource):
         continue
       name, separator, caption = (part.strip() for part in line.partition(SEPARATOR))
       where = f'{rows.file.name}:{number}'
-      path = file_names.below(name, folder) if name else None
+      path = file_names.below(name, folder, self.follow_outside) if name else None
       if not separator or not name:
         detail = f'{line.rstrip()!r}; a line should be file{SEPARATOR}caption'
         yield raw.Rejected(where, 'bad_row', detail)
@@ -52,7 +52,7 @@ class VGenList(raw.RowsSource):
     """Of the files, in each of the folders where they may be."""
     for line in rows.lines():
       name = line.partition(SEPARATOR)[0].strip()
-      path = file_names.below(name, rows.file.parent) if name else None
+      path = file_names.below(name, rows.file.parent, self.follow_outside) if name else None
       yield from (posixpath.join(root, path) for root in ROOTS if path)
 
 

@@ -27,8 +27,8 @@ _CONFLICT = 'rows that differ'  # Stands for the status of an example that has t
 class WebDataset(raw.Source):
   """A folder of tars, or one tar: a shard each. Folders named train and val tell the split."""
 
-  def __init__(self, path: epath.Path):
-    super().__init__(path)
+  def __init__(self, path: epath.Path, follow_outside: bool = False):
+    super().__init__(path, follow_outside)
     self._num_listed: dict[str, int] = {}  # Of tars that were read.
 
   @staticmethod

@@ -41,7 +41,7 @@ class WebVid(raw.RowsSource):
         yield raw.Rejected(f'{file.name}:{row.number}', 'bad_row', row.fault)
         continue
       key = f'{row.values["page_dir"].strip()}/{row.values["videoid"].strip()}'
-      name = file_names.below(f'{key.lstrip("/")}.mp4', root)
+      name = file_names.below(f'{key.lstrip("/")}.mp4', root, self.follow_outside)
       if name is None:
         yield raw.Rejected(key, 'unsafe_name', f'{file.name}:{row.number} leads out of {root}')
       else:

@@ -13,7 +13,7 @@ import pytest
 from data_pipelines import __main__ as commands
 from data_pipelines import sources
 from data_pipelines.ingest import inspect
-from data_pipelines.sources import file_names, text
+from data_pipelines.sources import file_names, raw, text
 from tests import corpora
 from tests.corpora import read_all as read
 from tests.corpora import write_files as write
@@ -316,3 +316,45 @@ def test_names_that_are_not_utf8_are_rejected_and_the_command_goes_on(tmp_path, 
     'caf\\xe9.mp4': 'bad_name', '\\x1b[31m.mp4': 'bad_name', 'note.psd': 'unknown_format',
     'gone.txt': 'missing_file',
   }  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['../out/b.mp4', 'OUT/b.mp4', 'link.mp4'])
+@pytest.mark.parametrize('layout', ['list.txt', 'metadata.csv', 'sub/metadata.jsonl', 'videos.txt'])
+def test_what_leads_out_of_the_folder_is_taken_only_if_told_to(tmp_path, layout, name):
+  outside, inside = tmp_path / 'out', tmp_path / 'in'
+  for folder in (outside, inside, inside / 'sub'):
+    folder.mkdir()
+  for file in (outside / 'b.mp4', inside / 'a.mp4', inside / 'sub/c.mp4'):
+    file.write_bytes(b'x')
+    file.with_suffix('.txt').write_text('a caption')
+  listing = inside / layout
+  (listing.parent / 'link.mp4').symlink_to(outside / 'b.mp4')
+  listed = name.replace('OUT', str(outside))
+  if layout.startswith('sub/') and name.startswith('..'):
+    listed = f'../{name}'
+  if layout == 'list.txt':
+    listing.write_text(f'{listed}|||b\n')
+  elif layout == 'videos.txt':
+    listing.write_text(f'{listed}\n')
+    (inside / 'prompts.txt').write_text('b\n')
+  elif layout == 'metadata.csv':
+    listing.write_text(f'file_name,text\n{listed},b\n')
+  else:
+    listing.write_text(json.dumps({'file_name': listed, 'text': 'b'}) + '\n')
+  for follow in (False, True):
+    source = sources.open_source(inside, follow_outside=follow)
+    found = [example for shard in source.shards() for example in source.examples(shard)]
+    taken = {example.caption for example in found if isinstance(example, raw.RawExample)}
+    reasons = {example.reason for example in found if isinstance(example, raw.Rejected)}
+    assert ('b' in taken, 'unsafe_name' in reasons) == (follow, not follow)
+
+
+def test_a_caption_that_is_a_link_to_elsewhere_is_not_read(tmp_path):
+  (tmp_path / 'secret').write_text('a password')
+  folder = tmp_path / 'in'
+  folder.mkdir()
+  for name in ('a', 'b'):
+    (folder / f'{name}.mp4').write_bytes(b'x')
+  (folder / 'a.txt').symlink_to(tmp_path / 'secret')
+  (folder / 'b.txt').write_text('b')
+  assert read(folder) == ({'b.mp4': 'b'}, {'a.mp4': 'unsafe_name'})
