@@ -71,7 +71,11 @@ class Health:
     self._of_step.pop(step, None)
 
   def count(self, key: str = '', reason: str = '') -> None:
-    """Counts an example, and its key if there is a reason why it cannot be decoded."""
+    """Counts an example, and its key if there is a reason why it cannot be decoded.
+
+    Raises:
+      DataError: too many are bad in the steps that are taken and this one.
+    """
     with self._lock:
       counts = self._of_step[self._step.number]
       counts[0] += 1
@@ -79,6 +83,8 @@ class Health:
       if reason and key not in self.bad:
         self.bad[key] = reason
         logging.warning('%s cannot be decoded (%s): another example takes its place.', key, reason)
+      if reason:  # A batch of which nothing can be decoded would be long under way.
+        self._check(*counts)
 
   def take(self, step: int) -> None:
     """Adds up the counts of a step that is taken, so that what is decoded ahead does not matter.
@@ -86,12 +92,18 @@ class Health:
     Raises:
       DataError: too many examples are bad.
     """
-    seen, bad = self._of_step.pop(step)
-    self.counted = (self.counted[0] + seen, self.counted[1] + bad)
-    if not bad or len(self.bad) < 2:
+    with self._lock:
+      seen, bad = self._of_step.pop(step)
+      self.counted = (self.counted[0] + seen, self.counted[1] + bad)
+      if bad:
+        self._check(0, 0)
+
+  def _check(self, more_seen: int, more_bad: int) -> None:
+    if len(self.bad) < 2:
       return
     budget = self.max_bad_fraction
-    num_seen, num_bad = (sum(pair) for pair in zip(self.before, self.counted, strict=True))
+    num_seen = self.before[0] + self.counted[0] + more_seen
+    num_bad = self.before[1] + self.counted[1] + more_bad
     if len(self.bad) > budget * self.num_examples:
       share = f'{len(self.bad)} of {self.num_examples} examples'
     elif log_evidence(num_bad, num_seen, budget) > -math.log(ERROR):

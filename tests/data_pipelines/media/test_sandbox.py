@@ -79,14 +79,12 @@ def test_memory_is_used_again_once_nobody_holds_it():
   assert memory.lease(500)[0] is first
 
 
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP], ids=['crash', 'hang'])
-def test_one_lost_decoder_changes_no_batch(open_stream, how, monkeypatch):
-  """The signal comes from outside, as the kernel's does when native code goes wrong."""
+def test_a_decoder_that_hangs_once_changes_no_batch(open_stream):
   plain, sandboxed = open_stream(sandbox=False), open_stream()
   sandboxed._decoder.sandbox.min_timeout_secs = 1.0
   assert_equal_batches(sandboxed.batch_at(0), plain.batch_at(0))
   [pid] = sandboxed._decoder.sandbox.pids()
-  os.kill(pid, how)
+  os.kill(pid, signal.SIGSTOP)
   assert_equal_batches(sandboxed.batch_at(1), plain.batch_at(1))
   assert sandboxed._decoder.sandbox.pids() != [pid] and len(sandboxed._decoder.sandbox.pids()) == 1
   assert sandboxed.num_bad == 0 == sandboxed._decoder.num_lost

@@ -55,9 +55,8 @@ def test_only_steps_that_are_taken_count_and_a_restart_goes_on_from_there():
   second.take(4)
   count(second, 5, 7, ['a'])
   second.take(5)  # One example, however often it comes, is not too many.
-  count(second, 6, 7, ['b'])
   with pytest.raises(health.DataError, match=r'62 of 924 examples drawn .*=0.01: a \(damaged\), b'):
-    second.take(6)
+    count(second, 6, 7, ['b'])
 
 
 def test_more_different_examples_than_the_corpus_may_have_end_the_run_at_once():
@@ -65,9 +64,23 @@ def test_more_different_examples_than_the_corpus_may_have_end_the_run_at_once():
   for step, key in enumerate('abab'):
     count(counter, step, 400, [key])
     counter.take(step)
-  count(counter, 4, 400, ['c'])
   with pytest.raises(health.DataError, match='3 of 100 examples cannot be decoded'):
-    counter.take(4)
+    count(counter, 4, 400, ['c'])
+
+
+def test_a_batch_of_nothing_but_bad_examples_ends_before_it_is_full():
+  counter = health.Health(10**6, 0.01)
+  with pytest.raises(health.DataError, match='5 of 5 examples drawn'):
+    count(counter, 0, 0, 'abcdefgh')
+
+
+def test_steps_decoded_at_the_same_time_are_too_many_together():
+  counter = health.Health(10**6, 0.01)
+  for step, key in enumerate('abcdef'):
+    count(counter, step, 0, [key])
+  with pytest.raises(health.DataError, match='5 of 5 examples drawn'):
+    for step in range(6):
+      counter.take(step)
 
 
 @pytest.mark.parametrize('budget', [0.0, 0.01, 0.2, 0.5, 1.0])
