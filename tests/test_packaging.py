@@ -136,6 +136,18 @@ def test_requirements_pin_what_pyproject_declares_and_nothing_else(file, declare
     assert requirement.extras == extras, name
 
 
+def test_the_images_lock_has_every_pin_by_hash():
+  blocks = re.split(r'\n(?=[\w])', (ROOT / 'launch/requirements.lock').read_text())[1:]
+  locked = {}
+  for block in blocks:
+    name, version = re.match(r'([\w.-]+)(?:\[\w+\])?==([^\s;\\]+)', block).groups()
+    assert '--hash=sha256:' in block, name
+    locked[utils.canonicalize_name(name)] = version
+  pinned = {name: version for name, (version, _) in pins('requirements.txt').items()}
+  assert {name: locked.get(name) for name in pinned} == pinned
+  assert 'libtpu' in locked
+
+
 @pytest.mark.parametrize('extra', sorted(set(EXTRAS) - {'test'}))
 def test_other_extras_fit_the_pins_or_are_pinned_themselves(extra):
   pinned = pins('requirements.txt') | pins('requirements-test.txt')
