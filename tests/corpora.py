@@ -17,6 +17,7 @@ import fsspec.implementations.memory
 import numpy as np
 import PIL.Image
 import pytest
+from etils.epath import backend as epath_backend
 from fsspec.registry import _registry
 
 from data_pipelines import demo_corpus, sources
@@ -188,7 +189,14 @@ def bucket():
   with pytest.MonkeyPatch.context() as patch:  # Other tests have the real clients.
     for name in Bucket.protocol:
       patch.setitem(_registry, name, Bucket)
+    forget_file_systems()
     yield Bucket()
+  forget_file_systems()
+
+
+def forget_file_systems():
+  """epath keeps the first of each kind for ever."""
+  epath_backend._FileSystemSpecBackend._get_filesystem.cache_clear()
 
 
 @contextlib.contextmanager

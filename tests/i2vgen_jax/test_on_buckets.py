@@ -34,6 +34,7 @@ def check_lines(num_starts):
   return [found[step] for step in range(1, 7)]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_and_keeps_every_line(gs_bucket, finished_run, demo_corpus):
   put(gs_bucket, demo_corpus / 'videos', 'held/corpus/videos')
   for name in ('vae.safetensors', 'tokenizer'):
