@@ -107,7 +107,8 @@ def check_same(found: Any, expected: Any, what: str) -> None:
   """
   theirs = sharding.by_path(expected)
   compared = {name: (leaf, theirs[name]) for name, leaf in sharding.by_path(found).items()}
-  results = {name: _compare(*pair) for name, pair in compared.items()}
+  # One after the other: many programs at once whose devices wait for each other block a CPU.
+  results = {name: jax.device_get(_compare(*pair)) for name, pair in compared.items()}
   different = {name: float(size) for name, (differs, size) in results.items() if differs}
   if not different:
     logging.info('%s: all %d tensors are equal to the bit.', what, len(compared))
