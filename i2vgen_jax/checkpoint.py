@@ -30,6 +30,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
+from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import digests, old_configs, trees
 from i2vgen_jax.stored.trees import absolute
 
@@ -263,7 +264,7 @@ class Checkpoints:
         if storage.is_local(directory):
           directory.rename(aside / name)
         else:
-          (directory / trees.COMMITTED).unlink(missing_ok=True)  # Orbax removes the rest.
+          (directory / run_folder.COMMITTED).unlink(missing_ok=True)  # Orbax removes the rest.
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged steps are set aside')
     logging.error('Restored step %d; %s are in %s.', good, sorted(damaged), aside)
@@ -323,21 +324,17 @@ def bytes_to_come(workdir: epath.PathLike, keep_last: int, abstract_state: Any) 
 
 def steps(directory: epath.PathLike) -> list[int]:
   """The steps that Orbax committed under `directory`."""
-  directory = absolute(directory)
-  return [
-    step for step in _numbered(directory) if (directory / str(step) / trees.COMMITTED).exists()
-  ]
+  return run_folder.committed(absolute(directory))
 
 
 def _numbered(directory: epath.Path) -> list[int]:
   """The steps that have a folder, the newest first; in a bucket they are committed."""
   if not directory.exists():
     return []
+  if not storage.is_local(directory):
+    return run_folder.committed(directory)[::-1]
   names = [entry.name for entry in directory.iterdir()]
-  found = sorted((int(name) for name in names if name.isdigit()), reverse=True)
-  if storage.is_local(directory):
-    return found
-  return [step for step in found if (directory / str(step) / trees.COMMITTED).exists()]
+  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def latest_step(directory: epath.PathLike) -> int | None:

@@ -18,7 +18,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
-from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
+from i2vgen_jax.process import cli, config_flag, errors, exit_codes, hosts
 from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.training import (
   cache,
@@ -52,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
   Raises:
     ValueError: the config, data, mesh, checkpoint or workdir is invalid; before anything compiles.
     jax.errors.JaxRuntimeError: a device failed, or a step taken twice gave other bits.
-    cli.TrainingError: too many steps were skipped, or too many samples are bad.
+    errors.TrainingError: too many steps were skipped, or too many samples are bad.
   """
   with oversight_lib.Oversight(config.watchdog) as oversight:
     return overseen(config, workdir, oversight)
@@ -174,7 +174,7 @@ def overseen(
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
     timing.failed(error)
-    raise cli.TrainingError(str(error)) from error
+    raise errors.TrainingError(str(error)) from error
   except Exception as error:
     explain(error)
     timing.failed(error)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 
 from data_pipelines import children
-from i2vgen_jax.process import cli, exit_codes, hosts
+from i2vgen_jax.process import exit_codes, hosts, signals
 from launch import job as job_lib
 from launch import supervise
 
@@ -41,7 +41,7 @@ def run(job: job_lib.Job, logs: str | os.PathLike) -> int:
   _warn_of_open_sockets()
   stopping = []
   stop = lambda number, frame: stopping.append(number)  # noqa: E731
-  with cli.signals_to(stop, signal.SIGTERM, signal.SIGINT):
+  with signals.signals_to(stop, signal.SIGTERM, signal.SIGINT):
     return supervise.repeat(
       lambda: _run_once(job, logs, stopping), job.workdir, job.max_restarts, stopping
     )

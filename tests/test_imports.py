@@ -37,11 +37,11 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
-  'i2vgen_jax/stored': 'parallel',
+  'i2vgen_jax/stored': 'parallel process',
   'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
   'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/checkpoint': 'stored data_pipelines/corpus',
+  'i2vgen_jax/checkpoint': 'process stored data_pipelines/corpus',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
     'checkpoint conditions diffusion frozen lora models parallel pretrained '

@@ -23,7 +23,7 @@ from benchmarks.faults import draw
 from data_pipelines.corpus import reader
 from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.process import hosts
+from i2vgen_jax.process import hosts, run_folder
 from i2vgen_jax.training import compilation, validation
 
 FIRED = 'fired'
@@ -108,18 +108,13 @@ def _flip(folder: pathlib.Path, rng: random.Random) -> None:
   saved = [path for path in (folder / 'run/checkpoints').glob('*') if path.name.isdigit()]
   for step in sorted(saved, key=lambda path: -int(path.name)):
     files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
-    if (step / checkpoint_marker()).exists() and files:
+    if (step / run_folder.COMMITTED).exists() and files:
       file = rng.choices(files, [path.stat().st_size for path in files])[0]
       data = bytearray(file.read_bytes())
       bit = rng.randrange(8 * len(data))
       data[bit // 8] ^= 1 << bit % 8
       file.write_bytes(data)
       return
-
-
-def checkpoint_marker() -> str:
-  """The file by which Orbax says that a step is whole."""
-  return 'commit_success.txt'
 
 
 def _fail_reads(count: int) -> None:

@@ -14,10 +14,7 @@ from absl import app, flags, logging
 from absl.logging import converter
 
 from data_pipelines import user_errors
-from i2vgen_jax.process import errors, exit_codes, hosts, signals
-
-TrainingError = errors.TrainingError
-signals_to = signals.signals_to
+from i2vgen_jax.process import errors, exit_codes, hosts
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -9,8 +9,12 @@ COMMITTED = 'commit_success.txt'  # Orbax writes it last.
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
-  """Steps of the checkpoints that are complete, in their order."""
-  directory = epath.Path(workdir) / 'checkpoints'
+  """Steps of a run's checkpoints that are complete, in their order."""
+  return committed(epath.Path(workdir) / 'checkpoints')
+
+
+def committed(directory: epath.Path) -> list[int]:
+  """The steps below a folder that Orbax committed, in their order."""
   if not directory.is_dir():
     return []
   names = [path.name for path in directory.iterdir()]

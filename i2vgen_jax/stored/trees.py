@@ -15,11 +15,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import digests
 
 # How much of a tree is read or written at once, if no single tensor is larger.
 MAX_BYTES_IN_FLIGHT = 2**29
-COMMITTED = 'commit_success.txt'
 # Name of the tree within its folder.
 ITEM = 'state'
 # Said of storage that does not answer now, and of devices that are full: nothing is damaged.
@@ -119,8 +119,8 @@ def stored(directory: epath.PathLike, place: int | str = '') -> Stored:
 
 
 def _read_metadata(directory: epath.Path, place: int | str) -> Stored:
-  if not (directory / COMMITTED).exists():
-    raise DamagedError(f'{directory} is incomplete: it has no {COMMITTED}.')
+  if not (directory / run_folder.COMMITTED).exists():
+    raise DamagedError(f'{directory} is incomplete: it has no {run_folder.COMMITTED}.')
   metadata = ocp.checkpointables_metadata(directory)
   tree: Any = metadata.metadata[ITEM]
   custom: Any = metadata.custom_metadata

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import errors
 from i2vgen_jax.training import writer as writer_lib
 
 NORMS = 128  # Steps whose gradient norms the running median is taken of.
@@ -125,7 +125,7 @@ class Skips:
       metrics: of the last one.
 
     Raises:
-      cli.TrainingError: too many were skipped. The state is that of the last good step.
+      errors.TrainingError: too many were skipped. The state is that of the last good step.
     """
     num_skipped = int(guard.num_skipped)
     if num_skipped > self._reported:
@@ -158,7 +158,7 @@ class Skips:
       return
     good = next((number for number in range(step - 1, -1, -1) if number not in skipped), None)
     last = 'No step was good' if good is None else f'The last good step is {good}'
-    raise cli.TrainingError(
+    raise errors.TrainingError(
       f'{len(recent)} of the last {min(step, self._window)} steps were skipped, more than '
       f'train.max_skipped={self._max_skipped}; the last is {recent[-1]}. {last}, and the last '
       'checkpoint is good. Lower optimizer.peak_learning_rate, or look at the batches of the '

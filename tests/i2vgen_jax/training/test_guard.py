@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 
 from data_pipelines.corpus import buckets
 from data_pipelines.stream import fields, stream
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import errors
 from i2vgen_jax.training import guard, optimizer, writer
 from i2vgen_jax.training import step as step_lib
 
@@ -142,7 +142,7 @@ def test_skipped_steps_are_reported_once_with_their_keys(demo_corpus, tmp_path, 
   assert row['step'] == 5 and row['skipped_keys'] == keys
   # Steps 1 and 5 are no longer of the last ten: two more are within the budget, three are not.
   skips.report(18, state_of([1, 5, 16, 17]), {})
-  with pytest.raises(cli.TrainingError, match=r'3 of the last 10 steps.* last good step is 15,'):
+  with pytest.raises(errors.TrainingError, match=r'3 of the last 10 steps.* last good step is 15,'):
     skips.report(19, state_of([1, 5, 16, 17, 18]), {})
 
 
