@@ -17,12 +17,13 @@ import ml_collections
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, conditions, lora, train
+from i2vgen_jax import conditions, lora, train
 from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
 from i2vgen_jax.process import cli, exit_codes
 from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 
 
@@ -40,7 +41,7 @@ def main() -> int:
     logging.info('%s: without %s', name, kind)
     if given.train:
       workdir = output / conditions.name_of(kind)
-      if code := train.train(without(checkpoint.read_config(given.workdir), kind), workdir):
+      if code := train.train(without(run_config.read(given.workdir), kind), workdir):
         logging.warning('Stopped while training %s. The same command goes on.', workdir)
         return code  # As train itself: launchers start it again.
       variant = stages.load(workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
@@ -91,7 +92,7 @@ def variants_of(session: session_lib.Session) -> dict[str, str]:
 def without(config: ml_collections.ConfigDict, kind: str) -> ml_collections.ConfigDict:
   """The config of a model that lacks a conditioner."""
   # Copied through JSON, because the lines in a tuple are no ConfigDicts.
-  config = ml_collections.ConfigDict(checkpoint.plain_config(config))
+  config = ml_collections.ConfigDict(run_config.plain(config))
   config.unet.conditioners = tuple(
     line for line in config.unet.conditioners if line['kind'] != kind
   )

@@ -13,39 +13,27 @@ A step counts only once Orbax has committed it; the next start removes a save th
 
 import dataclasses
 import errno
-import json
-import re
 import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
-from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
 from i2vgen_jax.process import run_folder
-from i2vgen_jax.stored import digests, old_configs, trees
+from i2vgen_jax.stored import digests, trees
 from i2vgen_jax.stored.trees import absolute
 
 # Saves that may fail one after the other before the run ends.
 MAX_FAILED_SAVES = 3
 # What a start copies into the workdir.
 COPIES = ('frozen', 'tokenizer', 't5_tokenizer')
-# Fields that may change between two starts of the same run: where and how it runs, not what it
-# computes.
-RESUMABLE = re.compile(
-  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
-  r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
-  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
-  r'|profile_\w+|max_skipped|skip_\w+)$'
-)
 
 
 class SaveError(OSError):
@@ -232,7 +220,7 @@ class Checkpoints:
     """
     damaged: dict[int, str] = {}
     restored = 0, None, None
-    for step in _list_of_lead(_numbered(self._directory)):
+    for step in _list_of_lead(run_folder.numbered(self._directory)):
       try:
         if restored[1] is None:
           restored = step, *self.restore(step, abstract_state, optional)
@@ -327,25 +315,9 @@ def steps(directory: epath.PathLike) -> list[int]:
   return run_folder.committed(absolute(directory))
 
 
-def _numbered(directory: epath.Path) -> list[int]:
-  """The steps that have a folder, the newest first; in a bucket they are committed."""
-  if not directory.exists():
-    return []
-  if not storage.is_local(directory):
-    return run_folder.committed(directory)[::-1]
-  names = [entry.name for entry in directory.iterdir()]
-  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
-
-
 def latest_step(directory: epath.PathLike) -> int | None:
   """The newest step that Orbax committed under `directory`, or None."""
   return max(steps(directory), default=None)
-
-
-def is_saved(workdir: epath.PathLike) -> bool:
-  """Whether a run saved a step here, or `load` its weights: from then on the config binds."""
-  workdir = absolute(workdir)
-  return bool(_numbered(workdir / 'checkpoints')) or (workdir / 'params').exists()
 
 
 def clear_failed_start(workdir: epath.PathLike) -> None:
@@ -354,88 +326,13 @@ def clear_failed_start(workdir: epath.PathLike) -> None:
   All hosts call it together.
   """
   workdir = absolute(workdir)
-  if jax.process_index() == 0 and (workdir / 'config.json').exists() and not is_saved(workdir):
+  started = (workdir / 'config.json').exists() and not run_folder.is_saved(workdir)
+  if jax.process_index() == 0 and started:
     for name in COPIES:
       if (workdir / name).exists():
         (workdir / name).rmtree()
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('copies of a failed start are gone')
-
-
-def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The config as config.json holds it: nested dicts of its own, with lists for tuples."""
-  return json.loads(config.to_json())
-
-
-def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
-  """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
-  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
-  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
-
-
-def write_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
-  """Stores the resolved config of a run."""
-  text = config.to_json(indent=2)  # In its order, which is that of the buckets' draws.
-  storage.write_bytes(absolute(workdir) / 'config.json', text.encode())
-
-
-def check_config(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
-  """Makes the workdir, or compares the config with the one that it was started with.
-
-  A start that saved no step does not bind.
-
-  Raises:
-    ValueError: the workdir is not writable, holds loaded weights, or was started with another
-      config, every difference is listed; or its config.json is damaged.
-  """
-  path = absolute(workdir) / 'config.json'
-  if (path.parent / 'params').exists():
-    raise ValueError(
-      f'workdir {workdir} holds loaded weights: start from them with --config.start={workdir} and '
-      'another --workdir.'
-    )
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not (path.exists() and is_saved(workdir)):
-      return
-  except OSError as error:
-    raise ValueError(
-      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
-    ) from error
-  try:
-    stored = storage.read_json(path)
-  except ValueError as error:
-    raise ValueError(
-      f'{error}. Put back a copy; or remove it, if the config that you give is the one that '
-      'this run was started with.'
-    ) from error
-  before = flatten_config(old_configs.complete(stored, path))
-  now = flatten_config(plain_config(config))
-  absent = '(absent)'
-  differences = [
-    f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
-    for name in sorted(set(before) | set(now))
-    if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
-  ]
-  if differences:
-    raise ValueError(
-      f'workdir {workdir} was started with another config:\n  '
-      + '\n  '.join(differences)
-      + '\nUse another --workdir, or the values that the run was started with.'
-    )
-
-
-def read_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
-  """The resolved config of a run.
-
-  Raises:
-    ValueError: no run was started in this workdir.
-  """
-  path = absolute(workdir) / 'config.json'
-  if not path.exists():
-    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
-  config = old_configs.complete(storage.read_json(path), path)
-  return ml_collections.ConfigDict(config).lock()
 
 
 def load_params(

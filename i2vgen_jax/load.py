@@ -18,13 +18,13 @@ import ml_collections
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import checkpoint, frozen
+from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
-from i2vgen_jax.stored import trees
+from i2vgen_jax.stored import run_config, trees
 
 PARTS = (*read.NETWORKS, 'tokenizer', 't5_tokenizer')
 
@@ -79,7 +79,7 @@ def load(
     raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')
   session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
   with output_folder.written_whole(output) as folder:
-    checkpoint.write_config(folder, config)
+    run_config.write(folder, config)
     for signal in session.signals.values():
       signal.keep_files(folder)
     frozen.load(config, session.networks, session.mesh, folder)

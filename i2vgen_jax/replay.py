@@ -13,7 +13,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.process import cli, hosts
-from i2vgen_jax.stored import trees
+from i2vgen_jax.stored import run_config, trees
 from i2vgen_jax.training import cache, compilation, data, examine, guard
 from i2vgen_jax.training import step as step_lib
 
@@ -36,7 +36,7 @@ def replay(workdir: epath.PathLike, step: int | None = None) -> None:
     ValueError: there are no such two checkpoints, or the config or the data do not fit them.
     jax.errors.JaxRuntimeError: DATA_LOSS: the result differs.
   """
-  config = checkpoint.read_config(workdir)
+  config = run_config.read(workdir)
   directory = checkpoint.absolute(workdir) / 'checkpoints'
   first, last = _interval(sorted(checkpoint.steps(directory)), step, directory)
   compilation.use_cache(config, workdir)

@@ -15,7 +15,7 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields as fields_lib
-from i2vgen_jax import checkpoint, conditions, lora
+from i2vgen_jax import conditions, lora
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax.conditions import base, dropout
 from i2vgen_jax.diffusion import loss, parameterization, schedule
@@ -23,6 +23,7 @@ from i2vgen_jax.models import autoencoder, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import tokenizers
+from i2vgen_jax.stored import run_config
 
 Array = jax.Array | np.ndarray
 
@@ -350,7 +351,7 @@ def open_run(workdir: epath.PathLike, devices: list | None = None) -> Session:
   Raises:
     ValueError: the workdir holds no run.
   """
-  config = checkpoint.read_config(workdir)
+  config = run_config.read(workdir)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
     config.tokenizer = tokenizers.folder('tokenizer', config.tokenizer, workdir=workdir)

@@ -18,8 +18,9 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
-from i2vgen_jax.process import cli, config_flag, errors, exit_codes, hosts
+from i2vgen_jax.process import cli, config_flag, errors, exit_codes, hosts, run_folder
 from i2vgen_jax.process import oversight as oversight_lib
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import (
   cache,
   compilation,
@@ -69,7 +70,7 @@ def overseen(
   compilation.use_cache(config, workdir)
   if config.start:
     warm_start.check(config)
-  session = session_lib.build(config, workdir if checkpoint.is_saved(workdir) else None)
+  session = session_lib.build(config, workdir if run_folder.is_saved(workdir) else None)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
   xla_options = xla_profiles.options(
@@ -86,13 +87,13 @@ def overseen(
   abstract_state, shardings, init, step_of_loss = step_lib.from_config(session)
   explain = memory.Explanation(session, abstract_state, shardings, buckets)
   oversight.push(lambda kind, error, traceback: explain(error))
-  checkpoint.check_config(workdir, config)
+  run_config.check(workdir, config)
   oversight.take_lease(workdir)
   keep_last = config.checkpoint.keep_last
   hosts.preflight(config, workdir, checkpoint.bytes_to_come(workdir, keep_last, abstract_state))
   checkpoint.clear_failed_start(workdir)
   if lead:
-    checkpoint.write_config(workdir, config)
+    run_config.write(workdir, config)
     for signal in session.signals.values():
       signal.keep_files(workdir)
 

@@ -37,22 +37,22 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
-  'i2vgen_jax/stored': 'parallel process',
+  'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
   'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
   'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
   'i2vgen_jax/checkpoint': 'process stored data_pipelines/corpus',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
-    'checkpoint conditions diffusion frozen lora models parallel pretrained '
+    'conditions diffusion frozen lora models parallel pretrained stored '
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
-    'checkpoint conditions diffusion models parallel session data_pipelines/corpus '
+    'checkpoint conditions diffusion models parallel session stored data_pipelines/corpus '
     'data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/training': (
-    'checkpoint diffusion flops frozen lora models parallel process sampling session '
+    'checkpoint diffusion flops frozen lora models parallel process sampling session stored '
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (

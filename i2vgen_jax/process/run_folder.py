@@ -4,6 +4,8 @@ from typing import Any
 
 from etils import epath
 
+from data_pipelines.corpus import storage
+
 METRICS, EVENTS = 'metrics.jsonl', 'goodput.jsonl'
 COMMITTED = 'commit_success.txt'  # Orbax writes it last.
 
@@ -34,3 +36,19 @@ def progress(workdir: epath.PathLike) -> Any:
     return checkpoint_steps(workdir)[-1:], logged
   except Exception:  # Of any bucket's library: the run itself will say what is wrong.
     return None
+
+
+def numbered(directory: epath.Path) -> list[int]:
+  """The steps that have a folder, the newest first; in a bucket they are committed."""
+  if not directory.exists():
+    return []
+  if not storage.is_local(directory):
+    return committed(directory)[::-1]
+  names = [entry.name for entry in directory.iterdir()]
+  return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def is_saved(workdir: epath.PathLike) -> bool:
+  """Whether a run saved a step here, or `load` its weights: from then on the config binds."""
+  workdir = epath.Path(workdir)
+  return bool(numbered(workdir / 'checkpoints')) or (workdir / 'params').exists()

@@ -17,6 +17,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
+from i2vgen_jax.stored import run_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +151,12 @@ def check_stages(workdir: epath.PathLike, refine_workdir: epath.PathLike | None 
   Raises:
     ValueError: the first run is a refinement stage, or the second is none.
   """
-  if checkpoint.read_config(workdir).refine.levels:
+  if run_config.read(workdir).refine.levels:
     raise ValueError(
       f'--workdir={workdir} is a refinement stage: give the base stage there, and this one to '
       '--refine_workdir.'
     )
-  if refine_workdir and not checkpoint.read_config(refine_workdir).refine.levels:
+  if refine_workdir and not run_config.read(refine_workdir).refine.levels:
     raise ValueError(
       f'--refine_workdir={refine_workdir} is no refinement stage: its config.refine.levels is 0.'
     )

@@ -1,1 +1,1 @@
-"""What a run stores: `trees` of arrays, their `digests`, and `old_configs`: what they may lack."""
+"""What a run stores: `trees` of arrays with `digests`, and its `run_config` (`old_configs`)."""

@@ -15,10 +15,10 @@ import numpy as np
 
 from data_pipelines.stream import cache
 from data_pipelines.stream import fields as fields_lib
-from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import padding, xla_profiles
+from i2vgen_jax.stored import run_config
 
 CAPTIONS_PER_STEP = 8
 
@@ -44,7 +44,7 @@ def networks(session: session_lib.Session) -> dict[str, Any]:
   # Hash the VAE's encoder only: another decoder must not invalidate the cache.
   weights['vae'] = {name: weights['vae'][name] for name in ('encoder', 'quant_conv')}
   digests = digest(weights)
-  blocks = checkpoint.plain_config(session.config)
+  blocks = run_config.plain(session.config)
   return dict(dtype=session.config.dtype) | {
     name: dict(weights=digests[name], model=blocks[name]['model']) for name in weights
   }

@@ -11,9 +11,9 @@ from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import json_lines
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.stored import run_config
 
 
 def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
@@ -24,7 +24,7 @@ def make_stream(session: session_lib.Session) -> stream_lib.TrainStream:
   """
   host_index, host_count = mesh_lib.batch_reader(session.mesh)
   return stream_lib.from_config(
-    checkpoint.plain_config(session.config),
+    run_config.plain(session.config),
     session.fields(),
     kept=session.kept(),
     host_index=host_index,

@@ -16,6 +16,7 @@ from i2vgen_jax import checkpoint, lora
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.stored import run_config
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
 # Fields that may differ between a config and the run that it starts from.
@@ -33,10 +34,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: the models differ in anything else; every difference is listed.
   """
   blocks = ('unet', *(name for name in frozen_lib.MODULES if name in config))
-  started = checkpoint.read_config(config.start)
+  started = run_config.read(config.start)
   ours, theirs = (
-    checkpoint.flatten_config({block: tree[block] for block in blocks if block in tree})
-    for tree in (checkpoint.plain_config(config), checkpoint.plain_config(started))
+    run_config.flatten({block: tree[block] for block in blocks if block in tree})
+    for tree in (run_config.plain(config), run_config.plain(started))
   )
   kept = ours['unet.conditioners']
   theirs['unet.conditioners'] = [line for line in theirs['unet.conditioners'] if line in kept]
@@ -64,7 +65,7 @@ def load(workdir: epath.PathLike, abstract_params: Any, mesh: jax.sharding.Mesh)
   Raises:
     ValueError: there is no such run, or its model lacks a parameter of the new one.
   """
-  config = checkpoint.read_config(workdir)
+  config = run_config.read(workdir)
   with config.unlocked():
     config.start = ''  # The run has all of its own.
   started = session_lib.build(config, workdir, reads_captions=False).on(mesh)

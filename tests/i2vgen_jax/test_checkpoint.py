@@ -14,7 +14,7 @@ import pytest
 from absl import logging as absl_logging
 
 from i2vgen_jax import checkpoint
-from i2vgen_jax.stored import trees
+from i2vgen_jax.stored import run_config, trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
 
@@ -221,9 +221,9 @@ def test_a_start_that_saved_nothing_does_not_bind_and_leaves_no_copies(tmp_path)
   workdir = tmp_path / 'run'
   for learning_rate in (1.0, 2.0):  # The first start failed.
     config = ml_collections.ConfigDict({'optimizer': {'learning_rate': learning_rate}})
-    checkpoint.check_config(workdir, config)
+    run_config.check(workdir, config)
     checkpoint.clear_failed_start(workdir)
-    checkpoint.write_config(workdir, config)
+    run_config.write(workdir, config)
     assert not (workdir / 'frozen').exists()
     (workdir / 'frozen').mkdir()
   save(workdir, 1)
@@ -231,10 +231,10 @@ def test_a_start_that_saved_nothing_does_not_bind_and_leaves_no_copies(tmp_path)
   assert (workdir / 'frozen').exists()
   with pytest.raises(ValueError, match='learning_rate: 2.0 -> 3.0'):
     config.optimizer.learning_rate = 3.0
-    checkpoint.check_config(workdir, config)
+    run_config.check(workdir, config)
   (workdir / 'config.json').write_text('{"optimizer": ')
   with pytest.raises(ValueError, match='config.json is damaged.*Put back a copy'):
-    checkpoint.check_config(workdir, config)
+    run_config.check(workdir, config)
 
 
 def test_no_copies_are_removed_from_a_folder_that_is_no_runs(tmp_path):

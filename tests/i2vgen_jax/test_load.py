@@ -18,6 +18,7 @@ from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, small_config
@@ -265,7 +266,7 @@ def test_the_releases_scaling_slip_is_not_taken_over_and_others_are_refused(rele
     parts = load.find_parts(str(folder))
     if value == 0.18125:
       load.load(release.config, parts, tmp_path / 'loaded')
-      assert checkpoint.read_config(tmp_path / 'loaded').vae.scaling_factor == 0.18215
+      assert run_config.read(tmp_path / 'loaded').vae.scaling_factor == 0.18215
     else:
       with pytest.raises(ValueError, match='--config.vae.scaling_factor=0.13'):
         load.load(release.config, parts, tmp_path / 'other')
@@ -312,7 +313,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   load.load(config, {'unet': str(tmp_path / UNET_FILE)}, tmp_path / 'loaded')
 
   with pytest.raises(ValueError, match='start from them with --config.start'):
-    checkpoint.check_config(tmp_path / 'loaded', config)
+    run_config.check(tmp_path / 'loaded', config)
   config.start = str(tmp_path / 'loaded')
   config.tokenizer = config.vae.weights = ''
   config.text_encoder.weights = config.image_encoder.weights = ''

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from i2vgen_jax import checkpoint, lora, train
+from i2vgen_jax import lora, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.pretrained import peft as peft_lib
 from i2vgen_jax.sampling import stages
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import optimizer
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, small_config
@@ -164,4 +165,4 @@ def test_a_run_with_adapters_starts_from_another_and_leaves_its_weights(
   assert any(value.any() for path, value in adapters.items() if 'up' in path)
   for path, value in leaves(base).items():
     np.testing.assert_array_equal(leaves(params)[path], value)
-  assert checkpoint.read_config(tmp_path / 'run').lora.rank == 2
+  assert run_config.read(tmp_path / 'run').lora.rank == 2

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from i2vgen_jax import checkpoint
-from i2vgen_jax.stored import old_configs
+from i2vgen_jax.stored import old_configs, run_config
 from tests import runs
 from tests.golden import make_workdirs, recorded
 
@@ -27,7 +26,7 @@ FROM_WORKDIR = """
 import sys
 from absl import logging
 from i2vgen_jax import checkpoint, train
-config = checkpoint.read_config(sys.argv[1])
+config = run_config.read(sys.argv[1])
 config.train.stop_at = 0
 logging.set_verbosity(logging.INFO)
 sys.exit(train.train(config, sys.argv[1]))
@@ -154,7 +153,7 @@ def test_fields_that_an_older_config_lacks_are_named_and_taken(older, caplog):
   absl_logging.use_absl_handler()
   with caplog.at_level(logging.WARNING, 'absl'):
     absl_logging.get_absl_logger().propagate = True
-    config = checkpoint.read_config(older)
+    config = run_config.read(older)
   assert config.unet.free_u == [] and config.data.cache == ''
   for name, value in old_configs.ADDED.items():
     assert f'{name}={value!r}' in caplog.text
@@ -162,7 +161,7 @@ def test_fields_that_an_older_config_lacks_are_named_and_taken(older, caplog):
 
 def test_an_older_run_goes_on_only_with_what_it_was_without_the_field(older):
   config = make_workdirs.base()
-  checkpoint.check_config(older, config)
+  run_config.check(older, config)
   config.unet.row_margin = 1
   with pytest.raises(ValueError, match=r'another config:\n  unet.row_margin: 0 -> 1\n'):
-    checkpoint.check_config(older, config)
+    run_config.check(older, config)

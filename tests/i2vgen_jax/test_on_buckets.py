@@ -14,6 +14,7 @@ from data_pipelines import __main__ as data_commands
 from data_pipelines import demo_corpus as demo
 from data_pipelines.corpus import json_lines
 from i2vgen_jax import checkpoint, train
+from i2vgen_jax.stored import run_config
 from tests import runs, tiny
 
 DEMO = runs.ROOT / 'i2vgen_jax' / 'demo'
@@ -47,12 +48,12 @@ def test_a_run_in_a_bucket_goes_on_and_keeps_every_line(gs_bucket, finished_run,
     assert train.train(config, RUN) == 0
   expected = runs.losses(finished_run)
   np.testing.assert_allclose(check_lines(2), [expected[i] for i in range(1, 7)], rtol=1e-5)
-  assert checkpoint.read_config(RUN).vae.weights == 'gs://held/vae.safetensors'
+  assert run_config.read(RUN).vae.weights == 'gs://held/vae.safetensors'
   assert len(gs_bucket.find('held/run/tensorboard')) == 2
 
 
 def test_a_workdir_in_another_kind_of_bucket_is_refused():
-  for use in (checkpoint.read_config, checkpoint.latest_step):
+  for use in (run_config.read, checkpoint.latest_step):
     with pytest.raises(ValueError, match='s3://held/run.*a disk or on gs://'):
       use('s3://held/run')
 

@@ -9,16 +9,16 @@ import pytest
 
 from data_pipelines import __main__ as commands
 from data_pipelines.stream import peek
-from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import data
 from tests import corpora, tiny
 
 
 def test_peek_shows_what_training_sees(demo_corpus, tmp_path, capsys):
   config = tiny.get_config(demo_corpus, images=True)
-  checkpoint.write_config(tmp_path / 'run', config)
+  run_config.write(tmp_path / 'run', config)
   arguments = [f'--workdir={tmp_path}/run', '--step=3', f'--output={tmp_path}/seen']
   commands.main(['peek', *arguments, '--dry_run'])
   dry = capsys.readouterr().out

@@ -15,6 +15,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import generate, lists
 from i2vgen_jax.sampling import stages as stages_lib
+from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny
 
@@ -138,7 +139,7 @@ def test_stages_in_the_wrong_place_are_refused(runs):
   with pytest.raises(ValueError, match='nowhere holds no config.json'):
     stages_lib.check_stages(base, 'nowhere')
   with pytest.raises(ValueError, match='levels=0 must be at least 1'):
-    generate.settings(checkpoint.read_config(refinement), levels=0)
+    generate.settings(run_config.read(refinement), levels=0)
 
 
 def test_a_start_without_all_that_is_needed_names_it():
@@ -162,7 +163,7 @@ def test_levels_beyond_those_trained_are_refused():
 
 
 def test_a_run_keeps_the_settings_of_its_refinement(runs):
-  config = checkpoint.read_config(runs[1])
+  config = run_config.read(runs[1])
   assert config.refine.levels == 600 and list(config.loss.timestep_range) == [0, 600]
 
 

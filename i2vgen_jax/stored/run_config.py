@@ -1,0 +1,100 @@
+"""The config of a run in its workdir: written at the start, compared when the run is resumed."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+from flax import traverse_util
+
+from data_pipelines.corpus import storage
+from i2vgen_jax.process import run_folder
+from i2vgen_jax.stored import old_configs
+from i2vgen_jax.stored.trees import absolute
+
+# Fields that may change between two starts of the same run: where and how it runs, not what it
+# computes.
+RESUMABLE = re.compile(
+  r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
+  r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
+  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
+  r'|profile_\w+|max_skipped|skip_\w+)$'
+)
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The config as config.json holds it: nested dicts of its own, with lists for tuples."""
+  return json.loads(config.to_json())
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+  """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
+  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
+  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
+
+
+def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+  """Stores the resolved config of a run."""
+  text = config.to_json(indent=2)  # In its order, which is that of the buckets' draws.
+  storage.write_bytes(absolute(workdir) / 'config.json', text.encode())
+
+
+def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+  """Makes the workdir, or compares the config with the one that it was started with.
+
+  A start that saved no step does not bind.
+
+  Raises:
+    ValueError: the workdir is not writable, holds loaded weights, or was started with another
+      config, every difference is listed; or its config.json is damaged.
+  """
+  path = absolute(workdir) / 'config.json'
+  if (path.parent / 'params').exists():
+    raise ValueError(
+      f'workdir {workdir} holds loaded weights: start from them with --config.start={workdir} and '
+      'another --workdir.'
+    )
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.exists() and run_folder.is_saved(workdir)):
+      return
+  except OSError as error:
+    raise ValueError(
+      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+    ) from error
+  try:
+    stored = storage.read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f'{error}. Put back a copy; or remove it, if the config that you give is the one that '
+      'this run was started with.'
+    ) from error
+  before = flatten(old_configs.complete(stored, path))
+  now = flatten(plain(config))
+  absent = '(absent)'
+  differences = [
+    f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
+    for name in sorted(set(before) | set(now))
+    if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
+  ]
+  if differences:
+    raise ValueError(
+      f'workdir {workdir} was started with another config:\n  '
+      + '\n  '.join(differences)
+      + '\nUse another --workdir, or the values that the run was started with.'
+    )
+
+
+def read(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+  """The resolved config of a run.
+
+  Raises:
+    ValueError: no run was started in this workdir.
+  """
+  path = absolute(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
+  config = old_configs.complete(storage.read_json(path), path)
+  return ml_collections.ConfigDict(config).lock()
