@@ -37,7 +37,8 @@ def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
   while not saved.exists() and first.poll() is None and time.monotonic() < deadline:
     time.sleep(0.01)
   first.send_signal(signal.SIGKILL)
-  first.communicate()
+  _, stderr = first.communicate()
+  assert saved.exists(), stderr[-3000:]
   # Whatever it had done after step 3 was lost or repeated; leave exactly three steps behind.
   for later in (tmp_path / 'checkpoints').iterdir():
     if later.name != '3':
