@@ -17,14 +17,14 @@ from data_pipelines.corpus import json_lines
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = """
 import sys
-from absl import logging
 from i2vgen_jax import train
+from i2vgen_jax.process import cli
 from tests import tiny
 config = tiny.get_config(sys.argv[2])
 for item in sys.argv[3:]:
   name, value = item.split('=')
   config.update_from_flattened_dict({name: int(value)})
-logging.set_verbosity(logging.INFO)
+cli.log_to_stderr()
 sys.exit(train.train(config, sys.argv[1]))
 """
 

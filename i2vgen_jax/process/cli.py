@@ -60,17 +60,22 @@ def leave_pod(error: BaseException) -> None:
   hosts.leave(code, message or repr(error))
 
 
+def log_to_stderr() -> None:
+  """Logs what this project says, and only warnings of libraries: at every save Orbax logs twenty
+  lines, one of which holds all digests."""
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(
+    lambda record: (
+      record.levelno >= converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
+    )
+  )
+
+
 def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
   """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
 
   def guarded(argv: list[str]) -> None:
-    logging.set_verbosity(logging.INFO)
-    # Show only warnings of libraries: Orbax logs twenty lines about every save.
-    logging.get_absl_handler().addFilter(
-      lambda record: (
-        record.levelno >= converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
-      )
-    )
+    log_to_stderr()
     arguments = argv[1:]
     if len(arguments) != num_arguments:
       user_errors.fail(
