@@ -34,6 +34,7 @@ os.environ |= {
   'JAX_NUM_CPU_DEVICES': '1',
   'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  'XLA_FLAGS': '--xla_backend_optimization_level=0',  # Compiling takes longer than running.
 }
 
 from absl import logging  # noqa: E402 - JAX reads its environment when it is imported.
@@ -46,6 +47,8 @@ MAX_STARTS = 8
 ORPHAN_SECS = 5
 LIMITS = {'start': 120, 'compile': 120, 'input': 20, 'step': 20, 'checkpoint': 30, 'barrier': 30}
 OVERRIDES = cases.SMALL | {
+  'unet.block_channels': (16,),
+  'unet.attention_levels': (True,),
   'train.num_steps': draw.NUM_STEPS,
   'train.eval_every': draw.EVAL_EVERY,
   'train.log_every': 2,
