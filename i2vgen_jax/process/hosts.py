@@ -20,6 +20,7 @@ from etils import epath
 from jax._src import distributed  # Its client, which multihost_utils and Orbax use likewise.
 from jax.experimental import multihost_utils
 
+from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import exit_codes
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -159,6 +160,7 @@ def preflight(config: Any, workdir: str | os.PathLike[str], needed_bytes: int) -
 
   Raises:
     ValueError: processes differ in config or packages; no write access; too little disk.
+    retries.StorageError: the workdir does not answer.
   """
   versions = ' '.join(f'{name} {importlib.metadata.version(name)}' for name in PACKAGES)
   versions = f'python {platform.python_version()} {versions}'
@@ -183,8 +185,10 @@ def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | 
   """Free bytes, or None in a bucket."""
   probe = epath.Path(workdir) / f'.write_test_{jax.process_index()}'
   try:
-    probe.write_text('')
-    probe.unlink()
+    storage.write_bytes(probe, b'')
+    retries.call(probe.unlink)
+  except retries.StorageError:
+    raise
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
