@@ -12,11 +12,12 @@ import traceback
 from collections.abc import Callable
 
 from benchmarks.faults import draw, inject
+from data_pipelines import children
 from i2vgen_jax.process import exit_codes, hosts
 from launch import local
 
 MARK = 'I2VGEN_JAX_FAULTS'  # In the environment of all children of a run's processes.
-START_SECS = 240  # A start of all processes, to its end.
+START_SECS = 900  # A start of all processes, to its end; the first one compiles.
 GRACE_SECS = 60  # After one of them has ended.
 STOPPED_SECS = 5  # How long a process that was stopped stays so, if it is alone.
 
@@ -138,11 +139,13 @@ def _process(
 
 def _fork(function: Callable[[], None], log: pathlib.Path) -> int:
   sys.stdout.flush()
+  parent = os.getpid()
   pid = os.fork()
   if pid:
     return pid
   code = 1
   try:
+    children.follow(parent)
     with log.open('ab') as file:
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)
