@@ -93,19 +93,19 @@ def _happening(fault: draw.Fault, folder: pathlib.Path) -> Generator[None, None,
       timer.join()
     yield
     return
+  if fault.kind == '503':
+    _fail_reads(rng.randint(1, 3), folder)
+    yield
+    return
   (folder / STRUCK).touch()
   if fault.kind == 'stall':
     # In Python, or in C while no other thread of Python can run.
     rng.choice((time.sleep, ctypes.PyDLL(None).sleep))(100_000)
   elif fault.kind == 'crash':
     rng.choice((_raise, os.abort, _segfault))()
-  elif fault.kind == '503':
-    _fail_reads(rng.randint(1, 3))
   elif fault.kind == 'enospc':
     with _no_space():
       yield
-    return
-  yield
 
 
 def _raise() -> None:
@@ -130,7 +130,7 @@ def _flip(folder: pathlib.Path, rng: random.Random) -> None:
       return
 
 
-def _fail_reads(count: int) -> None:
+def _fail_reads(count: int, folder: pathlib.Path) -> None:
   """The next reads of records fail as those of a bucket do."""
   original = reader.Records.read
   left = count
@@ -139,6 +139,7 @@ def _fail_reads(count: int) -> None:
     nonlocal left
     if left > 0:
       left -= 1
+      (folder / STRUCK).touch()
       raise OSError(5, '503 Service Unavailable')
     return original(self, *args)
 
