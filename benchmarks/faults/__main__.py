@@ -35,6 +35,7 @@ os.environ |= {
   'JAX_PLATFORMS': 'cpu',
   'JAX_NUM_CPU_DEVICES': '1',
   'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+  'STORAGE_DEADLINE_SECS': '3',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   'XLA_FLAGS': '--xla_backend_optimization_level=0',  # Compiling takes longer than running.
 }

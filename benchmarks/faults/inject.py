@@ -94,7 +94,7 @@ def _happening(fault: draw.Fault, folder: pathlib.Path) -> Generator[None, None,
     yield
     return
   if fault.kind == '503':
-    _fail_reads(rng.randint(1, 3), folder)
+    _fail_reads(rng.choice((1, 3, 1_000_000)), folder)  # A moment, or until the start ends.
     yield
     return
   (folder / STRUCK).touch()
@@ -132,7 +132,7 @@ def _flip(folder: pathlib.Path, rng: random.Random) -> None:
 
 def _fail_reads(count: int, folder: pathlib.Path) -> None:
   """The next reads of records fail as those of a bucket do."""
-  original = reader.Records.read
+  original = reader.Records._read
   left = count
 
   def read(self: reader.Records, *args: Any) -> Any:
@@ -140,10 +140,10 @@ def _fail_reads(count: int, folder: pathlib.Path) -> None:
     if left > 0:
       left -= 1
       (folder / STRUCK).touch()
-      raise OSError(5, '503 Service Unavailable')
+      raise OSError('503 Service Unavailable')
     return original(self, *args)
 
-  reader.Records.read = read
+  reader.Records._read = read
 
 
 @contextlib.contextmanager
