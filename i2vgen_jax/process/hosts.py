@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import jax
@@ -87,14 +88,21 @@ def tell(code: int, sentence: str) -> None:
     thread.join(1.0)
 
 
-def hear(ended: threading.Event) -> None:
-  """Until `ended`, waits for what another process tells, and then ends this one; for a thread."""
+def hear(ended: threading.Event, note: Callable[[str], None]) -> None:
+  """Until `ended`, waits for what another process tells, and then ends this one; for a thread.
+
+  Args:
+    ended: set when nobody has to hear any longer.
+    note: called with a sentence before the end.
+  """
   while distributed.global_state.client is not None and not ended.wait(HEAR_SECS):
     code, index, sentence = _told() or (0, distributed.global_state.process_id, '')
     if index != distributed.global_state.process_id:
-      print(f'error: process {index} left with exit code {code}: {sentence}', file=sys.stderr)
+      heard = f'process {index} left with exit code {code}: {sentence}'
+      print(f'error: {heard}', file=sys.stderr)
       if code == exit_codes.WATCHDOG:
         faulthandler.dump_traceback(2)
+      note(heard)
       _exit(code)
 
 
