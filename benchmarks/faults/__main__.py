@@ -58,18 +58,6 @@ LIMITS = {
   'validation': 30,
   'barrier': 30,
 }
-OVERRIDES = cases.SMALL | {
-  'unet.block_channels': (16,),
-  'unet.attention_levels': (True,),
-  'train.num_steps': draw.NUM_STEPS,
-  'train.eval_every': draw.EVAL_EVERY,
-  'train.log_every': 2,
-  'checkpoint.every': draw.SAVE_EVERY,
-  'checkpoint.keep_last': 3,
-  'hosts.heartbeat_secs': 10,
-  'hosts.leave_secs': 20,
-  **{f'watchdog.{name}_secs': float(secs) for name, secs in LIMITS.items()},
-}
 
 
 def main() -> int:
@@ -141,11 +129,11 @@ class Reference:
 
 def train(root: pathlib.Path, folder: pathlib.Path, processes: int) -> list[str]:
   """The module and flags of a run in `folder`."""
-  given = OVERRIDES | {
+  given = {f'watchdog.{name}_secs': float(secs) for name, secs in LIMITS.items()} | {
     'compilation.cache': root / f'compiled_{processes}',
     'mesh.data': processes,
   }
-  config = f'--config=configs/demo.py:corpus={root / "corpus"},images=0'
+  config = f'--config={pathlib.Path(__file__).with_name("config.py")}:{root / "corpus"}'
   return ['i2vgen_jax.train', config, f'--workdir={folder / "run"}', *cases.flags(given)]
 
 
