@@ -149,11 +149,9 @@ class Watch:
 
   def _listing(self) -> set[str]:
     """Of all that is not the command's own; tars may lead four folders up."""
-    folders = [self.root, *self.root.parents, self.root / 'decoy', pathlib.Path.cwd()]
-    names = {str(path) for folder in folders for path in folder.iterdir()}
-    return {name for name in names if 'i2vgen_jax' in name or 'PWNED' in name} - {
-      str(self.root / 'out')
-    }
+    own = {str(path) for path in self.root.iterdir()} - {str(self.root / 'out')}
+    above = {str(path) for folder in self.root.parents for path in folder.glob('PWNED*')}
+    return own | above | {str(path) for path in pathlib.Path.cwd().glob('PWNED*')}
 
   def _look(self, parent: int) -> set[str]:
     found = set()
