@@ -9,7 +9,7 @@ checkpoint is compared with that of an undisturbed run, all leaves, to the bit. 
   differs   leaves that are not equal
   lost      steps done again beyond those since the last save; a damaged save may be lost
   told      a log or an exit code tells of it
-  hung      processes that did not end by themselves within a minute of the first
+  hung      processes that did not end by themselves within two minutes of the first
   orphans   children that are alive five seconds after the end
 
 One is silent if it struck, is not told, and may have changed something. Some come too late: a run
@@ -50,13 +50,13 @@ MAX_STARTS = 8
 ORPHAN_SECS = 5
 # Of a start whose programs are compiled.
 LIMITS = {
-  'start': 60,
-  'compile': 60,
-  'input': 20,
-  'step': 20,
-  'checkpoint': 30,
-  'validation': 30,
-  'barrier': 30,
+  'start': 90,
+  'compile': 90,
+  'input': 30,
+  'step': 30,
+  'checkpoint': 45,
+  'validation': 45,
+  'barrier': 45,
 }
 
 
@@ -157,6 +157,8 @@ def undergo(fault: draw.Fault, folder: pathlib.Path, references: Reference) -> d
   expected = references.state(fault.processes, fault.kind == 'nan')
   folder.mkdir(parents=True)
   command = train(folder.parent, folder, fault.processes)
+  if fault.moment == 'validation':
+    command.append(f'--config.train.eval_every={draw.EVAL_EVERY}')
   done: list[starts.Start] = []
   lost, said = 0, ''
   while len(done) < MAX_STARTS:

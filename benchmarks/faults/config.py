@@ -27,12 +27,12 @@ def get_config(corpus: str) -> ml_collections.ConfigDict:
   config.optimizer.update(kind='adamw', warmup_steps=2)
   config.train.update(
     num_steps=draw.NUM_STEPS,
-    eval_every=draw.EVAL_EVERY,
+    eval_every=0,
     log_every=2,
     sample_every=0,
     num_eval_examples=4,
     tensorboard=False,
   )
   config.checkpoint.update(every=draw.SAVE_EVERY, keep_last=3)
-  config.hosts.update(heartbeat_secs=10, leave_secs=20)
+  config.hosts.update(heartbeat_secs=20, leave_secs=30)
   return config

@@ -7,9 +7,9 @@ import random
 # What happens; `inject.py` says how.
 KINDS = ('kill', 'stall', 'term', 'stop', '503', 'enospc', 'flip', 'nan', 'crash')
 MOMENTS = ('start', 'compile', 'step', 'save', 'barrier', 'validation')
-# A run: a save every other step, a validation every fourth.
-NUM_STEPS, SAVE_EVERY, EVAL_EVERY = 8, 2, 4
-NAN_STEP = 5  # The batch that is broken, also when it comes again.
+# A run: a save every other step, a validation every third.
+NUM_STEPS, SAVE_EVERY, EVAL_EVERY = 6, 2, 3
+NAN_STEP = 3  # The batch that is broken, also when it comes again.
 VISITS = {
   'step': NUM_STEPS,
   'save': NUM_STEPS // SAVE_EVERY,

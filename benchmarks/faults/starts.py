@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import gc
 import os
 import pathlib
 import runpy
@@ -18,7 +19,7 @@ from launch import local, supervise
 
 MARK = 'I2VGEN_JAX_FAULTS'  # In the environment of all children of a run's processes.
 START_SECS = 900  # A start of all processes, to its end; the first one compiles.
-GRACE_SECS = 60  # After one of them has ended.
+GRACE_SECS = 120  # After one of them has ended; another may be compiling.
 STOPPED_SECS = 5  # How long a process that was stopped stays so, if it is alone.
 
 
@@ -139,6 +140,7 @@ def _process(
 
 def _fork(function: Callable[[], None], log: pathlib.Path) -> int:
   sys.stdout.flush()
+  gc.freeze()  # No collection in the child goes through what all have imported.
   parent = os.getpid()
   pid = os.fork()
   if pid:
