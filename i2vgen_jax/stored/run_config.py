@@ -9,7 +9,7 @@ import ml_collections
 from etils import epath
 from flax import traverse_util
 
-from data_pipelines.corpus import storage
+from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import old_configs
 from i2vgen_jax.stored.trees import absolute
@@ -49,6 +49,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: the workdir is not writable, holds loaded weights, or was started with another
       config, every difference is listed; or its config.json is damaged.
+    retries.StorageError: the workdir does not answer.
   """
   path = absolute(workdir) / 'config.json'
   if (path.parent / 'params').exists():
@@ -57,9 +58,11 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       'another --workdir.'
     )
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not (path.exists() and run_folder.is_saved(workdir)):
+    retries.call(path.parent.mkdir, parents=True, exist_ok=True)
+    if not retries.call(lambda: path.exists() and run_folder.is_saved(workdir)):
       return
+  except retries.StorageError:
+    raise
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
