@@ -87,7 +87,7 @@ def read(workdir: str, now: float) -> Status:
   _read_checkpoints(root, status, now)
   events = json_lines.read(root / run_folder.EVENTS)
   _read_events(events, status, now)
-  _read_metrics(json_lines.read(root / run_folder.METRICS), status)
+  _read_metrics(run_folder.standing(json_lines.read(root / run_folder.METRICS)), status)
   alive = _read_lease(root, status, now)
   if status.num_steps is not None and (status.checkpoint or 0) >= status.num_steps:
     status.state, status.secs_left = 'finished', 0.0

@@ -109,6 +109,7 @@ def overseen(
   placed = sharding.with_shardings(abstract_state, shardings)
   optional = {'guard': guard.start()}
   first_step, state, position = checkpoints.restore_newest(placed, optional)
+  resumed_at = None if state is None else first_step
   if state is None:
     state = xla_profiles.jit_once(init, out_shardings=shardings)()
     if config.start:
@@ -122,7 +123,7 @@ def overseen(
 
   # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
   steps = compilation.Steps(step_lib.by_bucket(session, step_of_loss), mesh, xla_options)
-  writer = writer_lib.Writer(workdir, active=lead, tensorboard=config.train.tensorboard)
+  writer = writer_lib.Writer(workdir, lead, config.train.tensorboard, resumed_at)
   budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
   skips = guard.Skips(state.guard, stream, writer, **budget)
   cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}

@@ -136,6 +136,14 @@ class Sidecars:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
     return self._db.sql(sql).to_arrow_table().to_pylist()
 
+  def range(self, column: str) -> tuple[str, str]:
+    """The least and the largest value of a column, as text; 'unknown' where there is none."""
+    sql = f'SELECT min({column}) AS low, max({column}) AS high FROM sidecars'
+    [found] = self.rows(sql)
+    text = lambda value: f'{value:.4g}' if isinstance(value, float) else str(value)  # noqa: E731
+    low, high = ('unknown' if value is None else text(value) for value in found.values())
+    return low, high
+
   def _query(self, sql: str) -> dict[str, np.ndarray]:
     with self._explained():
       return self._db.execute(sql).fetchnumpy()

@@ -306,6 +306,8 @@ def _run_command(
     print(failures.sentence(summary['failed'], 'measured'))
   for step in summary['funnel']:
     if step['num_broken']:
-      print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left')
+      more = ', ...' * (step['num_broken'] > len(step['examples']))
+      print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left: '
+            f'{step["reason"]} ({", ".join(step["examples"])}{more})')  # fmt: skip
   print(f'{directory}: {summary["num_kept"]:,} of {summary["num_examples"]:,} kept, '
         f'{time.monotonic() - start:.1f} s')  # fmt: skip

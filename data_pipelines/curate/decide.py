@@ -17,6 +17,7 @@ RULES = (
   'damaged', 'denylist', 'allowlist', 'nsfw', 'resolution', 'duration', 'motion', 'border', 'text',
   'watermark', 'duplicate',
 )  # fmt: skip
+MAX_EXAMPLES = 3  # Named for each rule.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,27 @@ class Rules:
   max_watermark: float | None = None
   nsfw: tuple[str, ...] = ('UNLIKELY',)
   keep_duplicates: bool = False
+
+  def reasons(self) -> dict[str, str]:
+    """By rule of RULES: what it drops, and by which flag of `curate` that changes."""
+    return dict(
+      damaged='it cannot be decoded',
+      denylist='named by --denylist',
+      allowlist='not named by --allowlist',
+      nsfw=f'its tag is none of --nsfw={",".join(self.nsfw)}',
+      resolution=f'its short side is below --min_short_side={self.min_short_side} pixels',
+      duration=f'its longest single shot is under --min_duration={self.min_duration} seconds',
+      motion='its motion is outside of '
+      + ' and '.join(
+        f'--{name}={value}'
+        for name, value in (('min_motion', self.min_motion), ('max_motion', self.max_motion))
+        if value is not None
+      ),
+      border=f'its plain borders exceed --max_border_area={self.max_border_area}',
+      text=f'its text exceeds --max_text_area={self.max_text_area}',
+      watermark=f'its watermark score exceeds --max_watermark={self.max_watermark}',
+      duplicate='a copy of another, which is kept or held out; --keep_duplicates keeps it',
+    )
 
 
 class Decisions:
@@ -74,6 +96,7 @@ class Decisions:
     self.num_examples = self.num_kept = 0
     self.flags: collections.Counter = collections.Counter()
     self._num_broken: collections.Counter = collections.Counter()
+    self._examples: dict[str, list[str]] = {rule: [] for rule in RULES}
     self._num_stopped: collections.Counter = collections.Counter()
     self._denied, self._allowed = denied, allowed
     facts = [self._facts(read(i), held_out) for i, held_out in enumerate(is_held_out)]
@@ -97,16 +120,20 @@ class Decisions:
       self.num_kept += row['keep']
       self._num_broken.update(row['reject'])
       self._num_stopped.update(row['reject'][:1])
+      for rule in row['reject']:
+        if len(self._examples[rule]) < MAX_EXAMPLES:
+          self._examples[rule].append(row['key'])
       self.flags.update(row['flags'])
     self.num_examples += len(rows)
     return rows
 
   def funnel(self) -> list[dict]:
-    """Per rule: how many break it, and how many have passed it and all before."""
-    found, left = [], self.num_examples
+    """Per rule: how many break it, why and which, and how many have passed it and all before."""
+    found, left, reasons = [], self.num_examples, self._rules.reasons()
     for rule in RULES:
       left -= self._num_stopped[rule]
-      found.append(dict(rule=rule, num_broken=self._num_broken[rule], num_left=left))
+      step = dict(rule=rule, num_broken=self._num_broken[rule], num_left=left)
+      found.append(step | dict(reason=reasons[rule], examples=self._examples[rule]))
     return found
 
   def _facts(self, rows: Sequence[Mapping], is_held_out: bool) -> np.ndarray:

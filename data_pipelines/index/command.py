@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
 AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
+KEPT = 'coalesce(keep, true)'
 _DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
 
 
@@ -69,11 +71,11 @@ def index(
   table = sidecars.Sidecars(corpora)
   axes = _default_axes(table) if axes is None else list(axes)
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
-    where = ['coalesce(keep, true)', *where]  # What `curate` keeps, unless told otherwise.
-  funnel = table.funnel(where)
+    where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
+  funnel = _with_reasons(table, table.funnel(where))
   rows = table.select(where, axes)
   if not len(rows['row']):
-    raise ValueError(f'no row is left: {_funnel_text(funnel)}.')
+    raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
   order, found_cells = _group(rows, axes, edge_values)
   manifest = dict(
@@ -217,8 +219,47 @@ def _write(output: epath.Path, manifest: Mapping, columns: Mapping[str, np.ndarr
     storage.write_bytes(output / f'{name}.json', json.dumps(found, indent=2).encode())
 
 
+def _with_reasons(table: sidecars.Sidecars, funnel: Sequence[dict]) -> list[dict]:
+  """The funnel; the step of what `curate` keeps says how many each of its rules is against."""
+  found = []
+  for step in funnel:
+    if step['condition'] == KEPT and 'reject' in table.columns:
+      rules = table.rows(
+        'SELECT rule, count(*) AS num FROM (SELECT unnest(reject) AS rule FROM sidecars) '
+        'GROUP BY rule ORDER BY num DESC, rule'
+      )
+      step = step | dict(rejected_by={row['rule']: row['num'] for row in rules})
+    found.append(step)
+  return found
+
+
 def _funnel_text(funnel: Sequence[Mapping]) -> str:
-  return ', '.join(f'{step["condition"]}: {step["num_rows"]}' for step in funnel)
+  return ', '.join(f'{step["condition"]}: {step["num_rows"]}{_rules(step)}' for step in funnel)
+
+
+def _rules(step: Mapping) -> str:
+  found = step.get('rejected_by')
+  return f' (rejected: {", ".join(f"{n} by {rule}" for rule, n in found.items())})' if found else ''
+
+
+def _ways_out(table: sidecars.Sidecars, funnel: Sequence[Mapping]) -> str:
+  """What to change so that rows are left: of each condition that drops some."""
+  ways, before = [], funnel[0]['num_rows']
+  for step in funnel[1:]:
+    condition, lost, before = step['condition'], before - step['num_rows'], step['num_rows']
+    if not lost:
+      continue
+    if condition == KEPT:
+      ways.append(
+        '`curate` with other rules keeps more (it says the flag of each, and measures nothing '
+        'anew); --where="keep or true" takes all'
+      )
+      continue
+    for name in sorted(table.columns):
+      if re.search(rf'\b{name}\b', condition):
+        low, high = table.range(name)
+        ways.append(f'{name} lies in {low} to {high}: change --where="{condition}"')
+  return ''.join(f' {way}.' for way in ways)
 
 
 def add_command(commands: jobs.Commands) -> None:
@@ -285,7 +326,7 @@ def _report(manifest: Mapping) -> None:
   before = None
   for step in manifest['funnel']:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
-    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}')
+    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{_rules(step)}')
     before = step['num_rows']
   for media in schema.MEDIA:
     found = shares(manifest, media)

@@ -1,5 +1,6 @@
 """What a run has left in its workdir, read without JAX: by `status`, and by what restarts runs."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
@@ -7,6 +8,7 @@ from etils import epath
 from data_pipelines.corpus import storage
 
 METRICS, EVENTS = 'metrics.jsonl', 'goodput.jsonl'
+RESUMED = 'resumed'  # In metrics.jsonl: the run goes on from this row's step.
 COMMITTED = 'commit_success.txt'  # Orbax writes it last.
 
 
@@ -36,6 +38,18 @@ def progress(workdir: epath.PathLike) -> Any:
     return checkpoint_steps(workdir)[-1:], logged
   except Exception:  # Of any bucket's library: the run itself will say what is wrong.
     return None
+
+
+def standing(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """The rows of metrics.jsonl without those of steps that were taken back: that came after the step
+  from which the run was resumed later."""
+  found = []
+  for row in rows:
+    if RESUMED in row:
+      found = [old for old in found if old.get('step', 0) <= row['step']]
+    else:
+      found.append(row)
+  return found
 
 
 def numbered(directory: epath.Path) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from absl import logging
 from etils import epath
 from flax import traverse_util
 
@@ -44,7 +45,7 @@ def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
 def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Makes the workdir, or compares the config with the one that it was started with.
 
-  A start that saved no step does not bind.
+  A start that saved no step does not bind. train.num_steps may rise: the run is extended.
 
   Raises:
     ValueError: the workdir is not writable, holds loaded weights, or was started with another
@@ -77,6 +78,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   before = flatten(old_configs.complete(stored, path))
   now = flatten(plain(config))
   absent = '(absent)'
+  _extend(before, now)
   differences = [
     f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
     for name in sorted(set(before) | set(now))
@@ -88,6 +90,23 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       + '\n  '.join(differences)
       + '\nUse another --workdir, or the values that the run was started with.'
     )
+
+
+def _extend(before: dict[str, Any], now: Mapping[str, Any]) -> None:
+  """Takes a larger train.num_steps over into the config before; raises ValueError for a smaller."""
+  old, new = before['train.num_steps'], now['train.num_steps']
+  if new < old:
+    raise ValueError(
+      f'train.num_steps={new}, and the run was started with {old}: it may only rise. '
+      f'--config.train.stop_at={new} ends it earlier.'
+    )
+  if new > old:
+    before['train.num_steps'] = new
+    logging.warning(
+      'The run is extended from %d to %d steps.%s', old, new,
+      ' The cosine now ends there, so that the learning rate is another from here on.'
+      if now['optimizer.schedule'] == 'cosine' else '',
+    )  # fmt: skip
 
 
 def read(workdir: epath.PathLike) -> ml_collections.ConfigDict:

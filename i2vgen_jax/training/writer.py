@@ -16,6 +16,7 @@ from tensorboardX import record_writer
 from tensorboardX.proto import summary_pb2
 
 from data_pipelines.corpus import json_lines, retries, storage
+from i2vgen_jax.process import run_folder
 from i2vgen_jax.sampling import video_file
 
 
@@ -79,16 +80,29 @@ class Writer:
     workdir: of the run.
     active: False on all but one process.
     tensorboard: whether to write event files.
+    resumed_at: the step of a checkpoint that the run goes on from; None if it begins. Rows of later
+      steps are marked as taken back (run_folder.standing), and TensorBoard leaves them out.
   """
 
-  def __init__(self, workdir: epath.PathLike, active: bool = True, tensorboard: bool = True):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    active: bool = True,
+    tensorboard: bool = True,
+    resumed_at: int | None = None,
+  ):
     self.active = active
     self._metrics = json_lines.Log(epath.Path(workdir) / 'metrics.jsonl') if active else None
     self._events = None
     if active and tensorboard:
       # Its own names differ by seconds and hosts only.
-      name = {'filename_suffix': f'.{uuid.uuid4().hex[:8]}'}
-      self._events = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'), **name)
+      options: dict[str, Any] = {'filename_suffix': f'.{uuid.uuid4().hex[:8]}'}
+      if resumed_at is not None:
+        options['purge_step'] = resumed_at + 1
+      self._events = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'), **options)
+
+    if self._metrics and resumed_at is not None:
+      self._metrics.append({'step': resumed_at, run_folder.RESUMED: True})
 
   def scalars(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends {'step': step, **values} to metrics.jsonl, and to TensorBoard."""

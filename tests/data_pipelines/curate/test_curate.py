@@ -237,7 +237,12 @@ def test_curate_says_why_and_writes_the_same_again_from_what_was_measured(
   command = ['curate', f'--corpus={directory}', '--min_short_side=64', '--num_processes=1']
   command += ['--max_border_area=0.25']
   commands.main(command)
-  assert 'duplicate: 1 rejected' in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert 'duplicate: 1 rejected, 2 left: a copy of another' in said and '(b_copy.mp4)' in said
+  assert (
+    'its longest single shot is under --min_duration=1.0 seconds (d_short.mp4)' in said
+    and 'its plain borders exceed --max_border_area=0.25 (c_border.mp4)' in said
+  )
   rows = rows_of(directory)
   assert {key.removesuffix('.mp4'): row['reject'] for key, row in rows.items()} == dict(
     a_shots=[], b_copy=['duplicate'], c_border=['border'], d_short=['duration'], e_long_caption=[]

@@ -36,7 +36,8 @@ def write_stage(directory, stage='curate', seed=0):
     scores['motion'][::10] = np.nan
     rows = dict(
       key=known['key'],
-      keep=rng.random(count) < 0.9,
+      keep=(keep := rng.random(count) < 0.9),
+      reject=pa.array([[] if kept else ['duration', 'motion'] for kept in keep]),
       aesthetic=pa.array(scores['aesthetic'], mask=rng.random(count) < 0.1),
       motion=scores['motion'],
       span_start=known['first_time'].to_numpy() + 0.125,
@@ -256,7 +257,12 @@ def test_mistakes_are_named(corpora, tmp_path):
   for options, message in (
     (dict(where=['hight > 3']), 'hight.*Columns: .*height'),
     (dict(where=['height >']), '--where cannot be understood'),
-    (dict(where=['height < 0']), r'no row is left: all: \d+, .*height < 0: 0'),
+    (
+      dict(where=['height < 0']),
+      r'no row is left: all: \d+, coalesce\(keep, true\): \d+ \(rejected: (\d+) by duration, \1 by '
+      r'motion\), height < 0: 0. `curate` with other rules .*--where="keep or true" takes all. '
+      r'height lies in 96 to 96: change --where="height < 0".',
+    ),
     (dict(axes=['beauty']), "no sidecar has the score 'beauty'"),
   ):
     with pytest.raises(ValueError, match=message):
