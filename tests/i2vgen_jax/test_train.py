@@ -59,7 +59,8 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   assert json.loads((tmp_path / 'config.json').read_text())['unet']['head_dim'] == 8
   samples = sorted(path.name for path in (tmp_path / 'samples' / '00000002').iterdir())
   assert samples == [
-    '00.mp4', '00.png', '00.txt', '01.mp4', '01.png', '01.txt', 'contact_sheet.png'
+    '00.mp4', '00.png', '00.txt', '00_real.mp4', '01.mp4', '01.png', '01.txt', '01_real.mp4',
+    'contact_sheet.png',
   ]  # fmt: skip
   events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
   assert b'loss' in events and b'GIF89a' in events
