@@ -83,7 +83,7 @@ ROWS = {
   ),
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (
-    'benchmarks/same_numbers data_pipelines data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint '
+    'configs benchmarks/same_numbers data_pipelines data_pipelines/children data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint '
     'i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training launch'
   ),
 }  # fmt: skip
