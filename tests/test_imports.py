@@ -83,8 +83,9 @@ ROWS = {
   ),
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (
-    'configs benchmarks/same_numbers data_pipelines data_pipelines/children data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint '
-    'i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training launch'
+    'configs benchmarks/same_numbers data_pipelines data_pipelines/children '
+    'data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint i2vgen_jax/process '
+    'i2vgen_jax/session i2vgen_jax/training launch'
   ),
 }  # fmt: skip
 # Room -> libraries that its files do without.
