@@ -12,7 +12,7 @@ os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'  # gcsfs reads it at i
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
   # Compilation is most of the tests' time; what they compute is small.
-  ' --xla_backend_optimization_level=0'
+  ' --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 )
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit it.
   _CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')

@@ -31,7 +31,8 @@ sys.exit(train.train(config, sys.argv[1]))
 
 def environment():
   """Of a process that tests start."""
-  flags = '--xla_backend_optimization_level=0'  # As in conftest, but one device.
+  # As in conftest, but one device.
+  flags = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
   return dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
 
 
