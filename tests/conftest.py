@@ -20,6 +20,13 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit it.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
 
 
+def pytest_collection_modifyitems(config, items):
+  """Files that compile, which take minutes each, come first: so no process is left with one while
+  the other has nothing more to do."""
+  short = {config.rootpath / 'tests' / name for name in ('data_pipelines', 'launch', 'media_kinds')}
+  items.sort(key=lambda item: not short.isdisjoint(item.path.parents))
+
+
 def made_once(tmp_path_factory, name, make):
   """A folder that the first of the test processes makes with make(folder), for all of them."""
   base = tmp_path_factory.getbasetemp()
