@@ -189,7 +189,8 @@ def may_be_silent(fault: draw.Fault, codes: list[list[int]]) -> bool:
   """Whether the fault may have changed nothing: what is read again, bits that nobody reads, a
   process that goes on, or a signal to one that has done all its steps."""
   alone = fault.kind == 'stop' and fault.processes == 1
-  at_end = fault.kind == 'term' and fault.moment in ('barrier', 'validation') and len(codes) == 1
+  last = fault.visit == draw.VISITS.get(fault.moment, 1)
+  at_end = fault.kind == 'term' and last and fault.moment in draw.VISITS and len(codes) == 1
   return fault.kind in ('503', 'flip') or alone or at_end
 
 

@@ -20,7 +20,6 @@ def get_config(corpus: str) -> ml_collections.ConfigDict:
     temporal_in_heads=2,
     conditioners=(dict(kind='text'),),
   )
-  config.condition_dropout = dict(text=0.1)
   config.text_encoder.model.num_layers = 1
   config.image_encoder.weights = ''
   config.data.buckets.videos.update(frames=4, height=32, width=32, batch_size=4)

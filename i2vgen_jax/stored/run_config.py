@@ -76,7 +76,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       'this run was started with.'
     ) from error
   before = flatten(old_configs.complete(stored, path))
-  now = flatten(plain(config))
+  now = flatten(old_configs.complete(plain(config), '--config'))  # A user's own may be older too.
   absent = '(absent)'
   _extend(before, now)
   differences = [

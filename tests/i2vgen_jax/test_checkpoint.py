@@ -229,6 +229,7 @@ def test_a_start_that_saved_nothing_does_not_bind_and_leaves_no_copies(tmp_path)
   save(workdir, 1)
   checkpoint.clear_failed_start(workdir)
   assert (workdir / 'frozen').exists()
+  run_config.check(workdir, config)  # As it was given, though it lacks fields of today's configs.
   with pytest.raises(ValueError, match='learning_rate: 2.0 -> 3.0'):
     config.optimizer.learning_rate = 3.0
     run_config.check(workdir, config)
