@@ -41,6 +41,7 @@ class Session:
     schedule: of the noise.
     mesh: of the devices, once there are some.
     frozen: parameters of the networks, once loaded; under 'null', what replaces dropped signals.
+    step: of loaded weights whose conditioners still grow; None if they have.
   """
 
   config: Any
@@ -51,6 +52,7 @@ class Session:
   schedule: schedule.NoiseSchedule
   mesh: Any = None  # A Mesh, or an AbstractMesh where nothing runs.
   frozen: Any = None
+  step: int | None = None
 
   def on(self, mesh: mesh_lib.AnyMesh) -> 'Session':
     """The session on a mesh."""
@@ -225,6 +227,19 @@ class Session:
       for name, signal in self.signals.items()
     }
 
+  def growth(self, batch_size: int, step: jax.Array | int | None = None) -> dict[str, jax.Array]:
+    """What `conditioning` holds besides while conditioners grow in: their share, (B,).
+
+    Args:
+      batch_size: B.
+      step: updates done; None is the attribute `step`.
+    """
+    step = self.step if step is None else step
+    if step is None or not self.config.unet.growing:
+      return {}
+    share = jnp.minimum(jnp.asarray(step, jnp.float32) / self.config.train.growth_steps, 1)
+    return {unet3d.GROWTH: jnp.full((batch_size,), share)}
+
   def unconditional(
     self, frozen: Any, negative: Mapping[str, Mapping], conditioning: Mapping[str, jax.Array]
   ) -> dict[str, jax.Array]:
@@ -319,7 +334,7 @@ def build(
 
 def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
   model: dict[str, Any] = dict(config.unet, conditioners=lines)
-  for name in ('block_channels', 'attention_levels'):
+  for name in ('block_channels', 'attention_levels', 'growing'):
     model[name] = tuple(model[name])
   model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
@@ -338,6 +353,21 @@ def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
     raise ValueError(
       f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '
       f'loss.timestep_range={tuple(config.loss.timestep_range)}.'
+    )
+
+
+def still_grows(config: Any, step: int) -> bool:
+  """Whether a run's conditioners have not wholly grown in after so many updates."""
+  return bool(config.unet.growing) and step < config.train.growth_steps
+
+
+def check_grown(config: Any, step: int, source: str) -> None:
+  """Raises ValueError if the run's conditioners still grow at this step: no other model computes
+  what it does."""
+  if still_grows(config, step):
+    raise ValueError(
+      f'{source} is at step {step}, and its conditioners {list(config.unet.growing)} grow in until '
+      f'step {config.train.growth_steps} (train.growth_steps): train it on.'
     )
 
 

@@ -30,11 +30,13 @@ class Inputs(NamedTuple):
     signals: inputs by signal, of session.of_batch or session.of_request.
     negative: of session.negative.
     video: uint8, of any size and with as many frames; a refinement stage refines it.
+    step: of the parameters, see session.growth.
   """
 
   signals: Mapping[str, Mapping[str, jax.Array]]
   negative: Mapping[str, Mapping[str, jax.Array]]
   video: jax.Array | np.ndarray | None = None
+  step: jax.Array | None = None
 
 
 def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, Any]:
@@ -123,6 +125,8 @@ def make_generate(
   def generate(params, frozen, inputs, noise_BFHWC):
     conditioning = session.condition(frozen, inputs.signals)
     unconditional = session.unconditional(frozen, inputs.negative, conditioning)
+    growth = session.growth(noise_BFHWC.shape[0], inputs.step)
+    conditioning, unconditional = conditioning | growth, unconditional | growth
 
     def denoise(noisy_BFHWC, timesteps_B, conditioning):
       apply = video_parts.split_videos(session.unet.apply)

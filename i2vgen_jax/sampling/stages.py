@@ -1,6 +1,7 @@
 """Trained stages as functions from an image and a caption to a video."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -126,11 +127,13 @@ def load(
     ValueError: there is no such run, or a setting is invalid.
   """
   session = session_lib.open_run(workdir, devices)
-  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+  params, step = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+  if session_lib.still_grows(session.config, step):
+    session = dataclasses.replace(session, step=step)
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
-  if given.get('fps', 1) <= 0:
-    raise ValueError(f'fps={given["fps"]} must be above 0.')
+  if not 0 < given.get('fps', 1) < math.inf:
+    raise ValueError(f'fps={given["fps"]} must be above 0, and finite.')
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
   if 'height' in given or 'width' in given:
     bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
