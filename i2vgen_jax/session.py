@@ -23,6 +23,7 @@ from i2vgen_jax.models import autoencoder, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import tokenizers
+from i2vgen_jax.process import ranges
 from i2vgen_jax.stored import run_config
 
 Array = jax.Array | np.ndarray
@@ -298,6 +299,7 @@ def build(
   Raises:
     ValueError: the config is invalid; the message names the field.
   """
+  ranges.check(config)
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   _check(config, noise_schedule)
   lines = conditions.read(config.unet.conditioners)

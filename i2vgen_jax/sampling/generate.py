@@ -21,6 +21,7 @@ from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
 from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import ranges
 
 
 class Inputs(NamedTuple):
@@ -48,12 +49,16 @@ def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, A
       leaves the config's.
 
   Raises:
-    ValueError: the stage was not trained on so many noise levels.
+    ValueError: a number lies outside of its range, or the stage was not trained on so many noise
+      levels.
   """
   chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
   for elsewhere in ('bucket', 'seed'):
     chosen.pop(elsewhere)
+  for name, value in overrides.items():
+    if value is not None and f'sample.{name}' in ranges.RANGES:
+      ranges.check_number(f'sample.{name}', value, name)
   lowest = 1 if config.refine.levels else 0
   if not lowest <= chosen['levels'] <= config.loss.timestep_range[1]:
     raise ValueError(
