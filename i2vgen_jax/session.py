@@ -116,11 +116,17 @@ class Session:
     Raises:
       ValueError: the config names no corpus or no buckets, or the model cannot take a size.
     """
-    if not self.config.data.directories or not self.config.data.buckets:
+    if not self.config.data.directories:
       raise ValueError(
         'The config names no corpus: give data.directories (name -> ingested folder, see '
-        '`python -m data_pipelines ingest --help`) and data.buckets.'
+        '`python -m data_pipelines ingest --help`).'
       )
+    return self._shapes()
+
+  def _shapes(self) -> list[buckets_lib.Bucket]:
+    """The buckets, of a corpus or none; raises ValueError as `buckets`."""
+    if not self.config.data.buckets:
+      raise ValueError('The config names no shape of videos: give data.buckets.')
     found = buckets_lib.from_config(self.config)
     for bucket in found:
       self.check_size(bucket.frames, bucket.height, bucket.width)
@@ -134,7 +140,7 @@ class Session:
     Raises:
       ValueError: sample.bucket is unknown.
     """
-    buckets = self.buckets()
+    buckets = self._shapes()
     by_name = {bucket.name: bucket for bucket in buckets}
     for name, aspects in buckets_lib.groups(buckets).items():
       own = self.config.data.buckets[name]
