@@ -3,7 +3,6 @@
 What a field is checked for together with others stays where it is used.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -62,5 +61,5 @@ def check_number(name: str, value: float, shown: str = '') -> None:
   low, high = re.split(', ', RANGES[name][1:-1])
   above = value >= float(low) if RANGES[name][0] == '[' else value > float(low)
   below = value <= float(high) if RANGES[name][-1] == ']' else value < float(high)
-  if not (above and below and math.isfinite(value)):
+  if not (above and below):
     raise ValueError(f'{shown or name}={value} must lie in {RANGES[name]}.')

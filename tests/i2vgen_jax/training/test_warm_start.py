@@ -15,7 +15,7 @@ from i2vgen_jax.models import unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.stored import run_config, trees
-from i2vgen_jax.training import warm_start
+from i2vgen_jax.training import objective, warm_start
 from tests import tiny
 
 TEXT = (dict(kind='text'),)
@@ -31,7 +31,7 @@ def config_of(conditioners, start=''):
 
 
 def opened(config):
-  return session_lib.build(config, reads_captions=False).on(mesh_lib.make_mesh(config.mesh))
+  return session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
 
 
 def random_params(session, seed):
@@ -177,6 +177,34 @@ def test_a_kind_with_other_fields_is_another_model(text_start, tmp_path):
   other = (*TEXT, dict(kind='image_tokens', num_tokens=8))
   with pytest.raises(ValueError, match='of another model.*\n.*unet.conditioners: .*num_tokens'):
     warm_start.check(config_of(other, tmp_path / 'start'))
+
+
+def test_the_first_loss_of_a_run_that_grows_is_that_of_its_start_to_the_bit(text_start):
+  """Of training and of the held-out clips: with the same draws of noise, timesteps and dropout."""
+  draws = np.random.default_rng(5)
+  batch = dict(
+    video=draws.integers(0, 256, (8, 2, 32, 32, 3), np.uint8),
+    token_ids=draws.integers(1, 800, (8, 16), np.int32),
+    clip_image=draws.integers(0, 256, (8, 32, 32, 3), np.uint8),
+    fps=np.full(8, 8, np.float32),
+    position=np.arange(8, dtype=np.int32),
+  )
+  seed = objective.data_seed(1)
+
+  def losses(session, params, step):
+    frozen = session.load_frozen().frozen
+    session = dataclasses.replace(session, frozen=frozen)
+    rates = session.dropout_rates()
+    train = jax.jit(objective.make_loss(session, rates))
+    held_out = jax.jit(objective.make_eval_loss(session, (0, 1000)))
+    inputs = params, frozen, batch, seed, step
+    return np.append(held_out(*inputs), train(*inputs))
+
+  folder, start_params = text_start
+  expected = losses(opened(config_of(TEXT)), start_params, 0)
+  session, params = started(config_of(common.CONDITIONERS, folder))
+  np.testing.assert_array_equal(losses(session, params, 0), expected)
+  assert np.abs(losses(session, params, 9) - expected).min() > 0
 
 
 def test_the_share_is_part_of_what_is_trained(text_start):
