@@ -60,6 +60,7 @@ def release():
     conditioners=CONDITIONERS,
     row_margin=0,
     free_u=(),
+    growing=(),  # Set by `train`: conditioners that the start lacks.
     remat='block',  # Or none, products, offload: what blocks compute again (unet3d.POLICIES).
   )
   config.vae = dict(
@@ -163,6 +164,7 @@ def release():
     accumulation=1,
     ema_decay=0.9999,
     ema_warmup=False,
+    growth_steps=1000,  # In which conditioners that the start lacks grow in; 0: at once.
     # A step whose loss or gradient is not finite changes nothing but the position in the data; so
     # does one whose gradient's norm is beyond so many times the median of the last 128. 0: any.
     skip_norm=0.0,

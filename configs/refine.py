@@ -2,33 +2,29 @@
 
   python -m i2vgen_jax.train \
       --config=configs/refine.py:mesh=v5p-128,context=2,corpus=gs://BUCKET/corpora \
-      --workdir=gs://BUCKET/runs/refine --config.start=gs://BUCKET/runs/base \
+      --workdir=gs://BUCKET/runs/refine --config.start=gs://BUCKET/runs/i2v \
       --config.unet.remat=products
 
-The base stage's config, but for what is below. `corpus` holds webvid/, ingested, and its
-high-quality part as an index, refine_index/. The columns are those of `curate` and `score`
-(data_pipelines/README.md), the thresholds a choice of ours, for the paper says none:
+The text-to-video stage's config, but for what is below. `corpus` holds webvid/, ingested, and an
+index of its videos that are large enough, refine_index/:
 
   python -m data_pipelines index --corpus=CORPORA/webvid --output=CORPORA/refine_index \
-      --where="least(height, width) >= 720" --where="aesthetic >= 5" \
-      --where="motion between 0.005 and 0.3"
+      --where="least(height, width) >= 720"
 
-`aspects` trains at four shapes, to refine what the base stage makes with its own. `context` devices
-share a video where a batch has fewer than devices. 274 TFLOP per 16-frame video and step. Not yet
-run on a pod.
+configs/refine_hq.py goes on from this run, with the best of these. `aspects` trains at four shapes,
+to refine what the base stage makes with its own. `context` devices share a video where a batch has
+fewer than devices. 274 TFLOP per 16-frame video and step. Not yet run on a pod.
 """
 
-from configs import base, common
+from configs import common, t2v
 
 
 def get_config(arg=None):
   arg = common.parse_arg(arg, mesh='fsdp', corpus='corpora', batch=64, context=1, aspects=False)
-  config = base.get_config(
+  config = t2v.get_config(
     f'mesh={arg.mesh},corpus={arg.corpus},batch={arg.batch},context={arg.context}'
   )
   # Paper Sec. 3.2: text alone; noise up to level 600 of 1000, which keeps the base's layout.
-  config.unet.conditioners = (dict(kind='text'),)
-  config.condition_dropout.image_embedding = 0.0
   config.loss.timestep_range = (0, 600)
   config.refine.update(levels=600, height=256, width=448)
   config.data.directories = dict(webvid=f'{arg.corpus}/webvid')

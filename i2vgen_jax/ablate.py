@@ -108,12 +108,18 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
     seed: of the noise that a sampler adds.
     source: workdir of the stage, which logs name.
   """
-  session = session_lib.build(without(run.session.config, kind), source).on(run.session.mesh)
-  session = dataclasses.replace(session, frozen=run.session.frozen)
+  config, whole = without(run.session.config, kind), run.session.config
+  session = session_lib.build(config, source).on(run.session.mesh)
+  session = dataclasses.replace(session, frozen=run.session.frozen, step=run.session.step)
   return dataclasses.replace(
     run,
     session=session,
-    params=warm_start.restrict(run.params, session.abstract_params(), source),
+    params=warm_start.restrict(
+      run.params,
+      session.abstract_params(),
+      source,
+      *(warm_start.input_names(each.unet.conditioners) for each in (whole, config)),
+    ),
     generate=generate.make_generate(session, seed=seed, **run.settings),
   )
 

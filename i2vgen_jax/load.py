@@ -1,7 +1,7 @@
 """Turns released weights into a folder that train, sample and export start from.
 
-  python -m i2vgen_jax.load --config=configs/base.py --pipeline=DIFFUSERS_FOLDER --output=DIR
-  python -m i2vgen_jax.load --config=configs/base.py --unet=i2vgen_xl_00854500.pth \
+  python -m i2vgen_jax.load --config=configs/i2v.py --pipeline=DIFFUSERS_FOLDER --output=DIR
+  python -m i2vgen_jax.load --config=configs/i2v.py --unet=i2vgen_xl_00854500.pth \
       --vae=v2-1_512-ema-pruned.safetensors --text_encoder=OPEN_CLIP --image_encoder=OPEN_CLIP \
       --tokenizer=FOLDER --output=DIR
 

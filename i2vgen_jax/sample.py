@@ -4,8 +4,10 @@
   --output=O.mp4
 
 --output may also end in .gif or .webp. With --refine_workdir a refinement stage takes the video on
-to its own size. With --list=FILE, of `image|||caption` lines, --output is a folder of mp4s; started
-again, it skips what is there.
+to its own size. With --video=FILE in place of --image, --workdir is a refinement stage, which
+refines that video: each of its frames, or --fps of them a second, in pieces of --frames. With
+--list=FILE, of `image|||caption` lines, --output is a folder of mp4s; started again, it skips what
+is there.
 
 Size, frame rate and sampler settings default to the runs' configs; of a run with data.aspects the
 size is the aspect that crops the image least, unless --height and --width say another. The image's
@@ -23,7 +25,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax.conditions import base
 from i2vgen_jax.process import cli
-from i2vgen_jax.sampling import lists, stage_flags, video_file
+from i2vgen_jax.sampling import given_video, lists, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 
 
@@ -32,28 +34,42 @@ def main() -> None:
   given = flags.FLAGS
   check_flags(given)
   more = condition_flags(given)
-  stages_lib.check_stages(given.workdir, given.refine_workdir)
-  image = None if given.list else pictures.read_image(given.image)
+  stages_lib.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
+  if not given.list and given.prompt is None:
+    if stages_lib.read_captions(given.workdir, given.refine_workdir):
+      raise ValueError('This model reads captions: give --prompt=TEXT.')
+  source = given_video.read(given.video, given.fps) if given.video else None
+  image = pictures.read_image(given.image) if given.image else None
   if given.list:
     lists.read(given.list)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
-  stages = stage_flags.load(
-    given,
-    size={name: given[name].value for name in ('frames', 'height', 'width', 'fps')},
-    refine_size=dict(height=given.refine_height, width=given.refine_width),
+  stages = load_stages(given)
+  check_conditions(more, stages[0].session.signals)
+  prompt = given.prompt or ''
+  if source:
+    given_video.refine(stages[0], source, prompt, given.seed, given.output, more)
+  elif given.list:
+    part, num_parts = (int(number) for number in given.part.split('/'))
+    lists.make(stages, given.list, given.output, given.seed, part, num_parts, more)
+  else:
+    first = cast(pictures.Encoded, image)
+    stages_lib.make_video(stages, first, prompt, given.seed, given.output, more)
+
+
+def load_stages(given: flags.FlagValues) -> list[stages_lib.Stage]:
+  """The stages that the flags name: one with --video; raises ValueError as stages.load."""
+  size = {name: given[name].value for name in ('frames', 'height', 'width', 'fps')}
+  options = dict(
     devices=jax.local_devices()[:1],
     negative_prompt=given.negative_prompt,
     guidance_rescale=given.guidance_rescale,
     eta=given.eta,
     spacing=given.spacing,
   )
-  check_conditions(more, stages[0].session.signals)
-  if given.list:
-    part, num_parts = (int(number) for number in given.part.split('/'))
-    lists.make(stages, given.list, given.output, given.seed, part, num_parts, more)
-  else:
-    first = cast(pictures.Encoded, image)
-    stages_lib.make_video(stages, first, given.prompt, given.seed, given.output, more)
+  if given.video:
+    return [stage_flags.load_first(given, size, levels=given.refine_levels, **options)]
+  refine_size = dict(height=given.refine_height, width=given.refine_width)
+  return stage_flags.load(given, size, refine_size, **options)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:
@@ -88,12 +104,18 @@ def check_flags(given: flags.FlagValues) -> None:
   """Checks the flags together, before anything is loaded.
 
   Raises:
-    ValueError: neither or both of --list and (--image, --prompt), an --output that is a folder or
-      ends otherwise than a video does, or an invalid --part.
+    ValueError: other than one of --image, --video and --list, a --prompt beside --list, a
+      --refine_workdir beside --video, an --output that is a folder or ends otherwise than a video
+      does, or an invalid --part.
   """
-  single = given.image is not None and given.prompt is not None
-  if (given.list is not None) == single or (given.list and (given.image or given.prompt)):
-    raise ValueError('Give --image=FILE and --prompt=TEXT, or else --list=FILE.')
+  if sum(map(bool, (given.image, given.video, given.list))) != 1 or given.list and given.prompt:
+    raise ValueError(
+      'Give --image=FILE and --prompt=TEXT, or --video=FILE and --prompt=TEXT, or else --list=FILE.'
+    )
+  if given.video and given.refine_workdir:
+    raise ValueError(
+      f'--refine_workdir={given.refine_workdir}: give the stage that refines --video as --workdir.'
+    )
   if not given.list and epath.Path(given.output).is_dir():
     raise ValueError(f'--output={given.output} is a folder: name the file to write.')
   if not given.list:
@@ -106,7 +128,8 @@ def check_flags(given: flags.FlagValues) -> None:
 if __name__ == '__main__':
   stage_flags.define()
   flags.DEFINE_string('image', None, 'First frame: any picture file.')
-  flags.DEFINE_string('prompt', None, 'What happens in the video.')
+  flags.DEFINE_string('video', None, 'Video to refine; --workdir is then a refinement stage.')
+  flags.DEFINE_string('prompt', None, 'What happens in the video; for models that read captions.')
   for name, text in conditions.flags().items():
     flags.DEFINE_string(name, None, text)
   flags.DEFINE_multi_string('condition', [], 'NAME=VALUE for a condition of your own; repeatable.')

@@ -23,6 +23,7 @@ from i2vgen_jax.models import autoencoder, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import tokenizers
+from i2vgen_jax.process import ranges
 from i2vgen_jax.stored import run_config
 
 Array = jax.Array | np.ndarray
@@ -41,6 +42,7 @@ class Session:
     schedule: of the noise.
     mesh: of the devices, once there are some.
     frozen: parameters of the networks, once loaded; under 'null', what replaces dropped signals.
+    step: of loaded weights whose conditioners still grow; None if they have.
   """
 
   config: Any
@@ -51,6 +53,7 @@ class Session:
   schedule: schedule.NoiseSchedule
   mesh: Any = None  # A Mesh, or an AbstractMesh where nothing runs.
   frozen: Any = None
+  step: int | None = None
 
   def on(self, mesh: mesh_lib.AnyMesh) -> 'Session':
     """The session on a mesh."""
@@ -113,11 +116,17 @@ class Session:
     Raises:
       ValueError: the config names no corpus or no buckets, or the model cannot take a size.
     """
-    if not self.config.data.directories or not self.config.data.buckets:
+    if not self.config.data.directories:
       raise ValueError(
         'The config names no corpus: give data.directories (name -> ingested folder, see '
-        '`python -m data_pipelines ingest --help`) and data.buckets.'
+        '`python -m data_pipelines ingest --help`).'
       )
+    return self._shapes()
+
+  def _shapes(self) -> list[buckets_lib.Bucket]:
+    """The buckets, of a corpus or none; raises ValueError as `buckets`."""
+    if not self.config.data.buckets:
+      raise ValueError('The config names no shape of videos: give data.buckets.')
     found = buckets_lib.from_config(self.config)
     for bucket in found:
       self.check_size(bucket.frames, bucket.height, bucket.width)
@@ -131,7 +140,7 @@ class Session:
     Raises:
       ValueError: sample.bucket is unknown.
     """
-    buckets = self.buckets()
+    buckets = self._shapes()
     by_name = {bucket.name: bucket for bucket in buckets}
     for name, aspects in buckets_lib.groups(buckets).items():
       own = self.config.data.buckets[name]
@@ -225,6 +234,19 @@ class Session:
       for name, signal in self.signals.items()
     }
 
+  def growth(self, batch_size: int, step: jax.Array | int | None = None) -> dict[str, jax.Array]:
+    """What `conditioning` holds besides while conditioners grow in: their share, (B,).
+
+    Args:
+      batch_size: B.
+      step: updates done; None is the attribute `step`.
+    """
+    step = self.step if step is None else step
+    if step is None or not self.config.unet.growing:
+      return {}
+    share = jnp.minimum(jnp.asarray(step, jnp.float32) / self.config.train.growth_steps, 1)
+    return {unet3d.GROWTH: jnp.full((batch_size,), share)}
+
   def unconditional(
     self, frozen: Any, negative: Mapping[str, Mapping], conditioning: Mapping[str, jax.Array]
   ) -> dict[str, jax.Array]:
@@ -283,6 +305,7 @@ def build(
   Raises:
     ValueError: the config is invalid; the message names the field.
   """
+  ranges.check(config)
   noise_schedule = schedule.NoiseSchedule.create(**config.schedule)
   _check(config, noise_schedule)
   lines = conditions.read(config.unet.conditioners)
@@ -319,7 +342,7 @@ def build(
 
 def _unet(config: Any, lines: tuple[conditions.Line, ...]) -> unet3d.UNet3D:
   model: dict[str, Any] = dict(config.unet, conditioners=lines)
-  for name in ('block_channels', 'attention_levels'):
+  for name in ('block_channels', 'attention_levels', 'growing'):
     model[name] = tuple(model[name])
   model['free_u'] = tuple(tuple(gains) for gains in model['free_u'])
   return unet3d.UNet3D(**model, dtype=jnp.dtype(config.dtype))
@@ -338,6 +361,21 @@ def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
     raise ValueError(
       f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '
       f'loss.timestep_range={tuple(config.loss.timestep_range)}.'
+    )
+
+
+def still_grows(config: Any, step: int) -> bool:
+  """Whether a run's conditioners have not wholly grown in after so many updates."""
+  return bool(config.unet.growing) and step < config.train.growth_steps
+
+
+def check_grown(config: Any, step: int, source: str) -> None:
+  """Raises ValueError if the run's conditioners still grow at this step: no other model computes
+  what it does."""
+  if still_grows(config, step):
+    raise ValueError(
+      f'{source} is at step {step}, and its conditioners {list(config.unet.growing)} grow in until '
+      f'step {config.train.growth_steps} (train.growth_steps): train it on.'
     )
 
 

@@ -69,7 +69,7 @@ def overseen(
   lead = hosts.is_lead()
   compilation.use_cache(config, workdir)
   if config.start:
-    warm_start.check(config)
+    config = warm_start.check(config)
   session = session_lib.build(config, workdir if run_folder.is_saved(workdir) else None)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
@@ -113,7 +113,7 @@ def overseen(
   if state is None:
     state = xla_profiles.jit_once(init, out_shardings=shardings)()
     if config.start:
-      first = warm_start.load(config.start, placed.params, mesh)
+      first = warm_start.load(config, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
     if lead:
       write_overview(workdir, state.params)

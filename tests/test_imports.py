@@ -44,16 +44,16 @@ ROWS = {
   'i2vgen_jax/checkpoint': 'process stored data_pipelines/corpus',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
-    'conditions diffusion frozen lora models parallel pretrained stored '
+    'conditions diffusion frozen lora models parallel pretrained process stored '
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
-    'checkpoint conditions diffusion models parallel session stored data_pipelines/corpus '
+    'checkpoint conditions diffusion models parallel process session stored data_pipelines/corpus '
     'data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/training': (
-    'checkpoint diffusion flops frozen lora models parallel process sampling session stored '
-    'data_pipelines/corpus data_pipelines/stream'
+    'checkpoint conditions diffusion flops frozen lora models parallel process sampling session '
+    'stored data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
     'flops frozen lora models parallel process session training data_pipelines/corpus'

@@ -29,6 +29,22 @@ def get_config(corpus, num_steps=6, images=False):
   return config
 
 
+def shrunk(config, corpus, num_steps=1):
+  """A shipped config with the sizes, corpora and frozen weights of the tiny one; its buckets of
+  images and videos are one of each."""
+  images = 'image' in [bucket.media for bucket in config.data.buckets.values()]
+  small = get_config(corpus, num_steps, images)
+  sizes = ('block_channels', 'attention_levels', 'layers_per_block', 'head_dim', 'norm_groups')
+  for field in (*sizes, 'temporal_in_heads', 'context_dim'):
+    config.unet[field] = small.unet[field]
+  for block in ('vae', 'text_encoder', 'image_encoder', 'tokenizer', 'train', 'mesh', 'sharding'):
+    config[block] = small[block]
+  config.data.directories, config.data.buckets = small.data.directories, small.data.buckets
+  config.sample.update(bucket='videos', num_steps=2)
+  config.optimizer.warmup_steps = 0
+  return config
+
+
 def t5(tokenizer):
   """The block config.t5 of an encoder of 16 channels with random weights."""
   block = ml_collections.ConfigDict(common.t5('small'))

@@ -17,7 +17,7 @@ REFINED_MULTIPLE = 16  # In a refinement stage, whose 720 rows are not more eith
 MAX_RATIO = 1.15  # Of the most pixels to the fewest: batches of all aspects take about the same.
 MAX_CROP = 0.5  # What the bounds are with aspects, unless told.
 MAX_ENLARGE = 2.0  # Keeps pictures of 256 pixels a side, of which 448x256 needs 1.75.
-# Those of configs/base.py:aspects, (height, width).
+# Those of configs/i2v.py:aspects, (height, width).
 BASE = ((256, 448), (448, 256), (320, 384), (384, 320))
 REASONS = ('max_crop', 'max_enlarge')  # What leaves a source out.
 CHUNK = 1 << 20  # Rows that are looked at together: bounds the memory.

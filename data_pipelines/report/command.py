@@ -42,7 +42,7 @@ def report(
     output: file of the page, on a disk or in a bucket.
     index_folder: of an index of the corpora, or ''.
     num_examples: pictures per cell, per rule of curate, and without an index per kind of media.
-    framing: aspects whose examples are counted; those of configs/base.py:aspects if None.
+    framing: aspects whose examples are counted; those of configs/i2v.py:aspects if None.
   Returns:
     What the page shows, without the pictures.
   Raises:

@@ -65,6 +65,7 @@ class Signal(abc.ABC):
     name: of its entry in `conditioning` and in config.condition_dropout.
     networks: blocks of the config whose frozen parameters it reads.
     flags: name -> help of flags that `sample` gets for it; `Request.more` holds their values.
+    reads_caption: whether `of_request` reads the captions.
     dropout: how often training drops it, if config.condition_dropout does not say.
     drop_slot: its place in the draws of condition dropout that the first release had, whose keys
       it also draws by; None draws by its name, so that a new signal changes no other's draws.
@@ -81,6 +82,7 @@ class Signal(abc.ABC):
   name: ClassVar[str]
   networks: ClassVar[tuple[str, ...]] = ()
   flags: ClassVar[Mapping[str, str]] = {}
+  reads_caption: ClassVar[bool] = False
   dropout: ClassVar[float] = 0.0
   drop_slot: ClassVar[int | None] = None
   cached: ClassVar[Literal['all', 'first', 'last', ''] | None] = None

@@ -33,6 +33,7 @@ class Tokens(Signal):
   """
 
   field: ClassVar[str]
+  reads_caption = True
   dropout = 0.1  # As VGen's text-to-video stage.
   cached = ''
 

@@ -104,6 +104,14 @@ def spaced_timesteps(
       raise ValueError(
         f"sample.spacing={spacing!r} is unknown; known: 'leading', 'trailing', 'linspace'."
       )
+    # Above the first timestep, 'leading' leaves about a stride, unless that is rounded far down.
+    first, stride = timesteps_K[0], levels // points
+    too_low = num_steps == 1 or levels - 1 - first > max(2 * stride, levels / 10)
+    if spacing == 'leading' and stride and too_low:
+      raise ValueError(
+        f"sample.num_steps={num_steps}, spaced 'leading', starts at timestep {first:.0f} of "
+        f"{levels}, where a video is not noise: use sample.spacing='trailing', or other steps."
+      )
   timesteps_K = timesteps_K[:num_steps].astype(np.int32)
   if num_steps < 1 or timesteps_K[0] >= levels or np.any(np.diff(timesteps_K) >= 0):
     raise ValueError(

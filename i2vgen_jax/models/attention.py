@@ -7,7 +7,7 @@ Dimension key: B batch, F (as keys: G) frames, S (as keys: T) spatial tokens, L 
 D context width, C channels, A heads, K head size.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,23 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from i2vgen_jax.models import axes, kernels, layers, video_parts
+
+
+class GrowingContext(NamedTuple):
+  """Context tokens to which others are joined by degrees.
+
+  Attributes:
+    before_BLD: what the model attended to before.
+    all_BLD: these and the new ones.
+    share_B: of attention to all in the output, 0 to 1; the rest is attention to those before.
+  """
+
+  before_BLD: jax.Array
+  all_BLD: jax.Array
+  share_B: jax.Array
+
+
+Context = jax.Array | GrowingContext
 
 
 class Attention(nn.Module):
@@ -30,23 +47,33 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BFSC: jax.Array,
-    context_BLD: jax.Array | None = None,
+    context: Context | None = None,
     dropout_keys_B: jax.Array | None = None,
   ) -> jax.Array:
     """Returns (B, F, S, C); the context is read only by attention over 'context'.
 
     Args:
       x_BFSC: features of a video; the queries.
-      context_BLD: context tokens; needed where `over` is 'context'.
+      context: context tokens (B, L, D), or some that grow; needed where `over` is 'context'.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
-    source: Any = context_BLD if self.over == 'context' else x_BFSC
+    source: Any = context if self.over == 'context' else x_BFSC
     width = self.num_heads * self.head_dim
-    q_BFSC, k, v = (
-      layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
-      for name, x in (('to_q', x_BFSC), ('to_k', source), ('to_v', source))
+    to_q, to_k, to_v = (
+      layers.Dense(width, use_bias=False, dtype=self.dtype, name=name)
+      for name in ('to_q', 'to_k', 'to_v')
     )
-    output_BFSC = kernels.attend(self.over, q_BFSC, k, v, self.num_heads)
+    q_BFSC = to_q(x_BFSC)
+
+    def attend(source: jax.Array) -> jax.Array:
+      return kernels.attend(self.over, q_BFSC, to_k(source), to_v(source), self.num_heads)
+
+    if isinstance(source, GrowingContext):
+      before_BFSC, all_BFSC = attend(source.before_BLD), attend(source.all_BLD)
+      share = source.share_B.astype(before_BFSC.dtype)[:, None, None, None]
+      output_BFSC = (1 - share) * before_BFSC + share * all_BFSC  # At 0 and 1, to the bit.
+    else:
+      output_BFSC = attend(source)
     output_BFSC = layers.Dense(x_BFSC.shape[-1], dtype=self.dtype, name='to_out_0')(output_BFSC)
     return layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(output_BFSC, dropout_keys_B)
 
@@ -102,12 +129,12 @@ class TransformerBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFSC: jax.Array, context_BLD: jax.Array | None = None) -> jax.Array:
+  def __call__(self, x_BFSC: jax.Array, context: Context | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
     for i, over in enumerate(self.attentions, start=1):
       h = layers.LayerNorm(self.dtype, name=f'norm{i}')(x_BFSC)
       attention = Attention(over, self.num_heads, self.head_dim, dtype=self.dtype, name=f'attn{i}')
-      x_BFSC = x_BFSC + attention(h, context_BLD)
+      x_BFSC = x_BFSC + attention(h, context)
     h = layers.LayerNorm(self.dtype, name='norm3')(x_BFSC)
     return x_BFSC + FeedForward(dtype=self.dtype, name='ff')(h)
 
@@ -126,7 +153,7 @@ class Transformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BFHWC: jax.Array, context_BLD: jax.Array | None = None) -> jax.Array:
+  def __call__(self, x_BFHWC: jax.Array, context: Context | None = None) -> jax.Array:
     """(B, F, H, W, C) -> (B, F, H, W, C)."""
     x_BFHWC = checkpoint_name(x_BFHWC, layers.BLOCK_INPUT)
     height, width, channels = x_BFHWC.shape[2:]
@@ -140,7 +167,7 @@ class Transformer(nn.Module):
     block = TransformerBlock(
       self.attentions, self.num_heads, self.head_dim, self.dtype, name='transformer_blocks_0'
     )
-    h_BFSC = block(h_BFSC, context_BLD)
+    h_BFSC = block(h_BFSC, context)
     project = layers.Dense(channels, zero=('kernel', 'bias'), dtype=self.dtype, name='proj_out')
     x_BFHWC = x_BFHWC + axes.tokens_as_space(project(h_BFSC), *x_BFHWC.shape[2:4])
     return video_parts.frames_apart(x_BFHWC, height, width) if over_frames else x_BFHWC

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from i2vgen_jax.models import attention, free_u, layers, pallas_attention, video_parts
 
 Target = TypeVar('Target', bound=type[nn.Module])
+GROWTH = 'growth'  # Entry of `conditioning`: the share of conditioners that grow in.
 
 
 class Level(nn.Module):
@@ -40,7 +41,7 @@ class Level(nn.Module):
     )
     return block(x_BFHWC, embedding_BE, dropout_keys_B)
 
-  def _attend(self, i: int, x_BFHWC: jax.Array, context_BLD: jax.Array) -> jax.Array:
+  def _attend(self, i: int, x_BFHWC: jax.Array, context: attention.Context) -> jax.Array:
     sizes = (self.channels // self.head_dim, self.head_dim, self.norm_groups, self.dtype)
     spatial = rematerialized(attention.SpatialTransformer, self.remat)(
       *sizes, name=f'attentions_{i}'
@@ -48,18 +49,18 @@ class Level(nn.Module):
     temporal = rematerialized(attention.TemporalTransformer, self.remat)(
       *sizes, name=f'temp_attentions_{i}'
     )
-    return temporal(spatial(x_BFHWC, context_BLD))
+    return temporal(spatial(x_BFHWC, context))
 
   def _layer(
     self,
     i: int,
     x_BFHWC: jax.Array,
     embedding_BE: jax.Array,
-    context_BLD: jax.Array,
+    context: attention.Context,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     x_BFHWC = self._resnet(i, x_BFHWC, embedding_BE, dropout_keys_B)
-    return self._attend(i, x_BFHWC, context_BLD) if self.has_attention else x_BFHWC
+    return self._attend(i, x_BFHWC, context) if self.has_attention else x_BFHWC
 
 
 class DownBlock(Level):
@@ -73,7 +74,7 @@ class DownBlock(Level):
     self,
     x_BFHWC: jax.Array,
     embedding_BE: jax.Array,
-    context_BLD: jax.Array,
+    context: attention.Context,
     dropout_keys_B: jax.Array | None,
   ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns the output and the list of skips.
@@ -81,12 +82,12 @@ class DownBlock(Level):
     Args:
       x_BFHWC: features of the level.
       embedding_BE: the timestep's vector, with whatever is added to it.
-      context_BLD: context tokens.
+      context: context tokens (B, L, D), or some that grow.
       dropout_keys_B: a jax.random key per sample, or None for no dropout.
     """
     skips = []
     for i in range(self.num_layers):
-      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context, dropout_keys_B)
       skips.append(x_BFHWC)
     if not self.is_last:
       x_BFHWC = layers.Downsample(self.row_margin, self.dtype, name='downsamplers_0')(x_BFHWC)
@@ -102,11 +103,11 @@ class MidBlock(Level):
     self,
     x_BFHWC: jax.Array,
     embedding_BE: jax.Array,
-    context_BLD: jax.Array,
+    context: attention.Context,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     """(B, F, H, W, C) -> the same; arguments as those of DownBlock."""
-    x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+    x_BFHWC = self._layer(0, x_BFHWC, embedding_BE, context, dropout_keys_B)
     return self._resnet(1, x_BFHWC, embedding_BE, dropout_keys_B)
 
 
@@ -122,7 +123,7 @@ class UpBlock(Level):
     skips: Sequence[jax.Array],
     next_size: tuple[int, ...] | None,
     embedding_BE: jax.Array,
-    context_BLD: jax.Array,
+    context: attention.Context,
     dropout_keys_B: jax.Array | None,
   ) -> jax.Array:
     """(B, F, H, W, C) -> the same, or of `next_size`, which is the next skip's (height, width).
@@ -131,13 +132,13 @@ class UpBlock(Level):
       x_BFHWC: features of the level.
       skips: (B, F, H, W, any) of the encoder, in the order of the layers that take them.
       next_size: (height, width) of the next level; None at the last.
-      embedding_BE, context_BLD, dropout_keys_B: as those of DownBlock.
+      embedding_BE, context, dropout_keys_B: as those of DownBlock.
     """
     for i, skip_BFHWC in enumerate(skips):
       if i < len(self.free_u):
         x_BFHWC, skip_BFHWC = free_u.reweigh(x_BFHWC, skip_BFHWC, *self.free_u[i])
       x_BFHWC = jnp.concatenate([x_BFHWC, skip_BFHWC], -1)
-      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context_BLD, dropout_keys_B)
+      x_BFHWC = self._layer(i, x_BFHWC, embedding_BE, context, dropout_keys_B)
     if next_size is not None:
       resize = layers.Upsample(self.row_margin, self.dtype, name='upsamplers_0')
       x_BFHWC = resize(x_BFHWC, *next_size)
@@ -160,6 +161,8 @@ class UNet3D(nn.Module):
     context_dim: width of context tokens.
     row_margin: rows of zeros above and below a level before it is halved, off again after it is
       doubled: 1 in VGen's refinement, 0 in its base model.
+    growing: kinds of conditioners that conditioning['growth'], (B,), lets in by degrees; without
+      that entry they take part in full.
     free_u: (trunk gain, skip gain) of the first decoder layers, see free_u.reweigh; VGen's
       refinement has ((1.1, 0.6), (1.2, 0.4)).
     remat: what the backward pass of a ResBlock or transformer keeps: a name in POLICIES; 'none'
@@ -178,6 +181,7 @@ class UNet3D(nn.Module):
   dropout: float = 0.1
   context_dim: int = 1024
   row_margin: int = 0
+  growing: tuple[str, ...] = ()
   free_u: tuple[tuple[float, float], ...] = ()
   remat: Literal['none', 'block', 'products', 'offload'] = 'none'
   dtype: jnp.dtype = jnp.float32
@@ -202,10 +206,10 @@ class UNet3D(nn.Module):
       ValueError: a conditioner, size or rate is inconsistent, or `conditioning` lacks a signal.
     """
     self._check_sizes()
-    x, embedding_BE, context_BLD = self._embed(
+    x, embedding_BE, context = self._embed(
       noisy_latents_BFHWC, timesteps_B, conditioning, dropout_keys_B
     )
-    conditions = (embedding_BE, context_BLD, dropout_keys_B)
+    conditions = (embedding_BE, context, dropout_keys_B)
 
     x = layers.Conv(self.block_channels[0], dtype=self.dtype, name='conv_in')(x)
     x = rematerialized(attention.TemporalTransformer, self.remat)(
@@ -244,7 +248,7 @@ class UNet3D(nn.Module):
     timesteps_B: jax.Array,
     conditions: Mapping[str, jax.Array],
     dropout_keys_B: jax.Array | None,
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, jax.Array, attention.Context]:
     """Runs the conditioners. Returns the concatenated input, the embedding and the context."""
     num_frames = noisy_latents_BFHWC.shape[1] * video_parts.num_parts()
     latent_channels = noisy_latents_BFHWC.shape[-1]
@@ -261,6 +265,7 @@ class UNet3D(nn.Module):
       noise=[noisy_latents_BFHWC],
       embedding=[TimeEmbedding(embedding_width, name='time_embedding')(timesteps_B)],
     )
+    share_B, before = conditions.get(GROWTH) if self.growing else None, []
     for line in self.conditioners:
       names = [signal.name for signal in line.conditioner.signals]
       missing = [name for name in names if name not in conditions]
@@ -276,13 +281,22 @@ class UNet3D(nn.Module):
         dtype=self.dtype,
       )
       output = conditioner(*(conditions[name] for name in names), num_frames, dropout_keys_B)
+      if share_B is not None and line.kind in self.growing and route in ('noise', 'embedding'):
+        output *= share_B.reshape((-1,) + (1,) * (output.ndim - 1))
       routes[route].append(output)
+      if route == 'context' and line.kind not in self.growing:
+        before.append(output)
 
     channels: list[Any] = [sum(routes['noise']), *routes['concat']]
     x_BFHWC = jnp.concatenate([x.astype(self.dtype) for x in channels], -1)
-    context_BLD = jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in routes['context']], 1)
+    context: Any = self._join(routes['context'])
+    if share_B is not None and len(before) < len(routes['context']):
+      context = attention.GrowingContext(self._join(before), context, share_B)
     embedding_BE: Any = sum(routes['embedding'])
-    return x_BFHWC, embedding_BE, context_BLD
+    return x_BFHWC, embedding_BE, context
+
+  def _join(self, tokens: Sequence[jax.Array]) -> jax.Array:
+    return jnp.concatenate([x_BLD.astype(self.dtype) for x_BLD in tokens], 1)
 
   def _level(self, i: int) -> dict[str, Any]:
     return dict(

@@ -1,6 +1,6 @@
 """Says what a run takes on a TPU topology, before anyone books it.
 
-python -m i2vgen_jax.plan --config=configs/base.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
+python -m i2vgen_jax.plan --config=configs/i2v.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
 ... --compile --bucket=f16_at_8     also compiles the train step for it (libtpu; half an hour)
 """
 

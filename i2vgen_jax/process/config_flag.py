@@ -15,7 +15,7 @@ flags.disclaim_key_flags()
 def find(path: str) -> str:
   """Where a config file lies, from any folder: the path itself, else that of an installed config.
 
-  `configs/base.py` names our own config when the current folder has no such file.
+  `configs/i2v.py` names our own config when the current folder has no such file.
 
   Args:
     path: a Python file, without the `:arg` that may follow it on the command line.

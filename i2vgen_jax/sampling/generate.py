@@ -21,6 +21,7 @@ from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
 from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import ranges
 
 
 class Inputs(NamedTuple):
@@ -30,11 +31,13 @@ class Inputs(NamedTuple):
     signals: inputs by signal, of session.of_batch or session.of_request.
     negative: of session.negative.
     video: uint8, of any size and with as many frames; a refinement stage refines it.
+    step: of the parameters, see session.growth.
   """
 
   signals: Mapping[str, Mapping[str, jax.Array]]
   negative: Mapping[str, Mapping[str, jax.Array]]
   video: jax.Array | np.ndarray | None = None
+  step: jax.Array | None = None
 
 
 def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, Any]:
@@ -46,12 +49,16 @@ def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, A
       leaves the config's.
 
   Raises:
-    ValueError: the stage was not trained on so many noise levels.
+    ValueError: a number lies outside of its range, or the stage was not trained on so many noise
+      levels.
   """
   chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
   for elsewhere in ('bucket', 'seed'):
     chosen.pop(elsewhere)
+  for name, value in overrides.items():
+    if value is not None and f'sample.{name}' in ranges.RANGES:
+      ranges.check_number(f'sample.{name}', value, name)
   lowest = 1 if config.refine.levels else 0
   if not lowest <= chosen['levels'] <= config.loss.timestep_range[1]:
     raise ValueError(
@@ -123,6 +130,8 @@ def make_generate(
   def generate(params, frozen, inputs, noise_BFHWC):
     conditioning = session.condition(frozen, inputs.signals)
     unconditional = session.unconditional(frozen, inputs.negative, conditioning)
+    growth = session.growth(noise_BFHWC.shape[0], inputs.step)
+    conditioning, unconditional = conditioning | growth, unconditional | growth
 
     def denoise(noisy_BFHWC, timesteps_B, conditioning):
       apply = video_parts.split_videos(session.unet.apply)

@@ -1,4 +1,5 @@
-"""Lists to sample from: a video for each line image|||caption, as in VGen."""
+"""Lists to sample from: a video for each line image|||caption, as in VGen; or image alone, for
+models that read no captions."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -39,11 +40,14 @@ def make(
       reason.
   """
   lines = read(path)[part::num_parts]
+  needs_caption = any(
+    signal.reads_caption for stage in stages for signal in stage.session.signals.values()
+  )
   stages_lib.make_folder(folder)
   failed = []
   for done, (number, line) in enumerate(lines):
     try:
-      image_path, caption = split_line(line, epath.Path(path).parent)
+      image_path, caption = split_line(line, epath.Path(path).parent, needs_caption)
       output = epath.Path(folder) / f'{number:04d}_{image_path.stem}.mp4'
       if output.exists():
         logging.info('%s is there: skipped', output)
@@ -79,14 +83,19 @@ def read(path: epath.PathLike) -> list[tuple[int, str]]:
   return lines
 
 
-def split_line(line: str, folder: epath.Path) -> tuple[epath.Path, str]:
+def split_line(line: str, folder: epath.Path, needs_caption: bool = True) -> tuple[epath.Path, str]:
   """(image path, caption); a path that does not exist as given is one in the list's folder.
+
+  Args:
+    line: of the list.
+    folder: of the list.
+    needs_caption: whether a line without a caption is an error.
 
   Raises:
     ValueError: the line is not image|||caption.
   """
   image, separator, caption = line.partition(SEPARATOR)
-  if not separator or not image.strip() or not caption.strip():
+  if not image.strip() or (needs_caption and not (separator and caption.strip())):
     raise ValueError(f'{line!r} is not image{SEPARATOR}caption.')
   given = epath.Path(image.strip())
   return given if given.exists() else folder / image.strip(), caption.strip()

@@ -35,6 +35,7 @@ def define() -> None:
   flags.DEFINE_string('refine_sampler', None, "Its sampler; default the run's.")
   flags.DEFINE_float('refine_guidance', None, "Its guidance scale; default the run's.")
   flags.DEFINE_integer('refine_levels', None, "Noise levels added and removed; default the run's.")
+  flags.DEFINE_string('refine_negative_prompt', None, "What it moves away from; default the run's.")
 
 
 def load(
@@ -58,17 +59,7 @@ def load(
     ValueError: one stands in the other's place, a run is missing, or a setting is invalid.
   """
   stages.check_stages(given.workdir, given.refine_workdir)
-  shared = dict(weights=given.weights, seed=given.seed, devices=devices)
-  first = stages.load(
-    given.workdir,
-    step=given.step,
-    size=size,
-    num_steps=given.steps,
-    guidance_scale=given.guidance,
-    sampler=given.sampler,
-    **shared,
-    **base,
-  )
+  first = load_first(given, size, devices, **base)
   if not given.refine_workdir:
     return [first]
   clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
@@ -79,6 +70,40 @@ def load(
     guidance_scale=given.refine_guidance,
     sampler=given.refine_sampler,
     levels=given.refine_levels,
-    **shared,
+    negative_prompt=given.refine_negative_prompt,
+    weights=given.weights,
+    seed=given.seed,
+    devices=devices,
   )
   return [first, refinement]
+
+
+def load_first(
+  given: flags.FlagValues,
+  size: Mapping[str, Any] | None = None,
+  devices: list | None = None,
+  **more: Any,
+) -> stages.Stage:
+  """The stage of --workdir, whichever it is.
+
+  Args:
+    given: with the flags of `define`.
+    size: of its videos, as stages.load takes it.
+    devices: to sample on; default all.
+    **more: further arguments of stages.load.
+
+  Raises:
+    ValueError: as stages.load.
+  """
+  return stages.load(
+    given.workdir,
+    step=given.step,
+    size=size,
+    num_steps=given.steps,
+    guidance_scale=given.guidance,
+    sampler=given.sampler,
+    weights=given.weights,
+    seed=given.seed,
+    devices=devices,
+    **more,
+  )

@@ -1,6 +1,7 @@
 """Trained stages as functions from an image and a caption to a video."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.media import pictures
-from i2vgen_jax import checkpoint
+from i2vgen_jax import checkpoint, conditions
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.sampling import generate as generate_lib
@@ -126,11 +127,13 @@ def load(
     ValueError: there is no such run, or a setting is invalid.
   """
   session = session_lib.open_run(workdir, devices)
-  params, _ = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+  params, step = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+  if session_lib.still_grows(session.config, step):
+    session = dataclasses.replace(session, step=step)
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
-  if given.get('fps', 1) <= 0:
-    raise ValueError(f'fps={given["fps"]} must be above 0.')
+  if not 0 < given.get('fps', 1) < math.inf:
+    raise ValueError(f'fps={given["fps"]} must be above 0, and finite.')
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
   if 'height' in given or 'width' in given:
     bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
@@ -145,21 +148,45 @@ def load(
   )
 
 
-def check_stages(workdir: epath.PathLike, refine_workdir: epath.PathLike | None = None) -> None:
+def check_stages(
+  workdir: epath.PathLike, refine_workdir: epath.PathLike | None = None, of_video: bool = False
+) -> None:
   """Checks by their configs alone, before anything is loaded, that each run has the right place.
 
+  Args:
+    workdir: of a base stage; of a refinement stage if a given video is refined.
+    refine_workdir: of the refinement stage, if there is one.
+    of_video: whether a video is given.
+
   Raises:
-    ValueError: the first run is a refinement stage, or the second is none.
+    ValueError: one stands in the other's place.
   """
-  if run_config.read(workdir).refine.levels:
+  refines = bool(run_config.read(workdir).refine.levels)
+  if of_video and not refines:
+    raise ValueError(
+      f'--workdir={workdir} is no refinement stage (its config.refine.levels is 0), and --video is '
+      'refined: give one.'
+    )
+  if refines and not of_video:
     raise ValueError(
       f'--workdir={workdir} is a refinement stage: give the base stage there, and this one to '
-      '--refine_workdir.'
+      '--refine_workdir; or a video to refine to --video.'
     )
   if refine_workdir and not run_config.read(refine_workdir).refine.levels:
     raise ValueError(
       f'--refine_workdir={refine_workdir} is no refinement stage: its config.refine.levels is 0.'
     )
+
+
+def read_captions(*workdirs: epath.PathLike | None) -> bool:
+  """Whether any of the runs is conditioned on a caption, by their configs."""
+  lines = [
+    line
+    for workdir in workdirs
+    if workdir
+    for line in conditions.read(run_config.read(workdir).unet.conditioners)
+  ]
+  return any(signal.reads_caption for line in lines for signal in line.conditioner.signals)
 
 
 def make_folder(path: epath.PathLike) -> None:

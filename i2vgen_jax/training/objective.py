@@ -125,6 +125,7 @@ def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Calla
     conditioning = guidance.drop_conditions(
       draws.drop, conditioning, session.null(frozen), rates, slots
     )
+    conditioning |= session.growth(len(position), step)
     encoded = dict(latents=latents_BFHWC, conditioning=conditioning, position=position)
     return encoded_loss(params, encoded, seed, step)
 
@@ -132,11 +133,12 @@ def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Calla
 
 
 def make_eval_loss(session: session_lib.Session, timestep_range: tuple) -> Callable[..., jax.Array]:
-  """(params, frozen, batch, seed) -> loss_B at timesteps and noise that depend on the row alone.
+  """(params, frozen, batch, seed, step) -> loss_B at timesteps and noise of the row alone.
 
   Timesteps are spread evenly over the rows by a multiplicative permutation, so that any prefix of
   rows covers all noise levels of the range, unweighted. Latents are posterior means and nothing is
-  dropped, so that the number is the same at every call.
+  dropped, so that the number is the same at every call. `step` is of the parameters, see
+  session.growth.
 
   Args:
     session: of the run.
@@ -145,10 +147,11 @@ def make_eval_loss(session: session_lib.Session, timestep_range: tuple) -> Calla
 
   apply = video_parts.split_videos(session.unet.apply)
 
-  def eval_loss(params, frozen, batch, seed):
+  def eval_loss(params, frozen, batch, seed, step=None):
     (noise_B,) = sample_keys(seed, 0, batch['position'], 1)
     latents_BFHWC = session.autoencoder.encode_video(frozen, batch['video'])
     conditioning = session.condition(frozen, session.of_batch(batch))
+    conditioning |= session.growth(len(latents_BFHWC), step)
     # Golden-ratio steps fill [0, 1) evenly for any number of rows.
     fraction_B = jnp.mod((batch['position'] + 0.5) * 0.6180339887, 1.0)
     start, stop = timestep_range

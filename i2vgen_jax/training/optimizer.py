@@ -1,5 +1,6 @@
 """AdamW or Muon with parameter groups, warm-up, decay and clipping, as one optax transformation."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -112,6 +113,12 @@ def make_optimizer(
         f'optimizer.groups: {dict(group)} needs `match` and takes {sorted(DEFAULT_GROUP)}; '
         f'unknown: {unknown}.'
       )
+    for field in ('lr', 'weight_decay'):
+      value = group.get(field)
+      if value is not None and not 0 <= value < math.inf:
+        raise ValueError(
+          f'optimizer.groups: {field}={value} of {dict(group)} must lie in [0, inf).'
+        )
     if not any(re.search(group['match'], name) for name in jax.tree.leaves(names)):
       raise ValueError(
         f'optimizer.groups: match={group["match"]!r} fits no parameter, e.g. '

@@ -62,7 +62,8 @@ class Validation:
     losses = []
     total, size = self._num_eval, min(self._num_eval, self._bucket.batch_size)
     for part, count in held_out.parts(self._batch, total, size, self._mesh):
-      losses.append(np.asarray(self._eval_loss(state.ema_params, frozen, part, state.seed))[:count])
+      found = self._eval_loss(state.ema_params, frozen, part, state.seed, state.step)
+      losses.append(np.asarray(found)[:count])
     return float(np.concatenate(losses).mean())
 
   def sample(
@@ -84,7 +85,7 @@ class Validation:
     size = bucket.frames, bucket.height, bucket.width
     noise = generate.start_noise(self._session, seed, part['video'].shape[0], size)
     video = self._shrink(part['video']) if self._shrink else None
-    inputs = generate.Inputs(self._session.of_batch(part), self._negative, video)
+    inputs = generate.Inputs(self._session.of_batch(part), self._negative, video, state.step)
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
     _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
     videos_BFHWC = multihost_utils.process_allgather(videos_BFHWC, tiled=True)  # On every host.

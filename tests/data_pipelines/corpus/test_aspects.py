@@ -5,7 +5,7 @@ import fractions
 import numpy as np
 import pytest
 
-from configs import base, refine
+from configs import i2v, refine
 from data_pipelines.corpus import aspects, buckets
 
 BASE = aspects.Framing('b', aspects.BASE, 0.5, 2.0)
@@ -74,7 +74,7 @@ def test_a_bucket_becomes_one_for_each_aspect():
 
 
 def test_the_shipped_aspects_are_valid_and_those_that_commands_count():
-  config = base.get_config('aspects')
+  config = i2v.get_config('aspects')
   assert tuple(config.data.aspects) == aspects.BASE
   assert len(buckets.from_config(config)) == 4 * len(config.data.buckets)
   assert len(buckets.from_config(refine.get_config('aspects'))) == 12

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from configs import refine
+from configs import refine_hq
 from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.corpus import buckets, reader
@@ -94,8 +94,8 @@ def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_pa
 
 
 def test_the_refinements_recipe_is_one_that_index_takes(corpora, tmp_path):
-  """Its conditions, as configs/refine.py says them, on small clips of scores from 0 to 1."""
-  where = re.findall('--where="(.*?)"', refine.__doc__)
+  """Its conditions, as configs/refine_hq.py says them, on small clips of scores from 0 to 1."""
+  where = re.findall('--where="(.*?)"', refine_hq.__doc__)
   assert len(where) == 3
   where = [condition.replace('720', '64').replace('>= 5', '>= 0.5') for condition in where]
   videos = {'videos': corpora['videos']}

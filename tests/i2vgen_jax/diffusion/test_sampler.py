@@ -130,6 +130,19 @@ def test_sampling_from_inside_the_schedule_equals_diffusers(kind, spacing):
   assert_close(actual, theirs(oracle, oracle.timesteps, variance_noise=True))
 
 
+@pytest.mark.parametrize('num_steps', [1, 400, 600])
+def test_leading_steps_that_do_not_begin_at_noise_are_refused(num_steps):
+  message = f"num_steps={num_steps}, spaced 'leading', starts at timestep .* use .*'trailing'"
+  with pytest.raises(ValueError, match=message):
+    sampler.make_table(RELEASED, num_steps)
+  sampler.make_table(RELEASED, num_steps, spacing='trailing')
+
+
+@pytest.mark.parametrize('num_steps', [2, 3, 30, 50, 70, 250, 500, 999])
+def test_leading_steps_that_begin_at_noise_are_taken(num_steps):
+  assert len(sampler.make_table(RELEASED, num_steps)['timestep']) == num_steps
+
+
 def true_velocity(x0):
   def denoise(z, t):
     alpha, sigma = RELEASED.alpha_sigma(t, 5)

@@ -29,6 +29,12 @@ def test_malformed_lines_are_named(line, tmp_path):
     lists.split_line(line, tmp_path)
 
 
+@pytest.mark.parametrize('line', ['a.png', 'a.png|||', 'a.png||| a cat'])
+def test_a_model_that_reads_no_captions_needs_none(line, tmp_path):
+  path, caption = lists.split_line(line, tmp_path, needs_caption=False)
+  assert path == tmp_path / 'a.png' and caption == ('a cat' if 'cat' in line else '')
+
+
 def test_an_empty_or_missing_list_is_refused(tmp_path):
   (tmp_path / 'list.txt').write_text('# nothing\n')
   with pytest.raises(ValueError, match='holds no image'):

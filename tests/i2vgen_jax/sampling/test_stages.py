@@ -13,7 +13,7 @@ from configs import refine_demo
 from i2vgen_jax import checkpoint, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import generate, lists
+from i2vgen_jax.sampling import generate, given_video, lists, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
@@ -129,8 +129,52 @@ def test_a_refinement_follows_the_video_and_the_seed(stages):
   assert np.abs(run(dark, 0) - run(dark, 1)).mean() > 1
 
 
+def test_any_video_is_refined_piece_by_piece(stages, tmp_path):
+  """Ten frames in pieces of four, at the stage's size and the video's rate."""
+  video = np.repeat(np.array([30] * 5 + [220] * 5, np.uint8), 48 * 64 * 3).reshape(10, 48, 64, 3)
+  video_file.write(tmp_path / 'film.mp4', video, 12)
+  source = given_video.read(tmp_path / 'film.mp4')
+  given_video.refine(stages[1], source, 'a circle', 0, tmp_path / 'out.mp4')
+  made = read_frames(tmp_path / 'out.mp4')
+  assert made.shape == (10, 64, 64, 3)
+  assert made[8:].mean() > made[:4].mean()
+  with av.open(str(tmp_path / 'out.mp4')) as container:
+    assert float(container.streams.video[0].average_rate) == 12
+
+
+@pytest.mark.parametrize(
+  'name, value, message',
+  [
+    ('guidance_scale', float('nan'), 'guidance_scale=nan must lie in'),
+    ('guidance_scale', float('inf'), 'guidance_scale=inf must lie in'),
+    ('guidance_scale', -5.0, 'guidance_scale=-5.0 must lie in'),
+    ('guidance_rescale', 5.0, 'guidance_rescale=5.0 must lie in'),
+    ('eta', 3.0, 'eta=3.0 must lie in'),
+  ],
+)
+def test_settings_outside_of_their_range_are_refused(name, value, message, runs):
+  with pytest.raises(ValueError, match=message):
+    generate.settings(run_config.read(runs[0]), **{name: value})
+
+
+def test_a_folder_without_a_corpus_has_the_shape_of_its_samples(runs):
+  config = ml_collections.ConfigDict(run_config.read(runs[0]))
+  config.data.directories = {}
+  session = session_lib.build(config, runs[0])
+  assert session.sample_bucket().frames == 4
+  with pytest.raises(ValueError, match='names no corpus'):
+    session.buckets()
+  config.data.buckets = {}
+  with pytest.raises(ValueError, match='give data.buckets'):
+    session_lib.build(config, runs[0]).sample_bucket()
+
+
 def test_stages_in_the_wrong_place_are_refused(runs):
   base, refinement = runs
+  stages_lib.check_stages(refinement, of_video=True)
+  with pytest.raises(ValueError, match='is no refinement stage .* and --video is refined'):
+    stages_lib.check_stages(base, of_video=True)
+  assert stages_lib.read_captions(base, None) and stages_lib.read_captions(refinement)
   stages_lib.check_stages(base, refinement)
   with pytest.raises(ValueError, match='--workdir=.* is a refinement stage'):
     stages_lib.check_stages(refinement, None)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, demo
+from configs import demo, i2v
 from data_pipelines.corpus import buckets
 from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
@@ -43,7 +43,7 @@ def test_products_and_convolutions_are_counted_through_loops_and_calls():
 def test_the_released_unet_costs_what_torch_counts():
   """8.7440 TFLOP forward for 16 frames of 448x256, by torch's counter on the original; which makes
   keys and values of the context anew for each frame (0.1186 TFLOP), and we once per video."""
-  config = base.get_config()
+  config = i2v.get_config()
   config.tokenizer = str(ROOT / demo.DEMO / 'tokenizer')
   config.text_encoder.model.update(vocab_size=856, max_length=77)
   built = session_lib.build(config)
