@@ -1,6 +1,7 @@
 """Shows what it takes to run a config on a topology, and with --go does it.
 
   python -m launch <target> --topology=2xcpu-1 --config=configs/demo.py --workdir=DIR [--go]
+  python -m launch check [--target=<target>] ...    what would fail, before machines are booked
 
 Targets: local, tpu_vm, queued, gke, xpk, slurm. See launch/README.md.
 """
@@ -18,8 +19,8 @@ from absl import flags
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.process import cli, config_flag
-from launch import cloud_tpu, kubernetes, local, slurm
+from i2vgen_jax.process import cli, config_flag, exit_codes
+from launch import check, cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
 TARGETS = {
@@ -34,9 +35,13 @@ FIELDS = (*job_lib.PLACES, 'provision', 'internal_ips')
 
 def main(target: str) -> int:
   """Entry point; returns the exit code."""
-  if target not in ('local', *TARGETS):
-    raise ValueError(f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}.')
   values = flags.FLAGS
+  kind = topology.parse(values.topology).kind
+  checks = target == 'check'
+  if checks:
+    target = values.target or check.DEFAULT_TARGETS[kind]
+  if target not in ('local', *TARGETS):
+    raise ValueError(f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}; or check.')
   job = job_lib.Job(
     name=values.name,
     topology=topology.parse(values.topology),
@@ -45,6 +50,11 @@ def main(target: str) -> int:
     env=tuple(values.env),
     **{field: values[field].value for field in FIELDS},
   )
+  if checks:
+    render = {'local': local.show}.get(target) or TARGETS[target]
+    lines = check.Check(job, values.config, target, render).lines()
+    print('\n'.join(map(str, lines)))
+    return exit_codes.USAGE if any(line.ok is False for line in lines) else exit_codes.DONE
   check_fit(values.config, job.topology)
   if target == 'local':
     if values.go:
@@ -110,6 +120,7 @@ if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
   flags.DEFINE_string('topology', None, 'Machines, such as v5p-128, 2xv5e-256, gpu-8 or 2xcpu-4.')
+  flags.DEFINE_string('target', '', 'check: the target; default by the topology, gke for TPUs.')
   flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
   flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
   flags.DEFINE_string('output', '', 'Folder for the files of the plan; default a temporary one.')
