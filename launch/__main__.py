@@ -1,10 +1,13 @@
 """Shows what it takes to run a config on a topology, and with --go does it.
 
   python -m launch <target> --topology=2xcpu-1 --config=configs/demo.py --workdir=DIR [--go]
+  python -m launch check [--target=<target>] ...       what would fail, before machines are booked
+  python -m launch preflight [--target=<target>] ...   tries the machines for a few minutes
 
 Targets: local, tpu_vm, queued, gke, xpk, slurm. See launch/README.md.
 """
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -18,8 +21,8 @@ from absl import flags
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.process import cli, config_flag
-from launch import cloud_tpu, kubernetes, local, slurm
+from i2vgen_jax.process import cli, config_flag, exit_codes
+from launch import check, cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
 TARGETS = {
@@ -32,20 +35,37 @@ TARGETS = {
 FIELDS = (*job_lib.PLACES, 'provision', 'internal_ips')
 
 
-def main(target: str) -> int:
+def main(command: str) -> int:
   """Entry point; returns the exit code."""
-  if target not in ('local', *TARGETS):
-    raise ValueError(f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}.')
   values = flags.FLAGS
+  machines = topology.parse(values.topology)
+  target = command
+  if command in ('check', 'preflight'):
+    target = values.target or check.DEFAULT_TARGETS[machines.kind]
+  if target not in ('local', *TARGETS):
+    raise ValueError(
+      f'target {target!r} is unknown; known: local, {", ".join(TARGETS)}; or check, preflight.'
+    )
   job = job_lib.Job(
     name=values.name,
-    topology=topology.parse(values.topology),
+    topology=machines,
     training=training_flags(sys.argv[1:]),
     max_restarts=values.max_restarts,
     env=tuple(values.env),
     **{field: values[field].value for field in FIELDS},
   )
-  check_fit(values.config, job.topology)
+  if command == 'check':
+    render = {'local': local.show}.get(target) or TARGETS[target]
+    lines = check.Check(job, values.config, target, render).lines()
+    print('\n'.join(map(str, lines)))
+    return exit_codes.USAGE if any(line.ok is False for line in lines) else exit_codes.DONE
+  check_fit(values.config, machines)
+  return start(preflight(job) if command == 'preflight' else job, target)
+
+
+def start(job: job_lib.Job, target: str) -> int:
+  """Shows how a job is run, or with --go runs it; returns the exit code."""
+  values = flags.FLAGS
   if target == 'local':
     if values.go:
       return local.run(job, values.logs)
@@ -54,6 +74,18 @@ def main(target: str) -> int:
   plan = TARGETS[target](job)
   print(plan.show())
   return execute(plan, values.output) if values.go else 0
+
+
+def preflight(job: job_lib.Job) -> job_lib.Job:
+  """The job that tries the machines of another; it kills itself once, to be started again."""
+  planned = (f'--topology={job.topology.name}',) if job.topology.kind == 'tpu' else ()
+  return dataclasses.replace(
+    job,
+    name=f'{job.name[:30]}-preflight',
+    program=('python', '-m', 'i2vgen_jax.preflight'),
+    training=(*job.training, *planned),
+    max_restarts=max(1, job.max_restarts),
+  )
 
 
 def training_flags(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -110,6 +142,9 @@ if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
   flags.DEFINE_string('topology', None, 'Machines, such as v5p-128, 2xv5e-256, gpu-8 or 2xcpu-4.')
+  flags.DEFINE_string(
+    'target', '', 'check, preflight: the target; default by the topology, gke for TPUs.'
+  )
   flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
   flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
   flags.DEFINE_string('output', '', 'Folder for the files of the plan; default a temporary one.')

@@ -66,7 +66,7 @@ class Job:
   Attributes:
     name: of the run, as Kubernetes and gcloud allow: a-z, 0-9 and -.
     topology: from topology.parse.
-    training: flags of i2vgen_jax.train: --config, its overrides, --workdir.
+    training: flags of the command: --config, its overrides, --workdir.
     zone, project, cluster, queue, image, partition, service_account, network, subnetwork,
       reservation: of the cloud or cluster; '' where not needed.
     provision: 'on-demand', 'spot' or 'reserved'.
@@ -74,6 +74,7 @@ class Job:
     internal_ips: the hosts have no addresses outside their network.
     env: NAME=VALUE of every process.
     max_restarts: of a run that fails; preemptions do not count.
+    program: the words of the command before its flags.
   """
 
   name: str
@@ -94,6 +95,7 @@ class Job:
   internal_ips: bool = False
   env: tuple[str, ...] = ()
   max_restarts: int = 10
+  program: tuple[str, ...] = ('python', '-m', 'i2vgen_jax.train')
 
   def __post_init__(self) -> None:
     if not re.fullmatch(r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?', self.name):
@@ -123,7 +125,7 @@ class Job:
     """The command of a process, the same for all of them."""
     many = self.topology.processes > 1 or self.topology.kind == 'tpu'
     distributed = ('--distributed',) if many else ()
-    return ('python', '-m', 'i2vgen_jax.train', *distributed, *self.training)
+    return (*self.program, *distributed, *self.training)
 
   @property
   def workdir(self) -> str:

@@ -31,9 +31,16 @@ def main() -> None:
   config, topology = values.config, topology_lib.parse(values.topology)
   if not 0 < values.mfu <= 1:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
+  if values.price_per_chip_hour is not None and not values.price_per_chip_hour >= 0:
+    raise ValueError(f'--price_per_chip_hour={values.price_per_chip_hour} must be 0 or more.')
   buckets = buckets_lib.from_config(config)
   plan = estimate.make(
-    config, topology, buckets, mfu=values.mfu, clip_cpu_secs=values.clip_cpu_secs
+    config,
+    topology,
+    buckets,
+    mfu=values.mfu,
+    clip_cpu_secs=values.clip_cpu_secs,
+    price_per_chip_hour=values.price_per_chip_hour,
   )
   print(table(plan, values.topology, values.mfu))
   result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
@@ -98,9 +105,13 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']
   lines += [f'  {kind:48s}{gib(value)}' for kind, value in plan.bytes.items()]
   lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
-  lines += ['', f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}']
+  lines += [
+    '',
+    f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}{"of encoders":>14s}',
+  ]
   lines += [
     f'{row["name"]:20s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
+    f'{row["encode_tflops"]:14,.0f}'
     for row in plan.buckets
   ]
   lines += [
@@ -109,7 +120,12 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
     f'checkpoint           {gib(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept',
     f'step                 {plan.secs_per_step:9.3f} s, estimate: at {mfu:.0%} of the peak',
     f'samples              {plan.samples_per_sec:9.0f} per second, likewise',
-    f'the whole run        {plan.chip_hours:9,.0f} chip-hours, likewise',
+    f'the whole run        {plan.hours:9,.1f} hours, {plan.chip_hours:,.0f} chip-hours, likewise',
+    *(
+      [f'price                {plan.price:9,.0f}, likewise; without restarts, validation, storage']
+      if plan.price is not None
+      else []
+    ),
     f'loader               {plan.loader_vcpus:9.1f} vCPUs of {plan.host_vcpus} of each host, '
     'likewise',
     '',
@@ -123,6 +139,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
   flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
   flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
+  flags.DEFINE_float(
+    'price_per_chip_hour', None, 'What an hour of a chip costs; the plan then says the price.'
+  )
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
   flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')

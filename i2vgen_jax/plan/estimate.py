@@ -1,8 +1,8 @@
 """What a config takes on a topology, from shapes alone: no compiler, no device, seconds.
 
 Parameters, optimizer and average are exact. Activations are what JAX's reverse mode keeps: XLA
-recomputes some of it and pads some, so they are an estimate. Time is FLOPs at a
-stated share of the peak.
+recomputes some of it and pads some, so they are an estimate. Time is FLOPs, those of the frozen
+encoders too, at a stated share of the peak.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import flops, lora
 from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import attention, layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips
+from i2vgen_jax.plan import chips, cost
 from i2vgen_jax.training import step
 
 GIB = 2**30
@@ -38,13 +38,15 @@ class Plan:
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
-  buckets: list  # dict(name, batch_size, share, step_tflops).
+  buckets: list  # dict(name, batch_size, share, step_tflops, encode_tflops).
   programs: int  # Train steps to compile, at most: aspects that no example has are not.
   checkpoint_bytes: int
   checkpoints_kept: int
   secs_per_step: float
   samples_per_sec: float
+  hours: float
   chip_hours: float
+  price: float | None  # Of the chip-hours, if the price of one is known.
   loader_vcpus: float
   host_vcpus: int
   hints: list
@@ -57,6 +59,7 @@ def make(
   *,
   mfu: float,
   clip_cpu_secs: float,
+  price_per_chip_hour: float | None = None,
 ) -> Plan:
   """The Plan.
 
@@ -66,6 +69,7 @@ def make(
     buckets: the buckets of the config.
     mfu: assumed share of the peak, in (0, 1].
     clip_cpu_secs: CPU seconds to read and decode one example.
+    price_per_chip_hour: in any currency; None if it is not known.
 
   Raises:
     ValueError: mesh, batches or sharding do not fit the topology.
@@ -85,9 +89,10 @@ def make(
     'weights gathered in bfloat16 (at most)': 2 * num_parameters,
     f'activations, {samples:g} x {largest.name} (estimate)': samples * kept,
   }
-  rows = bucket_rows(session, buckets)
-  step_flops = sum(row['share'] * row['step_tflops'] * 1e12 for row in rows)
-  secs = step_flops / (topology.devices * device.peak * mfu)
+  rows = cost.bucket_rows(session, buckets)
+  tflops = sum(row['share'] * (row['step_tflops'] + row['encode_tflops']) for row in rows)
+  secs = tflops * 1e12 / (topology.devices * device.peak * mfu)
+  hours = config.train.num_steps * secs / 3600
   per_sec = sum(row['share'] * row['batch_size'] for row in rows) / secs
   plan = Plan(
     num_parameters=num_parameters,
@@ -96,12 +101,14 @@ def make(
     samples_per_device=samples,
     bytes_per_sample=kept,
     buckets=rows,
-    programs=num_programs(session, buckets),
+    programs=cost.num_programs(session, buckets),
     checkpoint_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
     checkpoints_kept=config.checkpoint.keep_last,
     secs_per_step=secs,
     samples_per_sec=per_sec,
-    chip_hours=config.train.num_steps * secs * topology.chips / 3600,
+    hours=hours,
+    chip_hours=hours * topology.chips,
+    price=None if price_per_chip_hour is None else price_per_chip_hour * hours * topology.chips,
     loader_vcpus=1.3 * per_sec / topology.hosts * clip_cpu_secs,
     host_vcpus=device.host_vcpus * topology.chips_per_host // 4,
     hints=[],
@@ -234,38 +241,6 @@ def residual_bytes(
 
 def _keys(num: int) -> Any:
   return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), num))
-
-
-def bucket_rows(
-  session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]
-) -> list[dict[str, Any]]:
-  """Name, batch, share of steps and TFLOP per step (three forward passes) of each bucket."""
-  total = sum(bucket.weight for bucket in buckets)
-  by_shape = {}
-  rows = []
-  for bucket in buckets:
-    shape = (bucket.frames, bucket.height, bucket.width)
-    if shape not in by_shape:
-      by_shape[shape] = flops.train_step(session, bucket) / bucket.batch_size
-    rows.append(
-      dict(
-        name=bucket.name,
-        batch_size=bucket.batch_size,
-        share=bucket.weight / total,
-        step_tflops=by_shape[shape] * bucket.batch_size / 1e12,
-      )
-    )
-  return rows
-
-
-def num_programs(session: session_lib.Session, buckets: Sequence[buckets_lib.Bucket]) -> int:
-  """How many different train steps the buckets need: by shape of batch and rates of dropout."""
-  return len(
-    {
-      (b.batch_size, b.frames, *b.size, *sorted(session.dropout_rates(b.group).items()))
-      for b in buckets
-    }
-  )
 
 
 def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDict) -> list[str]:

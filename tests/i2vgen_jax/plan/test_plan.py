@@ -8,12 +8,14 @@ import pytest
 
 from configs import meshes
 from data_pipelines.corpus import buckets as buckets_lib
+from i2vgen_jax import flops
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import __main__ as command
-from i2vgen_jax.plan import chips, compiled, estimate, hlo
-from i2vgen_jax.training import step
+from i2vgen_jax.plan import chips, compiled, cost, estimate, hlo
+from i2vgen_jax.training import abstract, data, step
 from tests import tiny
 
 # As libtpu 0.0.52 writes it, with what is not read left out.
@@ -281,8 +283,52 @@ def test_a_plan_bounds_the_programs_by_shapes_and_rates():
   for aspects in ((), ((128, 192), (192, 128))):
     config.data.aspects = aspects
     session = estimate.session_lib.build(config, reads_captions=False)
-    counts.append(estimate.num_programs(session, session.buckets()))
+    counts.append(cost.num_programs(session, session.buckets()))
   assert counts == [2, 4]
   config.condition_dropout.buckets = dict(short=dict(text=0.5))  # By the config's name.
   session = estimate.session_lib.build(config, reads_captions=False)
-  assert estimate.num_programs(session, session.buckets()) == 6
+  assert cost.num_programs(session, session.buckets()) == 6
+
+
+def test_encoders_count_unless_a_cache_spares_them():
+  """What is counted of a bucket is what its encoding counts by itself, per example."""
+  config = tiny.get_config('unused', images=True)
+  config.mesh = meshes.get('v5p-8')
+  session = session_lib.build(config, reads_captions=False)
+  buckets = session.buckets()
+  videos = next(bucket for bucket in buckets if bucket.name == 'videos')
+  batch = {
+    name: jax.numpy.zeros(leaf.shape, leaf.dtype)
+    for name, leaf in abstract.batch(session, videos, 3).items()
+  }
+  keys = jax.random.split(jax.random.key(0), 3)
+  frozen = abstract.frozen(session)
+  three = flops.count(session.encode, frozen, batch, keys, keys)
+  assert cost.encoding_flops(session, videos) * 3 == three
+  rows = {row['name']: row for row in cost.bucket_rows(session, buckets)}
+  assert rows['videos']['encode_tflops'] == pytest.approx(three / 3 * 8 / 1e12)
+  assert rows['videos']['encode_tflops'] > rows['images']['encode_tflops'] > 0
+  plan = estimate.make(
+    config, topology.parse('v5p-8'), buckets, mfu=0.5, clip_cpu_secs=0.1, price_per_chip_hour=2.0
+  )
+  parts = ('step_tflops', 'encode_tflops')
+  tflops = sum(row['share'] * row[part] for row in rows.values() for part in parts)
+  peak = 4 * 0.5 * flops.PEAKS['TPU v5']
+  assert plan.hours == pytest.approx(config.train.num_steps * tflops * 1e12 / peak / 3600)
+  assert plan.chip_hours == pytest.approx(4 * plan.hours)
+  assert plan.price == pytest.approx(2 * plan.chip_hours)
+  assert 'price ' in command.table(plan, 'v5p-8', 0.5)
+  assert 'price ' not in command.table(dataclasses.replace(plan, price=None), 'v5p-8', 0.5)
+  config.data.cache = 'elsewhere'
+  assert cost.encoding_flops(session, videos) == 0
+
+
+def test_a_planned_batch_has_the_shapes_of_the_streams(demo_corpus):
+  config = tiny.get_config(str(demo_corpus), images=True)
+  session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  stream = data.make_stream(session)
+  without_captions = session_lib.build(config, reads_captions=False)
+  for bucket in stream.buckets:
+    planned = abstract.batch(without_captions, bucket, bucket.batch_size)
+    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in planned.items()}
+    assert shapes == stream.shapes(bucket)
