@@ -87,16 +87,17 @@ class Caption(Tokens):
 
   def make_tokenize(self) -> Tokenize:
     """Tokenizes by the run's own copy of the tokenizer, or by config.tokenizer."""
-    return tokenizers.clip(self._folder(), self.config.pad_token, self.module)
+    return tokenizers.clip(self.folder(), self.config.pad_token, self.module)
 
-  def _folder(self) -> str:
+  def folder(self) -> str:
+    """Where its tokenizer lies."""
     given, start = self.config.tokenizer, self.config.start
     return tokenizers.folder('tokenizer', given, start, self.workdir)
 
   def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     tokenizers.copy_files(
-      tokenizers.CLIP_FILES, paths.find(self._folder()), epath.Path(workdir) / 'tokenizer'
+      tokenizers.CLIP_FILES, paths.find(self.folder()), epath.Path(workdir) / 'tokenizer'
     )
 
 

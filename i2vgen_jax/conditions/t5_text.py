@@ -28,7 +28,7 @@ class T5Caption(signals.Tokens):
 
   def make_tokenize(self) -> Callable[[Sequence[str]], np.ndarray]:
     """Tokenizes by the run's own copy of the tokenizer, or by config.t5.tokenizer."""
-    return tokenizers.t5(self._folder(), self.module.vocab_size, self.module.max_length, t5.PAD_ID)
+    return tokenizers.t5(self.folder(), self.module.vocab_size, self.module.max_length, t5.PAD_ID)
 
   def encode(self, frozen: Any, inputs: Mapping, keys_B: jax.Array | None = None) -> jax.Array:
     """(B, L, D) of (B, L); as Signal.encode."""
@@ -38,9 +38,10 @@ class T5Caption(signals.Tokens):
   def keep_files(self, workdir: epath.PathLike) -> None:
     """Copies the tokenizer."""
     copy = f'{workdir}/t5_tokenizer'
-    tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self._folder()), copy)
+    tokenizers.copy_files(tokenizers.T5_FILES, paths.find(self.folder()), copy)
 
-  def _folder(self) -> str:
+  def folder(self) -> str:
+    """Where its tokenizer lies."""
     given, start = self.config.t5.tokenizer, self.config.start
     return tokenizers.folder('t5_tokenizer', given, start, self.workdir)
 

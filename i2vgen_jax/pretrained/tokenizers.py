@@ -1,5 +1,6 @@
 """Captions to token ids, by the tokenizer's own files in a folder; never from the network."""
 
+import json
 import os
 import pathlib
 import tempfile
@@ -157,6 +158,26 @@ def t5(
       f'masks id {pad_id}: it is no tokenizer of T5. Give that of a T5 checkpoint.'
     )
   return _padded(tokenizer, max_length)
+
+
+def t5_pieces(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """The unigram model of a T5 tokenizer's folder: pieces ([text, log probability] by id), unknown
+  and end (ids).
+
+  Raises:
+    ValueError: the folder has no tokenizer, or one of another kind.
+  """
+  tokenizer: Any = load_t5(path)
+  if tokenizer.is_fast:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())['model']
+    if model['type'] != 'Unigram':
+      raise ValueError(f"T5 tokenizer {os.fspath(path)!r} is a {model['type']}, T5's are Unigram.")
+    pieces, unknown = model['vocab'], model['unk_id']
+  else:
+    model = tokenizer.sp_model
+    pieces = [[model.id_to_piece(i), model.get_score(i)] for i in range(len(model))]
+    unknown = model.unk_id()
+  return dict(pieces=pieces, unknown=unknown, end=tokenizer.eos_token_id)
 
 
 def _padded(
