@@ -71,7 +71,7 @@ def get_config(arg=None):
   config.condition_dropout.text = max(config.condition_dropout.text, CAPTION_DROPOUT)
 
   rank = 0 if arg.full else of_number(RANKS, number)
-  config.lora.update(rank=rank, alpha=float(rank))
+  config.lora.update(rank=rank, alpha=float(rank), frozen_dtype=config.dtype)
   rate = FULL_RATE if arg.full else ADAPTER_RATE
   config.optimizer.peak_learning_rate = rate * 320 / started.unet.block_channels[0]
   steps = round(DRAWS * number**0.5 / batch / FIRST_LOOK) * FIRST_LOOK

@@ -95,7 +95,7 @@ def restrict(params: Any, abstract_params: Any, source: epath.PathLike) -> Any:
     if value is None:
       problems.append(f'missing {name}')
     elif value.shape == leaf.shape:
-      kept.append(value)
+      kept.append(value.astype(leaf.dtype))
     elif name == FIRST_CONVOLUTION and value[:, :, : leaf.shape[2]].shape == leaf.shape:
       kept.append(_first_channels(value, leaf))
       logging.info(
