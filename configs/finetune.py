@@ -5,7 +5,8 @@
 `start` is a run or a folder of `load`, whose model and objective this config takes over, so that
 one file serves the release and the demo. `corpus` is ingested and has a held-out split; `index`
 takes a part of it. Sizes, steps, rates and rank follow from the corpus: docs/finetune.md has the
-table. `devices` is how many take clips side by side; `pixels` and `steps` replace what is chosen.
+table. `part` trains layers within frames alone (spatial) or over frames alone (temporal). `devices`
+is how many take clips side by side; `pixels` and `steps` replace what is chosen.
 """
 
 import math
@@ -36,6 +37,12 @@ DRAWS = 640
 # AdamW's, at the release's 320 channels; an update of a layer should shrink with its width.
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 EMA_STEPS = 2000  # Fewer steps are averaged over too few: the average lags, and gains nothing.
+# Paths of the parameters of layers within frames, and over frames.
+PARTS = {
+  '': '',
+  'spatial': r'^(?!.*(temp_|transformer_in)).*',
+  'temporal': r'^(?=.*(temp_|transformer_in)).*',
+}
 CAPTION_DROPOUT = 0.1  # Guidance needs a model that knows no caption, too.
 FIRST_LOOK = 50
 FILLED = 0.8  # Share of the clips that should be long enough; else frames are taken faster.
@@ -43,7 +50,7 @@ FILLED = 0.8  # Share of the clips that should be long enough; else frames are t
 
 def get_config(arg=None):
   arg = common.parse_arg(
-    arg, start='', corpus='', index='', full=False, steps=0, pixels=0, devices=1
+    arg, start='', corpus='', index='', full=False, part='', steps=0, pixels=0, devices=1
   )
   config = common.release()
   started = take_over(config, arg.start)
@@ -71,7 +78,8 @@ def get_config(arg=None):
   config.condition_dropout.text = max(config.condition_dropout.text, CAPTION_DROPOUT)
 
   rank = 0 if arg.full else of_number(RANKS, number)
-  config.lora.update(rank=rank, alpha=float(rank))
+  config.lora.update(rank=rank, alpha=float(rank), frozen_dtype=config.dtype)
+  choose_part(config, arg.part)
   rate = FULL_RATE if arg.full else ADAPTER_RATE
   config.optimizer.peak_learning_rate = rate * 320 / started.unet.block_channels[0]
   steps = round(DRAWS * number**0.5 / batch / FIRST_LOOK) * FIRST_LOOK
@@ -79,6 +87,18 @@ def get_config(arg=None):
   held = len(held_out['duration'])
   config.train.update(num_eval_examples=min(64, held), num_sample_videos=min(4, held))
   return config
+
+
+def choose_part(config, part):
+  """Lets a part of the U-Net learn: '' all, or 'spatial' or 'temporal'; raises ValueError for
+  another."""
+  if part not in PARTS:
+    raise ValueError(f'part={part!r} is unknown; known: spatial, temporal, or none for all.')
+  if config.lora.rank:
+    config.lora.match = PARTS[part] + config.lora.match
+  elif part:
+    others = PARTS['temporal' if part == 'spatial' else 'spatial']
+    config.optimizer.groups = (dict(match=others, freeze=True),)
 
 
 def fill_devices(config, of_device, work):

@@ -1,7 +1,8 @@
 """I2VGen-XL training, sampling and export in JAX/Flax.
 
-Commands, each read top to bottom: `train`, `status`, `replay`, `sample`, `evaluate`, `ablate`,
-`export`, `load`, `precompute`, `score`. Their parts: `training`, `sampling`, `evaluation`, `plan`.
+Commands, each read top to bottom: `train`, `finetune`, `status`, `replay`, `sample`, `evaluate`,
+`ablate`, `export`, `load`, `precompute`, `score`. Their parts: `training`, `sampling`,
+`evaluation`, `plan`.
 What they share: `session` (a config's networks, mesh and frozen weights), `conditions` (what the
 U-Net is conditioned on), `frozen`, `checkpoint`, `lora`. Below them, knowing nothing of each other:
 `diffusion`, `models`, `parallel`, `process`; `stored`, what a run keeps; and `pretrained`, names of

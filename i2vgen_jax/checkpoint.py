@@ -359,8 +359,7 @@ def load_params(
     ValueError: no committed checkpoint, unknown `weights`, or another model.
     trees.DamagedError: none of the checkpoints, or not the given one, is as it was saved.
   """
-  fields = {'ema': 'ema_params', 'raw': 'params'}
-  if weights not in fields:
+  if weights not in ('ema', 'raw'):
     raise ValueError(f"weights={weights!r} is unknown; known: 'ema', 'raw'.")
   loaded, directory = absolute(workdir) / 'params', absolute(workdir) / 'checkpoints'
   if loaded.exists() and step in (None, 0):
@@ -376,8 +375,7 @@ def load_params(
   damaged = []
   for step in saved:
     try:
-      stored = trees.stored(directory / str(step), step)
-      params = stored.load({fields[weights]: abstract_params})[fields[weights]]
+      params = _params_of(trees.stored(directory / str(step), step), abstract_params, weights)
     except trees.DamagedError as error:
       logging.error('%s', error)
       damaged.append(str(error))
@@ -387,3 +385,13 @@ def load_params(
   raise trees.DamagedError(
     'No checkpoint can be loaded:\n  ' + '\n  '.join(damaged) + '\nPut back a copy of one.'
   )
+
+
+def _params_of(stored: trees.Stored, abstract_params: Any, weights: str) -> Any:
+  """The parameters in a checkpoint's tree; raw where they are not averaged."""
+  averaged = stored.tree['ema_params'] if weights == 'ema' else {}
+  parts = {'ema_params': {k: v for k, v in abstract_params.items() if k in averaged}}
+  if len(parts['ema_params']) < len(abstract_params):
+    parts['params'] = abstract_params
+  found = stored.load({name: part for name, part in parts.items() if part})
+  return found.get('params', {}) | found.get('ema_params', {})

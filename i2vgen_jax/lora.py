@@ -2,8 +2,9 @@
 
 One block of a config, `lora`: a rank above 0 puts A ('down', random) and B ('up', zeros) beside
 every kernel that `match` fits, freezes all else, and starts as the model was. For a convolution, A
-has its window and B is 1x1. A run keeps both; `export` merges them, or writes them alone for PEFT
-and diffusers.
+has its window and B is 1x1. The frozen kernels may be bfloat16, to which a bfloat16 network rounds
+them at each use anyway. A run keeps both; `export` merges them, or writes them alone for PEFT and
+diffusers.
 
 Dimension key: I inputs (after the window's dims, of a convolution), R rank, O outputs.
 """
@@ -23,8 +24,19 @@ KEY = 'lora'  # The adapters' place beside the U-Net's own blocks.
 
 
 def is_used(config: ml_collections.ConfigDict) -> bool:
-  """True if the run trains adapters; older runs have no such block."""
-  return KEY in config and config.lora.rank > 0
+  """True if the run trains adapters."""
+  return config.lora.rank > 0
+
+
+def averages_all(config: ml_collections.ConfigDict) -> bool:
+  """False if the average is of the adapters alone."""
+  return not (is_used(config) and jnp.dtype(config.lora.frozen_dtype) != jnp.float32)
+
+
+def held(params: Mapping[str, Any], dtype: Any) -> Any:
+  """Parameters as they are held where they are not trained: kernels in `dtype`, vectors as they
+  are."""
+  return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +47,7 @@ class AdaptedUNet:
   rank: int
   alpha: float
   match: str
+  frozen_dtype: str = 'float32'
 
   def init(self, key: jax.Array, *inputs: Any) -> dict[str, Any]:
     """{'params': the U-Net's, and under 'lora' the adapters'}.
@@ -57,7 +70,8 @@ class AdaptedUNet:
       adapters |= {f'{layer}/down': down_IR, f'{layer}/up': jnp.zeros((self.rank, outputs))}
     if not adapters:
       raise ValueError(f'lora.match={self.match!r} fits no kernel of this U-Net.')
-    return {'params': params | {KEY: traverse_util.unflatten_dict(adapters, sep='/')}}
+    adapters = traverse_util.unflatten_dict(adapters, sep='/')
+    return {'params': held(params, self.frozen_dtype) | {KEY: adapters}}
 
   def apply(self, variables: Mapping[str, Any], *inputs: Any, **arguments: Any) -> Any:
     """What the U-Net returns with the merged parameters.
@@ -67,7 +81,7 @@ class AdaptedUNet:
       *inputs: of UNet3D.
       **arguments: of flax's `apply`.
     """
-    params = merge(variables['params'], self.alpha)
+    params = held(merge(variables['params'], self.alpha), self.frozen_dtype)
     return self.unet.apply({'params': params}, *inputs, **arguments)
 
 

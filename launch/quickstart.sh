@@ -73,4 +73,5 @@ contact sheet   $sheet
 TensorBoard     $run/tensorboard   (tensorboard --logdir $run/tensorboard)
 checkpoint      $run/checkpoints
 diffusers       $output/export   (I2VGenXLPipeline.from_pretrained)
+next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned
 END

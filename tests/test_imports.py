@@ -66,7 +66,7 @@ ROWS = {
   ),
   'i2vgen_jax': (
     'checkpoint conditions evaluation exports frozen lora parallel plan pretrained process '
-    'sampling session stored training data_pipelines/corpus data_pipelines/index '
+    'sampling session stored training data_pipelines data_pipelines/corpus data_pipelines/index '
     'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream'
   ),

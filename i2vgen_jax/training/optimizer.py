@@ -73,6 +73,16 @@ def group_of(name: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   return DEFAULT_GROUP
 
 
+def trained(config: ml_collections.ConfigDict, abstract_params: Any) -> Any:
+  """Tree of bools: which parameters a run trains."""
+  groups = lora.groups(config)
+  return jax.tree.map(lambda name: not group_of(name, groups)['freeze'], _names(abstract_params))
+
+
+def _names(tree: Any) -> Any:
+  return jax.tree_util.tree_map_with_path(lambda path, _: sharding.path_name(path), tree)
+
+
 def make_optimizer(
   abstract_params: Any,
   learning_rate: optax.ScalarOrSchedule,
@@ -103,9 +113,7 @@ def make_optimizer(
   Raises:
     ValueError: an unknown `kind`, a group that matches no parameter, or everything is frozen.
   """
-  names = jax.tree_util.tree_map_with_path(
-    lambda path, _: sharding.path_name(path), abstract_params
-  )
+  names = _names(abstract_params)
   for group in groups:
     unknown = sorted(set(group) - set(DEFAULT_GROUP))
     if unknown or 'match' not in group:

@@ -27,11 +27,16 @@ class TrainState:
   """All that training changes, plus the seed: what a checkpoint holds."""
 
   step: jax.Array  # int32 scalar: steps done, also those skipped: the position in the data.
-  params: Any  # float32 master weights.
-  ema_params: Any  # float32.
+  params: Any  # float32 master weights; frozen kernels as config.lora.frozen_dtype says.
+  ema_params: Any  # float32: the average of all parameters, or of those branches that it has.
   opt_state: Any
   seed: jax.Array  # uint32 key data; never changes.
   guard: guard_lib.Guard
+
+  @property
+  def averaged(self) -> Any:
+    """All parameters, averaged where they are."""
+    return self.params | self.ema_params
 
 
 def make_init(
@@ -39,6 +44,7 @@ def make_init(
   optimizer: optax.GradientTransformation,
   example: tuple,
   seed: int,
+  averages_all: bool = True,
 ) -> Callable[[], TrainState]:
   """() -> TrainState; jit it with sharded outputs, so that no device ever holds the state whole.
 
@@ -47,15 +53,17 @@ def make_init(
     optimizer: from optimizer.make_optimizer.
     example: ShapeDtypeStructs of (noisy_latents_BFHWC, timesteps_B, conditioning) of any batch.
     seed: of the run, config.seed.
+    averages_all: False averages adapters alone.
   """
 
   def init() -> TrainState:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
     params = unet.init(jax.random.fold_in(jax.random.key(seed), 0), *zeros)['params']
+    averaged = params if averages_all else {lora.KEY: params[lora.KEY]}
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      ema_params=jax.tree.map(jnp.copy, params),
+      ema_params=jax.tree.map(jnp.copy, averaged),
       opt_state=optimizer.init(params),
       seed=objective.data_seed(seed),
       guard=guard_lib.start(),
@@ -67,19 +75,45 @@ def make_init(
 def start_from(state: TrainState, params: Any) -> TrainState:
   """The state of a new run with other first parameters, which its average starts from too."""
   copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))  # A step donates each buffer once.
-  return dataclasses.replace(state, params=params, ema_params=copy(params))
+  averaged = {name: params[name] for name in state.ema_params}
+  return dataclasses.replace(state, params=params, ema_params=copy(averaged))
+
+
+def moving(tree: Any, trained: Any) -> Any:
+  """The tree with a scalar for each leaf that is not trained: it takes no gradient and no memory.
+
+  Args:
+    tree: of parameters.
+    trained: tree of bools; None trains all.
+  """
+  if trained is None:
+    return tree
+  return jax.tree.map(lambda leaf, moves: leaf if moves else jnp.zeros(()), tree, trained)
+
+
+def rejoined(moved: Any, tree: Any, trained: Any) -> Any:
+  """What `moving` left out put back, from the tree."""
+  if trained is None:
+    return moved
+  return jax.tree.map(lambda new, old, moves: new if moves else old, moved, tree, trained)
 
 
 def make_mean_gradient(
-  batch_loss: Callable[..., jax.Array], accumulation: int
+  batch_loss: Callable[..., jax.Array], accumulation: int, trained: Any = None
 ) -> Callable[..., tuple[jax.Array, Any]]:
   """(batch, params, frozen, seed, step) -> (loss, gradients), means over the rows of the batch.
 
   Args:
     batch_loss: from `make_loss`.
     accumulation: how many micro-batches are taken one after the other; it divides the batch.
+    trained: tree of bools, as of `moving`.
   """
-  gradient = jax.value_and_grad(batch_loss)
+
+  def gradient(params, *others):
+    def of_moved(moved):
+      return batch_loss(rejoined(moved, params, trained), *others)
+
+    return jax.value_and_grad(of_moved)(moving(params, trained))
 
   @replicas.mean_over_replicas
   def mean_gradient(batch, params, frozen, seed, step):
@@ -91,7 +125,7 @@ def make_mean_gradient(
 
     if accumulation == 1:
       return of_part(batch)
-    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, moving(params, trained)))
     total, _ = jax.lax.scan(add_part, zeros, split_batch(batch, accumulation))
     return jax.tree.map(lambda x: x / accumulation, total)
 
@@ -109,6 +143,7 @@ def make_train_step(
   skip_norm: float = 0.0,
   norms_every: int = 0,
   offload_optimizer: bool,
+  trained: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
   """(state, frozen, batch) -> (state, metrics); jit it with the state donated.
 
@@ -124,16 +159,22 @@ def make_train_step(
     norms_every: not 0 if the metrics have the gradients' norms by block, for `examine.Examined`.
     offload_optimizer: if True, the optimizer's state comes from the memory of the host, where
       `state_shardings` puts it back.
+    trained: tree of bools: the parameters that are updated and averaged; None for all.
   """
 
-  mean_gradient = make_mean_gradient(batch_loss, accumulation)
+  mean_gradient = make_mean_gradient(batch_loss, accumulation, trained)
 
   def step(state, frozen, batch):
     mean_loss, grads = mean_gradient(batch, state.params, frozen, state.seed, state.step)
     norm = optax.tree.norm(grads)
     keep, guard = guard_lib.judge(state.guard, state.step, mean_loss, norm, skip_norm)
     num_updates = state.step - state.guard.num_skipped
-    before = dict(params=state.params, ema_params=state.ema_params, opt_state=state.opt_state)
+    averaged = trained and {name: trained[name] for name in state.ema_params}
+    before = dict(
+      params=moving(state.params, trained),
+      ema_params=moving(state.ema_params, averaged),
+      opt_state=state.opt_state,
+    )
     if offload_optimizer:
       before['opt_state'] = jax.device_put(state.opt_state, jax.memory.Space.Device)
     decay = ema_decay
@@ -142,13 +183,17 @@ def make_train_step(
 
     def update(before: dict[str, Any], grads: Any) -> dict[str, Any]:
       updates, opt_state = optimizer.update(grads, before['opt_state'], before['params'])
-      params = optax.apply_updates(before['params'], updates)
+      params: Any = optax.apply_updates(before['params'], updates)
       ema_params = jax.tree.map(
-        lambda average, param: decay * average + (1 - decay) * param, before['ema_params'], params
+        lambda average, param: decay * average + (1 - decay) * param,
+        before['ema_params'],
+        {name: params[name] for name in before['ema_params']},
       )
       return dict(params=params, ema_params=ema_params, opt_state=opt_state)
 
     after = jax.lax.cond(keep, update, lambda before, grads: before, before, grads)
+    after['params'] = rejoined(after['params'], state.params, trained)
+    after['ema_params'] = rejoined(after['ema_params'], state.ema_params, averaged)
     metrics: dict[str, Any] = {
       'loss': mean_loss,
       'grad_norm': norm,
@@ -179,8 +224,12 @@ def from_config(
   and above; raises ValueError as they do."""
   config = session.config
   guard_lib.check(config)
-  rule, learning_rate = optimizer.from_config(config, session.abstract_params())
-  init = make_init(session.unet, rule, session.smallest_unet_inputs(), config.seed)
+  abstract_params = session.abstract_params()
+  rule, learning_rate = optimizer.from_config(config, abstract_params)
+  trained = optimizer.trained(config, abstract_params) if lora.groups(config) else None
+  init = make_init(
+    session.unet, rule, session.smallest_unet_inputs(), config.seed, lora.averages_all(config)
+  )
   abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
 
   def of_loss(batch_loss: Callable[..., jax.Array]) -> jax.stages.Wrapped:
@@ -191,6 +240,7 @@ def from_config(
       learning_rate,
       **{name: config.train[name] for name in FIELDS},
       offload_optimizer=config.sharding.offload_optimizer,
+      trained=trained,
     )
     return jax.jit(
       mesh_lib.within(session.mesh, function),

@@ -62,7 +62,7 @@ class Validation:
     losses = []
     total, size = self._num_eval, min(self._num_eval, self._bucket.batch_size)
     for part, count in held_out.parts(self._batch, total, size, self._mesh):
-      found = self._eval_loss(state.ema_params, frozen, part, state.seed, state.step)
+      found = self._eval_loss(state.averaged, frozen, part, state.seed, state.step)
       losses.append(np.asarray(found)[:count])
     return float(np.concatenate(losses).mean())
 
@@ -87,7 +87,7 @@ class Validation:
     video = self._shrink(part['video']) if self._shrink else None
     inputs = generate.Inputs(self._session.of_batch(part), self._negative, video, state.step)
     noise = jax.device_put(noise, mesh_lib.batch_sharding(self._mesh))
-    _, videos_BFHWC = self._generate(state.ema_params, frozen, inputs, noise)
+    _, videos_BFHWC = self._generate(state.averaged, frozen, inputs, noise)
     videos_BFHWC = multihost_utils.process_allgather(videos_BFHWC, tiled=True)  # On every host.
     return self._captions[:count], videos_BFHWC[:count]
 

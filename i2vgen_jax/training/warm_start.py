@@ -183,7 +183,7 @@ def restrict(
     if value is None:
       problems.append(f'missing {name}')
     elif value.shape == leaf.shape:
-      kept.append(value)
+      kept.append(value.astype(leaf.dtype))
     else:
       problems.append(f'{name}: {list(value.shape)}, needed is {list(leaf.shape)}')
   if problems:

@@ -3,11 +3,14 @@
 import json
 import math
 
+import jax
 import pytest
 
 from configs import base, demo, finetune, refine
 from data_pipelines.corpus import buckets as buckets_lib
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.training import optimizer
 from tests import corpora
 
 LANDSCAPE, PORTRAIT, SQUARE = (1080, 1920), (1920, 1080), (720, 720)
@@ -147,6 +150,23 @@ def test_batches_divide_over_the_devices(made, devices, number):
   assert batch // (devices * config.train.accumulation) == 1
 
 
+@pytest.mark.parametrize('full', [0, 1])
+def test_a_part_of_the_layers_learns(made, full):
+  size = (64, 64)
+  found = {}
+  for part in ('', 'spatial', 'temporal'):
+    config = made(clips(6, size), clips(1, size), f',full={full},part={part}', demo.get_config())
+    with config.unlocked():
+      config.tokenizer = f'{demo.DEMO}/tokenizer'
+    abstract = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh)).abstract_params()
+    trained = jax.tree_util.tree_leaves_with_path(optimizer.trained(config, abstract))
+    found[part] = {jax.tree_util.keystr(path) for path, is_trained in trained if is_trained}
+  over_frames = {name for name in found[''] if 'temp_' in name or 'transformer_in' in name}
+  assert found['temporal'] == over_frames and 0 < len(over_frames) < len(found[''])
+  assert found['spatial'] == found[''] - over_frames
+  assert all("['lora']" in name for name in found['']) != full
+
+
 def test_numbers_that_are_given_replace_those_that_are_chosen(made):
   config = made(clips(6), clips(1), ',steps=70')
   assert config.train.num_steps == 70 and config.train.sample_every == 50
@@ -164,6 +184,7 @@ def test_mistakes_are_named_in_one_line(made, tmp_path):
   refused('training: bucket .* fits none of 6 videos', clips(6, seconds=0.05), clips(1))
   refused('held-out: bucket .* fits none of 1 videos', clips(6), clips(1, seconds=0.05))
   refused("'corpse=x' is unknown", clips(6), clips(1), ',corpse=x')
+  refused("part='motion' is unknown", clips(6), clips(1), ',part=motion')
   refused('holds no index', clips(6), clips(1), f',index={tmp_path}')
   for argument, message in (
     ('corpus=x', 'start=FOLDER is missing'),

@@ -6,13 +6,16 @@ import numpy as np
 import optax
 import pytest
 
+from configs import meshes
 from i2vgen_jax import lora, train
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.pretrained import peft as peft_lib
 from i2vgen_jax.sampling import stages
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import optimizer
+from i2vgen_jax.training import step as step_lib
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, small_config
 
@@ -151,18 +154,50 @@ def test_export_of_no_adapters_is_refused(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_frozen_kernel_in_bfloat16_has_no_gradient_no_average_and_no_second_copy(demo_corpus):
+  config = tiny.get_config(demo_corpus)
+  config.lora.update(rank=2, frozen_dtype='bfloat16')
+  session = session_lib.build(config).on(mesh_lib.make_mesh(meshes.get('cpu')))
+  state, _, _, _ = step_lib.from_config(session)
+  frozen = {name: block for name, block in state.params.items() if name != lora.KEY}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+    assert leaf.dtype == (jnp.bfloat16 if leaf.ndim > 1 else jnp.float32), path
+  assert list(state.ema_params) == [lora.KEY]
+  params = random_params(state.params, seed=1)
+  seen = []
+
+  def loss(params, frozen, batch, seed, step):
+    seen.append(params)
+    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(params))
+
+  trained = optimizer.trained(config, state.params)
+  _, gradients = step_lib.make_mean_gradient(loss, 1, trained)({}, params, {}, None, None)
+  sizes = {name: sum(map(jnp.size, jax.tree.leaves(b))) for name, b in gradients.items()}
+  adapters = sum(leaf.size for leaf in jax.tree.leaves(state.params[lora.KEY]))
+  assert sizes.pop(lora.KEY) == adapters
+  assert sum(sizes.values()) == len(jax.tree.leaves(frozen))  # A scalar for each.
+  assert jax.tree.map(jnp.shape, seen[0]) == jax.tree.map(jnp.shape, params)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_a_run_with_adapters_starts_from_another_and_leaves_its_weights(
-  demo_corpus, finished_run, tmp_path
+  dtype, demo_corpus, finished_run, tmp_path
 ):
   config = tiny.get_config(demo_corpus, num_steps=3)
-  config.lora.rank = 2
+  config.lora.update(rank=2, frozen_dtype=dtype)
   config.start = str(finished_run)
+  config.train.stop_at = 2
   assert train.train(config, tmp_path / 'run') == 0
-  params = stages.load(tmp_path / 'run', weights='raw').params
-  base = stages.load(finished_run).params
+  config.train.stop_at = 0  # The rest, from the checkpoint.
+  assert train.train(config, tmp_path / 'run') == 0
+  params, averaged = (stages.load(tmp_path / 'run', weights=name).params for name in ('raw', 'ema'))
+  base = lora.held(stages.load(finished_run).params, dtype)
   adapters = leaves(params.pop(lora.KEY))
   assert any(value.any() for path, value in adapters.items() if 'up' in path)
+  for path, value in leaves(averaged.pop(lora.KEY)).items():
+    assert 'up' not in path or (value != adapters[path]).any()
   for path, value in leaves(base).items():
     np.testing.assert_array_equal(leaves(params)[path], value)
+    np.testing.assert_array_equal(leaves(averaged)[path], value)
   assert run_config.read(tmp_path / 'run').lora.rank == 2
