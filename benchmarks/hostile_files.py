@@ -94,8 +94,8 @@ def attack(count: int, seed: int) -> tuple[list[str], list[str]]:
       output = f'--output={watch.root / "out" / name}'
       command = ['data_pipelines', 'ingest', f'--input={source}', output, '--num_processes=1']
       code, text = watch.run([sys.executable, '-m', *command])
-      rejected = re.findall(r'(?:rejected|listed) .*', text) or [text[-500:]]
-      lines.append(f'{number} {name}: exit code {code}; {rejected[-1][:200]}')
+      said = re.findall(r'listed .*|error: .*', text) or [text[-500:]]
+      lines.append(f'{number} {name}: exit code {code}; {said[0][:160]}')
       if code not in (0, 2) or 'Traceback' in text:  # 2: no example is left.
         watch.faults.append(f'{name}: exit code {code}: {text[-500:]}')
     faults = watch.close()

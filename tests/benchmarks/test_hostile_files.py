@@ -20,7 +20,7 @@ time.sleep(0.5)
 def test_hostile_files_open_connect_to_run_and_write_nothing():
   faults, lines = hostile_files.attack(count=50, seed=1)
   assert not faults and 'nothing was opened' in lines[-1]
-  assert lines[0].startswith('50 files: exit code 2') and 'rejected' in lines[1]
+  assert lines[0].startswith('50 files: exit code 2; error: ') and 'rejected' in lines[1]
 
 
 def test_whatever_is_done_beside_reading_is_seen(tmp_path):
