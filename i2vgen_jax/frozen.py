@@ -123,7 +123,10 @@ def load(
     if weights == 'random':
       frozen[name] = drawn()[name]
     elif weights:
-      frozen[name] = read.read_params(name, paths.find(weights), config, module, placed[name])
+      # A format may lack what nothing reads: the last layer of a text tower.
+      zeros = functools.partial(_zeros, placed[name])
+      source = paths.find(weights)
+      frozen[name] = read.read_params(name, source, config, module, placed[name], zeros)
     elif config.start:
       frozen[name] = started()[name]
     else:
@@ -135,3 +138,9 @@ def load(
   if copy is not None:
     trees.save_tree(copy, frozen)
   return frozen
+
+
+def _zeros(abstract_params: Any) -> Any:
+  return jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), abstract_params
+  )

@@ -23,6 +23,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import read
+from i2vgen_jax.pretrained import sources as sources_lib
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
 from i2vgen_jax.stored import run_config, trees
 
@@ -34,6 +35,8 @@ def main() -> None:
   given = flags.FLAGS
   sources: dict[str, Any] = {part: given[part].value for part in PARTS if given[part].value}
   if given.pipeline:
+    if 'unet' not in sources:
+      sources_lib.check_scheduler(given.pipeline, given.config)
     sources = find_parts(given.pipeline) | sources
   load(given.config, sources, given.output)
   print(f'Wrote {given.output}: give it to train as --config.start, to others as --workdir.')

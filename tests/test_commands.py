@@ -75,6 +75,30 @@ def test_sample_names_mistakes_in_one_line(finished_run, picture, tmp_path):
   assert not made.exists()
 
 
+def test_export_writes_a_card_and_says_how_to_publish(finished_run, tmp_path):
+  run = ['i2vgen_jax.export', f'--workdir={finished_run}']
+  lines = {
+    form: [*run, f'--format={form}', f'--output={tmp_path / form}', '--license=openrail']
+    for form in ('torch', 'diffusers', 'vgen', 'peft')
+  }
+  lines['beside'] = [*run, f'--output={tmp_path / "x"}', '--format=torch', '--lora=beside']
+  done = runs.commands(lines)
+  for form, complaint in (
+    ('diffusers', 'unet.temporal_in_heads=2 cannot be expressed'),
+    ('vgen', 'unet.temporal_in_heads=2 cannot be expressed'),
+    ('peft', 'this run has none: lora.rank is 0'),
+    ('beside', '--lora=beside is for --format=torch of a run with adapters'),
+  ):
+    code, _, stderr = done.pop(form)
+    assert code == exit_codes.USAGE and complaint in stderr and 'Traceback' not in stderr, form
+  code, stdout, stderr = done['torch']
+  assert code == 0, stderr[-2000:]
+  assert f'hf upload OWNER/NAME {tmp_path / "torch"}' in stdout
+  card = (tmp_path / 'torch' / 'README.md').read_text()
+  assert 'license: openrail' in card and '6 steps on videos' in card
+  assert [path.name for path in tmp_path.iterdir()] == ['torch']
+
+
 def test_evaluate_reports_sampled_and_real_clips(finished_run, tmp_path):
   done = runs.module(
     'i2vgen_jax.evaluate', f'--workdir={finished_run}', f'--output={tmp_path / "out"}',

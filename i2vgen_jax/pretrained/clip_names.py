@@ -55,15 +55,15 @@ def vision_name_of(path: str) -> str:
 def text_formats(tower: clip.CLIPText) -> tuple[tensors.Format, ...]:
   """The Formats of a `models.clip.CLIPText`."""
   bare = lambda name: tensors.Slot(name.removeprefix('text_model.'))  # noqa: E731
+  last = f'text_model.encoder.layers.{tower.num_layers - 1}.'
+  without_last = lambda name: None if name.startswith(last) else tensors.Slot(name)  # noqa: E731
+  ignored = {
+    r'text_model\.embeddings\.position_ids$': _INDICES,
+    r'vision_model\.|visual_projection\.': _OTHER,
+    r'text_projection\.|logit_scale$': _CONTRAST,
+  }
   return (
-    tensors.Format(
-      'CLIP text of transformers',
-      ignored={
-        r'text_model\.embeddings\.position_ids$': _INDICES,
-        r'vision_model\.|visual_projection\.': _OTHER,
-        r'text_projection\.|logit_scale$': _CONTRAST,
-      },
-    ),
+    tensors.Format('CLIP text of transformers', ignored=ignored),
     tensors.Format('CLIP text of transformers 5', bare, {r'embeddings\.position_ids$': _INDICES}),
     tensors.Format(
       'CLIP of OpenCLIP',
@@ -83,6 +83,8 @@ def text_formats(tower: clip.CLIPText) -> tuple[tensors.Format, ...]:
         r'cond_stage_model\.model\.attn_mask$': 'the causal mask, as older versions stored it',
       },
     ),
+    # As Stable Diffusion 2.1 and ModelScope have it in diffusers: no one reads that layer.
+    tensors.Format('CLIP text of transformers but its last layer', without_last, ignored),
   )
 
 

@@ -1,19 +1,15 @@
-"""Writes configs of diffusers' and transformers' classes, and compares a folder's with ours.
+"""Configs of diffusers' and transformers' classes, written by ours.
 
-It refuses a model that the class cannot express. The shapes of a folder's tensors tell most of what
-model they are of; here is checked what no shape shows.
+A model that a class cannot express is refused.
 """
 
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from absl import logging
 
 from i2vgen_jax.models import clip
-from i2vgen_jax.pretrained import t5_names
 
 # The newest version that has the pipeline and runs it.
 DIFFUSERS_VERSION = '0.35.2'
@@ -38,9 +34,8 @@ SR600 = dict(
   conditioners=(dict(kind='text'),), out_channels=4, row_margin=1, free_u=((1.1, 0.6), (1.2, 0.4))
 )
 
-# diffusers' converter of January 2024 wrote it into the release's vae/config.json by mistake; VGen
-# trained with 0.18215, as Stable Diffusion did.
-MISTAKEN_SCALING_FACTOR = 0.18125
+# What all of VGen's classes have built in.
+VGEN = dict(norm_groups=32, context_dim=1024)
 
 # Ours -> diffusers'.
 PREDICTION_TYPES = {'v': 'v_prediction', 'eps': 'epsilon', 'x0': 'sample'}
@@ -67,7 +62,7 @@ def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     row_margin=0,
     free_u=(),
   )
-  _require_equal("diffusers' I2VGenXLUNet", unet, needed, conditioners=conditioners)
+  require_equal("diffusers' I2VGenXLUNet", unet, needed, conditioners=conditioners)
   projection_dim = config.image_encoder.model.projection_dim
   if projection_dim != unet.context_dim:
     raise ValueError(
@@ -75,11 +70,22 @@ def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
       f'image_encoder.model.projection_dim={projection_dim} beside unet.context_dim='
       f'{unet.context_dim}.'
     )
-  attention_levels = list(unet.attention_levels)
   return dict(
     _class_name='I2VGenXLUNet',
     _diffusers_version=DIFFUSERS_VERSION,
     in_channels=LATENT_CHANNELS,
+    # A level has channels / attention_head_dim heads. The release repeats the number under
+    # num_attention_heads, which diffusers ignores.
+    num_attention_heads=unet.head_dim,
+    sample_size=32,  # The release's; nothing reads it.
+    **level_fields(unet),
+  )
+
+
+def level_fields(unet: Any) -> dict[str, Any]:
+  """The fields that diffusers' video U-Nets share: what their levels are made of."""
+  attention_levels = list(unet.attention_levels)
+  return dict(
     out_channels=unet.out_channels,
     block_out_channels=list(unet.block_channels),
     down_block_types=[
@@ -90,12 +96,8 @@ def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     ],
     layers_per_block=unet.layers_per_block,
     cross_attention_dim=unet.context_dim,
-    # A level has channels / attention_head_dim heads. The release repeats the number under
-    # num_attention_heads, which diffusers ignores.
     attention_head_dim=unet.head_dim,
-    num_attention_heads=unet.head_dim,
     norm_num_groups=unet.norm_groups,
-    sample_size=32,  # The release's; nothing reads it.
   )
 
 
@@ -122,13 +124,17 @@ def vae_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def text_config(
-  config: ml_collections.ConfigDict, token_ids: Mapping[str, int], dtype: str = 'float32'
+  config: ml_collections.ConfigDict,
+  token_ids: Mapping[str, int],
+  num_layers: int,
+  dtype: str = 'float32',
 ) -> dict[str, Any]:
   """Config of transformers' CLIPTextModel; `token_ids` are its bos, eos and pad token ids.
 
   Args:
     config: the config of the run.
     token_ids: bos_token_id, eos_token_id and pad_token_id of the tokenizer.
+    num_layers: how many of the tower's layers are written.
     dtype: name of the weights' type.
   """
   model = config.text_encoder.model
@@ -138,7 +144,7 @@ def text_config(
     hidden_act=model.activation,
     hidden_size=model.hidden_size,
     intermediate_size=model.intermediate_size,
-    num_hidden_layers=model.num_layers,
+    num_hidden_layers=num_layers,
     num_attention_heads=model.num_heads,
     max_position_embeddings=model.max_length,
     vocab_size=model.vocab_size,
@@ -238,15 +244,28 @@ def check_vgen(config: ml_collections.ConfigDict) -> None:
   """Raises ValueError if none of VGen's classes computes what the U-Net does.
 
   A model of text alone is UNetSD_SR600; any other has to be UNetSD_I2VGen, which has built in what
-  diffusers' I2VGenXLUNet has.
+  diffusers' I2VGenXLUNet has. Besides, both have built in what no tensor's shape shows, so that
+  another model would load and compute something else.
   """
   if [line['kind'] for line in config.unet.conditioners] == ['text']:
-    _require_equal("VGen's UNetSD_SR600", config.unet, SR600)
+    require_equal("VGen's UNetSD_SR600", config.unet, SR600 | VGEN)
   else:
     unet_config(config)
+    require_equal("VGen's UNetSD_I2VGen", config.unet, VGEN)
 
 
-def _require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized: Any) -> None:
+def require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized: Any) -> None:
+  """Compares a U-Net with what a class has built in.
+
+  Args:
+    name: of the class.
+    unet: block of the config.
+    needed: field -> value that it has to have.
+    **normalized: values of the U-Net's fields in place of its own.
+
+  Raises:
+    ValueError: a field differs.
+  """
   # Older runs have neither row_margin nor free_u.
   found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
@@ -259,66 +278,3 @@ def _require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized
 
 def _as_lists(value: Any) -> Any:
   return json.loads(json.dumps(value, default=dict))
-
-
-def check_source(
-  network: str, folder: pathlib.Path, config: ml_collections.ConfigDict, module: Any
-) -> None:
-  """Compares a folder's config.json, if it has one, with ours in what no tensor's shape shows.
-
-  Args:
-    network: 'unet', 'vae', 'text_encoder', 'image_encoder' or 't5'.
-    folder: a folder of diffusers or transformers.
-    config: our config.
-    module: the Flax module, which says what T5 is in place of the config.
-
-  Raises:
-    ValueError: a field differs; all are named.
-  """
-  path = folder / 'config.json'
-  if not path.exists():
-    return
-  theirs = json.loads(path.read_text())
-  nested = {'text_encoder': 'text_config', 'image_encoder': 'vision_config'}.get(network)
-  theirs = theirs.get(nested) or theirs  # Both towers in one folder have a config in a config.
-  if network == 't5':
-    ours = t5_names.unseen_fields(module)
-  else:
-    ours = _unseen_fields(network, theirs, config)
-  differences = [
-    f'{name}: {theirs[name]}, the config makes {value}'
-    for name, value in ours.items()
-    if name in theirs and theirs[name] != value
-  ]
-  if differences:
-    raise ValueError(f'{path} is of another model:\n  ' + '\n  '.join(differences))
-  if network == 'vae':
-    _check_scaling_factor(path, theirs.get('scaling_factor'), config.vae.scaling_factor)
-
-
-def _unseen_fields(
-  network: str, theirs: Mapping[str, Any], config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  model = config.unet if network == 'unet' else config[network].model
-  if network == 'vae':
-    return dict(norm_num_groups=model.norm_groups)
-  if network != 'unet':
-    return dict(num_attention_heads=model.num_heads, hidden_act=model.activation)
-  head_dim = model.head_dim
-  if theirs.get('_class_name') == 'UNet2DConditionModel':
-    # This class keeps the number of heads there, one for all levels or one for each.
-    head_dim = [channels // model.head_dim for channels in model.block_channels]
-    head_dim = head_dim if isinstance(theirs.get('attention_head_dim'), list) else head_dim[0]
-  return dict(norm_num_groups=model.norm_groups, attention_head_dim=head_dim)
-
-
-def _check_scaling_factor(path: pathlib.Path, theirs: float | None, ours: float) -> None:
-  if theirs is None or theirs == ours:
-    return
-  advice = f'--config.vae.scaling_factor={theirs} takes the one of the file'
-  if theirs == MISTAKEN_SCALING_FACTOR:
-    logging.warning(
-      '%s: scaling_factor %s is a known slip; kept %s. %s.', path, theirs, ours, advice
-    )
-    return
-  raise ValueError(f'{path}: scaling_factor is {theirs}, the config has {ours}: {advice}.')

@@ -9,8 +9,8 @@ from absl import logging
 
 from i2vgen_jax.pretrained import (
   clip_names,
-  configs,
   files,
+  sources,
   t5_names,
   tensors,
   unet_names,
@@ -50,7 +50,7 @@ def read_params(
   """
   name_of, formats = NETWORKS[network]
   with files.fetched(path) as local:
-    configs.check_source(network, local if local.is_dir() else local.parent, config, module)
+    sources.check_source(network, local if local.is_dir() else local.parent, config, module)
     stored = files.open_checkpoint(local)
     try:
       params, found = tensors.from_formats(

@@ -9,12 +9,12 @@ import pytest
 
 from configs import common
 from data_pipelines.media import crops
-from i2vgen_jax import export
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
+from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.pretrained import configs
+from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.sampling import generate as generate_lib
 
 torch = pytest.importorskip('torch')
@@ -46,6 +46,22 @@ def small_config(**unet):
   return config
 
 
+def vgen_config():
+  """A small model that VGen's classes can express."""
+  config = small_config(block_channels=(32, 64), norm_groups=32, context_dim=1024)
+  config.text_encoder.model.update(hidden_size=1024, num_layers=1)
+  config.image_encoder.model.update(projection_dim=1024)
+  return config
+
+
+def random_unet(config):
+  """Random parameters of the U-Net of a config."""
+  built = session_lib.build(config)
+  inputs = built.smallest_unet_inputs()
+  abstract = jax.eval_shape(built.unet.init, jax.random.key(0), *inputs)['params']
+  return random_params(abstract, seed=1)
+
+
 def random_params(abstract, seed):
   """Like torch's defaults in size, with no layer at zero; norms near one."""
   rng = np.random.default_rng(seed)
@@ -74,7 +90,7 @@ def exported(tmp_path_factory):
   quant_conv['bias'][4:] = -30
   output = tmp_path_factory.mktemp('export') / 'pipeline'
   read_params = (frozen_params | {'unet': unet_params}).get
-  export.export_diffusers(output, config, read_params)
+  diffusers_folder.export_diffusers(output, config, read_params)
   pipeline = diffusers.I2VGenXLPipeline.from_pretrained(output)
   pipeline.set_progress_bar_config(disable=True)
   return types.SimpleNamespace(
@@ -216,7 +232,7 @@ def test_a_model_that_diffusers_cannot_express_is_refused_and_leaves_nothing(
   tmp_path, exported, unet, message
 ):
   with pytest.raises(ValueError, match=message):
-    export.export_diffusers(tmp_path / 'out', small_config(**unet), exported.read_params)
+    diffusers_folder.export_diffusers(tmp_path / 'out', small_config(**unet), exported.read_params)
   assert not list(tmp_path.iterdir())
 
 
@@ -230,7 +246,7 @@ def test_a_noise_schedule_that_diffusers_has_no_name_for_is_refused():
 def test_an_existing_folder_is_not_touched(tmp_path, exported):
   (tmp_path / 'note').write_text('keep')
   with pytest.raises(ValueError, match='exists: remove it or choose another folder'):
-    export.export_diffusers(tmp_path, exported.config, exported.read_params)
+    diffusers_folder.export_diffusers(tmp_path, exported.config, exported.read_params)
   assert [path.name for path in tmp_path.iterdir()] == ['note']
 
 
@@ -240,16 +256,19 @@ def test_an_overflow_in_half_precision_is_named_and_leaves_nothing(tmp_path, exp
   params['conv_out']['bias'][1] = 70000.0
   arguments = exported.config, (exported.frozen_params | {'unet': params}).get
   with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  conv_out.bias'):
-    export.export_diffusers(tmp_path / 'out', *arguments, 'float16')
+    diffusers_folder.export_diffusers(tmp_path / 'out', *arguments, 'float16')
   with pytest.raises(ValueError, match='1 tensors are not finite as float16.*\n  out.2.bias'):
-    export.export_vgen(tmp_path / 'out.pth', exported.config, params, 7, 'float16')
+    config = vgen_config()
+    params = random_unet(config)
+    params['conv_out']['bias'][1] = 70000.0
+    vgen_file.export_vgen(tmp_path / 'out.pth', config, params, 7, 'float16')
   assert not list(tmp_path.iterdir())
-  export.export_diffusers(tmp_path / 'out', *arguments, 'bfloat16')
+  diffusers_folder.export_diffusers(tmp_path / 'out', *arguments, 'bfloat16')
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_half_precision_parts_load_in_their_own_type(tmp_path, exported, dtype):
-  export.export_diffusers(tmp_path / 'out', exported.config, exported.read_params, dtype)
+  diffusers_folder.export_diffusers(tmp_path / 'out', exported.config, exported.read_params, dtype)
   kind = getattr(torch, dtype)
   pipeline = diffusers.I2VGenXLPipeline.from_pretrained(tmp_path / 'out', torch_dtype=kind)
   theirs = dict(pipeline.unet.state_dict())
@@ -257,15 +276,43 @@ def test_half_precision_parts_load_in_their_own_type(tmp_path, exported, dtype):
     torch.testing.assert_close(theirs[name], value.to(kind), rtol=0, atol=0)
 
 
-def test_vgen_gets_a_checkpoint_of_its_own_names_with_half_the_image_gain(tmp_path, exported):
-  export.export_vgen(tmp_path / 'x_7.pth', exported.config, exported.unet_params, step=7)
+def test_vgen_gets_a_checkpoint_of_its_own_names_with_half_the_image_gain(tmp_path):
+  config = vgen_config()
+  params = random_unet(config)
+  vgen_file.export_vgen(tmp_path / 'x_7.pth', config, params, step=7)
   content = torch.load(tmp_path / 'x_7.pth', weights_only=True)
   assert content['step'] == 7
-  theirs, ours = content['state_dict'], dict(exported.pipeline.unet.state_dict())
+  ours = {
+    name: torch.from_numpy(value)
+    for name, value in tensors.to_torch(params, unet_names.name_of).items()
+  }
+  theirs = content['state_dict']
   torch.testing.assert_close(
     theirs['input_blocks.0.0.weight'][:, 4:], ours['conv_in.weight'][:, 4:] / 2
   )
   qkv = [ours[f'image_latents_temporal_encoder.attn1.to_{x}.weight'] for x in 'qkv']
   stored = theirs['local_temporal_encoder.layers.0.0.fn.to_qkv.weight']
   torch.testing.assert_close(stored, torch.cat(qkv), rtol=0, atol=0)
-  assert theirs['input_blocks.0.1.proj_in.weight'].shape == (64, 16, 1)
+  assert theirs['input_blocks.0.1.proj_in.weight'].shape == (64, 32, 1)
+
+
+@pytest.mark.parametrize(
+  'unet, message',
+  [
+    (dict(norm_groups=16), "unet.norm_groups=16 cannot be expressed by VGen's UNetSD_I2VGen"),
+    (dict(context_dim=64), "unet.context_dim=64 cannot be expressed by VGen's UNetSD_I2VGen"),
+    (
+      dict(norm_groups=16, **configs.SR600),
+      "unet.norm_groups=16 cannot be expressed by VGen's UNetSD_SR600",
+    ),
+  ],
+)
+def test_what_vgen_has_built_in_is_not_left_to_the_shapes(tmp_path, unet, message):
+  """Its class would load such weights, and compute something else."""
+  config = vgen_config()
+  config.unet.update(unet)
+  for network, field in (('text_encoder', 'hidden_size'), ('image_encoder', 'projection_dim')):
+    config[network].model[field] = config.unet.context_dim
+  with pytest.raises(ValueError, match=message):
+    vgen_file.export_vgen(tmp_path / 'out.pth', config, {}, 7)
+  assert not list(tmp_path.iterdir())

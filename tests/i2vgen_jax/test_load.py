@@ -13,15 +13,16 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from i2vgen_jax import checkpoint, export, load, train
+from i2vgen_jax import checkpoint, load, train
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny
-from tests.i2vgen_jax.test_export import random_params, small_config
+from tests.i2vgen_jax.test_export import random_params, random_unet, small_config, vgen_config
 
 UNET_FILE = 'diffusion_pytorch_model.safetensors'
 
@@ -38,7 +39,7 @@ def release(tmp_path_factory):
   )
   frozen_params = random_params(frozen_lib.abstract(built.networks), seed=2)
   read_params = (frozen_params | {'unet': unet_params}).get
-  export.export_diffusers(folder / 'pipeline', config, read_params)
+  diffusers_folder.export_diffusers(folder / 'pipeline', config, read_params)
   slot_of = unet_names.vgen(built.unet).slot_of
   return types.SimpleNamespace(
     folder=folder,
@@ -80,7 +81,7 @@ def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   params, step = checkpoint.load_params(tmp_path / 'loaded', session.abstract_params())
   assert step == 0
   frozen = frozen_lib.load(config, session.networks, session.mesh, tmp_path / 'loaded')
-  export.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
+  diffusers_folder.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
   written = sorted(path.relative_to(tmp_path / 'out') for path in (tmp_path / 'out').rglob('*.*'))
   assert written == sorted(
     path.relative_to(release.pipeline) for path in release.pipeline.rglob('*.*')
@@ -93,13 +94,15 @@ def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
       assert one.read_text() == other.read_text(), path
 
 
-def test_vgen_checkpoint_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
-  content = {'state_dict': as_torch(release.vgen), 'step': 854500}
-  torch.save(content, tmp_path / 'i2vgen_xl_00854500.pth')
-  params = loaded_unet(release, tmp_path / 'i2vgen_xl_00854500.pth')
-  assert_same(tensors.to_torch(params, unet_names.name_of), release.named)
-  export.export_vgen(tmp_path / 'out.pth', release.config, params, step=854500)
-  assert_same(read_tensors(tmp_path / 'out.pth'), release.vgen)
+def test_vgen_checkpoint_comes_out_as_it_went_in_bit_for_bit(tmp_path):
+  config = vgen_config()
+  built = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  slot_of = unet_names.vgen(built.unet).slot_of
+  vgen = tensors.to_torch(random_unet(config), unet_names.name_of, slot_of)
+  torch.save({'state_dict': as_torch(vgen), 'step': 854500}, tmp_path / 'i2vgen_xl_00854500.pth')
+  params = load.read_unet(built, tmp_path / 'i2vgen_xl_00854500.pth')
+  vgen_file.export_vgen(tmp_path / 'out.pth', config, params, step=854500)
+  assert_same(read_tensors(tmp_path / 'out.pth'), vgen)
 
 
 def test_averaged_weights_of_vgens_ranks_are_put_together(release, tmp_path):

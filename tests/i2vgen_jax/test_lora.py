@@ -122,9 +122,17 @@ def test_peft_reads_the_adapters_and_merges_them_as_we_do(tmp_path):
     torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-5)
 
 
-def test_diffusers_loads_the_adapters_and_computes_with_them_as_with_merged_weights(tmp_path):
+@pytest.mark.parametrize('loader', ['load_attn_procs', 'load_lora_adapter'])
+def test_diffusers_loads_the_adapters_and_computes_with_them_as_with_merged_weights(
+  loader, tmp_path
+):
+  """By today's loader of this class, and by the one that diffusers has for others."""
   diffusers, torch = pytest.importorskip('diffusers'), pytest.importorskip('torch')
   pytest.importorskip('peft')
+  from diffusers.loaders import peft as diffusers_peft
+
+  bases = (diffusers.I2VGenXLUNet, diffusers_peft.PeftAdapterMixin)
+  with_adapters = type('I2VGenXLUNet', bases, {})
   config, base, merged = exported(tmp_path / 'adapter')
   torch.manual_seed(0)
   inputs = dict(
@@ -137,10 +145,13 @@ def test_diffusers_loads_the_adapters_and_computes_with_them_as_with_merged_weig
   )
   outputs = []
   for weights, folder in ((base, None), (base, tmp_path / 'adapter'), (merged, None)):
-    unet = diffusers.I2VGenXLUNet.from_config(configs.unet_config(config)).eval()
+    unet = with_adapters.from_config(configs.unet_config(config)).eval()
     unet.load_state_dict(weights)
-    if folder:
+    if folder and loader == 'load_attn_procs':
       unet.load_attn_procs(str(folder))
+    elif folder:
+      name = 'pytorch_lora_weights.safetensors'
+      unet.load_lora_adapter(str(folder), prefix='unet', weight_name=name)
     with torch.no_grad():
       outputs.append(unet(**inputs).sample)
   without, adapted_, expected = outputs

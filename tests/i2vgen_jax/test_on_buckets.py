@@ -104,7 +104,7 @@ def test_the_whole_path_from_videos_to_an_export(gs_bucket, finished_run, tmp_pa
     'list': ['sample', run, '--list=gs://held/list.txt', f'--output={out}/list'],
     'export': ['export', run, f'--output={out}/export'],
     'export again': ['export', run, f'--output={out}/export'],
-    'vgen': ['export', run, '--format=vgen', f'--output={out}/vgen.pth'],
+    'torch': ['export', run, '--format=torch', f'--output={out}/torch'],
     'load': ['load', config, f'--pipeline={out}/export', f'--output={out}/loaded'],
     'plan': ['plan', config, '--topology=v5p-8', f'--json={out}/plan.json'],
     'precompute': ['precompute', config, f'--output={out}/cache'],
@@ -118,6 +118,6 @@ def test_the_whole_path_from_videos_to_an_export(gs_bucket, finished_run, tmp_pa
     assert code == 0, f'{name}: {stderr[-3000:]}'
   for name in ('sample.mp4', 'list/0001_first.mp4'):
     assert b'ftyp' in gs_bucket.cat_file(f'held/out/{name}')[:16]
-  for name in ('out/plan.json', 'out/vgen.pth', 'run/evaluation/index.html'):
+  for name in ('out/plan.json', 'out/torch/modeling.py', 'run/evaluation/index.html'):
     assert gs_bucket.exists(f'held/{name}')
   assert len(runs.losses('gs://held/second')) == 6

@@ -18,7 +18,7 @@ from i2vgen_jax.pretrained import configs, tensors, unet_names
 from tests import runs, tiny
 from tests.golden import recorded as golden
 from tests.i2vgen_jax.models.test_golden import FAST_COMPILE, draw
-from tests.i2vgen_jax.test_export import random_params, small_config
+from tests.i2vgen_jax.test_export import random_params, vgen_config
 
 RECORDED = np.load(golden.FOLDER / 'sr600.npz')
 NARROW = dict(head_dim=16, **configs.SR600)
@@ -107,10 +107,10 @@ def test_loss_and_gradients_are_those_recorded_of_vgen(name):
 @pytest.mark.slow
 def test_a_checkpoint_of_vgen_loads_by_command_and_comes_out_bit_for_bit(tmp_path):
   torch = pytest.importorskip('torch')
-  small = small_config()
-  unet = dict(sr600.get_config().unet) | {name: small.unet[name] for name in SMALL_FIELDS}
+  config = vgen_config()
+  unet = dict(sr600.get_config().unet) | {name: config.unet[name] for name in SMALL_FIELDS}
   # A config file of its own, as the command takes none but files.
-  config = small_config(**unet)
+  config.unet.update(unet)
   for name in ('vae', 'text_encoder', 'image_encoder'):
     config[name].weights = 'random'
   source = f'import json, ml_collections\n\ndef get_config():\n  return ml_collections.ConfigDict(json.loads({config.to_json()!r}))\n'  # noqa: E501

@@ -181,6 +181,8 @@ def test_every_format_is_recognised_and_comes_back_bit_for_bit(network, module, 
   params = random_params(module, example)
   name_of, formats = read.NETWORKS[network]
   for form in formats(module):
+    if form.name.endswith('but its last layer'):
+      continue  # tests/i2vgen_jax/exports/test_text_pipelines.py reads it.
     stored = tensors.to_torch(params, name_of, form.slot_of)
     restored, found = tensors.from_formats(stored, params, name_of, formats(module))
     assert found.name == form.name
