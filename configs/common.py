@@ -175,6 +175,7 @@ def release():
     log_every=10,
     eval_every=1000,
     sample_every=1000,
+    first_look=0,  # Step after which both are done besides, early; 0 does not.
     num_eval_examples=64,
     num_sample_videos=4,
     tensorboard=True,

@@ -98,6 +98,7 @@ def overseen(
       signal.keep_files(workdir)
 
   timing = goodput.Figures(workdir, session, lead, oversight.watchdog)
+  oversight.last_words = timing.failed
 
   # 4 Start: resume here, or from other weights, or from scratch.
   session = session.load_frozen(workdir)

@@ -29,7 +29,7 @@ TARGETS = {
   'xpk': kubernetes.xpk,
   'slurm': slurm.slurm,
 }
-FIELDS = (*job_lib.PLACES, 'provision')
+FIELDS = (*job_lib.PLACES, 'provision', 'internal_ips')
 
 
 def main(target: str) -> int:
@@ -42,6 +42,7 @@ def main(target: str) -> int:
     topology=topology.parse(values.topology),
     training=training_flags(sys.argv[1:]),
     max_restarts=values.max_restarts,
+    env=tuple(values.env),
     **{field: values[field].value for field in FIELDS},
   )
   check_fit(values.config, job.topology)
@@ -125,6 +126,14 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'secret', '', 'gke: Kubernetes secret whose entries become environment variables.'
   )
+  flags.DEFINE_multi_string('env', [], 'NAME=VALUE of every process; may be given several times.')
+  flags.DEFINE_string(
+    'service_account', '', 'tpu_vm, queued: email; gke: name of a Kubernetes service account.'
+  )
+  flags.DEFINE_string('network', '', 'tpu_vm, queued: network of the hosts.')
+  flags.DEFINE_string('subnetwork', '', 'tpu_vm, queued: subnetwork of the hosts.')
+  flags.DEFINE_bool('internal_ips', False, 'tpu_vm, queued: hosts without outside addresses.')
+  flags.DEFINE_string('reservation', '', 'Name of a reservation; all but local.')
   flags.DEFINE_integer(
     'max_restarts', 10, 'How often a run that fails is restarted.', lower_bound=0
   )

@@ -42,18 +42,19 @@ def tpu_vm(job: job_lib.Job) -> job_lib.Plan:
   Raises:
     ValueError: the job has several slices, no TPU, or lacks a field.
   """
-  _check(job)
+  _check(job, 'tpu_vm')
   if job.topology.slices > 1:
     raise ValueError(f'topology={job.topology.name}: tpu_vm makes one slice; use queued for more.')
-  tpu, place = (*GCLOUD, 'tpu-vm'), _place(job)
+  place = _place(job)
   create = (
-    *tpu, 'create', job.name, *place,
+    *_gcloud(job, 'tpu-vm', 'create'), job.name, *place,
     f'--accelerator-type={job.topology.accelerator_type}',
     f'--version={job.topology.generation.runtime}',
-    *PROVISION_FLAGS[job.provision],
+    *_machine(job),
   )  # fmt: skip
-  copy = (*tpu, 'scp', 'start.sh', f'{job.name}:', *place, '--worker=all')
-  start = (*tpu, 'ssh', job.name, *place, '--worker=all', '--command=sudo bash start.sh')
+  reach = (*place, '--worker=all', *(('--internal-ip',) if job.internal_ips else ()))
+  copy = (*GCLOUD, 'tpu-vm', 'scp', 'start.sh', f'{job.name}:', *reach)
+  start = (*GCLOUD, 'tpu-vm', 'ssh', job.name, *reach, '--command=sudo bash start.sh')
   return job_lib.Plan({'start.sh': start_script(job)}, (create, copy, start))
 
 
@@ -63,15 +64,15 @@ def queued(job: job_lib.Job) -> job_lib.Plan:
   Raises:
     ValueError: the job has no TPU, or lacks a field.
   """
-  _check(job)
+  _check(job, 'queued')
   nodes = (f'--node-id={job.name}',)
   if job.topology.slices > 1:
     nodes = (f'--node-count={job.topology.slices}', f'--node-prefix={job.name}')
   create = (
-    *GCLOUD, 'queued-resources', 'create', job.name, *_place(job), *nodes,
+    *_gcloud(job, 'queued-resources', 'create'), job.name, *_place(job), *nodes,
     f'--accelerator-type={job.topology.accelerator_type}',
     f'--runtime-version={job.topology.generation.runtime}',
-    *PROVISION_FLAGS[job.provision],
+    *_machine(job),
     '--metadata-from-file=startup-script=start.sh',
   )  # fmt: skip
   return job_lib.Plan({'start.sh': start_script(job)}, (create,))
@@ -106,6 +107,27 @@ def _place(job: job_lib.Job) -> tuple[str, ...]:
   return (f'--zone={job.zone}', f'--project={job.project}')
 
 
-def _check(job: job_lib.Job) -> None:
+def _gcloud(job: job_lib.Job, *words: str) -> tuple[str, ...]:
+  """The command; only gcloud's alpha version takes the name of a reservation (November 2026)."""
+  return ('gcloud', 'alpha', *GCLOUD[1:], *words) if job.reservation else (*GCLOUD, *words)
+
+
+def _machine(job: job_lib.Job) -> tuple[str, ...]:
+  """Flags of what is created: its capacity, network and account."""
+  names = {
+    'service-account': job.service_account,
+    'network': job.network,
+    'subnetwork': job.subnetwork,
+    'reservation': job.reservation,
+  }
+  return (
+    *(() if job.reservation else PROVISION_FLAGS[job.provision]),
+    *(f'--{name}={value}' for name, value in names.items() if value),
+    *(('--internal-ips',) if job.internal_ips else ()),
+  )
+
+
+def _check(job: job_lib.Job, target: str) -> None:
   job.require_kind('tpu')
+  job.check_options(target)
   job.require('zone', 'project', 'image')

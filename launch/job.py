@@ -22,11 +22,28 @@ SECRET = re.compile(
 
 
 # Fields of a Job that name something of a cloud or cluster; each is a flag.
-PLACES = ('zone', 'project', 'cluster', 'queue', 'image', 'partition', 'secret')
+PLACES = (
+  'zone', 'project', 'cluster', 'queue', 'image', 'partition', 'secret', 'service_account',
+  'network', 'subnetwork', 'reservation',
+)  # fmt: skip
+# Which targets have what not all have. Nodes of a cluster have the network that it was made with,
+# and XPK an account of its own.
+OPTIONS = {
+  'queue': ('gke',),
+  'secret': ('gke',),
+  'partition': ('slurm',),
+  'service_account': ('tpu_vm', 'queued', 'gke'),
+  'network': ('tpu_vm', 'queued'),
+  'subnetwork': ('tpu_vm', 'queued'),
+  'internal_ips': ('tpu_vm', 'queued'),
+  'reservation': ('tpu_vm', 'queued', 'gke', 'xpk', 'slurm'),
+}
+VARIABLE = re.compile(r'[A-Za-z_]\w*=.*', re.ASCII)
 
 
 def check_text(flag: str) -> None:
-  """Raises ValueError, without the flag's value, if no quoting brings it to a process as it is."""
+  """Raises ValueError, without the flag's value, if no quoting brings it to a process as it is, or
+  if it looks like a secret."""
   name = flag.partition('=')[0][:80]
   unsafe = next((char for char in flag if unicodedata.category(char) in UNSAFE), None)
   if unsafe is not None:
@@ -35,6 +52,11 @@ def check_text(flag: str) -> None:
     )
   if len(flag.encode()) > MAX_FLAG_BYTES:
     raise ValueError(f'{name!r} is longer than {MAX_FLAG_BYTES} bytes: shorten it.')
+  if SECRET.search(flag):
+    raise ValueError(
+      f'{name} looks like a secret, and would be seen in process lists, manifests and logs. Put it '
+      'into the environment of the hosts, or into a Kubernetes secret and name that by --secret.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +67,12 @@ class Job:
     name: of the run, as Kubernetes and gcloud allow: a-z, 0-9 and -.
     topology: from topology.parse.
     training: flags of i2vgen_jax.train: --config, its overrides, --workdir.
-    zone, project, cluster, queue, image, partition: of the cloud or cluster; '' where not needed.
+    zone, project, cluster, queue, image, partition, service_account, network, subnetwork,
+      reservation: of the cloud or cluster; '' where not needed.
     provision: 'on-demand', 'spot' or 'reserved'.
     secret: name of a Kubernetes secret whose entries become environment variables.
+    internal_ips: the hosts have no addresses outside their network.
+    env: NAME=VALUE of every process.
     max_restarts: of a run that fails; preemptions do not count.
   """
 
@@ -62,6 +87,12 @@ class Job:
   partition: str = ''
   provision: str = 'on-demand'
   secret: str = ''
+  service_account: str = ''
+  network: str = ''
+  subnetwork: str = ''
+  reservation: str = ''
+  internal_ips: bool = False
+  env: tuple[str, ...] = ()
   max_restarts: int = 10
 
   def __post_init__(self) -> None:
@@ -76,14 +107,16 @@ class Job:
           f'--{field}={value[:80]!r}: at most 254 of letters, digits and _.:/@,+-, beginning '
           'with a letter or digit.'
         )
-    for flag in self.training:
+    for flag in (*self.training, *self.env):
       check_text(flag)
-      if SECRET.search(flag):
+    for variable in self.env:
+      if not VARIABLE.fullmatch(variable):
         raise ValueError(
-          f'{flag.partition("=")[0]} looks like a secret, and would be seen in process lists, '
-          'manifests and logs. Put it into the environment of the hosts, or into a Kubernetes '
-          'secret and name that by --secret.'
+          f'--env={variable[:80]!r}: write NAME=VALUE; a name is of letters, digits and _, and '
+          'begins with no digit.'
         )
+    if self.reservation and self.provision == 'spot':
+      raise ValueError('--reservation and --provision=spot: spot capacity is of no reservation.')
 
   @property
   def command(self) -> tuple[str, ...]:
@@ -112,14 +145,23 @@ class Job:
 
   @property
   def environment(self) -> dict[str, str]:
-    """Variables of every process."""
-    return {'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1'}
+    """Variables of every process; of a name that `env` has twice the last counts."""
+    given = dict(variable.split('=', 1) for variable in self.env)
+    return {'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1'} | given
 
   def require(self, *names: str) -> None:
     """Raises ValueError if a field that the target needs is empty."""
     for name in names:
       if not getattr(self, name):
         raise ValueError(f'this target needs --{name}.')
+
+  def check_options(self, target: str) -> None:
+    """Raises ValueError if a field is given that only other targets have."""
+    for name, targets in OPTIONS.items():
+      if getattr(self, name) and target not in targets:
+        raise ValueError(
+          f'--{name}: {target} has no such option, only {", ".join(targets)}. Leave it out.'
+        )
 
   def require_kind(self, *kinds: str) -> None:
     """Raises ValueError if the topology is of another kind than the target runs on."""

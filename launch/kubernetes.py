@@ -19,7 +19,7 @@ def gke(job: job_lib.Job) -> job_lib.Plan:
   Raises:
     ValueError: the job has no TPU, has provision=reserved, or lacks an image.
   """
-  _check(job, 'image')
+  _check(job, 'gke', 'image')
   manifest = yaml.safe_dump(jobset(job), sort_keys=False, width=100)
   return job_lib.Plan({'jobset.yaml': manifest}, (('kubectl', 'apply', '-f', 'jobset.yaml'),))
 
@@ -106,18 +106,21 @@ def _pod(job: job_lib.Job) -> dict[str, Any]:
     tolerations.append(
       {'key': 'cloud.google.com/gke-spot', 'operator': 'Exists', 'effect': 'NoSchedule'}
     )
+  if job.reservation:
+    selector['cloud.google.com/reservation-name'] = job.reservation
   container = {
     'name': 'train',
     'image': job.image,
     # The image's entry point passes signals on.
     'args': [escape(word) for word in job.command],
-    'env': [{'name': name, 'value': value} for name, value in job.environment.items()],
+    'env': [{'name': name, 'value': escape(value)} for name, value in job.environment.items()],
     'resources': {'limits': {'google.com/tpu': topology.chips_per_host}},
     'volumeMounts': [{'name': 'shared-memory', 'mountPath': '/dev/shm'}],
   }
   if job.secret:
     container['envFrom'] = [{'secretRef': {'name': job.secret}}]
   return {
+    **({'serviceAccountName': job.service_account} if job.service_account else {}),
     'restartPolicy': 'Never',
     'terminationGracePeriodSeconds': job_lib.GRACE_SECS,
     'hostNetwork': True,
@@ -130,16 +133,19 @@ def _pod(job: job_lib.Job) -> dict[str, Any]:
 
 
 def escape(word: str) -> str:
-  """Text of a container's command or arguments: Kubernetes fills in $(NAME), and reads $$ as $."""
+  """Text of a container's arguments or variables: Kubernetes fills in $(NAME), and reads $$ as
+  $."""
   return word.replace('$', '$$')
 
 
-def _check(job: job_lib.Job, *needed: str) -> None:
+def _check(job: job_lib.Job, target: str, *needed: str) -> None:
   job.require_kind('tpu')
   job.require(*needed)
+  job.check_options(target)
   if job.provision == 'reserved':
     raise ValueError(
-      'provision=reserved: what a cluster reserves is decided with its node pools; leave it out.'
+      'provision=reserved: a cluster may have node pools of several reservations; name one by '
+      '--reservation in its place.'
     )
 
 
@@ -147,11 +153,14 @@ def xpk(job: job_lib.Job) -> job_lib.Plan:
   """A workload on a cluster that XPK made.
 
   By default XPK restarts on exit codes 42 and 127 to 255, and on no other, as exit_codes wants it.
+  It writes the values of --env into YAML without quoting, so `env` sets them in the command.
 
   Raises:
     ValueError: the job has no TPU, has provision=reserved, or lacks a field.
   """
-  _check(job, 'cluster', 'project', 'zone', 'image')
+  _check(job, 'xpk', 'cluster', 'project', 'zone', 'image')
+  variables = (f'{name}={value}' for name, value in job.environment.items())
+  command = ('env', *variables, *job.command)
   create = (
     'xpk', 'workload', 'create',
     f'--cluster={job.cluster}', f'--project={job.project}', f'--zone={job.zone}',
@@ -159,8 +168,8 @@ def xpk(job: job_lib.Job) -> job_lib.Plan:
     f'--tpu-type={job.topology.accelerator_type}', f'--num-slices={job.topology.slices}',
     f'--docker-image={job.image}', f'--max-restarts={job.max_restarts}',
     f'--termination-grace-period-seconds={job_lib.GRACE_SECS}',
-    *(f'--env={name}={value}' for name, value in job.environment.items()),
     *(('--spot',) if job.provision == 'spot' else ()),
-    f'--command={escape(shlex.join(job.command))}',
+    *((f'--reservation={job.reservation}',) if job.reservation else ()),
+    f'--command={escape(shlex.join(command))}',
   )  # fmt: skip
   return job_lib.Plan({}, (create,))

@@ -33,9 +33,9 @@ def run(job: job_lib.Job, logs: str | os.PathLike) -> int:
     logs: folder for the output of all processes but the first, whose output is ours.
 
   Raises:
-    ValueError: the topology is not of CPUs.
+    ValueError: the topology is not of CPUs, or the job has what only clouds have.
   """
-  job.require_kind('cpu')
+  _check(job)
   logs = pathlib.Path(logs)
   logs.mkdir(parents=True, exist_ok=True)
   _warn_of_open_sockets()
@@ -116,7 +116,7 @@ def environment_of(job: job_lib.Job, index: int, address: str) -> dict[str, str]
     index: of the process, from 0.
     address: host:port of the coordinator.
   """
-  flags = os.environ.get('XLA_FLAGS', '').split()
+  flags = (os.environ | job.environment).get('XLA_FLAGS', '').split()
   flags = [flag for flag in flags if 'xla_force_host_platform_device_count' not in flag]
   return {
     'JAX_PLATFORMS': 'cpu',
@@ -151,9 +151,18 @@ def _warn_of_open_sockets() -> None:
     )
 
 
+def _check(job: job_lib.Job) -> None:
+  job.require_kind('cpu')
+  job.check_options('local')
+  ours = environment_of(job, 0, '')
+  for name in job.environment:
+    if name in ours and name != 'XLA_FLAGS':
+      raise ValueError(f'--env={name}: local sets it itself. Leave it out.')
+
+
 def show(job: job_lib.Job) -> str:
   """What `run` does, as text; raises ValueError as `run`."""
-  job.require_kind('cpu')
+  _check(job)
   lines = [f'# {job.topology.hosts} processes of {job.topology.chips_per_host} CPU devices:']
   for index in range(job.topology.hosts):
     variables = job.environment | environment_of(job, index, f'{LOOPBACK}:PORT')

@@ -32,14 +32,21 @@ def slurm(job: job_lib.Job) -> job_lib.Plan:
     ValueError: the topology is not of GPUs.
   """
   job.require_kind('gpu')
+  job.check_options('slurm')
   srun = ('srun', '--kill-on-bad-exit=1', '--gpu-bind=none')
   script = SCRIPT.format(
     name=job.name,
     nodes=job.topology.hosts,
     gpus=job.topology.chips_per_host,
     grace=job_lib.GRACE_SECS,
-    options=f'#SBATCH --partition={job.partition}\n' if job.partition else '',
-    variables='\n'.join(f'export {name}={value}' for name, value in job.environment.items()),
+    options=''.join(
+      f'#SBATCH --{name}={getattr(job, name)}\n'
+      for name in ('partition', 'reservation')
+      if getattr(job, name)
+    ),
+    variables='\n'.join(
+      f'export {name}={shlex.quote(value)}' for name, value in job.environment.items()
+    ),
     command=shlex.join(job.supervised(*srun, *job.command, flags=('--requeue',))),
   )
   return job_lib.Plan({'job.sbatch': script}, (('sbatch', f'--chdir={ROOT}', 'job.sbatch'),))

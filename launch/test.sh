@@ -9,5 +9,6 @@ ruff format --check .
 pyrefly check
 python -m tests.typed
 [ $# -gt 0 ] || set -- -m 'not slow'
-# Two processes, a file of tests at a time: most of the time is XLA compiling on one core.
-exec python -m pytest -q -n 2 --dist loadfile "$@"
+# Two processes, a file of tests at a time, in the order of tests/conftest.py: most of the time is
+# XLA compiling on one core.
+exec python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

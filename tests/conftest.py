@@ -12,12 +12,19 @@ os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'  # gcsfs reads it at i
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
   # Compilation is most of the tests' time; what they compute is small.
-  ' --xla_backend_optimization_level=0'
+  ' --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 )
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit it.
   _CACHE = tempfile.TemporaryDirectory(prefix='i2vgen_jax_cache_')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
+
+
+def pytest_collection_modifyitems(config, items):
+  """Files that compile, which take minutes each, come first: so no process is left with one while
+  the other has nothing more to do."""
+  short = {config.rootpath / 'tests' / name for name in ('data_pipelines', 'launch', 'media_kinds')}
+  items.sort(key=lambda item: not short.isdisjoint(item.path.parents))
 
 
 def made_once(tmp_path_factory, name, make):

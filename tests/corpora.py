@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import pathlib
 import re
@@ -16,11 +17,14 @@ import av
 import fsspec.implementations.memory
 import numpy as np
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from etils.epath import backend as epath_backend
 from fsspec.registry import _registry
 
 from data_pipelines import demo_corpus, sources
+from data_pipelines.corpus import schema
 from data_pipelines.ingest import command as ingest
 from data_pipelines.sources import raw
 
@@ -60,6 +64,22 @@ def ingest_sizes(root, sizes, num_frames=6):
   directory = str(root / 'corpus')
   ingest.ingest(str(root / 'media'), directory, validation_fraction=0.0, num_processes=1)
   return directory
+
+
+def write_sidecars(folder, splits):
+  """A corpus of sidecars alone: split -> rows of (media, seconds, fps, height, width)."""
+  manifest = dict(version=schema.VERSION, fingerprint='synthetic', splits={})
+  for split, rows in splits.items():
+    records, sidecar = schema.shard_names(split, 0, 1)
+    media, duration, fps, height, width = zip(*rows, strict=True)
+    columns = dict(media=media, duration=duration, fps=fps, height=height, width=width)
+    columns |= dict(first_time=[0.0] * len(rows), longest_gap=[0.0] * len(rows))
+    (folder / sidecar).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / sidecar)
+    shard = dict(records=records, sidecar=sidecar, num_examples=len(rows))
+    manifest['splits'][split] = dict(shards=[shard])
+  (folder / 'manifest.json').write_text(json.dumps(manifest))
+  return folder
 
 
 def write_webvid(folder, columns):

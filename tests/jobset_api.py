@@ -18,6 +18,7 @@ _CONTAINER = {
 _POD = {
   'restartPolicy!': ('Never',),  # The only one that a podFailurePolicy allows.
   'terminationGracePeriodSeconds': int,
+  'serviceAccountName': str,
   'hostNetwork': bool,
   'dnsPolicy': ('ClusterFirst', 'ClusterFirstWithHostNet', 'Default', 'None'),
   'nodeSelector': {'*': str},

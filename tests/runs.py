@@ -31,17 +31,21 @@ sys.exit(train.train(config, sys.argv[1]))
 
 def environment():
   """Of a process that tests start."""
-  flags = '--xla_backend_optimization_level=0'  # As in conftest, but one device.
+  # As in conftest, but one device.
+  flags = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
   return dict(os.environ, PYTHONPATH=str(ROOT), XLA_FLAGS=flags)
 
 
-def start(workdir, corpus, *overrides):
-  """A training process on one device; its log is on stderr."""
+def start(workdir, corpus, *overrides, stderr=subprocess.PIPE):
+  """A training process on one device; its log is on stderr: a file, or a pipe that you must read.
+
+  The log of one checkpoint may be more than a pipe holds, and who writes to a full one waits.
+  """
   return subprocess.Popen(
     [sys.executable, '-c', LAUNCHER, str(workdir), str(corpus), *overrides],
     cwd=ROOT,
     env=environment(),
-    stderr=subprocess.PIPE,
+    stderr=stderr,
     text=True,
   )
 

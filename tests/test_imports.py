@@ -16,7 +16,6 @@ PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch', 'benchmarks')
 # row of its own; names are of the same package unless they begin with another's. Each row names
 # rows above it only, so that arrows point one way.
 ROWS = {
-  'configs': '',
   'data_pipelines/children': '',
   'data_pipelines/demo_corpus': 'children',
   'data_pipelines/user_errors': '',
@@ -38,6 +37,7 @@ ROWS = {
   'i2vgen_jax/flops': '',
   'i2vgen_jax/lora': '',
   'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
+  'configs': 'data_pipelines/corpus data_pipelines/index i2vgen_jax/stored',
   'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
   'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
@@ -83,8 +83,9 @@ ROWS = {
   ),
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (
-    'benchmarks/same_numbers data_pipelines data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint '
-    'i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training launch'
+    'configs benchmarks/same_numbers data_pipelines data_pipelines/children '
+    'data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint i2vgen_jax/process '
+    'i2vgen_jax/session i2vgen_jax/training launch'
   ),
 }  # fmt: skip
 # Room -> libraries that its files do without.

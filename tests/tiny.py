@@ -13,7 +13,7 @@ def get_config(corpus, num_steps=6, images=False):
   """One level of 16 channels, 4 frames of 32x32, 8 videos per step."""
   config = demo.get_config(f'corpus={corpus},images={int(images)}')
   config.unet.update(
-    block_channels=(16,), attention_levels=(True,), head_dim=8, norm_groups=4, temporal_in_heads=2
+    block_channels=(16,), attention_levels=(False,), head_dim=8, norm_groups=4, temporal_in_heads=2
   )
   config.data.buckets.videos.update(frames=4, height=32, width=32, batch_size=8)
   if images:

@@ -7,11 +7,23 @@ import random
 # What happens; `inject.py` says how.
 KINDS = ('kill', 'stall', 'term', 'stop', '503', 'enospc', 'flip', 'nan', 'crash')
 MOMENTS = ('start', 'compile', 'step', 'save', 'barrier', 'validation')
-# A run: a save every other step, a validation every fourth.
-NUM_STEPS, SAVE_EVERY, EVAL_EVERY = 8, 2, 4
-NAN_STEP = 5  # The batch that is broken, also when it comes again.
-# What only some moments have: batches are read in steps, and only saves fill a disk.
-ONLY = {'503': ('step',), 'enospc': ('save',), 'nan': ('step', 'save', 'barrier', 'validation')}
+# A run: a save every other step, a validation every third.
+NUM_STEPS, SAVE_EVERY, EVAL_EVERY = 6, 2, 3
+NAN_STEP = 3  # The batch that is broken, also when it comes again.
+VISITS = {
+  'step': NUM_STEPS,
+  'save': NUM_STEPS // SAVE_EVERY,
+  'barrier': 2,  # At the start, and at the end.
+  'validation': NUM_STEPS // EVAL_EVERY,
+}
+# What only some moments have: batches are read in steps, only saves fill a disk, and bits can flip
+# once something is saved.
+ONLY = {
+  '503': ('step',),
+  'enospc': ('save',),
+  'flip': ('save', 'barrier', 'validation'),
+  'nan': ('step', 'save', 'barrier', 'validation'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +71,14 @@ def faults(seed: int, count: int, processes: tuple[int, ...]) -> list[Fault]:
   for number in range(count):
     kind = KINDS[number % len(KINDS)]
     moment = rng.choice(ONLY.get(kind, MOMENTS))
-    visits = {'step': NUM_STEPS, 'save': NUM_STEPS // SAVE_EVERY, 'barrier': 2, 'validation': 2}
+    visits = VISITS.get(moment, 1)
     num_processes = processes[number // len(KINDS) % len(processes)]
     fault = Fault(
       kind,
       num_processes,
       rng.randrange(num_processes),
       moment,
-      rng.randint(1, visits.get(moment, 1)),
+      rng.randint(min(visits, 2) if kind == 'flip' else 1, visits),
       rng.random(),
       rng.getrandbits(32),
     )

@@ -1,7 +1,7 @@
 """Makes a fault happen in the process that this is: hooks around what a run comes through.
 
 The code of the product knows nothing of it. A fault happens once in a run, however often that is
-restarted: the file FIRED in the run's folder says that it has.
+restarted: files in the run's folder say that it was to come (AIMED) and that it came (STRUCK).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.process import hosts, run_folder
 from i2vgen_jax.training import compilation, validation
 
-FIRED = 'fired'
+AIMED, STRUCK = 'aimed', 'struck'
 PLACES = {
   'start': (session_lib, 'build'),
   'compile': (compilation.Steps, 'compile'),
@@ -34,6 +34,15 @@ PLACES = {
   'save': (checkpoint.Checkpoints, 'save'),
   'barrier': (hosts, 'meet'),
   'validation': (validation.Validation, 'run'),
+}
+
+# How somebody else strikes a process.
+SIGNALS = {
+  'kill': signal.SIGKILL,
+  'flip': signal.SIGKILL,
+  'nan': signal.SIGKILL,
+  'stop': signal.SIGSTOP,
+  'term': signal.SIGTERM,
 }
 
 
@@ -47,7 +56,7 @@ def install(fault: draw.Fault, folder: pathlib.Path, host: int) -> None:
   """
   if fault.kind == 'nan':
     _poison(draw.NAN_STEP)
-  if host != fault.host or (folder / FIRED).exists():
+  if host != fault.host or (folder / AIMED).exists():
     return
   owner, name = PLACES[fault.moment]
   visits = 0
@@ -68,31 +77,35 @@ def install(fault: draw.Fault, folder: pathlib.Path, host: int) -> None:
 @contextlib.contextmanager
 def _happening(fault: draw.Fault, folder: pathlib.Path) -> Generator[None, None, None]:
   rng = random.Random(fault.seed)
-  (folder / FIRED).write_text(str(time.time()))
-  if fault.kind in ('kill', 'term', 'stop', 'flip', 'nan'):
+  (folder / AIMED).touch()
+  if fault.kind in SIGNALS:
     # By somebody else, at any moment while the process does what it does.
-    number = {'term': signal.SIGTERM, 'stop': signal.SIGSTOP}.get(fault.kind, signal.SIGKILL)
-
     def strike() -> None:
+      (folder / STRUCK).touch()
       if fault.kind == 'flip':
         _flip(folder, rng)
-      os.kill(os.getpid(), number)
+      os.kill(os.getpid(), SIGNALS[fault.kind])
 
     timer = threading.Timer(fault.delay, strike)
     timer.daemon = True
     timer.start()
-  elif fault.kind == 'stall':
+    if fault.moment == 'barrier':  # The others wait here, and nothing comes after it.
+      timer.join()
+    yield
+    return
+  if fault.kind == '503':
+    _fail_reads(rng.choice((1, 3, 1_000_000)), folder)  # A moment, or until the start ends.
+    yield
+    return
+  (folder / STRUCK).touch()
+  if fault.kind == 'stall':
     # In Python, or in C while no other thread of Python can run.
     rng.choice((time.sleep, ctypes.PyDLL(None).sleep))(100_000)
   elif fault.kind == 'crash':
     rng.choice((_raise, os.abort, _segfault))()
-  elif fault.kind == '503':
-    _fail_reads(rng.randint(1, 3))
   elif fault.kind == 'enospc':
     with _no_space():
       yield
-    return
-  yield
 
 
 def _raise() -> None:
@@ -104,7 +117,7 @@ def _segfault() -> None:
 
 
 def _flip(folder: pathlib.Path, rng: random.Random) -> None:
-  """One bit of the newest step that is saved, if any is."""
+  """One bit of the newest step that is saved."""
   saved = [path for path in (folder / 'run/checkpoints').glob('*') if path.name.isdigit()]
   for step in sorted(saved, key=lambda path: -int(path.name)):
     files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
@@ -117,19 +130,20 @@ def _flip(folder: pathlib.Path, rng: random.Random) -> None:
       return
 
 
-def _fail_reads(count: int) -> None:
+def _fail_reads(count: int, folder: pathlib.Path) -> None:
   """The next reads of records fail as those of a bucket do."""
-  original = reader.Records.read
+  original = reader.Records._read
   left = count
 
   def read(self: reader.Records, *args: Any) -> Any:
     nonlocal left
     if left > 0:
       left -= 1
-      raise OSError(5, '503 Service Unavailable')
+      (folder / STRUCK).touch()
+      raise OSError('503 Service Unavailable')
     return original(self, *args)
 
-  reader.Records.read = read
+  reader.Records._read = read
 
 
 @contextlib.contextmanager

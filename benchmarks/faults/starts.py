@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import gc
 import os
 import pathlib
 import runpy
@@ -12,12 +13,13 @@ import traceback
 from collections.abc import Callable
 
 from benchmarks.faults import draw, inject
+from data_pipelines import children
 from i2vgen_jax.process import exit_codes, hosts
-from launch import local
+from launch import local, supervise
 
 MARK = 'I2VGEN_JAX_FAULTS'  # In the environment of all children of a run's processes.
-START_SECS = 240  # A start of all processes, to its end.
-GRACE_SECS = 60  # After one of them has ended.
+START_SECS = 900  # A start of all processes, to its end; the first one compiles.
+GRACE_SECS = 120  # After one of them has ended; another may be compiling.
 STOPPED_SECS = 5  # How long a process that was stopped stays so, if it is alone.
 
 
@@ -56,7 +58,7 @@ def start(
   address = f'{local.LOOPBACK}:{local.free_port()}'
   pids = [_process(command, fault, folder, host, processes, address) for host in range(processes)]
   codes: dict[int, int] = {}
-  hung, deadline = 0, began + START_SECS
+  hung, deadline = set(), began + START_SECS
   while len(codes) < processes:
     pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
     now = time.monotonic()
@@ -65,17 +67,17 @@ def start(
         time.sleep(STOPPED_SECS)
         os.kill(pid, signal.SIGCONT)
     elif pid in pids:
-      code = os.waitstatus_to_exitcode(status)
-      codes[pid] = code if code >= 0 else 128 - code
+      codes[pid] = supervise.shell_code(os.waitstatus_to_exitcode(status))
       deadline = min(deadline, now + GRACE_SECS)
-    elif now > deadline:
-      for left in set(pids) - set(codes):
-        hung += not _is_stopped(left)  # One that was stopped cannot end by itself.
-        os.kill(left, signal.SIGKILL)
-      deadline = now + START_SECS
     else:
+      for left in set(pids) - set(codes):
+        stopped = codes and _is_stopped(left)  # It cannot end by itself.
+        if now > deadline and not stopped:
+          hung.add(left)
+        if now > deadline or stopped:
+          os.kill(left, signal.SIGKILL)
       time.sleep(0.05)
-  return Start([codes[pid] for pid in pids], time.monotonic() - began, hung)
+  return Start([codes[pid] for pid in pids], time.monotonic() - began, len(hung))
 
 
 def restarts(code: int) -> bool:
@@ -138,11 +140,14 @@ def _process(
 
 def _fork(function: Callable[[], None], log: pathlib.Path) -> int:
   sys.stdout.flush()
+  gc.freeze()  # No collection in the child goes through what all have imported.
+  parent = os.getpid()
   pid = os.fork()
   if pid:
     return pid
   code = 1
   try:
+    children.follow(parent)
     with log.open('ab') as file:
       os.dup2(file.fileno(), 1)
       os.dup2(file.fileno(), 2)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import sys
 import tempfile
 import threading
@@ -159,8 +160,9 @@ def _run_beam(
   from apache_beam.options import pipeline_options
 
   # What --runner=DirectRunner stands for, without its attempt to download another runner first.
-  flags = ['--runner=FnApiRunner', '--direct_running_mode=multi_processing']
-  flags += [f'--direct_num_workers={min(num_processes, len(todo))}', *beam_flags]
+  flags = ['--runner=FnApiRunner', f'--direct_num_workers={min(num_processes, len(todo))}']
+  if beam_flags:
+    flags += ['--direct_running_mode=multi_processing', *beam_flags]
   options = pipeline_options.PipelineOptions(flags)
   runner = options.view_as(pipeline_options.StandardOptions).runner
   if runner == 'DataflowRunner' and storage.is_local(shard_work.parts):
@@ -168,9 +170,18 @@ def _run_beam(
       f'{shard_work.parts.parent} is on this machine, where the workers of {runner} cannot write: '
       'give an --output in a bucket, gs://...'
     )
-  with beam.Pipeline(options=options) as pipeline:
+  with beam.Pipeline(None if beam_flags else _local_runner(), options) as pipeline:
     shards = pipeline | 'Shards' >> beam.Create(todo)
     _ = shards | 'Spread' >> beam.Reshuffle() | 'Work' >> beam.Map(shard_work)
+
+
+def _local_runner() -> Any:
+  """Beam's, of processes on this machine that are our own children, not those of a shell."""
+  from apache_beam.runners.portability.fn_api_runner import fn_runner
+  from apache_beam.transforms import environments
+
+  command = f'exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main'
+  return fn_runner.FnApiRunner(environments.SubprocessSDKEnvironment.from_command_string(command))
 
 
 @contextlib.contextmanager

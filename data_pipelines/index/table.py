@@ -140,9 +140,18 @@ class Table:
 
   def count(self, framing: aspects.Framing, media: str) -> dict[str, int]:
     """aspects.Framing.count of the rows of a kind of media."""
+    return framing.tally(self._of_media(self.assigned(framing), media))
+
+  def measures(self, media: str) -> dict[str, np.ndarray]:
+    """duration (seconds), fps, height and width (pixels, of the content) of the rows of a kind of
+    media."""
+    arrays = dict(zip(('height', 'width'), self._sizes(), strict=True))
+    arrays |= {name: self.columns[name] for name in ('duration', 'fps')}
+    return {name: self._of_media(array, media) for name, array in arrays.items()}
+
+  def _of_media(self, array: np.ndarray, media: str) -> np.ndarray:
     mine = [slice(*cell['places']) for cell in self._cells if cell['media'] == media]
-    found = [self.assigned(framing)[part] for part in mine]
-    return framing.tally(np.concatenate(found or [np.zeros(0, np.uint8)]))
+    return np.concatenate([array[:0], *(array[part] for part in mine)])
 
   def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
     """(heights, widths) of the rows' contents by place, pixels."""
@@ -222,12 +231,8 @@ class Table:
         f'{aspects.text_of(counts)}. Raise data.max_crop={bucket.framing.max_crop} or '
         f'data.max_enlarge={bucket.framing.max_enlarge}, or give aspects that fit.'
       )
-    mine = [range(*cell['places']) for cell in self._cells if cell['media'] == bucket.media]
-    columns = {
-      name: np.concatenate([self.columns[name][p.start : p.stop] for p in mine] or [[]])
-      for name in ('duration', 'fps')
-    }
-    return buckets_lib.nothing_fits(bucket, columns['duration'], columns['fps'])
+    of_media = (self._of_media(self.columns[name], bucket.media) for name in ('duration', 'fps'))
+    return buckets_lib.nothing_fits(bucket, *of_media)
 
 
 def balanced_shares(

@@ -63,6 +63,7 @@ def leave_pod(error: BaseException) -> None:
 def log_to_stderr() -> None:
   """Logs what this project says, and only warnings of libraries: at every save Orbax logs twenty
   lines, one of which holds all digests."""
+  logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(
     lambda record: (

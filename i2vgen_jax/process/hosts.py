@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import jax
@@ -20,6 +21,7 @@ from etils import epath
 from jax._src import distributed  # Its client, which multihost_utils and Orbax use likewise.
 from jax.experimental import multihost_utils
 
+from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import exit_codes
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -86,14 +88,21 @@ def tell(code: int, sentence: str) -> None:
     thread.join(1.0)
 
 
-def hear(ended: threading.Event) -> None:
-  """Until `ended`, waits for what another process tells, and then ends this one; for a thread."""
+def hear(ended: threading.Event, note: Callable[[str], None]) -> None:
+  """Until `ended`, waits for what another process tells, and then ends this one; for a thread.
+
+  Args:
+    ended: set when nobody has to hear any longer.
+    note: called with a sentence before the end.
+  """
   while distributed.global_state.client is not None and not ended.wait(HEAR_SECS):
     code, index, sentence = _told() or (0, distributed.global_state.process_id, '')
     if index != distributed.global_state.process_id:
-      print(f'error: process {index} left with exit code {code}: {sentence}', file=sys.stderr)
+      heard = f'process {index} left with exit code {code}: {sentence}'
+      print(f'error: {heard}', file=sys.stderr)
       if code == exit_codes.WATCHDOG:
         faulthandler.dump_traceback(2)
+      note(heard)
       _exit(code)
 
 
@@ -159,6 +168,7 @@ def preflight(config: Any, workdir: str | os.PathLike[str], needed_bytes: int) -
 
   Raises:
     ValueError: processes differ in config or packages; no write access; too little disk.
+    retries.StorageError: the workdir does not answer.
   """
   versions = ' '.join(f'{name} {importlib.metadata.version(name)}' for name in PACKAGES)
   versions = f'python {platform.python_version()} {versions}'
@@ -183,8 +193,10 @@ def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | 
   """Free bytes, or None in a bucket."""
   probe = epath.Path(workdir) / f'.write_test_{jax.process_index()}'
   try:
-    probe.write_text('')
-    probe.unlink()
+    storage.write_bytes(probe, b'')
+    retries.call(probe.unlink)
+  except retries.StorageError:
+    raise
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'

@@ -1,22 +1,24 @@
 """What watches over a run from its start to its end: limits of time, signals, and the lease."""
 
 import contextlib
-import functools
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from etils import epath
 
 from i2vgen_jax.process import exit_codes, hosts, lease, signals, watchdog
 
+NOTE_SECS = 1.0
+
 
 class Oversight(contextlib.ExitStack):
   """A context that lasts as long as the run.
 
   `watchdog` has limits for its phases; `stop` hears SIGTERM and SIGINT; SIGUSR1 writes the stacks
-  of all threads to stderr, and asks for a profile.
+  of all threads to stderr, and asks for a profile. `last_words` is given what ends the process when
+  that is no exception: a limit of time, or what another process tells.
 
   Args:
     limits: the config's `watchdog`: seconds by '<kind>_secs'.
@@ -26,12 +28,12 @@ class Oversight(contextlib.ExitStack):
     super().__init__()
     by_kind = {kind: limits[f'{kind}_secs'] for kind in watchdog.KINDS}
     self._asked_for_profile = False
+    self.last_words: Callable[[str], None] = lambda sentence: None
     ended = threading.Event()
     self.callback(ended.set)
-    threading.Thread(target=hosts.hear, args=(ended,), daemon=True).start()
-    tell = functools.partial(hosts.tell, exit_codes.WATCHDOG)
+    threading.Thread(target=hosts.hear, args=(ended, self._note), daemon=True).start()
     # Without the first process, JAX aborts the others.
-    self.watchdog = watchdog.Watchdog(by_kind, tell, watchdog.EXIT_SECS + hosts.is_lead())
+    self.watchdog = watchdog.Watchdog(by_kind, self._tell, watchdog.EXIT_SECS + hosts.is_lead())
     self.callback(self.watchdog.close)
     self.watchdog.enter('start')
     self.stop = signals.StopRequest()
@@ -57,6 +59,16 @@ class Oversight(contextlib.ExitStack):
     """Whether SIGUSR1 has asked for a profile since the last call."""
     asked, self._asked_for_profile = self._asked_for_profile, False
     return asked
+
+  def _tell(self, sentence: str) -> None:
+    hosts.tell(exit_codes.WATCHDOG, sentence)
+    self._note(sentence)
+
+  def _note(self, sentence: str) -> None:
+    """Says the last words, if where they go answers soon."""
+    thread = threading.Thread(target=self.last_words, args=(sentence,), daemon=True)
+    thread.start()
+    thread.join(NOTE_SECS)
 
   def _ask_for_profile(self, number: int, frame: Any) -> None:
     self._asked_for_profile = True

@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 from flax import traverse_util
 
-from data_pipelines.corpus import storage
+from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import old_configs
 from i2vgen_jax.stored.trees import absolute
@@ -20,8 +20,8 @@ from i2vgen_jax.stored.trees import absolute
 RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
-  r'|train\.(stop_at|\w+_every|num_eval_examples|num_sample_videos|accumulation|tensorboard'
-  r'|profile_\w+|max_skipped|skip_\w+)$'
+  r'|train\.(stop_at|first_look|\w+_every|num_eval_examples|num_sample_videos|accumulation'
+  r'|tensorboard|profile_\w+|max_skipped|skip_\w+)$'
 )
 
 
@@ -50,6 +50,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: the workdir is not writable, holds loaded weights, or was started with another
       config, every difference is listed; or its config.json is damaged.
+    retries.StorageError: the workdir does not answer.
   """
   path = absolute(workdir) / 'config.json'
   if (path.parent / 'params').exists():
@@ -58,9 +59,11 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       'another --workdir.'
     )
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not (path.exists() and run_folder.is_saved(workdir)):
+    retries.call(path.parent.mkdir, parents=True, exist_ok=True)
+    if not retries.call(lambda: path.exists() and run_folder.is_saved(workdir)):
       return
+  except retries.StorageError:
+    raise
   except OSError as error:
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'

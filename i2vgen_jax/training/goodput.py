@@ -101,10 +101,11 @@ class Figures:
     jax.block_until_ready(results)
     self._device_secs += time.time() - started
 
-  def failed(self, error: Exception) -> None:
+  def failed(self, error: Exception | str) -> None:
     """Appends what ends the run, for `status`; storage that stays away is no other error."""
+    text = error if isinstance(error, str) else f'{type(error).__name__}: {error}'
     with contextlib.suppress(OSError):
-      self.event('job_error_time', error=f'{type(error).__name__}: {error}'[:1000])
+      self.event('job_error_time', error=text[:1000])
 
   def report(self, step: int) -> dict[str, float | int]:
     """Figures since the last report, by name; all processes call it at the same step.

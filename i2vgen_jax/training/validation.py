@@ -25,7 +25,7 @@ from i2vgen_jax.training import writer as writer_lib
 
 
 class Validation:
-  """Runs every `train.eval_every` and `train.sample_every` steps; 0 is never.
+  """Runs every `train.eval_every` and `train.sample_every` steps, 0 is never, and at a first look.
 
   Args:
     session: of the run.
@@ -111,7 +111,7 @@ class Validation:
       at_end: evaluate and sample, unless the config never does.
     """
     evaluates, samples = (
-      bool(every) and (at_end or (step > 0 and step % every == 0))
+      bool(every) and (at_end or step == self._train.first_look or step % every == 0) and step > 0
       for every in (self._train.eval_every, self._train.sample_every)
     )
     if evaluates:
@@ -132,15 +132,18 @@ class Validation:
     writer: writer_lib.Writer,
     folder: epath.Path,
   ) -> None:
-    """Writes NN.mp4 beside its first frame NN.png and caption NN.txt, and all frames of all videos
-    on one sheet."""
+    """Writes NN.mp4 beside the real clip, its first frame NN.png and caption NN.txt; and all frames
+    of all on one sheet, each sampled video below the real one."""
+    real_BFHWC = self._batch['video'][: len(videos_BFHWC)]
     for i, (caption, video_FHWC) in enumerate(zip(captions, videos_BFHWC, strict=True)):
       video_file.write_mp4(folder / f'{i:02d}.mp4', video_FHWC, self._bucket.fps)
-      sheets.write_png(folder / f'{i:02d}.png', self._batch['video'][i, 0])
+      video_file.write_mp4(folder / f'{i:02d}_real.mp4', real_BFHWC[i], self._bucket.fps)
+      sheets.write_png(folder / f'{i:02d}.png', real_BFHWC[i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
       writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
       writer.text(step, f'samples/{i:02d}', caption)
-    sheet_HWC = sheets.contact_sheet(videos_BFHWC)
+    pairs = np.stack([real_BFHWC, videos_BFHWC], axis=1)
+    sheet_HWC = sheets.contact_sheet(pairs.reshape(-1, *videos_BFHWC.shape[1:]))
     sheets.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 

@@ -23,7 +23,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = {path.stem for path in (ROOT / 'configs').glob('*.py')}
 CONFIGS = {
   name: importlib.import_module(f'configs.{name}').get_config
-  for name in sorted(FILES - {'__init__', 'common', 'meshes'})
+  # What configs/finetune.py gives follows its arguments: test_finetune.py.
+  for name in sorted(FILES - {'__init__', 'common', 'finetune', 'meshes'})
 }
 RELEASED, TEXT = 1_420_469_224, 1_411_233_860  # Parameters; the second are VGen's UNetSD_SR600's.
 PARAMETERS = dict(

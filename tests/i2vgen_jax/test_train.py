@@ -59,7 +59,8 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   assert json.loads((tmp_path / 'config.json').read_text())['unet']['head_dim'] == 8
   samples = sorted(path.name for path in (tmp_path / 'samples' / '00000002').iterdir())
   assert samples == [
-    '00.mp4', '00.png', '00.txt', '01.mp4', '01.png', '01.txt', 'contact_sheet.png'
+    '00.mp4', '00.png', '00.txt', '00_real.mp4', '01.mp4', '01.png', '01.txt', '01_real.mp4',
+    'contact_sheet.png',
   ]  # fmt: skip
   events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
   assert b'loss' in events and b'GIF89a' in events
@@ -131,19 +132,12 @@ def test_unwritable_workdir_is_an_error(demo_corpus, tmp_path):
     train.train(tiny.get_config(demo_corpus), tmp_path / 'file' / 'run')
 
 
-def test_config_typo_names_the_nearest_field_and_exits_2():
-  done = runs.module(
-    'i2vgen_jax.train', '--config=configs/demo.py', '--workdir=/tmp/unused',
-    '--config.optimizer.peak_learning_rat=1',
-  )  # fmt: skip
-  assert done.returncode == 2
-  assert 'peak_learning_rate' in done.stderr
-  assert 'Traceback' not in done.stderr
-
-
-def test_unknown_config_argument_lists_the_known_ones():
-  done = runs.module(
-    'i2vgen_jax.train', '--config=configs/demo.py:stpes=3', '--workdir=/tmp/unused'
-  )
-  assert done.returncode == 2
-  assert 'known: corpus, steps' in done.stderr
+def test_typos_in_fields_and_in_arguments_of_a_config_name_what_there_is_and_exit_2():
+  typos = {
+    'peak_learning_rate': ['--config=configs/demo.py', '--config.optimizer.peak_learning_rat=1'],
+    'known: corpus, steps': ['--config=configs/demo.py:stpes=3'],
+  }
+  train_it = ['i2vgen_jax.train', '--workdir=/tmp/unused']
+  done = runs.commands({known: [*train_it, *flags] for known, flags in typos.items()})
+  for known, (code, _, stderr) in done.items():
+    assert code == 2 and known in stderr and 'Traceback' not in stderr, stderr

@@ -15,6 +15,9 @@ _STAND_IN = """\
 #!{python}
 import json, os, pathlib, sys
 folder = pathlib.Path(__file__).parent
+given = {{name: value for name, value in os.environ.items() if name.startswith('GIVEN_')}}
+with (folder / 'environments.jsonl').open('a') as file:
+  file.write(json.dumps(given) + chr(10))
 with (folder / 'calls.jsonl').open('a') as file:
   file.write(json.dumps([os.path.basename(__file__), *sys.argv[1:]]) + chr(10))
 {body}
@@ -32,6 +35,11 @@ def stand_in(folder, name, body=''):
 def calls(folder):
   """Programs of a folder that were called, each with its arguments."""
   return [json.loads(line) for line in (folder / 'calls.jsonl').open()]
+
+
+def environments(folder):
+  """Variables GIVEN_* of the programs of a folder that were called."""
+  return [json.loads(line) for line in (folder / 'environments.jsonl').open()]
 
 
 def bash(text, folder, path=None, **variables):

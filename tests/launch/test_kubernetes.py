@@ -20,7 +20,14 @@ FULL_SCHEMA = os.environ.get('I2VGEN_JOBSET_SCHEMA')
 
 
 @pytest.mark.parametrize('name', ['v5e-16', '2xv5p-128', '4xv6e-256', 'tpu7x-8'])
-@pytest.mark.parametrize('fields', [{}, dict(provision='spot', secret='keys', queue='team')])
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {},
+    dict(provision='spot', secret='keys', queue='team'),
+    dict(reservation='r', service_account='trainer', env=('A=$(B)', 'C=')),
+  ],
+)
 def test_jobset_is_valid_and_has_a_pod_per_host(name, fields):
   made = make_job(name, **fields)
   manifest = kubernetes.jobset(made)

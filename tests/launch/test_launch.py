@@ -10,7 +10,7 @@ import pytest
 from configs import demo, meshes
 from i2vgen_jax.parallel import topology
 from launch import __main__ as launch_main
-from launch import cloud_tpu, job, kubernetes, slurm
+from launch import cloud_tpu, job, kubernetes, local, slurm
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -128,6 +128,45 @@ def test_queued_resources_ask_for_all_slices_at_once():
   assert wanted <= set(command)
 
 
+TARGETS = launch_main.TARGETS | {'local': local.show}
+KINDS = {'slurm': '2xgpu-8', 'local': '2xcpu-1'}
+
+
+@pytest.mark.parametrize('target', TARGETS)
+@pytest.mark.parametrize('field', job.OPTIONS)
+def test_options_reach_the_targets_that_have_them_and_others_refuse_them(target, field):
+  value = True if field == 'internal_ips' else 'my-value'
+  made = make_job(KINDS.get(target, 'v5p-128'), **{field: value})
+  if target not in job.OPTIONS[field]:
+    with pytest.raises(ValueError, match=f'--{field}: {target} has no such option, only '):
+      TARGETS[target](made)
+    return
+  plan = TARGETS[target](made)
+  assert 'my-value' in plan.show() or '--internal-ips' in plan.commands[0]
+
+
+def test_hosts_without_outside_addresses_are_reached_from_inside():
+  create, *reached = cloud_tpu.tpu_vm(make_job(internal_ips=True)).commands
+  assert '--internal-ips' in create and all('--internal-ip' in command for command in reached)
+  assert not any('--internal-ip' in command for command in cloud_tpu.tpu_vm(make_job()).commands)
+
+
+@pytest.mark.parametrize('target', [cloud_tpu.tpu_vm, cloud_tpu.queued])
+def test_a_reservation_is_named_to_the_gcloud_that_takes_it(target):
+  command = target(make_job(reservation='projects/p/reservations/r', provision='reserved'))
+  assert command.commands[0][:2] == ('gcloud', 'alpha')
+  assert '--reservation=projects/p/reservations/r' in command.commands[0]
+  assert '--reserved' not in command.commands[0]
+  with pytest.raises(ValueError, match='spot capacity is of no reservation'):
+    make_job(reservation='r', provision='spot')
+
+
+@pytest.mark.parametrize('variable', ['A', '=x', '1A=x', 'A-B=x', 'é=x', ' A=x', ''])
+def test_variables_are_named_as_shells_allow(variable):
+  with pytest.raises(ValueError, match='--env=.* write NAME=VALUE'):
+    make_job(env=(variable,))
+
+
 def test_tpu_vm_starts_all_workers():
   create, copied, started = cloud_tpu.tpu_vm(make_job()).commands
   assert '--accelerator-type=v5p-128' in create
@@ -147,6 +186,9 @@ def test_secrets_are_refused_and_not_repeated(flag):
   with pytest.raises(ValueError, match='looks like a secret') as raised:
     make_job(training=(flag,))
   assert 'abc' not in str(raised.value)
+  with pytest.raises(ValueError, match='looks like a secret') as raised:
+    make_job(env=(flag.removeprefix('--config.').replace('--', ''),))
+  assert 'abc' not in str(raised.value)
 
 
 @pytest.mark.parametrize('flag', ['--config.tokenizer=dir', '--config=x.py:num_tokens=3'])
@@ -159,10 +201,11 @@ def test_words_that_only_sound_like_secrets_pass(flag):
   [
     (kubernetes.gke, dict(image=''), 'needs --image'),
     (kubernetes.gke, dict(name='gpu-8'), 'runs on tpu, not on gpu'),
-    (kubernetes.xpk, dict(provision='reserved'), 'node pools'),
+    (kubernetes.xpk, dict(provision='reserved'), 'name one by --reservation'),
     (cloud_tpu.tpu_vm, dict(name='2xv5p-8'), 'makes one slice'),
     (cloud_tpu.queued, dict(zone=''), 'needs --zone'),
     (slurm.slurm, dict(), 'runs on gpu, not on tpu'),
+    (local.show, dict(name='cpu-1', env=('JAX_PLATFORMS=tpu',)), 'local sets it itself'),
   ],
 )
 def test_what_a_target_cannot_do_is_said(target, made, message):

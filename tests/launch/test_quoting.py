@@ -22,6 +22,9 @@ _DRAW = random.Random(0)
 # Each piece alone, and 100 values of several.
 VALUES = [*PIECES, *(''.join(_DRAW.choices(PIECES, k=_DRAW.randint(2, 6))) for _ in range(100))]
 FLAGS = (*(f'--config.a={value}' for value in VALUES), "--workdir=/it's $(a) 100%h")
+# The same as variables; Linux takes each up to 128 KiB, all of them up to 2 MiB.
+GIVEN = {f'GIVEN_{number}': value for number, value in enumerate(VALUES)}
+FIELDS = dict(training=FLAGS, env=tuple(f'{name}={value}' for name, value in GIVEN.items()))
 
 
 def trained(words):
@@ -33,7 +36,7 @@ def test_services_of_tpu_vms_pass_flags_on(tmp_path):
   """The script itself runs, with its programs replaced and its unit in a folder of the test."""
   for name in ('gcloud', 'docker', 'systemctl'):
     consumers.stand_in(tmp_path / 'bin', name)
-  made = make_job(training=FLAGS)
+  made = make_job(**FIELDS)
   unit = tmp_path / 'base.service'
   text = cloud_tpu.start_script(made).replace('/etc/systemd/system/base.service', str(unit))
   done = consumers.bash(text, tmp_path, tmp_path / 'bin')
@@ -41,6 +44,8 @@ def test_services_of_tpu_vms_pass_flags_on(tmp_path):
   words = consumers.systemd_words(unit.read_text())
   assert words[0] == '/usr/bin/docker' and f'--workdir={made.workdir}' in words
   assert trained(words) == ('--distributed', *FLAGS)
+  variables = [word[6:] for word in words[: words.index(made.image)] if word.startswith('--env=')]
+  assert dict(variable.split('=', 1) for variable in variables) == made.environment
   assert words.index(made.image) < words.index('launch.supervise') < words.index('--')
   assert {path.name for path in tmp_path.iterdir()} == {'bin', 'base.service'}
   assert consumers.calls(tmp_path / 'bin') == [
@@ -53,43 +58,51 @@ def test_slurm_scripts_pass_flags_on(tmp_path):
   (tmp_path / '.venv' / 'bin').mkdir(parents=True)
   (tmp_path / '.venv' / 'bin' / 'activate').write_text('')
   consumers.stand_in(tmp_path / 'bin', 'python')
-  text = slurm.slurm(make_job('2xgpu-8', training=FLAGS)).files['job.sbatch']
+  text = slurm.slurm(make_job('2xgpu-8', **FIELDS)).files['job.sbatch']
   done = consumers.bash(text, tmp_path, tmp_path / 'bin')
   assert done.returncode == 0, done.stderr
   [call] = consumers.calls(tmp_path / 'bin')
   assert call[:3] == ['python', '-m', 'launch.supervise']
   assert trained(call) == ('--distributed', *FLAGS)
+  assert consumers.environments(tmp_path / 'bin') == [GIVEN]
   assert {path.name for path in tmp_path.iterdir()} == {'.venv', 'bin'}
 
 
 def test_kubernetes_passes_flags_on():
-  made = make_job(training=FLAGS)
+  made = make_job(**FIELDS)
   (text,) = kubernetes.gke(made).files.values()
   pod = yaml.safe_load(text)['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']
   words = [
     consumers.kubernetes_word(word, made.environment) for word in pod['containers'][0]['args']
   ]
   assert trained(words) == ('--distributed', *FLAGS)
+  # Kubernetes fills in values as it does arguments, by the variables before them.
+  known = {}
+  for variable in pod['containers'][0]['env']:
+    known[variable['name']] = consumers.kubernetes_word(variable['value'], known)
+  assert known == made.environment
 
 
 def test_xpk_passes_flags_on(tmp_path):
   """It lays the command into a script for bash, in a manifest."""
   consumers.stand_in(tmp_path, 'python')
-  made = make_job(training=FLAGS)
+  made = make_job(**FIELDS)
   (command,) = kubernetes.xpk(made).commands
   (text,) = [word.removeprefix('--command=') for word in command if '--command=' in word]
   done = consumers.bash(consumers.kubernetes_word(text, made.environment), tmp_path, tmp_path)
   assert done.returncode == 0, done.stderr
   assert trained(consumers.calls(tmp_path)[0]) == ('--distributed', *FLAGS)
+  assert consumers.environments(tmp_path) == [GIVEN]
 
 
 def test_what_is_shown_can_be_pasted_into_a_shell(tmp_path):
   consumers.stand_in(tmp_path / 'bin', 'python')
-  done = consumers.bash(local.show(make_job('2xcpu-1', training=FLAGS)), tmp_path, tmp_path / 'bin')
+  done = consumers.bash(local.show(make_job('2xcpu-1', **FIELDS)), tmp_path, tmp_path / 'bin')
   assert done.returncode == 0, done.stderr
   calls = consumers.calls(tmp_path / 'bin')
   assert [trained(call) for call in calls] == [('--distributed', *FLAGS)] * 2
-  plan = kubernetes.xpk(make_job(training=FLAGS))
+  assert consumers.environments(tmp_path / 'bin') == [GIVEN] * 2
+  plan = kubernetes.xpk(make_job(**FIELDS))
   lines = plan.show().partition('# ---- commands\n')[2].splitlines()
   assert [tuple(shlex.split(line)) for line in lines] == list(plan.commands)
 
@@ -106,6 +119,8 @@ def test_what_no_quoting_protects_is_refused_everywhere(character):
   ):
     with pytest.raises(ValueError, match='leave out line breaks and control characters'):
       make_job(training=('--config=c.py', flag))
+    with pytest.raises(ValueError, match='leave out line breaks and control characters'):
+      make_job(env=(f'A={flag}',))
   for field in ('name', *job.PLACES):
     with pytest.raises(ValueError, match=f'{field}='):
       dataclasses.replace(make_job(), **{field: f'x{character}UNIT'})

@@ -2,6 +2,7 @@
 stop it."""
 
 import concurrent.futures
+import ctypes
 import json
 import os
 import pathlib
@@ -76,6 +77,50 @@ def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
   subprocess.run(command, cwd=ROOT, check=True)
   assert done and len(done) < 3
   assert contents(output) == whole
+
+
+def hang(item, folder):
+  ctypes.PyDLL(None).sleep(600)  # It sees no signal and reads no pipe.
+
+
+HANG = """
+import sys
+from etils import epath
+from data_pipelines.corpus import jobs
+from tests.data_pipelines.corpus import test_jobs
+jobs.run(test_jobs.hang, range(2), epath.Path(sys.argv[1]), num_processes=2)
+"""
+
+
+def test_workers_of_beam_that_hang_end_with_a_command_that_is_killed(tmp_path):
+  command = [sys.executable, '-c', HANG, str(tmp_path)]
+  process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+  deadline = time.monotonic() + 120
+  while len(list(tmp_path.glob('partial-*'))) < 2:
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.01)
+  workers = in_session(process.pid) - {process.pid}
+  process.kill()
+  process.wait()
+  deadline = time.monotonic() + 5
+  while (alive := in_session(process.pid)) and time.monotonic() < deadline:
+    time.sleep(0.05)
+  for pid in alive:
+    os.kill(pid, signal.SIGKILL)
+  assert len(workers) >= 2 and not alive
+
+
+def in_session(leader):
+  """Process ids of a session, but those that are dead."""
+  found = set()
+  for path in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      state, _, _, session = (path / 'stat').read_text().rpartition(')')[2].split()[:4]
+    except OSError:
+      continue
+    if int(session) == leader and state not in 'ZX':
+      found.add(int(path.name))
+  return found
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from data_pipelines.media import errors, sandbox, shared_memory
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields
 from data_pipelines.stream import stream as stream_lib
+from tests.data_pipelines.media import deadly
 
 VIDEO = buckets.Bucket('video', 8, 32, 32, fps=8, batch_size=4)
 
@@ -114,28 +115,6 @@ def test_children_that_are_killed_at_random_change_no_batch(open_stream, num_kil
   assert stream.num_bad == 0 == stream._decoder.num_lost
 
 
-class Deadly(decoder_lib._Fill):
-  """Of a child that dies at a file, as native code does of what it was not made for.
-
-  The file's SHA-256 is given; None is every file.
-  """
-
-  def __init__(self, fields, sha256=None):
-    super().__init__(fields)
-    self.sha256 = sha256
-
-  def __call__(self, path, layout, requests, quarantine):
-    if self._decoder is None:
-      self._decoder, self._memory = decoder_lib.Decoder(self._fields), shared_memory.Opened()
-      self._decoder._check = self.check
-    return super().__call__(path, layout, requests, quarantine)
-
-  def check(self, data):
-    decoder_lib.Decoder._check(self._decoder, data)  # Raises of what is in quarantine.
-    if self.sha256 in (None, hashlib.sha256(data).hexdigest()):
-      os.kill(os.getpid(), signal.SIGSEGV)
-
-
 def files_seen(decoder):
   """A list to which a decoder of this process adds the SHA-256 of each file."""
   seen = []
@@ -148,7 +127,7 @@ def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog)
   seen = files_seen(plain._decoder)
   expected = plain.batch_at(0)
   stream = open_stream()
-  stream._decoder.sandbox.function = Deadly(stream._decoder.fields, seen[0])
+  stream._decoder.sandbox.function = deadly.Deadly(stream._decoder.fields, seen[0])
   batch = stream.batch_at(0)
   [(key, reason)] = stream.bad_examples.items()
   assert 'crash' in reason and 'signal 11' in reason
@@ -166,25 +145,25 @@ def test_a_file_that_kills_decoders_is_left_out_and_counted(open_stream, caplog)
 
 def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
   stream = open_stream(max_bad_fraction=0.01)
-  stream._decoder.sandbox.function = Deadly(stream._decoder.fields)
+  stream._decoder.sandbox.function = deadly.Deadly(stream._decoder.fields)
   with pytest.raises(stream_lib.DataError, match='crash'):
     for step in range(5):
       stream.batch_at(step)
 
 
 def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
-  plain, deadly = (make(fields.pixel_fields(FIELDS)) for make in (
+  plain, sandboxed = (make(fields.pixel_fields(FIELDS)) for make in (
     decoder_lib.Decoder, decoder_lib.SandboxedDecoder
   ))  # fmt: skip
   seen = files_seen(plain)
   monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: plain)
   [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
-  deadly.sandbox.function = Deadly(deadly.fields, seen[0])
-  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: deadly)
+  sandboxed.sandbox.function = deadly.Deadly(sandboxed.fields, seen[0])
+  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: sandboxed)
   batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
-  assert deadly.num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
+  assert sandboxed.num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected
-  assert deadly.sandbox.pids() == []
+  assert sandboxed.sandbox.pids() == []
 
 
 def test_children_end_with_the_run(videos):
@@ -213,15 +192,9 @@ def test_children_end_with_the_run(videos):
   raise AssertionError('the child outlived its parent')
 
 
-def hoard(size):
-  """Keeps so many bytes, as a leak does."""
-  hoard.kept = np.ones(size, np.uint8)
-  return os.getpid()
-
-
 def test_a_child_that_keeps_too_much_memory_is_replaced_between_calls(monkeypatch):
   monkeypatch.setattr(sandbox, 'MAX_KEPT', 200 << 20)
-  box = sandbox.Sandbox(hoard)
+  box = sandbox.Sandbox(deadly.hoard)
   first = box(1 << 20)
   assert box(300 << 20) == first  # Its result is not lost.
   assert box.pids() == []
@@ -229,25 +202,8 @@ def test_a_child_that_keeps_too_much_memory_is_replaced_between_calls(monkeypatc
   box.close()
 
 
-def misbehave(data, how=''):
-  """In place of a decoder that damaged media breaks."""
-  if data == b'crash':
-    os.kill(os.getpid(), signal.SIGSEGV)
-  if data == b'hang':
-    time.sleep(600)
-  if data == b'greedy':
-    np.empty(sandbox.MAX_MEMORY + 2**20, np.uint8)
-  while data == b'spin':
-    pass
-  if data == b'bad':
-    raise errors.DecodeError('open', 'bad')
-  if data == b'bug':
-    raise KeyError('ours')
-  return how, os.getpid()
-
-
 def test_crashes_and_hangs_cost_one_example_each():
-  box = sandbox.Sandbox(misbehave, min_timeout_secs=0.3)
+  box = sandbox.Sandbox(deadly.misbehave, min_timeout_secs=0.3)
   _, first = box(b'fine', 'a')
   assert first != os.getpid() and box(b'fine', 'a') == ('a', first)
   for data, reason in (
@@ -275,7 +231,7 @@ def test_a_pipe_is_closed_once_and_by_who_holds_it(monkeypatch):
     time.sleep(0.2)  # Between taking the number and giving it up.
     close(self)
 
-  box = sandbox.Sandbox(misbehave)
+  box = sandbox.Sandbox(deadly.misbehave)
   box(b'fine')
   monkeypatch.setattr(connection.Connection, '_close', slow_close)
   errors = []

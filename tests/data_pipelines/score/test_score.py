@@ -321,14 +321,17 @@ def test_a_killed_score_goes_on_with_the_same_bytes_and_redoes_no_finished_shard
 def test_the_command_counts_examples_and_names_mistakes_in_one_line(tmp_path):
   source = corpora.write_folder(tmp_path / 'in', 2)
   ingest.ingest(str(source), str(tmp_path / 'out'), validation_fraction=0.0, num_processes=1)
-  done = runs.module('i2vgen_jax.score', f'--corpus={tmp_path / "out"}', '--dry_run')
-  assert done.returncode == 0 and '2 examples to score' in done.stdout
-  for flag, message in (
-    ('--clip=/nowhere', '/nowhere has no config.json'),
-    ('--aesthetic=a', 'nothing to score with: give --clip'),
-  ):
-    done = runs.module('i2vgen_jax.score', f'--corpus={tmp_path / "out"}', flag)
-    assert done.returncode == 2 and message in done.stderr and 'Traceback' not in done.stderr
+  command = ['i2vgen_jax.score', f'--corpus={tmp_path / "out"}']
+  mistakes = {
+    '--clip=/nowhere': '/nowhere has no config.json',
+    '--aesthetic=a': 'nothing to score with: give --clip',
+  }
+  done = runs.commands({flag: [*command, flag] for flag in ('--dry_run', *mistakes)})
+  code, stdout, _ = done['--dry_run']
+  assert code == 0 and '2 examples to score' in stdout
+  for flag, message in mistakes.items():
+    code, _, stderr = done[flag]
+    assert code == 2 and message in stderr and 'Traceback' not in stderr
   assert not (tmp_path / 'out/sidecar/score').exists()
 
 

@@ -69,16 +69,18 @@ class Brightness(base.Conditioner):
     return layers.Dense(self.embedding_width, name='linear')(mean_B[:, None])
 
 
-def configure(corpus, case, t5_tokenizer):
+LINES = {
+  'own': dict(kind=BRIGHTNESS),
+  'last frame': dict(kind='last_frame'),
+  'T5': dict(kind='t5_text'),
+}
+
+
+def configure(corpus, t5_tokenizer, *cases):
   config = tiny.get_config(corpus, num_steps=4)
   config.checkpoint.every = 2
-  lines = list(config.unet.conditioners)
-  if case == 'own':
-    config.unet.conditioners = (*lines, dict(kind=BRIGHTNESS))
-  elif case == 'last frame':
-    config.unet.conditioners = (*lines, dict(kind='last_frame'))
-  else:
-    config.unet.conditioners = (*lines, dict(kind='t5_text'))
+  config.unet.conditioners = (*config.unet.conditioners, *(LINES[case] for case in cases))
+  if 'T5' in cases:
     config.t5 = tiny.t5(t5_tokenizer)
   return config
 
@@ -88,26 +90,23 @@ CASES = {'own': 'mean', 'last frame': '', 'T5': 't5_text'}
 GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_a_condition_of_one_file_is_cached_and_fits_training_and_sampling(
-  case, demo_corpus, t5_tokenizer, tmp_path
+def test_conditions_of_one_file_each_are_cached_and_fit_training_and_sampling(
+  demo_corpus, t5_tokenizer, tmp_path
 ):
   """The cache by its numbers; the step and the sampler traced, for compiling takes minutes."""
-  config = configure(demo_corpus, case, t5_tokenizer)
+  config = configure(demo_corpus, t5_tokenizer, *CASES)
   config.data.cache = str(tmp_path / 'cache')
-  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32, dtype='float32')
+  precompute.precompute(config, config.data.cache, fps=16.0, max_frames=16, dtype='float32')
   shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
   # The last frame is drawn from the latents that are there.
-  assert set(shapes) >= {'latent_mean'} | ({CASES[case]} - {''})
+  assert set(shapes) >= {'latent_mean'} | set(CASES.values()) - {''}
   session, batch = assert_the_cache_gives_what_the_pixels_do(config)
 
-  line = session.unet.conditioners[-1]
   key = jax.random.key(0)
   params = jax.eval_shape(session.unet.init, key, *session.smallest_unet_inputs())['params']
   loss = objective.make_loss(session, session.dropout_rates())
   seed = jax.random.key_data(key)
   gradients = jax.eval_shape(jax.grad(loss), params, session.frozen, batch, seed, 0)
-  assert gradients[line.name].keys() == params[line.name].keys()
   assert_all_reaches_the_prediction(session, params)
 
   held = held_out.clips(session, session.sample_bucket(), 2)
@@ -116,16 +115,18 @@ def test_a_condition_of_one_file_is_cached_and_fits_training_and_sampling(
   sample_it = generate.make_generate(session, **generate.settings(config))
   _, videos = jax.eval_shape(sample_it, params, session.frozen, inputs, noise)
   assert videos.shape == (2, 4, 32, 32, 3)
-  name = f'no {line.conditioner.ablated}'
-  assert ablate.variants_of(session)[name] == line.kind
-  rest = session_lib.build(ablate.without(config, line.kind))
-  assert set(session.signals) - set(rest.signals) == {line.conditioner.signals[0].name}
+
+  for line in session.unet.conditioners[-len(CASES) :]:
+    assert gradients[line.name].keys() == params[line.name].keys()
+    assert ablate.variants_of(session)[f'no {line.conditioner.ablated}'] == line.kind
+    rest = session_lib.build(ablate.without(config, line.kind))
+    assert set(session.signals) - set(rest.signals) == {line.conditioner.signals[0].name}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES)
 def test_a_condition_of_one_file_goes_the_whole_way(case, demo_corpus, t5_tokenizer, tmp_path):
-  config = configure(demo_corpus, case, t5_tokenizer)
+  config = configure(demo_corpus, t5_tokenizer, case)
   config.data.cache = str(tmp_path / 'cache')
   precompute.precompute(config, config.data.cache, fps=16.0, max_frames=32)
 
@@ -192,7 +193,7 @@ def assert_the_command_samples_with_its_flag(case, workdir, folder):
 
 def test_the_last_frame_is_the_clip_s_last_by_draws_of_its_own(demo_corpus, t5_tokenizer):
   """Of pixels and of a cache; the first frame's draws are those of the release."""
-  config = configure(demo_corpus, 'last frame', t5_tokenizer)
+  config = configure(demo_corpus, t5_tokenizer, 'last frame')
   signals = session_lib.build(config).signals
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (2, 4, 8, 8, 3), np.uint8)
@@ -212,7 +213,7 @@ def test_the_last_frame_is_the_clip_s_last_by_draws_of_its_own(demo_corpus, t5_t
 
 
 def test_t5_s_tokens_are_zero_where_a_caption_is_padded(demo_corpus, t5_tokenizer):
-  session = session_lib.build(configure(demo_corpus, 'T5', t5_tokenizer))
+  session = session_lib.build(configure(demo_corpus, t5_tokenizer, 'T5'))
   signal = session.signals['t5_text']
   inputs = {'t5_token_ids': signal.tokenize(['a red circle', ''])}
   frozen = {'t5': signal.module.init(jax.random.key(0), inputs['t5_token_ids'])['params']}
@@ -223,7 +224,7 @@ def test_t5_s_tokens_are_zero_where_a_caption_is_padded(demo_corpus, t5_tokenize
 
 def test_a_flag_of_a_condition_that_the_model_lacks_is_refused(demo_corpus, t5_tokenizer):
   own, last = (
-    session_lib.build(configure(demo_corpus, case, t5_tokenizer)).signals
+    session_lib.build(configure(demo_corpus, t5_tokenizer, case)).signals
     for case in ('own', 'last frame')
   )
   sample.check_conditions({'last_image': 'a.png'}, last)
@@ -234,7 +235,7 @@ def test_a_flag_of_a_condition_that_the_model_lacks_is_refused(demo_corpus, t5_t
 
 def test_t5_may_be_the_only_text(t5_tokenizer, demo_corpus):
   """Then CLIP's text tower and its tokenizer are not asked for."""
-  config = configure(demo_corpus, 'T5', t5_tokenizer)
+  config = configure(demo_corpus, t5_tokenizer, 'T5')
   lines = config.unet.conditioners
   config.unet.conditioners = (lines[-1], *lines[1:-1])
   config.tokenizer = config.text_encoder.weights = ''
@@ -249,7 +250,7 @@ def test_t5_may_be_the_only_text(t5_tokenizer, demo_corpus):
 
 
 def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, t5_tokenizer):
-  config = configure(demo_corpus, 'last frame', t5_tokenizer)
+  config = configure(demo_corpus, t5_tokenizer, 'last frame')
   config.condition_dropout.buckets = dict(videos=dict(image_latents=1.0, last_frame_latents=0.5))
   session = session_lib.build(config)
   elsewhere, videos = session.dropout_rates(), session.dropout_rates('videos')

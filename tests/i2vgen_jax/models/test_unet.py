@@ -18,7 +18,7 @@ from tests.golden import recorded
 
 TINY = dict(
   block_channels=(16, 24),
-  attention_levels=(True, False),
+  attention_levels=(False, False),  # The middle block has both transformers.
   layers_per_block=1,
   head_dim=8,
   temporal_in_heads=2,
@@ -60,7 +60,8 @@ def make_inputs(batch_size=4, num_frames=4, height=5, width=6):
 @functools.cache
 def initial_params():
   init = jax.jit(make_unet().init, compiler_options=FAST_COMPILE)
-  return init(jax.random.key(0), *make_inputs())['params']
+  key = jax.random.key(0, impl='unsafe_rbg')  # Draws what compiles in half the time of threefry's.
+  return init(key, *make_inputs())['params']
 
 
 def open_initial_params():

@@ -1,12 +1,15 @@
 """Which exit code an error means, alone and among other processes, and what launchers do then."""
 
 import errno
+import os
 
 import jax
 import pytest
 
 from data_pipelines.corpus import retries
-from i2vgen_jax.process import errors, exit_codes
+from i2vgen_jax.process import errors, exit_codes, hosts
+from i2vgen_jax.stored import run_config
+from tests import tiny
 
 XLA = jax.errors.JaxRuntimeError
 ALONE = [
@@ -89,3 +92,18 @@ def test_launchers_start_again_what_may_end_otherwise():
   assert {42, 137, 143, 170, 171, 172, 173} < again
   without_a_step = {code for code in range(256) if exit_codes.restarts(code, progressed=False)}
   assert without_a_step == {exit_codes.PREEMPTED}
+
+
+@pytest.mark.parametrize('function', ['makedirs', 'replace'])
+def test_a_workdir_that_does_not_answer_at_the_start_is_no_mistake(function, tmp_path, monkeypatch):
+  config = tiny.get_config('unused')
+
+  def away(*arguments, **options):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(retries, 'DEADLINE_SECS', 0.2)
+  monkeypatch.setattr(os, function, away)
+  with pytest.raises(retries.StorageError) as caught:
+    run_config.check(tmp_path, config)
+    hosts.preflight(config, tmp_path, 0)
+  assert errors.classify(caught.value)[0] == exit_codes.STORAGE

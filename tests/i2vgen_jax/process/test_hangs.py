@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from i2vgen_jax import status
 from i2vgen_jax.parallel import topology
 from i2vgen_jax.process import exit_codes
 from launch import job, local
@@ -34,6 +35,7 @@ def loop():
     multihost_utils.process_allgather(np.ones(3))  # Compiles.
     if {compiles}: compile()
     overseen.stop.hold()
+    overseen.last_words = lambda sentence: say('LAST WORDS ' + sentence)
     for step in range(10**9):
       overseen.watchdog.enter('step')
       if step == 3: say('STEPS')
@@ -98,6 +100,11 @@ class Pair:
   def log(self, index):
     return (self._folder / f'{index}.log').read_text()
 
+  def last_words(self):
+    if (self._folder / 'run').exists():
+      return status.read(str(self._folder / 'run'), time.time()).last_error
+    return self.log(0).partition('LAST WORDS')[2]
+
   def wait_for(self, word, *indices):
     deadline = time.monotonic() + 900
     for index in indices:
@@ -147,6 +154,7 @@ def test_a_process_that_hangs_ends_both_within_5_s_of_the_limit(way, pair):
   both.wait_for('HANGS', 1)
   assert both.ends(both.limit + 5) == [exit_codes.WATCHDOG] * 2
   assert 'in hang' in both.log(1)
+  assert f'step took longer than watchdog.step_secs={both.limit}' in both.last_words()
   for log in map(both.log, range(2)):
     assert 'most recent call first' in log and 'in loop' in log
 

@@ -31,14 +31,16 @@ def arrays(tree):
 def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
   finished_run, demo_corpus, tmp_path
 ):
-  first = runs.start(tmp_path, demo_corpus, 'train.num_steps=6')
+  log = tmp_path.with_suffix('.log')
+  with log.open('w') as file:
+    first = runs.start(tmp_path, demo_corpus, 'train.num_steps=6', stderr=file)
   saved = tmp_path / 'checkpoints' / '3' / 'commit_success.txt'
   deadline = time.monotonic() + 600
   while not saved.exists() and first.poll() is None and time.monotonic() < deadline:
     time.sleep(0.01)
-  first.send_signal(signal.SIGKILL)
-  _, stderr = first.communicate()
-  assert saved.exists(), stderr[-3000:]
+  first.kill()
+  first.wait()
+  assert saved.exists(), log.read_text()[-3000:]
   # Whatever it had done after step 3 was lost or repeated; leave exactly three steps behind.
   for later in (tmp_path / 'checkpoints').iterdir():
     if later.name != '3':
