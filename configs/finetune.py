@@ -76,6 +76,10 @@ def get_config(arg=None):
     config.data.update(aspects=sizes, max_crop=1.0, max_enlarge=100.0)
   config.sample.bucket = 'clips'
   config.condition_dropout.text = max(config.condition_dropout.text, CAPTION_DROPOUT)
+  rates = config.condition_dropout.buckets  # The start's may have others.
+  config.condition_dropout.buckets = {
+    name: rates[name] for name in rates if name in config.data.buckets
+  }
 
   rank = 0 if arg.full else of_number(RANKS, number)
   config.lora.update(rank=rank, alpha=float(rank), frozen_dtype=config.dtype)

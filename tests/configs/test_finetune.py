@@ -137,6 +137,8 @@ def test_images_join_in(made):
   found = buckets_lib.from_config(config)
   assert [bucket.media for bucket in found] == ['video', 'image']
   assert found[0].weight == 7 * found[1].weight
+  assert dict(config.condition_dropout.buckets.images) == dict(image_latents=1.0)  # As the start's.
+  assert not made(clips(6), clips(1)).condition_dropout.buckets
 
 
 @pytest.mark.parametrize('devices', [1, 2, 8, 3])
