@@ -48,7 +48,7 @@ ROWS = {
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
-    'checkpoint conditions diffusion models parallel session stored data_pipelines/corpus '
+    'checkpoint conditions diffusion lora models parallel session stored data_pipelines/corpus '
     'data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/training': (

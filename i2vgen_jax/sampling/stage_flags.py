@@ -42,6 +42,7 @@ def load(
   size: Mapping[str, Any] | None = None,
   refine_size: Mapping[str, Any] | None = None,
   devices: list | None = None,
+  shares: bool = False,
   **base: Any,
 ) -> list[stages.Stage]:
   """The base stage, and the refinement stage if --refine_workdir names one.
@@ -51,14 +52,17 @@ def load(
     size: of the base stage's videos, as stages.load takes it.
     refine_size: height and width of the refinement's, whose frames and rate are then the base
       stage's; None takes all of its own sampling bucket.
-    devices: to sample on; default all.
+    devices: to sample on; default all. With a refinement, each stage's weights are on them while it
+      works alone.
+    shares: as of stages.load.
     **base: further arguments of stages.load for the base stage.
 
   Raises:
     ValueError: one stands in the other's place, a run is missing, or a setting is invalid.
   """
   stages.check_stages(given.workdir, given.refine_workdir)
-  shared = dict(weights=given.weights, seed=given.seed, devices=devices)
+  shared = dict(weights=given.weights, seed=given.seed, devices=devices, shares=shares)
+  shared['rests'] = bool(given.refine_workdir)
   first = stages.load(
     given.workdir,
     step=given.step,
