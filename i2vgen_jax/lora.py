@@ -117,5 +117,15 @@ def merge(params: Mapping[str, Any], alpha: float) -> Any:
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
+def num_adapted(params: Mapping[str, Any]) -> int:
+  """How many numbers the kernels have that adapters are added to."""
+  adapters = _flatten(params.get(KEY, {}))
+  return sum(
+    math.prod(leaf.shape[:-1]) * adapters[f'{path.removesuffix("/down")}/up'].shape[-1]
+    for path, leaf in adapters.items()
+    if path.endswith('/down')
+  )
+
+
 def _flatten(tree: Any) -> dict[str, Any]:
   return traverse_util.flatten_dict(tree, sep='/')

@@ -59,17 +59,18 @@ def main() -> None:
 def load_stages(given: flags.FlagValues) -> list[stages_lib.Stage]:
   """The stages that the flags name: one with --video; raises ValueError as stages.load."""
   size = {name: given[name].value for name in ('frames', 'height', 'width', 'fps')}
-  options = dict(
-    devices=jax.local_devices()[:1],
+  options: dict[str, Any] = dict(
     negative_prompt=given.negative_prompt,
     guidance_rescale=given.guidance_rescale,
     eta=given.eta,
     spacing=given.spacing,
   )
-  if given.video:
-    return [stage_flags.load_first(given, size, levels=given.refine_levels, **options)]
+  if given.video:  # Its last piece may be of any number of frames, which devices cannot share.
+    options |= dict(devices=jax.local_devices()[:1], levels=given.refine_levels)
+    return [stage_flags.load_first(given, size, **options)]
   refine_size = dict(height=given.refine_height, width=given.refine_width)
-  return stage_flags.load(given, size, refine_size, **options)
+  devices = jax.local_devices()
+  return stage_flags.load(given, size, refine_size, devices, shares=True, **options)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:

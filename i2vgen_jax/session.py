@@ -70,6 +70,12 @@ class Session:
       null[name] = encode(loaded, negative)
     return dataclasses.replace(self, frozen=loaded | {'null': null})
 
+  def held(self, params: Any) -> Any:
+    """Parameters of a network that is not trained, as a network of bfloat16 uses them: kernels are
+    bfloat16, in half of the memory. Those of a network of float32 stay."""
+    dtype = jnp.dtype(self.config.dtype)
+    return params if dtype == jnp.float32 else lora.held(params, dtype)
+
   # Shapes.
 
   def unet_inputs(self, frames: int, height: int, width: int, batch_size: int = 1) -> tuple:

@@ -48,8 +48,8 @@ ROWS = {
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
-    'checkpoint conditions diffusion models parallel process session stored data_pipelines/corpus '
-    'data_pipelines/media data_pipelines/sources data_pipelines/stream'
+    'checkpoint conditions diffusion lora models parallel process session stored '
+    'data_pipelines/corpus data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/exports/torch_model': '',
   'i2vgen_jax/exports': 'lora pretrained process sampling session data_pipelines/corpus',

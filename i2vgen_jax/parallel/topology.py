@@ -25,7 +25,9 @@ class Generation:
   grids: dict  # Size in the name -> chips in each direction.
 
 
-GRIDS_2D = {4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
+GRIDS_2D = {
+  1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16',
+}  # fmt: skip
 GRIDS_3D = {
   8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4', 256: '4x4x8', 512: '4x8x8',
   1024: '8x8x8',

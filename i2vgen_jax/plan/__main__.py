@@ -2,6 +2,7 @@
 
 python -m i2vgen_jax.plan --config=configs/i2v.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
 ... --compile --bucket=f16_at_8     also compiles the train step for it (libtpu; half an hour)
+... --sample                        what one device holds while it samples, in place of training
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.plan import chips, compiled, estimate
+from i2vgen_jax.plan import chips, compiled, estimate, sampling
 from i2vgen_jax.process import cli, config_flag
 
 
@@ -33,6 +34,9 @@ def main() -> None:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
   if values.price_per_chip_hour is not None and not values.price_per_chip_hour >= 0:
     raise ValueError(f'--price_per_chip_hour={values.price_per_chip_hour} must be 0 or more.')
+  if values.sample:
+    sample(config, topology, values.memory_gib, values.compile)
+    return
   buckets = buckets_lib.from_config(config)
   plan = estimate.make(
     config,
@@ -41,6 +45,7 @@ def main() -> None:
     mfu=values.mfu,
     clip_cpu_secs=values.clip_cpu_secs,
     price_per_chip_hour=values.price_per_chip_hour,
+    memory_gib=values.memory_gib,
   )
   print(table(plan, values.topology, values.mfu))
   result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
@@ -51,6 +56,42 @@ def main() -> None:
   if values.json:
     content = json.dumps(result, indent=1) + '\n'
     storage.write_bytes(epath.Path(values.json), content.encode())
+
+
+def sample(
+  config: ml_collections.ConfigDict,
+  topology: topology_lib.Topology,
+  memory_gib: float = 0.0,
+  compiles: bool = False,
+) -> None:
+  """Prints what one device holds while it samples a video alone; one stage at a time.
+
+  Args:
+    config: of the stage.
+    topology: TPUs, of which one counts.
+    memory_gib: of a device, in place of the TPU's; 0 leaves that.
+    compiles: also compile a step of the sampler, by libtpu.
+  """
+  device = chips.device(topology)
+  session = session_lib.build(config, reads_captions=False)
+  session = session.on(chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device))
+  bucket = session.sample_bucket()
+  held = sampling.held_bytes(session, bucket, device)
+  total, capacity = sampling.in_all(held), memory_gib * estimate.GIB or device.hbm_bytes
+  print(f'{bucket.frames} frames of {bucket.width}x{bucket.height}; one {topology.name} device:')
+  for kind, value in held.items():
+    print(f'  {kind:48s}{value / estimate.GIB:9.2f} GiB')
+  verdict = 'fits' if total <= capacity else 'does not fit'
+  print(
+    f'  {"in all, with the larger of the last two":48s}{total / estimate.GIB:9.2f} GiB of '
+    f'{capacity / estimate.GIB:.2f} GiB: {verdict}, by this estimate'
+  )
+  if compiles:
+    mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), compiled.devices(topology)[:1])
+    executable, secs = compiled.compile_step(sampling.lower_step(session.on(mesh), bucket))
+    memory: Any = executable.memory_analysis()
+    peak = memory.peak_memory_in_bytes / estimate.GIB
+    print(f'compiled in {secs:.0f} CPU s: U-Net and a step of the sampler hold {peak:.2f} GiB')
 
 
 def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
@@ -144,6 +185,8 @@ if __name__ == '__main__':
   )
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
   flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
+  flags.DEFINE_bool('sample', False, 'Plan sampling, one stage at a time, in place of training.')
+  flags.DEFINE_float('memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.")
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
   flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
   flags.mark_flags_as_required(['config', 'topology'])

@@ -24,7 +24,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, cost
-from i2vgen_jax.training import step
+from i2vgen_jax.training import optimizer, step
 
 GIB = 2**30
 
@@ -60,6 +60,7 @@ def make(
   mfu: float,
   clip_cpu_secs: float,
   price_per_chip_hour: float | None = None,
+  memory_gib: float = 0.0,
 ) -> Plan:
   """The Plan.
 
@@ -70,6 +71,7 @@ def make(
     mfu: assumed share of the peak, in (0, 1].
     clip_cpu_secs: CPU seconds to read and decode one example.
     price_per_chip_hour: in any currency; None if it is not known.
+    memory_gib: of a device, in place of the TPU's; 0 leaves that.
 
   Raises:
     ValueError: mesh, batches or sharding do not fit the topology.
@@ -86,9 +88,11 @@ def make(
   num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   moving = {
     # XLA gathers a tensor when it is needed, and keeps it if there is room.
-    'weights gathered in bfloat16 (at most)': 2 * num_parameters,
+    'weights gathered in bfloat16 (at most)': 2 * num_gathered(state.params, placed.params),
     f'activations, {samples:g} x {largest.name} (estimate)': samples * kept,
   }
+  if lora.is_used(config):
+    moving['kernels with their adapters in bfloat16'] = 2 * lora.num_adapted(state.params)
   rows = cost.bucket_rows(session, buckets)
   tflops = sum(row['share'] * (row['step_tflops'] + row['encode_tflops']) for row in rows)
   secs = tflops * 1e12 / (topology.devices * device.peak * mfu)
@@ -97,7 +101,7 @@ def make(
   plan = Plan(
     num_parameters=num_parameters,
     bytes=state_bytes(state, placed, session) | moving,
-    capacity=device.hbm_bytes,
+    capacity=memory_gib * GIB or device.hbm_bytes,
     samples_per_device=samples,
     bytes_per_sample=kept,
     buckets=rows,
@@ -143,14 +147,29 @@ def state_bytes(
   config = session.config
   frozen = frozen_lib.abstract(session.networks)
   frozen_placed = sharding.shard_tree(frozen, session.mesh, config.sharding.min_elements)
-  params = device_bytes(state.params, placed.params)
+  trained = optimizer.trained(config, state.params)
+  gradients = device_bytes(*(_chosen(tree, trained) for tree in (state.params, placed.params)))
   return {
-    'parameters': params,
+    'parameters': device_bytes(state.params, placed.params),
     'optimizer': device_bytes(state.opt_state, placed.opt_state),
     'average (EMA)': device_bytes(state.ema_params, placed.ema_params),
-    'gradients': params * (1 if config.train.accumulation == 1 else 2),
+    'gradients': gradients * (1 if config.train.accumulation == 1 else 2),
     'frozen encoders': device_bytes(frozen, frozen_placed),
   }
+
+
+def num_gathered(params: Any, shardings: Any) -> int:
+  """How many numbers each use takes from elsewhere: shards of other devices, or float32."""
+  return sum(
+    leaf.size
+    for leaf, placed in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
+    if leaf.dtype != jnp.bfloat16 or placed.shard_shape(leaf.shape) != leaf.shape
+  )
+
+
+def _chosen(tree: Any, chosen: Any) -> list[Any]:
+  pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(chosen), strict=True)
+  return [leaf for leaf, is_chosen in pairs if is_chosen]
 
 
 def device_bytes(tree: Any, shardings: Any) -> int:

@@ -43,6 +43,7 @@ def load(
   size: Mapping[str, Any] | None = None,
   refine_size: Mapping[str, Any] | None = None,
   devices: list | None = None,
+  shares: bool = False,
   **base: Any,
 ) -> list[stages.Stage]:
   """The base stage, and the refinement stage if --refine_workdir names one.
@@ -52,14 +53,17 @@ def load(
     size: of the base stage's videos, as stages.load takes it.
     refine_size: height and width of the refinement's, whose frames and rate are then the base
       stage's; None takes all of its own sampling bucket.
-    devices: to sample on; default all.
+    devices: to sample on; default all. With a refinement, each stage's weights are on them while it
+      works alone.
+    shares: as of stages.load.
     **base: further arguments of stages.load for the base stage.
 
   Raises:
     ValueError: one stands in the other's place, a run is missing, or a setting is invalid.
   """
   stages.check_stages(given.workdir, given.refine_workdir)
-  first = load_first(given, size, devices, **base)
+  shared: dict[str, Any] = dict(devices=devices, shares=shares, rests=bool(given.refine_workdir))
+  first = load_first(given, size, **shared, **base)
   if not given.refine_workdir:
     return [first]
   clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
@@ -73,7 +77,7 @@ def load(
     negative_prompt=given.refine_negative_prompt,
     weights=given.weights,
     seed=given.seed,
-    devices=devices,
+    **shared,
   )
   return [first, refinement]
 

@@ -13,9 +13,10 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.media import pictures
-from i2vgen_jax import checkpoint, conditions
+from i2vgen_jax import checkpoint, conditions, lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
+from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
 from i2vgen_jax.stored import run_config
@@ -32,6 +33,7 @@ class Stage:
     settings: of the sampler, see generate.settings.
     generate: made by generate.make_generate.
     negative_prompt: what to move away from.
+    rests: whether the weights lie in the host's memory but while the stage works.
   """
 
   session: session_lib.Session
@@ -40,6 +42,7 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
+  rests: bool = False
 
   @property
   def refines(self) -> bool:
@@ -61,7 +64,10 @@ class Stage:
     """
     negative = self.session.negative(self.negative_prompt)
     inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
-    return self.generate(self.params, self.session.frozen, inputs, noise_BFHWC)[1]
+    weights = self.params, self.session.frozen
+    if self.rests:
+      weights = jax.device_put(weights, mesh_lib.replicated(self.session.mesh))
+    return self.generate(*weights, inputs, noise_BFHWC)[1]
 
   def fitting(self, height: int, width: int) -> 'Stage':
     """The stage at the aspect of its bucket that crops such a picture least, in pixels; itself
@@ -108,6 +114,8 @@ def load(
   size: Mapping[str, Any] | None = None,
   negative_prompt: str | None = None,
   devices: list | None = None,
+  shares: bool = False,
+  rests: bool = False,
   **overrides: Any,
 ) -> Stage:
   """A stage with a run's weights; an argument that is None leaves the run's own value.
@@ -121,6 +129,8 @@ def load(
       the aspect that is nearest to each picture if the run has several.
     negative_prompt: what to move away from.
     devices: to sample on; default all.
+    shares: whether devices share each video, as many as can; else they split a batch.
+    rests: as of Stage.
     **overrides: fields of config.sample, and of config.refine's levels.
 
   Raises:
@@ -137,15 +147,44 @@ def load(
   session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
   if 'height' in given or 'width' in given:
     bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
+  bucket = dataclasses.replace(bucket, **given)
+  if shares:
+    session = share(session, bucket)
+    params = jax.device_put(params, mesh_lib.replicated(session.mesh))
   settings = generate_lib.settings(session.config, **overrides)
+  params, session = session.held(params), session.load_frozen(workdir)
+  networks = {name: session.held(session.frozen[name]) for name in session.networks}
+  session = dataclasses.replace(session, frozen=session.frozen | networks)
+  if rests:
+    params, frozen = jax.device_get((params, session.frozen))
+    session = dataclasses.replace(session, frozen=frozen)
   return Stage(
-    session=session.load_frozen(workdir),
+    session=session,
     params=params,
-    bucket=dataclasses.replace(bucket, **given),
+    bucket=bucket,
     settings=settings,
     generate=generate_lib.make_generate(session, seed=seed, **settings),
     negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
+    rests=rests,
   )
+
+
+def share(session: session_lib.Session, bucket: buckets_lib.Bucket) -> session_lib.Session:
+  """The session on as many of its devices as can share one video of the bucket.
+
+  These divide its frames, and the latent pixels of each level of the U-Net.
+  """
+  unet, numbers = lora.bare(session.unet), [bucket.frames]
+  for height, width in bucket.framing.sizes if bucket.framing else (bucket.size,):
+    height, width = (side // session.autoencoder.downsampling for side in (height, width))
+    for _ in unet.block_channels:
+      numbers.append(height * width)
+      height, width = -(-height // 2), -(-width // 2)
+  most = 1 if unet.row_margin else session.mesh.size
+  number = max(n for n in range(1, most + 1) if math.gcd(*numbers) % n == 0)
+  devices = list(session.mesh.devices.flat[:number])
+  sizes = dict(data=1, fsdp=1, context=number, tensor=1)
+  return session.on(mesh_lib.make_mesh(sizes, devices))
 
 
 def check_stages(

@@ -9,7 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from configs import refine_demo
+from configs import base, demo, refine_demo
+from data_pipelines.corpus import buckets
 from i2vgen_jax import checkpoint, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -48,7 +49,8 @@ def runs(demo_corpus, finished_run, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stages(runs):
-  return [stages_lib.load(workdir) for workdir in runs]
+  """Both stages as `sample` has them: each at rest while the other works, on several devices."""
+  return [stages_lib.load(workdir, shares=True, rests=True) for workdir in runs]
 
 
 @pytest.fixture
@@ -129,6 +131,40 @@ def test_a_refinement_follows_the_video_and_the_seed(stages):
   assert np.abs(run(dark, 0) - run(dark, 1)).mean() > 1
 
 
+def test_weights_at_rest_are_on_no_device_and_those_at_work_make_the_same(stages):
+  stage = stages[0]
+  assert stage.session.mesh.shape['context'] == 4  # Of eight devices: four frames, 16 latents.
+  weights = stage.params, stage.session.frozen
+  assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(weights))
+  params, frozen = jax.device_put(weights, mesh_lib.replicated(stage.session.mesh))
+  session = dataclasses.replace(stage.session, frozen=frozen)
+  awake = dataclasses.replace(stage, params=params, session=session, rests=False)
+  image = PIL.Image.new('RGB', (32, 32), 'gray')
+  one, other = (each.run(image, 'a circle', 0).astype(float) for each in (stage, awake))
+  assert np.abs(one - other).mean() < 1
+
+
+@pytest.mark.parametrize(
+  'frames, size, devices, expected',
+  [(16, (256, 448), 8, 4), (16, (720, 1280), 8, 8), (16, (256, 448), 1, 1), (1, (256, 448), 8, 1)],
+)
+def test_as_many_devices_share_a_video_as_divide_its_frames_and_all_levels(
+  frames, size, devices, expected
+):
+  mesh = mesh_lib.make_mesh(dict(data=-1, fsdp=1, tensor=1), jax.devices()[:devices])
+  session = session_lib.build(base.get_config(), reads_captions=False).on(mesh)
+  bucket = buckets.Bucket('one', frames, *size, fps=8, batch_size=1)
+  shared = stages_lib.share(session, bucket).mesh
+  assert shared.shape['context'] == shared.size == expected
+
+
+def test_a_network_of_bfloat16_is_held_in_half_of_the_memory():
+  params = dict(layer=dict(kernel=np.ones((2, 3), np.float32), bias=np.ones(3, np.float32)))
+  for config, kernel in ((base.get_config(), 'bfloat16'), (demo.get_config(), 'float32')):
+    held = session_lib.build(config, reads_captions=False).held(params)['layer']
+    assert (held['kernel'].dtype, held['bias'].dtype) == (kernel, 'float32')
+
+
 def test_any_video_is_refined_piece_by_piece(stages, tmp_path):
   """Ten frames in pieces of four, at the stage's size and the video's rate."""
   video = np.repeat(np.array([30] * 5 + [220] * 5, np.uint8), 48 * 64 * 3).reshape(10, 48, 64, 3)
@@ -170,18 +206,18 @@ def test_a_folder_without_a_corpus_has_the_shape_of_its_samples(runs):
 
 
 def test_stages_in_the_wrong_place_are_refused(runs):
-  base, refinement = runs
+  first, refinement = runs
   stages_lib.check_stages(refinement, of_video=True)
   with pytest.raises(ValueError, match='is no refinement stage .* and --video is refined'):
-    stages_lib.check_stages(base, of_video=True)
-  assert stages_lib.read_captions(base, None) and stages_lib.read_captions(refinement)
-  stages_lib.check_stages(base, refinement)
+    stages_lib.check_stages(first, of_video=True)
+  assert stages_lib.read_captions(first, None) and stages_lib.read_captions(refinement)
+  stages_lib.check_stages(first, refinement)
   with pytest.raises(ValueError, match='--workdir=.* is a refinement stage'):
     stages_lib.check_stages(refinement, None)
   with pytest.raises(ValueError, match='--refine_workdir=.* is no refinement stage'):
-    stages_lib.check_stages(base, base)
+    stages_lib.check_stages(first, first)
   with pytest.raises(ValueError, match='nowhere holds no config.json'):
-    stages_lib.check_stages(base, 'nowhere')
+    stages_lib.check_stages(first, 'nowhere')
   with pytest.raises(ValueError, match='levels=0 must be at least 1'):
     generate.settings(run_config.read(refinement), levels=0)
 
