@@ -112,7 +112,7 @@ def _change(**changes):
     (_change(sample__num_steps=1), "num_steps=1, spaced 'leading', starts at timestep 1 of 1000"),
     (_change(sample__guidance_scale=float('nan')), 'sample.guidance_scale=nan must lie in'),
     (_change(optimizer__peak_learning_rate=-1e-4), 'peak_learning_rate=-0.0001 must lie in'),
-    (_change(optimizer__groups=(dict(match='conv', lr=-1.0),)), 'lr of .* must lie in'),
+    (_change(optimizer__groups=(dict(match='conv', lr=-1.0),)), 'lr=-1.0 of .* must lie in'),
     (_change(data__directories__videos='/nowhere'), '/nowhere'),
   ],
 )
