@@ -71,7 +71,8 @@ ROWS = {
     'data_pipelines/score data_pipelines/stream'
   ),
   'i2vgen_jax/preflight': (
-    'i2vgen_jax models parallel plan process session training data_pipelines/corpus'
+    'i2vgen_jax models parallel plan process session stored training data_pipelines/corpus '
+    'data_pipelines/stream'
   ),
   'launch': (
     'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/plan i2vgen_jax/preflight i2vgen_jax/pretrained '

@@ -25,6 +25,8 @@ from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import estimate
 from i2vgen_jax.preflight import devices, kernels, report, steps, storage
 from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
+from i2vgen_jax.stored import run_config
+from i2vgen_jax.training import data
 
 
 def main() -> int:
@@ -77,9 +79,15 @@ def look(
     folder: below the workdir.
     plan: of the run; None compares with nothing.
     loader_secs: for which the loader is measured.
+
+  Raises:
+    ValueError: config, data or workdir are invalid, whatever the machines do.
   """
+  run_config.check(folder / 'run', config)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session_lib.build(config).on(mesh)
+  mesh_lib.check_batch_sizes(session.buckets(), mesh, config.train.accumulation)
+  stream = data.make_stream(session)
   mib = 1 if jax.default_backend() == 'cpu' else storage.MIB
   checks = {
     'devices': lambda: devices.inventory(mesh),
@@ -88,7 +96,7 @@ def look(
     'links': lambda: devices.links(mesh),
     'kernels': kernels.check,
     'workdir': lambda: storage.workdir(folder, mib),
-    'loader': lambda: [storage.loader(session, plan, loader_secs)],
+    'loader': lambda: [storage.loader(stream, plan, loader_secs)],
   }
   lines = []
   for name, check in checks.items():

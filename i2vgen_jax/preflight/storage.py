@@ -10,10 +10,9 @@ from etils import epath
 
 from data_pipelines.corpus import retries
 from data_pipelines.corpus import storage as storage_lib
-from i2vgen_jax import session as session_lib
+from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax.plan import estimate
 from i2vgen_jax.preflight import report
-from i2vgen_jax.training import data
 
 MIB = 64  # Each host writes and reads.
 LOADER_SECS = 20.0
@@ -52,16 +51,15 @@ def workdir(folder: epath.Path, mib: int = MIB) -> Iterator[report.Line]:
 
 
 def loader(
-  session: session_lib.Session, plan: estimate.Plan | None, secs: float = LOADER_SECS
+  stream: stream_lib.TrainStream, plan: estimate.Plan | None, secs: float = LOADER_SECS
 ) -> report.Line:
   """Examples per second of every host's own stream, against what the plan trains on.
 
   Args:
-    session: of the run, on its mesh.
+    stream: of the run, this host's.
     plan: of the run; None compares with nothing.
     secs: to measure for.
   """
-  stream = data.make_stream(session)
   batches = stream.iterate(0)
   try:
     next(batches)  # Until its processes run.

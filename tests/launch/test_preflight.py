@@ -13,6 +13,7 @@ from etils import epath
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.preflight import devices, kernels, report, storage
+from i2vgen_jax.training import data
 from tests import runs, tiny
 
 MESH = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
@@ -75,7 +76,7 @@ def test_the_loader_is_measured(demo_corpus):
   config = tiny.get_config(str(demo_corpus))
   config.data.sandbox = False
   session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
-  line = storage.loader(session, None, secs=0.1)
+  line = storage.loader(data.make_stream(session), None, secs=0.1)
   assert line.ok is None and line.figure > 0
 
 
