@@ -38,8 +38,11 @@ def corpus(folder, number, inverts):
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
+  return make_start(tmp_path_factory.mktemp('start'))
+
+
+def make_start(folder):
   """A folder of `load`, from the diffusers folder of a model that saw clips as they are."""
-  folder = tmp_path_factory.mktemp('start')
   config = get_config()
   config.data.directories = dict(clips=corpus(folder / 'plain', 40, inverts=False))
   config.text_encoder.weights = config.image_encoder.weights = config.vae.weights = 'random'
@@ -70,7 +73,8 @@ def losses(workdir, directory):
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_adapters_lower_the_loss_of_held_out_clips_and_diffusers_loads_them(start, seed, tmp_path):
   directory = corpus(tmp_path, 40, inverts=True)
-  config = finetune.get_config(f'start={start},corpus={directory},steps=150')
+  arguments = f'start={start},corpus={directory},steps=150,devices={jax.device_count()}'
+  config = finetune.get_config(arguments)
   config.seed = seed
   config.train.update(eval_every=0, sample_every=0, tensorboard=False)
   assert train.train(config, tmp_path / 'run') == 0
