@@ -41,6 +41,7 @@ def main() -> None:
 
   check(given.format, session)
   params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+  session_lib.check_grown(config, step, f'--workdir={given.workdir}')
   files = card.files(
     session, given.workdir, given.format, params, step, given.weights, given.license
   )
