@@ -170,7 +170,7 @@ def _torch_code(session: session_lib.Session, caption: str, image: str) -> str:
 def _diffusers_code(session: session_lib.Session, caption: str, image: str) -> str:
   name = pipelines.name(session.config)
   load = [f"pipeline = diffusers.{name}.from_pretrained('.')"]
-  return '\n'.join(['import diffusers', *_pipeline_code(session, caption, image, load)])
+  return '\n'.join(_pipeline_code(session, caption, image, ['diffusers'], load))
 
 
 def _peft_code(session: session_lib.Session, caption: str, image: str) -> str:
@@ -180,14 +180,12 @@ def _peft_code(session: session_lib.Session, caption: str, image: str) -> str:
     f'pipeline = diffusers.{name}.from_pretrained(base)',
     "pipeline.unet = peft.PeftModel.from_pretrained(pipeline.unet, '.').merge_and_unload()",
   ]
-  lines = ['import diffusers', 'import peft', *_pipeline_code(session, caption, image, load)]
-  return '\n'.join(lines)
+  return '\n'.join(_pipeline_code(session, caption, image, ['diffusers', 'peft'], load))
 
 
 def _pipeline_code(
-  session: session_lib.Session, caption: str, image: str, load: list[str]
+  session: session_lib.Session, caption: str, image: str, libraries: list[str], load: list[str]
 ) -> list[str]:
-  """From `import PIL.Image` on."""
   config, bucket = session.config, session.sample_bucket()
   settings: dict[str, Any] = dict(
     num_inference_steps=config.sample.num_steps,
@@ -209,7 +207,8 @@ def _pipeline_code(
     settings |= dict(strength=strength, output_type='pil')
   arguments = [repr(caption), *filter(None, [second]), *_arguments(settings)]
   call = ['frames = pipeline(', *(f'  {argument},' for argument in arguments), ').frames[0]']
-  return ['import PIL.Image', '', *load, *read, *call, _save(session)]
+  imports = [f'import {library}' for library in (*libraries, 'PIL.Image')]
+  return [*imports, '', *load, *read, *call, _save(session)]
 
 
 def _arguments(settings: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,9 @@ torch = pytest.importorskip('torch')
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 # float32 rounding, largest difference over largest output: the bar of this export.
 BAR = 2e-6
+# Four levels add up more of it: 2.2e-6 seen of base at a fifth of its width, as of diffusers' own
+# class at full width.
+DEEP_BAR = 3e-6
 EVERY_KIND = tuple(dict(kind=kind) for kind in torch_folder.CONDITIONERS)
 CAPTIONS = (
   'a red circle moves left',
@@ -114,7 +117,7 @@ def exported(tmp_path_factory, t5_tokenizer):
   return export(tmp_path_factory.mktemp('torch') / 'out', config)
 
 
-def check_prediction(exported, height=12, width=20):
+def check_prediction(exported, height, width, bar=BAR):
   """Our U-Net and the export's on the same inputs, of an odd size further down."""
   session, rng = exported.session, np.random.default_rng(0)
   factor = session.autoencoder.downsampling
@@ -135,7 +138,7 @@ def check_prediction(exported, height=12, width=20):
     prediction = exported.model.unet(channels_first(latents), torch.from_numpy(timesteps), theirs)
   error = relative_error(ours, np.moveaxis(prediction.numpy(), 1, -1))
   print(f'{error:.1e} of the largest output')
-  assert error <= BAR
+  assert error <= bar
 
 
 def test_the_exported_u_net_predicts_what_ours_does_with_every_condition(exported):
@@ -162,7 +165,7 @@ def shrunk(name, t5_tokenizer):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_shipped_config_predicts_what_ours_does(name, t5_tokenizer, tmp_path):
-  check_prediction(export(tmp_path / 'out', shrunk(name, t5_tokenizer)))
+  check_prediction(export(tmp_path / 'out', shrunk(name, t5_tokenizer)), 12, 20, DEEP_BAR)
 
 
 def picture(height, width, seed=0):
