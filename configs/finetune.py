@@ -82,7 +82,7 @@ def get_config(arg=None):
   }
 
   rank = 0 if arg.full else of_number(RANKS, number)
-  config.lora.update(rank=rank, alpha=float(rank), frozen_dtype=config.dtype)
+  config.lora.update(rank=rank, alpha=float(rank or RANKS[0]), frozen_dtype=config.dtype)
   choose_part(config, arg.part)
   rate = FULL_RATE if arg.full else ADAPTER_RATE
   config.optimizer.peak_learning_rate = rate * 320 / started.unet.block_channels[0]
