@@ -143,7 +143,9 @@ def overseen(
   try:
     if last_step > first_step:
       with timing.spending('compile'):
-        steps.compile({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
+        shapes = {b.name: stream.shapes(b) for b in stream.buckets}
+        more = validation.lower(state, frozen) if compilation.is_kept() else {}
+        steps.compile(shapes, state, frozen, more)
       progress.pause()
     oversight.stop.hold()
     for step in range(first_step, last_step + 1):

@@ -32,9 +32,11 @@ from i2vgen_jax.training import data
 def main() -> int:
   """Entry point; returns the exit code."""
   values = flags.FLAGS
-  if values.steps < 2:
+  num_steps = min(values.steps, values.config.train.num_steps)
+  if num_steps < 2:
     raise ValueError(
-      f'--steps={values.steps} must be at least 2: half before the kill, half after.'
+      f'--steps={values.steps} and train.num_steps={values.config.train.num_steps} must be at '
+      'least 2: half before the kill, half after.'
     )
   if values.distributed:
     hosts.join(**values.config.hosts)
@@ -48,13 +50,11 @@ def main() -> int:
   plan = make_plan(config, values.topology, values.mfu)
   if comes_back:
     lines = [report.Line(**line) for line in storage_lib.read_json(killed, 'lines')['lines']]
-    rest = lambda: steps.second(config, folder / 'run', values.steps, values.mfu if plan else None)  # noqa: E731
+    rest = lambda: steps.second(config, folder / 'run', num_steps, values.mfu if plan else None)  # noqa: E731
     lines += report.guarded('kill and restore', rest)
   else:
     lines = look(config, folder, plan, values.loader_secs)
-    made = report.guarded(
-      'steps and save', lambda: steps.first(config, folder / 'run', values.steps)
-    )
+    made = report.guarded('steps and save', lambda: steps.first(config, folder / 'run', num_steps))
     lines += made
     if all(line.ok for line in made):
       write(killed, lines)

@@ -19,7 +19,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import hosts
 from i2vgen_jax.sampling import generate, held_out, sheets, video_file
-from i2vgen_jax.training import objective
+from i2vgen_jax.training import compilation, objective
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import writer as writer_lib
 
@@ -56,6 +56,44 @@ class Validation:
       height, width = small_size(config.refine.height, config.refine.width, bucket)
       self._shrink = jax.jit(lambda video: generate.resize(video, height, width))
     self._negative = session.negative(config.negative_prompt)
+
+  def lower(self, state: step_lib.TrainState, frozen: Any) -> dict[str, compilation.Program]:
+    """The programs that `run` will call, by name; what is compiled of them, it finds.
+
+    Args:
+      state: a TrainState, or its ShapeDtypeStructs with shardings.
+      frozen: parameters by network, or their ShapeDtypeStructs.
+    """
+    programs: dict[str, compilation.Program] = {}
+    if self._train.eval_every:
+      size = min(self._num_eval, self._bucket.batch_size)
+      part = self._abstract(self._batch, size)
+      lowered = self._eval_loss.lower(state.averaged, frozen, part, state.seed, state.step)
+      programs['validation'] = lowered, {}
+    if self._train.sample_every:
+      part = self._abstract(self._batch, self._num_samples)
+      bucket, count = self._bucket, part['video'].shape[0]
+      noise = self._session.unet_inputs(bucket.frames, bucket.height, bucket.width, count)[0]
+      video = jax.eval_shape(self._shrink, part['video']) if self._shrink else None
+      signals = jax.eval_shape(self._session.of_batch, part)
+      signals, video, noise = jax.tree.map(self._placed, (signals, video, noise))
+      inputs = generate.Inputs(signals, self._negative, video, state.step)
+      programs['sampling'] = self._generate.lower(state.averaged, frozen, inputs, noise), {}
+    return programs
+
+  def _placed(self, leaf: Any) -> jax.ShapeDtypeStruct:
+    rows = mesh_lib.batch_sharding(self._mesh)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows)
+
+  def _abstract(self, batch: Any, size: int) -> Any:
+    """The batch's arrays as ShapeDtypeStructs of what held_out.parts places."""
+    shards = mesh_lib.batch_shards(self._mesh)
+    rows = -(-size // shards) * shards
+    shapes = {name: (rows, *array.shape[1:]) for name, array in batch.items()}
+    return {
+      name: self._placed(jax.ShapeDtypeStruct(shapes[name], array.dtype))
+      for name, array in batch.items()
+    }
 
   def loss(self, state: step_lib.TrainState, frozen: Any) -> float:
     """Mean loss of the held-out videos."""

@@ -1,6 +1,8 @@
 """All shapes of batch compile before the first step, with the flags of a named profile."""
 
+import logging
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from configs import meshes
+from i2vgen_jax import precompile, train
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import xla_profiles
+from i2vgen_jax.parallel import topology, xla_profiles
 from i2vgen_jax.training import compilation
 from tests import tiny
 
@@ -112,3 +116,48 @@ def test_compilers_accept_every_flag(name):
   lowered.compile(compiler_options=flags)
   with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_flag'):
     lowered.compile(compiler_options={'xla_no_such_flag': 'true'})
+
+
+class Compilations:
+  """Names of the programs that XLA has compiled since; those found in a cache are none."""
+
+  def __enter__(self):
+    self.names = []
+    self._handler = logging.Handler()
+    self._handler.emit = lambda record: self.names.extend(
+      re.findall(r"CACHE MISS for '(jit_\w+)'", record.getMessage())
+    )
+    self._logger = logging.getLogger('jax._src.compiler')
+    self._level = self._logger.level
+    self._logger.setLevel(logging.DEBUG)
+    self._logger.addHandler(self._handler)
+    return self
+
+  def __exit__(self, *_):
+    self._logger.removeHandler(self._handler)
+    self._logger.setLevel(self._level)
+
+
+@pytest.mark.slow
+def test_a_run_after_precompile_compiles_none_of_its_programs(demo_corpus, tmp_path, monkeypatch):
+  config = tiny.get_config(str(demo_corpus), num_steps=2)
+  config.train.update(eval_every=2, sample_every=2)
+  config.mesh = meshes.get('cpu-8')
+  monkeypatch.setattr(compilation, 'BYTES_PER_PROGRAM', 2**30)
+  before = jax.config.jax_compilation_cache_dir, jax.config.jax_explain_cache_misses
+  jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'cache'))
+  jax.config.update('jax_explain_cache_misses', True)
+  compilation_cache.reset_cache()
+  whole = {'jit_step', 'jit_eval_loss', 'jit_generate'}
+  try:
+    with Compilations() as first:
+      made = precompile.precompile(config, tmp_path, topology.parse('cpu-8'))
+    assert set(made) == {'bucket videos', 'validation', 'sampling'}
+    assert whole <= set(first.names)
+    with Compilations() as later:
+      assert train.train(config, tmp_path / 'run') == 0
+    assert not whole & set(later.names), later.names
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before[0])
+    jax.config.update('jax_explain_cache_misses', before[1])
+    compilation_cache.reset_cache()
