@@ -8,6 +8,7 @@ import pytest
 
 from configs import base, demo, finetune, refine
 from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.index import command as index
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.training import optimizer
@@ -130,6 +131,24 @@ def test_the_one_held_out_clip_decides_what_it_can_fill(made):
 
 def test_clips_that_are_too_short_do_not_count(made):
   assert made(clips(590) + clips(60, seconds=0.1), clips(9)).train.num_steps == 1950
+
+
+def test_an_index_takes_the_part_of_the_corpus_that_shows_a_person(tmp_path):
+  media = [('video', 64, 64)] * 4 + [('video', 64, 48)] * 3
+  corpus = corpora.ingest_sizes(tmp_path, media, num_frames=16)
+  manifest = json.loads((tmp_path / 'corpus' / 'manifest.json').read_text())
+  manifest['splits']['validation'] = manifest['splits']['train']
+  (tmp_path / 'corpus' / 'manifest.json').write_text(json.dumps(manifest))
+  where = ["key LIKE '%64x48%'", 'duration > 1']
+  index.index(dict(clips=corpus), str(tmp_path / 'index'), where=where)
+  (tmp_path / 'start').mkdir()
+  (tmp_path / 'start' / 'config.json').write_text(demo.get_config().to_json())
+  argument = f'start={tmp_path / "start"},corpus={corpus}'
+  whole = finetune.get_config(argument)
+  part = finetune.get_config(f'{argument},index={tmp_path / "index"}')
+  assert part.data.index == str(tmp_path / 'index')
+  # 640 sqrt(N) / 4 steps, in fifties: of seven clips and of three.
+  assert (whole.train.num_steps, part.train.num_steps) == (400, 300)
 
 
 def test_images_join_in(made):
