@@ -94,7 +94,9 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
 
 def _extend(before: dict[str, Any], now: Mapping[str, Any]) -> None:
   """Takes a larger train.num_steps over into the config before; raises ValueError for a smaller."""
-  old, new = before['train.num_steps'], now['train.num_steps']
+  old, new = (config.get('train.num_steps') for config in (before, now))
+  if old is None or new is None:
+    return
   if new < old:
     raise ValueError(
       f'train.num_steps={new}, and the run was started with {old}: it may only rise. '

@@ -61,7 +61,14 @@ def spaced_timesteps(spacing: str, num_steps: int, levels: int, leave_last: bool
   if not 1 <= num_steps < levels:
     raise ValueError(f'num_steps={num_steps} must lie between 1 and {levels - 1}.')
   if spacing == 'leading':
-    found = torch.arange(points).flip(0) * (levels // points) + 1
+    stride = levels // points
+    found = torch.arange(points).flip(0) * stride + 1
+    unseen = levels - 1 - int(found[0])  # Noise levels above the first.
+    if num_steps == 1 or unseen > max(2 * stride, levels / 10):
+      raise ValueError(
+        f"num_steps={num_steps} of {levels}, spaced 'leading', start at timestep {int(found[0])}, "
+        "where a video is not noise: use spacing='trailing', or other steps."
+      )
   elif spacing == 'trailing':
     found = (levels - torch.arange(num_steps).double() * levels / num_steps).round().long() - 1
   else:
