@@ -9,8 +9,9 @@ import pytest
 from configs import finetune
 from data_pipelines import demo_corpus
 from data_pipelines.ingest import command as ingest
-from i2vgen_jax import export, load, train
+from i2vgen_jax import load, train
 from i2vgen_jax.evaluation import measures
+from i2vgen_jax.exports import diffusers_folder
 from i2vgen_jax.pretrained import peft
 from i2vgen_jax.sampling import held_out, stages
 from i2vgen_jax.training import objective
@@ -52,7 +53,7 @@ def make_start(folder):
   assert train.train(config, folder / 'run') == 0
   stage = stages.load(folder / 'run')
   read_params = (dict(stage.session.frozen) | {'unet': stage.params}).get
-  export.export_diffusers(folder / 'pipeline', stage.session.config, read_params)
+  diffusers_folder.export_diffusers(folder / 'pipeline', stage.session.config, read_params)
   load.load(get_config(), load.find_parts(str(folder / 'pipeline')), folder / 'loaded')
   return folder / 'loaded'
 

@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 
 from configs import common
-from i2vgen_jax import export
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.exports import diffusers_folder
 from tests import corpora, runs
 from tests.i2vgen_jax.test_export import random_params, small_config
 
@@ -54,7 +54,7 @@ def write_pipeline(folder):
   shapes = jax.eval_shape(session.unet.init, key, *session.smallest_unet_inputs())['params']
   params = dict(random_params(frozen_lib.abstract(session.networks), seed=2))
   params['unet'] = random_params(shapes, seed=1)
-  export.export_diffusers(folder, config, params.get)
+  diffusers_folder.export_diffusers(folder, config, params.get)
 
 
 @pytest.fixture(scope='module')

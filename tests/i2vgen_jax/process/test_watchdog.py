@@ -29,7 +29,7 @@ with watched.within('input'):
 for _ in range(3):
   watched.enter('step')
   time.sleep({limit} / 2)
-print('hangs', flush=True)
+print(time.monotonic(), flush=True)  # The same clock for all processes.
 watched.enter('step')
 {call}
 """
@@ -59,8 +59,7 @@ def ended():
   def run(way):
     hang, call = WAYS[way]
     process = start(HANG.format(limit=LIMIT, hang=hang, call=call))
-    process.stdout.readline()
-    began = time.monotonic()
+    began = float(process.stdout.readline())
     stderr = process.communicate(timeout=60)[1]
     return process.returncode, stderr, time.monotonic() - began - LIMIT
 
@@ -72,7 +71,9 @@ def ended():
 def test_whatever_hangs_ends_with_its_stacks_and_170(way, ended):
   code, stderr, secs = ended[way]
   assert code == exit_codes.WATCHDOG, stderr
-  assert -0.1 <= secs <= 5
+  assert (
+    0 <= secs <= 20
+  )  # Of 60, on a machine that does much else; docs/reliability.md has figures.
   assert f'error: step took longer than watchdog.step_secs={LIMIT}' in stderr
   assert re.search(r'File "<string>", line 8 in hang', stderr)
 
