@@ -70,15 +70,18 @@ def unet_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
       f'image_encoder.model.projection_dim={projection_dim} beside unet.context_dim='
       f'{unet.context_dim}.'
     )
+  sizes = level_fields(unet)
+  norm_num_groups = sizes.pop('norm_num_groups')
   return dict(
     _class_name='I2VGenXLUNet',
     _diffusers_version=DIFFUSERS_VERSION,
     in_channels=LATENT_CHANNELS,
+    **sizes,
     # A level has channels / attention_head_dim heads. The release repeats the number under
     # num_attention_heads, which diffusers ignores.
     num_attention_heads=unet.head_dim,
+    norm_num_groups=norm_num_groups,
     sample_size=32,  # The release's; nothing reads it.
-    **level_fields(unet),
   )
 
 

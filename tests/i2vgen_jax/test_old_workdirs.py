@@ -129,12 +129,11 @@ def test_a_run_samples_the_same_video(folder, name):
   assert np.abs(found - wanted).mean() < 0.05 * apart, np.abs(found - wanted).mean()
 
 
-@pytest.mark.parametrize('name', make_workdirs.EXPORTS)
-def test_a_run_exports_the_same_tensors(folder, expected, name):
-  if name.endswith('.pth'):
-    pytest.importorskip('torch')
-  run(folder, *make_workdirs.export_arguments(*make_workdirs.EXPORTS[name], name))
-  assert make_workdirs.digests(folder / name) == expected['exports'][name]
+def test_a_run_exports_the_same_files_and_a_card(folder, expected):
+  """To diffusers; VGen's own code computes another model of groups that are not 32."""
+  run(folder, *make_workdirs.export_arguments(*make_workdirs.EXPORTS['diffusers'], 'diffusers'))
+  (folder / 'diffusers' / 'README.md').unlink()
+  assert make_workdirs.digests(folder / 'diffusers') == expected['exports']['diffusers']
 
 
 @pytest.fixture
