@@ -179,8 +179,11 @@ def test_a_kind_with_other_fields_is_another_model(text_start, tmp_path):
     warm_start.check(config_of(other, tmp_path / 'start'))
 
 
-def test_the_first_loss_of_a_run_that_grows_is_that_of_its_start_to_the_bit(text_start):
-  """Of training and of the held-out clips: with the same draws of noise, timesteps and dropout."""
+def test_the_first_loss_of_a_run_that_grows_is_that_of_its_start(text_start):
+  """Of training and of the held-out clips: with the same draws of noise, timesteps and dropout.
+
+  XLA may sum two programs' losses in another order: to two units in the last place.
+  """
   draws = np.random.default_rng(5)
   batch = dict(
     video=draws.integers(0, 256, (8, 2, 32, 32, 3), np.uint8),
@@ -203,7 +206,7 @@ def test_the_first_loss_of_a_run_that_grows_is_that_of_its_start_to_the_bit(text
   folder, start_params = text_start
   expected = losses(opened(config_of(TEXT)), start_params, 0)
   session, params = started(config_of(common.CONDITIONERS, folder))
-  np.testing.assert_array_equal(losses(session, params, 0), expected)
+  np.testing.assert_allclose(losses(session, params, 0), expected, rtol=2.5e-7)
   assert np.abs(losses(session, params, 9) - expected).min() > 0
 
 
