@@ -10,12 +10,12 @@ from i2vgen_jax import checkpoint, train
 from tests import runs, tiny
 
 
+@pytest.mark.slow  # Its fast form is in training/test_step.py.
 @pytest.mark.parametrize(
   ('mesh', 'accumulation'),
   [
     (dict(slice=2, data=1, fsdp=1, tensor=4), 4),
-    # A video for every two devices.
-    pytest.param(dict(data=2, fsdp=2, context=2, tensor=1), 2, marks=pytest.mark.slow),
+    (dict(data=2, fsdp=2, context=2, tensor=1), 2),  # A video for every two devices.
   ],
 )
 def test_micro_batches_give_the_losses_of_one(

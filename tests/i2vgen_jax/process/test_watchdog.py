@@ -13,7 +13,7 @@ import pytest
 from i2vgen_jax.process import exit_codes, watchdog
 
 ROOT = pathlib.Path(__file__).parents[3]
-LIMIT = 0.3
+LIMIT = 1.0  # A busy machine takes part of a second for what stays within it.
 HANG = """
 import ctypes, threading, time
 from i2vgen_jax.process import watchdog
@@ -59,7 +59,7 @@ def ended():
   def run(way):
     hang, call = WAYS[way]
     process = start(HANG.format(limit=LIMIT, hang=hang, call=call))
-    began = float(process.stdout.readline())
+    began = float(process.stdout.readline() or 'nan')  # Ended before it hung.
     stderr = process.communicate(timeout=60)[1]
     return process.returncode, stderr, time.monotonic() - began - LIMIT
 
@@ -74,7 +74,7 @@ def test_whatever_hangs_ends_with_its_stacks_and_170(way, ended):
   assert (
     0 <= secs <= 20
   )  # Of 60, on a machine that does much else; docs/reliability.md has figures.
-  assert f'error: step took longer than watchdog.step_secs={LIMIT}' in stderr
+  assert f'error: step took longer than watchdog.step_secs={LIMIT:g}' in stderr
   assert re.search(r'File "<string>", line 8 in hang', stderr)
 
 

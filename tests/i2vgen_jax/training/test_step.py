@@ -18,14 +18,14 @@ def squared_error(params, frozen, batch, seed, step):
   return jnp.mean((batch['target'] - params['bias'] - params['kernel'].sum(0)) ** 2)
 
 
-def states(num_steps, ema_decay, ema_warmup, first_step=0):
+def states(num_steps, ema_decay, ema_warmup, first_step=0, accumulation=1):
   """The state before each of the steps and after the last."""
   optimizer = optax.sgd(0.3)
   step = train_step.make_train_step(
     squared_error,
     optimizer,
     lambda step: 0.3,
-    accumulation=1,
+    accumulation=accumulation,
     ema_decay=ema_decay,
     ema_warmup=ema_warmup,
     offload_optimizer=False,
@@ -66,3 +66,12 @@ def test_the_average_is_the_weighted_sum_of_the_parameters_after_each_step(
 def test_without_decay_the_average_is_the_last_parameters():
   last = states(3, ema_decay=0.0, ema_warmup=False)[-1]
   jax.tree.map(np.testing.assert_array_equal, last.ema_params, last.params)
+
+
+@pytest.mark.parametrize('accumulation', [2, 8])
+def test_micro_batches_give_the_parameters_of_whole_ones(accumulation):
+  """Each mean over rows is of all of them: the sums differ by their order alone."""
+  whole, split = (states(6, 0.9, True, accumulation=number)[-1] for number in (1, accumulation))
+  for name in ('kernel', 'bias'):
+    np.testing.assert_allclose(split.params[name], whole.params[name], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(split.ema_params[name], whole.ema_params[name], rtol=1e-5, atol=1e-6)
