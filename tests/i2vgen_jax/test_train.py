@@ -45,7 +45,7 @@ def test_workdir_of_another_config_says_what_differs(finished_run, demo_corpus):
 
 
 def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
-  config = tiny.get_config(demo_corpus, num_steps=2, images=True)
+  config = tiny.get_config(demo_corpus, num_steps=2)
   config.train.update(eval_every=2, sample_every=2, tensorboard=True)
   config.train.update(profile_at=1, profile_steps=1)
   assert train.train(config, tmp_path) == 0
