@@ -20,7 +20,7 @@ from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import compiled
 from i2vgen_jax.process import cli, config_flag
-from i2vgen_jax.training import abstract, compilation, data
+from i2vgen_jax.training import abstract, compilation, data, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import validation as validation_lib
 
@@ -53,6 +53,8 @@ def precompile(
     ValueError: the config, its data or its mesh is invalid, or such devices are not here.
   """
   compilation.use_cache(config, workdir)
+  if config.start:
+    config = warm_start.check(config)  # What grows in is another program.
   is_tpu = machines.kind == 'tpu'
   devices = compiled.devices(machines) if is_tpu else jax.devices()
   mesh = mesh_lib.make_mesh(config.mesh, devices)
