@@ -71,9 +71,7 @@ def ended():
 def test_whatever_hangs_ends_with_its_stacks_and_170(way, ended):
   code, stderr, secs = ended[way]
   assert code == exit_codes.WATCHDOG, stderr
-  assert (
-    0 <= secs <= 20
-  )  # Of 60, on a machine that does much else; docs/reliability.md has figures.
+  assert 0 <= secs <= 5
   assert f'error: step took longer than watchdog.step_secs={LIMIT:g}' in stderr
   assert re.search(r'File "<string>", line 8 in hang', stderr)
 
