@@ -27,6 +27,8 @@ from i2vgen_jax.process import hosts, run_folder
 from i2vgen_jax.training import compilation, validation
 
 AIMED, STRUCK = 'aimed', 'struck'
+# Of a process without space: more than its log has, less than a checkpoint's arrays.
+MAX_FILE_BYTES = 1 << 20
 PLACES = {
   'start': (session_lib, 'build'),
   'compile': (compilation.Steps, 'compile'),
@@ -151,7 +153,7 @@ def _no_space() -> Generator[None, None, None]:
   """No file of this process grows beyond some bytes: the kernel says so to whoever writes."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, hard))
   try:
     yield
     time.sleep(1)  # The save goes on in the background.

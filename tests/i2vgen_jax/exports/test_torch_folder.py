@@ -39,8 +39,8 @@ torch = pytest.importorskip('torch')
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 # float32 rounding, largest difference over largest output: the bar of this export.
 BAR = 2e-6
-# Four levels add up more of it: 2.2e-6 seen of base at a fifth of its width, as of diffusers' own
-# class at full width.
+# Four levels add up more of it, on both sides: base at a fifth of its width is 2.2e-6 apart, as is
+# diffusers' own class at full width. In float64 the export is within BAR of ours.
 DEEP_BAR = 3e-6
 EVERY_KIND = tuple(dict(kind=kind) for kind in torch_folder.CONDITIONERS)
 CAPTIONS = (
@@ -134,11 +134,19 @@ def check_prediction(exported, height, width, bar=BAR):
     name: channels_first(value) if value.ndim == 4 else torch.from_numpy(value)
     for name, value in conditioning.items()
   }
-  with torch.no_grad():
-    prediction = exported.model.unet(channels_first(latents), torch.from_numpy(timesteps), theirs)
-  error = relative_error(ours, np.moveaxis(prediction.numpy(), 1, -1))
-  print(f'{error:.1e} of the largest output')
-  assert error <= bar
+
+  def error_of(dtype):
+    latents_BCFHW, conditions = jax.tree.map(
+      lambda value: value.to(dtype), (channels_first(latents), theirs)
+    )
+    with torch.no_grad():
+      unet = exported.model.unet.to(dtype)
+      prediction = unet(latents_BCFHW, torch.from_numpy(timesteps), conditions)
+    return relative_error(ours, np.moveaxis(prediction.numpy(), 1, -1))
+
+  exactly, rounded = error_of(torch.float64), error_of(torch.float32)
+  print(f'{rounded:.1e} of the largest output; {exactly:.1e} of an export in float64')
+  assert exactly <= BAR and rounded <= bar
 
 
 def test_the_exported_u_net_predicts_what_ours_does_with_every_condition(exported):
