@@ -76,7 +76,7 @@ def check(path: epath.PathLike, needs_caption: bool = True) -> None:
       if image.exists():
         return
       failed.append(f'line {number}: {image} does not exist.')
-    except ValueError as error:
+    except (ValueError, OSError) as error:
       failed.append(f'line {number}: {error}')
   raise ValueError(
     f'list {path} holds no image{SEPARATOR}caption line whose image is there: {_some(failed)}'
