@@ -277,10 +277,14 @@ def parse_arg(arg, **defaults):
       continue
     name, _, text = item.partition('=')
     if name not in defaults:
-      raise ValueError(f'config argument {item!r} is unknown; known: {", ".join(defaults)}.')
+      raise ValueError(
+        f'config argument {item!r} is unknown; known: {", ".join(defaults)}. A comma separates '
+        'arguments, and paths have none.'
+      )
     kind = type(defaults[name])
     try:
       values[name] = text not in ('0', 'false', 'False') if kind is bool else kind(text)
     except ValueError as error:
-      raise ValueError(f'config argument {item!r} must be a {kind.__name__}.') from error
+      what = {int: 'a whole number', float: 'a number'}[kind]
+      raise ValueError(f'config argument {item!r} must be {what}.') from error
   return values

@@ -63,7 +63,7 @@ def _add_demo(commands: jobs.Commands) -> None:
   parser.add_argument('--num_videos', type=int, default=demo_corpus.NUM_VIDEOS)
   parser.add_argument('--num_validation', type=int, default=demo_corpus.NUM_VALIDATION)
   parser.add_argument('--num_images', type=int, default=demo_corpus.NUM_IMAGES)
-  parser.add_argument('--num_processes', type=int, default=2)
+  parser.add_argument('--num_processes', type=jobs.at_least_one, default=2)
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_demo)
 

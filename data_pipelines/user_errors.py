@@ -5,6 +5,7 @@ ask here, and end with USAGE for the first.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
@@ -34,12 +35,24 @@ _PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
 
 
 class Parser(argparse.ArgumentParser):
-  """Shows its help under every name that commands of absl know."""
+  """Shows its help under every name that commands of absl know, and errors in one line."""
 
   def __init__(self, **options: Any):
-    super().__init__(add_help=False, **options)
+    super().__init__(add_help=False, allow_abbrev=False, **options)
     text = 'show this help and exit'
     self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """As argparse; a number that is none is an error."""
+    found, others = super().parse_known_args(args, namespace)
+    for name, value in vars(found).items():
+      if isinstance(value, float) and math.isnan(value):
+        self.error(f'--{name}={value} must be a number')
+    return found, others
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the command."""
+    fail(f'{message}. {self.prog} --help lists what there is.')
 
 
 def is_ours(file: str | os.PathLike[str]) -> bool:

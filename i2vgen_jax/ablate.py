@@ -21,7 +21,7 @@ from i2vgen_jax import conditions, lora, train
 from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
-from i2vgen_jax.process import cli, exit_codes
+from i2vgen_jax.process import cli, exit_codes, output_folder
 from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
@@ -30,11 +30,16 @@ from i2vgen_jax.training import warm_start
 def main() -> int:
   """Makes the variants, samples from all, and writes what they do; returns the exit code."""
   given = flags.FLAGS
-  run = stages.load(given.workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
-  if run.refines:
-    raise ValueError(f'{given.workdir} is a refinement stage, which is conditioned on text alone.')
-  variants = variants_of(run.session)
   output = epath.Path(given.output or epath.Path(given.workdir) / 'ablation')
+  output_folder.check_writable(output)
+  session, _, _ = stages.prepare(given.workdir, num_steps=given.steps)
+  if session.config.refine.levels:
+    raise ValueError(
+      f'{given.workdir} is a refinement stage, which is conditioned on text alone: give a base '
+      'stage.'
+    )
+  variants = variants_of(session)
+  run = stages.load(given.workdir, weights=given.weights, seed=given.seed, num_steps=given.steps)
   batch = held_out.clips(run.session, run.bucket, given.num_examples)
   videos = {'real': batch['video'], 'all conditions': held_out.sample(run, batch, given.seed)}
   for name, kind in variants.items():
@@ -128,6 +133,6 @@ if __name__ == '__main__':
   stage_flags.define_base()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
   flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
-  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.')
+  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.', lower_bound=1)
   flags.mark_flags_as_required(['workdir'])
   cli.run(main)

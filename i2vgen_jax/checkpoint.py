@@ -369,8 +369,9 @@ def load_params(
   if step is not None:
     saved = [step] if step in saved else []
   if not saved:
+    there = f'; there are {steps(directory)}' if step is not None else ''
     raise ValueError(
-      f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}.'
+      f'{directory} holds no complete checkpoint{"" if step is None else f" {step}"}{there}.'
     )
   damaged = []
   for step in saved:

@@ -20,7 +20,7 @@ from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, output_folder
 from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
 
@@ -28,6 +28,8 @@ from i2vgen_jax.training import objective
 def main() -> None:
   """Samples, measures, writes, prints."""
   given = flags.FLAGS
+  output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
+  output_folder.check_writable(output)
   networks, hashes = load_networks(given)
   base, *rest = stage_flags.load(given)
   refinement = rest[0] if rest else None
@@ -48,7 +50,6 @@ def main() -> None:
     if better in videos:
       found[better]['psnr_gain_db'] = gain(videos[better], videos[worse], real_BFHWC)
 
-  output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output.mkdir(parents=True, exist_ok=True)
   spectra = spectrum.mean_spectra(
     {name: list(videos_BFHWC) for name, videos_BFHWC in videos.items()}
@@ -279,8 +280,10 @@ def summary(
 if __name__ == '__main__':
   stage_flags.define()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
-  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.')
-  flags.DEFINE_integer('loss_bins', 0, 'Also measure the loss in this many bins of noise levels.')
+  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.', lower_bound=1)
+  flags.DEFINE_integer(
+    'loss_bins', 0, 'Also measure the loss in this many bins of noise levels.', lower_bound=0
+  )
   flags.DEFINE_string('clip', None, "Folder of a transformers CLIPModel, for CLIP's scores.")
   flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
   flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')

@@ -15,6 +15,7 @@ code cannot express is refused. Each has a model card, README.md; --license is a
 """
 
 import functools
+import re
 
 from absl import flags
 from etils import epath
@@ -34,6 +35,11 @@ def main() -> None:
   """Loads the run's weights and writes them, with a model card."""
   given = flags.FLAGS
   output_folder.check(given.output)  # Before minutes of loading.
+  if not re.fullmatch(r'[a-z0-9][a-z0-9.-]*', given.license):
+    raise ValueError(
+      f'--license={given.license!r}: give the identifier of the Hub, such as apache-2.0, openrail '
+      'or other.'
+    )
   session = session_lib.open_run(given.workdir)
   config = session.config
   if given.lora == 'beside' and not (given.format == 'torch' and lora.is_used(config)):
@@ -78,7 +84,9 @@ def main() -> None:
 
 def check(form: str, session: session_lib.Session) -> None:
   """Raises ValueError for a model that a format cannot express, before its weights are read."""
-  if form == 'diffusers' or (form == 'peft' and lora.is_used(session.config)):
+  if form == 'peft' and not lora.is_used(session.config):
+    raise ValueError('--format=peft writes LoRA adapters, and this run has none: lora.rank is 0.')
+  if form in ('diffusers', 'peft'):
     pipelines.unet_config(session.config)
   elif form == 'vgen':
     configs.check_vgen(session.config)

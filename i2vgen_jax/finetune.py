@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, config_flag, output_folder, paths
 
 HELD_OUT = 0.05  # Of the clips; one at least.
 PARTS = ('vae', 'text_encoder', 'image_encoder', 'tokenizer')
@@ -51,17 +51,21 @@ def find_start(given: Mapping[str, Any]) -> epath.Path:
     ValueError: weights or videos are not there, or a path cannot be part of a config's argument.
   """
   weights, output = epath.Path(given['weights']), epath.Path(given['output'])
-  for name in ('weights', 'videos'):
-    if not epath.Path(given[name]).exists():
-      raise ValueError(f'--{name}={given[name]} does not exist.')
+  for name in ('weights', 'videos', 'index'):
+    if given[name] and not epath.Path(given[name]).exists():
+      raise ValueError(
+        f'--{name}={given[name]} does not exist: check the path.{paths.hub_hint(given[name])}'
+      )
   for name in ('weights', 'output', 'index'):
     if ',' in given[name]:
       raise ValueError(f'--{name}={given[name]} has a comma, which separates config arguments.')
-  if output.exists() and not output.is_dir():
-    raise ValueError(f'--output={output} is a file: name a folder.')
+  output_folder.check_writable(output)
   for item in given['set']:
     if '=' not in item:
       raise ValueError(f'--set={item} must be FIELD=VALUE, such as lora.rank=4.')
+    field, _, value = item.partition('=')
+    if not field.startswith(config_flag.OPEN):  # Of those the config of fine-tuning has others.
+      config_flag.check_override(config_flag.load(given['model']), field, value)
   if any((weights / name).exists() for name in ('params', 'checkpoints')):
     return weights
   if (weights / 'model_index.json').exists():
@@ -169,8 +173,12 @@ if __name__ == '__main__':
   flags.DEFINE_bool('full', False, 'Train all weights, not adapters (LoRA).')
   flags.DEFINE_enum('part', '', ['', 'spatial', 'temporal'], 'Layers that learn; default all.')
   flags.DEFINE_string('index', '', 'Index of OUTPUT/corpus: the part of it to train on.')
-  flags.DEFINE_integer('steps', 0, 'Steps of training; default by the number of clips.')
-  flags.DEFINE_integer('pixels', 0, "Pixels of a frame; default the weights', if they fit.")
+  flags.DEFINE_integer(
+    'steps', 0, 'Steps of training; default by the number of clips.', lower_bound=0
+  )
+  flags.DEFINE_integer(
+    'pixels', 0, "Pixels of a frame; default the weights', if they fit.", lower_bound=0
+  )
   flags.DEFINE_multi_string('set', [], 'FIELD=VALUE of the config, as lora.rank=4; repeatable.')
   flags.DEFINE_string('model', 'configs/base.py', 'Config that says what model the weights are of.')
   for part in PARTS:

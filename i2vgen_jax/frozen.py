@@ -13,7 +13,7 @@ from etils import epath
 
 from i2vgen_jax.models import clip, t5, vae
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.pretrained import read
+from i2vgen_jax.pretrained import files, read
 from i2vgen_jax.process import hosts, paths
 from i2vgen_jax.stored import trees
 
@@ -138,6 +138,13 @@ def load(
   if copy is not None:
     trees.save_tree(copy, frozen)
   return frozen
+
+
+def check_files(config: Any, networks: Mapping[str, nn.Module]) -> None:
+  """Raises ValueError for weights that the config names and that are not there."""
+  for name in networks:
+    if config[name].weights not in ('', 'random'):
+      files.check_files(f'{name}.weights', config[name].weights)
 
 
 def _zeros(abstract_params: Any) -> Any:

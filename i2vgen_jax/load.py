@@ -22,7 +22,7 @@ from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.pretrained import read
+from i2vgen_jax.pretrained import files, read
 from i2vgen_jax.pretrained import sources as sources_lib
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
 from i2vgen_jax.stored import run_config, trees
@@ -50,7 +50,11 @@ def find_parts(pipeline: epath.PathLike) -> dict[str, str]:
   """
   folder = epath.Path(pipeline)
   if not (folder / 'model_index.json').exists():
-    raise ValueError(f'pipeline={pipeline!r} has no model_index.json: it is no diffusers pipeline.')
+    raise ValueError(
+      f'pipeline={str(pipeline)!r} has no model_index.json: it is no folder of a diffusers '
+      'pipeline.'
+      f'{paths.hub_hint(str(pipeline))}'
+    )
   return {part: str(folder / part) for part in PARTS if (folder / part).is_dir()}
 
 
@@ -81,6 +85,8 @@ def load(
   if 'unet' not in sources:
     raise ValueError('No U-Net to load: give --unet=FILE_OR_FOLDER, or --pipeline with one.')
   session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  frozen.check_files(config, session.networks)
+  files.check_files('--unet', sources['unet'])
   with output_folder.written_whole(output) as folder:
     run_config.write(folder, config)
     for signal in session.signals.values():

@@ -57,6 +57,11 @@ def precompile(
     config = warm_start.check(config)  # What grows in is another program.
   is_tpu = machines.kind == 'tpu'
   devices = compiled.devices(machines) if is_tpu else jax.devices()
+  if len(devices) != machines.devices or machines.kind not in ('tpu', jax.default_backend()):
+    raise ValueError(
+      f'topology={machines.name} has {machines.devices} devices, and here are {len(devices)} of '
+      f'{jax.default_backend()}: only TPUs may be elsewhere.'
+    )
   mesh = mesh_lib.make_mesh(config.mesh, devices)
   session = session_lib.build(config).on(mesh)
   mesh_lib.check_batch_sizes(session.buckets(), mesh, config.train.accumulation)

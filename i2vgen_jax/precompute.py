@@ -36,7 +36,7 @@ from data_pipelines.stream import cache as cache_lib
 from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.process import cli, config_flag, hosts
+from i2vgen_jax.process import cli, config_flag, hosts, output_folder
 from i2vgen_jax.training import cache
 
 MAX_ROWS = 64  # Decoded rows held in memory at once.
@@ -83,6 +83,7 @@ def precompute(
   Raises:
     ValueError: the config is invalid, its buckets do not fit, or `output` holds another cache.
   """
+  output_folder.check_writable(output)
   session, corpora, table, identity = _open(config, fps, max_frames, dtype)
   mesh = mesh_lib.make_mesh({'data': -1, 'fsdp': 1, 'tensor': 1}, jax.local_devices())
   session = session.on(mesh)

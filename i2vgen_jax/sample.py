@@ -14,6 +14,7 @@ size is the aspect that crops the image least, unless --height and --width say a
 own file may have any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -21,8 +22,10 @@ import jax
 from absl import flags
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.media import pictures
 from i2vgen_jax import conditions
+from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import given_video, lists, stage_flags, video_file
@@ -35,16 +38,16 @@ def main() -> None:
   check_flags(given)
   more = condition_flags(given)
   stages_lib.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
-  if not given.list and given.prompt is None:
-    if stages_lib.read_captions(given.workdir, given.refine_workdir):
-      raise ValueError('This model reads captions: give --prompt=TEXT.')
+  read_captions = stages_lib.read_captions(given.workdir, given.refine_workdir)
+  if not given.list and given.prompt is None and read_captions:
+    raise ValueError('This model reads captions: give --prompt=TEXT.')
   source = given_video.read(given.video, given.fps) if given.video else None
   image = pictures.read_image(given.image) if given.image else None
   if given.list:
-    lists.read(given.list)
+    lists.check(given.list, needs_caption=read_captions)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
+  check_conditions(more, session_lib.open_run(given.workdir).signals)
   stages = load_stages(given)
-  check_conditions(more, stages[0].session.signals)
   prompt = given.prompt or ''
   if source:
     given_video.refine(stages[0], source, prompt, given.seed, given.output, more)
@@ -95,9 +98,12 @@ def check_conditions(more: Mapping[str, str], signals: Mapping[str, base.Signal]
   """Raises ValueError for a flag of a signal that the model, which reads `signals`, lacks."""
   own = {name for signal in signals.values() for name in signal.flags}
   foreign = sorted((set(more) & set(conditions.flags())) - own)
+  if all(user_errors.is_ours(inspect.getfile(type(signal))) for signal in signals.values()):
+    foreign += sorted(set(more) - own)  # None is a user's own, which may read any name.
   if foreign:
     raise ValueError(
-      f'--{foreign[0]} is given, but this model is conditioned on {list(signals)}: leave it out.'
+      f'{foreign[0]}={more[foreign[0]]} is given, but this model is conditioned on '
+      f'{list(signals)}: leave it out.'
     )
 
 

@@ -14,11 +14,20 @@ from etils import epath
 
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import checkpoint
+from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
-from i2vgen_jax.process import cli, config_flag, errors, exit_codes, hosts, run_folder
+from i2vgen_jax.process import (
+  cli,
+  config_flag,
+  errors,
+  exit_codes,
+  hosts,
+  output_folder,
+  run_folder,
+)
 from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import (
@@ -67,10 +76,18 @@ def overseen(
   """`train`, of which the oversight watches the time, the signals and the lease."""
   # 1 Setup: who we are, and everything that the config names.
   lead = hosts.is_lead()
+  output_folder.check_writable(workdir, 'workdir')
   compilation.use_cache(config, workdir)
   if config.start:
     config = warm_start.check(config)
+  elif config.lora.rank and not run_folder.is_saved(workdir):
+    raise ValueError(
+      f'lora.rank={config.lora.rank} trains adapters alone, and the weights that they adapt would '
+      'be random: give --config.start=FOLDER, of `load` or of a run.'
+    )
   session = session_lib.build(config, workdir if run_folder.is_saved(workdir) else None)
+  if not run_folder.is_saved(workdir):
+    frozen_lib.check_files(config, session.networks)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
   xla_options = xla_profiles.options(

@@ -7,18 +7,24 @@
 #
 # Nothing is downloaded after the install. Run it again and it goes on where it was.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 output=quickstart videos=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --videos | --output)
       [ $# -gt 1 ] || { echo "error: $1 needs a folder" >&2; exit 2; }
-      [ "$1" = --videos ] && videos="$2" || output="$2"
+      path="$2"
+      [ "${2:0:1}" = / ] || path="$PWD/$2"  # Of the folder from which it is called.
+      [ "$1" = --videos ] && videos="$path" || output="$path"
       shift 2 ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "error: $1 is unknown; known: --videos DIR, --output DIR" >&2; exit 2 ;;
   esac
 done
+if [ -n "$videos" ]; then
+  [ -e "$videos" ] || { echo "error: --videos $videos does not exist: check the path" >&2; exit 2; }
+fi
+cd "$(dirname "$0")/.."
 
 source launch/env.sh
 prepare_env requirements.txt

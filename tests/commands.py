@@ -1,23 +1,37 @@
 """Every command of the repository, found in its packages, and what may be done wrong with each.
 
 As a process, `python -m tests.commands LINES RESULTS` runs many command lines: each in a fork of
-one process that has imported everything, so that none waits for imports.
+one process that has imported everything, so that none waits for imports. With a third argument, a
+command ends with exit code COMPILES when it would compile its first program.
 """
 
 import argparse
 import ast
+import asyncio
 import dataclasses
 import importlib
 import json
 import os
 import pathlib
+import re
 import runpy
 import signal
 import sys
 import traceback
+import types
+import warnings
+
+import gcsfs.retry
+import jax
+
+from data_pipelines.corpus import jobs
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECS = 300  # After which a command line counts as hanging.
+VARIABLE = re.compile('[A-Z][A-Z0-9_]*=')  # NAME=VALUE before a command.
+COMPILES = 99  # In place of the exit code of a command.
+LOWERED = '/jax/core/compile/jaxpr_to_mlir_module_duration'
+KEYS = ('jit(stage)', 'jit(_threefry_seed)')  # Small programs, by which random keys are made.
 HELP = ('--help', '-h', '--helpfull')
 
 
@@ -71,7 +85,7 @@ def _of_argparse():
     for action in main.make_parser()._actions
     if isinstance(action, argparse._SubParsersAction)
   ]
-  kinds = {int: 'integer', float: 'float', None: 'string', str: 'string'}
+  kinds = {int: 'integer', jobs.at_least_one: 'integer', float: 'float', None: 'string'}
   for name, parser in commands.choices.items():
     if (ROOT / 'i2vgen_jax' / f'{name}.py').exists():
       continue  # Another name of a command above.
@@ -130,11 +144,20 @@ def write_files(folder: pathlib.Path) -> None:
   (folder / 'three.py').write_text('def get_config():\n  return 3\n')
 
 
-def run_all(lines: list[list[str]]) -> list[tuple[int, str, str]]:
+def run_all(lines: list[list[str]], until_compilation: bool = False) -> list[tuple[int, str, str]]:
   """(exit code, stdout, stderr) of each, as `python -m` would give."""
-  for module in {line[0] for line in lines}:
+  for module in {next(word for word in line if not VARIABLE.match(word)) for line in lines}:
     importlib.import_module(module)
+  warnings.filterwarnings('ignore', '.* found in sys.modules', RuntimeWarning)  # By runpy.
+  if until_compilation:
+    jax.monitoring.register_event_duration_secs_listener(_end_at_compilation)
   return [_run(line) for line in lines]
+
+
+def _end_at_compilation(event, secs, fun_name='', **more):
+  """Called when a program has been lowered, and would be compiled next."""
+  if event == LOWERED and fun_name not in KEYS:
+    os._exit(COMPILES)
 
 
 def _run(line):
@@ -154,8 +177,23 @@ def _run(line):
   return os.waitstatus_to_exitcode(status), *texts
 
 
+def _set_environment(variables):
+  """Of this process, which has imported JAX; ABSENT=x,y are packages that are not installed."""
+  for name, _, value in (variable.partition('=') for variable in variables):
+    if name == 'ABSENT':
+      sys.modules |= dict.fromkeys(value.split(','))
+    elif name == 'DEVICES':
+      jax.config.update('jax_num_cpu_devices', int(value))
+    else:
+      os.environ[name] = value
+    if name == 'STORAGE_EMULATOR_HOST':  # Of nobody: requests are repeated, but without pauses.
+      gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda secs: asyncio.sleep(0))
+
+
 def _exit_code(line):
   """Runs it and ends as Python itself does."""
+  _set_environment([word for word in line if VARIABLE.match(word)])
+  line = [word for word in line if not VARIABLE.match(word)]
   sys.argv = [line[0], *line[1:]]
   code = 0
   try:
@@ -174,5 +212,5 @@ def _exit_code(line):
 
 
 if __name__ == '__main__':
-  lines, results = map(pathlib.Path, sys.argv[1:])
-  results.write_text(json.dumps(run_all(json.loads(lines.read_text()))))
+  lines, results = map(pathlib.Path, sys.argv[1:3])
+  results.write_text(json.dumps(run_all(json.loads(lines.read_text()), len(sys.argv) > 3)))

@@ -62,7 +62,7 @@ def module(*arguments):
   )
 
 
-def commands(lines):
+def commands(lines, until_compilation=False):
   """Name -> (exit code, stdout, stderr) of `python -m` command lines by name.
 
   They are forks of one process (tests/commands.py), which imports once for all.
@@ -71,6 +71,7 @@ def commands(lines):
     given, results = (pathlib.Path(folder) / f'{name}.json' for name in ('lines', 'results'))
     given.write_text(json.dumps(list(lines.values())))
     command = [sys.executable, '-m', 'tests.commands', str(given), str(results)]
+    command += ['until_compilation'] * until_compilation
     subprocess.run(command, cwd=ROOT, env=environment(), check=True)
     return dict(zip(lines, json.loads(results.read_text()), strict=True))
 

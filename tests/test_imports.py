@@ -68,7 +68,7 @@ ROWS = {
     'checkpoint conditions evaluation exports frozen lora parallel plan pretrained process '
     'sampling session stored training data_pipelines data_pipelines/corpus data_pipelines/index '
     'data_pipelines/media '
-    'data_pipelines/score data_pipelines/stream'
+    'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),
   'i2vgen_jax/preflight': (
     'i2vgen_jax models parallel plan process session stored training data_pipelines/corpus '

@@ -99,10 +99,23 @@ def from_config(config: Mapping) -> list[Bucket]:
   bounds = dict(max_crop=data.get('max_crop', 0.0), max_enlarge=data.get('max_enlarge', 0.0))
   found = []
   for name, fields in data['buckets'].items():
+    _check_fields(name, fields)
     bucket = Bucket(name=name, **fields)
     aspects.check_pixels([bucket.size, *sizes], f'data.aspects, bucket {name!r}')
     found += with_aspects(bucket, sizes, **bounds)
   return found
+
+
+def _check_fields(name: str, fields: Mapping) -> None:
+  """Raises ValueError for a bucket that lacks a field, or has another one."""
+  own = [field for field in dataclasses.fields(Bucket) if field.name not in ('name', 'framing')]
+  needed = {field.name for field in own if field.default is dataclasses.MISSING}
+  missing, unknown = needed - set(fields), set(fields) - {field.name for field in own}
+  if missing or unknown:
+    raise ValueError(
+      f'bucket {name!r} lacks {sorted(missing) or "nothing"} and has the unknown fields '
+      f'{sorted(unknown)}; its fields are {", ".join(field.name for field in own)}.'
+    )
 
 
 def with_aspects(

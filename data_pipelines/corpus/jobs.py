@@ -117,11 +117,18 @@ def claim(parts: epath.Path, identity: str) -> None:
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `run` to a command's."""
   parser.add_argument(
-    '--num_processes', type=int, default=2, help='on this machine; 1 works without Beam'
+    '--num_processes', type=at_least_one, default=2, help='on this machine; 1 works without Beam'
   )
   parser.add_argument(
     'beam_flags', nargs='*', metavar='-- BEAM_FLAGS', help="Beam's, as -- --runner=DataflowRunner"
   )
+
+
+def at_least_one(text: str) -> int:
+  """The number of a flag that counts what there must be one of."""
+  if int(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text} must be at least 1')
+  return int(text)
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:

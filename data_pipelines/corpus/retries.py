@@ -45,11 +45,11 @@ def is_transient(error: BaseException) -> bool:
     return status in _TRANSIENT_STATUS
   if isinstance(error, (TimeoutError, ConnectionError)):
     return True
+  if any(f'{kind.__module__}.{kind.__qualname__}' in _LOST for kind in type(error).__mro__):
+    return True  # Some are OSErrors with numbers of their own: a name that no server knows.
   if isinstance(error, OSError) and error.errno is not None:
     return error.errno in _TRANSIENT_NUMBERS
-  if type(error) is OSError:
-    return 'Forbidden' not in str(error)  # What gcsfs says of 403.
-  return any(f'{kind.__module__}.{kind.__qualname__}' in _LOST for kind in type(error).__mro__)
+  return type(error) is OSError and 'Forbidden' not in str(error)  # What gcsfs says of 403.
 
 
 def _status(error: BaseException) -> int | None:

@@ -141,7 +141,7 @@ def _contains(keys_N: np.ndarray, key: int) -> bool:
 def _load(path: epath.Path, kind: str) -> dict[str, np.ndarray]:
   """Kind of name -> the names, as sorted keys."""
   if not path.exists():
-    raise ValueError(f'{kind} {path} does not exist.')
+    raise ValueError(f'{kind} {path} does not exist: check the path.')
   found: dict[str, array.array] = {}
   try:
     for number, names in _rows(path):

@@ -92,6 +92,10 @@ class _Plan:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
     source = sources.open_source(path, layout, follow_outside)
     shards = source.shards()
+    if not shards:
+      raise ValueError(
+        f'{path} holds nothing of --layout={layout}: leave it out, and the layout is detected.'
+      )
     told = any(shard.split == 'validation' for shard in shards)
     threshold = 0 if told else int(validation_fraction * shard_lib.HASH_RANGE)
     # Changes if the source's listing or an option that matters changes.

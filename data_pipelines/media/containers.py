@@ -129,7 +129,7 @@ def _open(data: bytes, stream_options: Sequence[Mapping[str, str]] = ()) -> Inpu
     return av.open(io.BytesIO(data), 'r', layout, metadata_errors='replace', **options)
   except errors.FFMPEG_ERRORS as error:
     if isinstance(error, av.ArgumentError) and not layout:  # FFmpeg says no more.
-      detail = f'it begins with {data[:12]!r}: none of {", ".join(FORMATS)}.'
+      detail = f'it begins with {data[:12]!r}: none of {", ".join(FORMATS)}'
       raise DecodeError('open', detail) from error
     raise errors.of(error, 'open') from error
 

@@ -153,7 +153,7 @@ def _container(data: bytes) -> str:
     if brands & _HEIC_BRANDS:
       _register_heic()
       return 'HEIF'
-  raise DecodeError('image_format', f'it begins with {data[:12]!r}: none of {FORMATS}.')
+  raise DecodeError('image_format', f'it begins with {data[:12]!r}: none of {FORMATS}')
 
 
 def _register_heic() -> None:

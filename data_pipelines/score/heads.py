@@ -28,7 +28,7 @@ class Head:
 
   def __init__(self, path: str, dim: int):
     if not epath.Path(path).exists():
-      raise ValueError(f'head {path} does not exist.')
+      raise ValueError(f'head {path} does not exist: check the path.')
     try:
       with safetensors.safe_open(path, 'np') as file:
         metadata = file.metadata() or {}

@@ -27,7 +27,7 @@ class Saliency:
     import onnxruntime  # 60 MB, and only for those who have a network.
 
     if not epath.Path(path).exists():
-      raise ValueError(f'saliency network {path} does not exist.')
+      raise ValueError(f'saliency network {path} does not exist: check the path.')
     # pyrefly: ignore[missing-attribute]  # A compiled module without stubs.
     errors = onnxruntime.capi.onnxruntime_pybind11_state
     try:

@@ -29,7 +29,7 @@ def detect(path: epath.PathLike) -> str:
   """Names the layout of the corpus at `path`: a key of LAYOUTS."""
   path = epath.Path(path)
   if not path.exists():
-    raise ValueError(f'{path} does not exist.')
+    raise ValueError(f'{path} does not exist: check the path.')
   for layout, source in LAYOUTS.items():
     if source.matches(path):
       return layout

@@ -34,10 +34,14 @@ def main() -> None:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
   if values.price_per_chip_hour is not None and not values.price_per_chip_hour >= 0:
     raise ValueError(f'--price_per_chip_hour={values.price_per_chip_hour} must be 0 or more.')
+  chips.device(topology)
+  buckets = buckets_lib.from_config(config)
+  bucket = choose(buckets, values.bucket)
+  if values.compile:
+    compiled.devices(topology)  # Raises without libtpu.
   if values.sample:
     sample(config, topology, values.memory_gib, values.compile)
     return
-  buckets = buckets_lib.from_config(config)
   plan = estimate.make(
     config,
     topology,
@@ -51,7 +55,7 @@ def main() -> None:
   result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
   if values.compile:
-    result['compiled'] = compile_for(config, topology, choose(buckets, values.bucket), values.hlo)
+    result['compiled'] = compile_for(config, topology, bucket, values.hlo)
     print(json.dumps(result['compiled'], indent=1))
   if values.json:
     content = json.dumps(result, indent=1) + '\n'
@@ -179,14 +183,18 @@ if __name__ == '__main__':
   config_flag.define()
   flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
   flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
-  flags.DEFINE_float('clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.')
+  flags.DEFINE_float(
+    'clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.', lower_bound=0.0
+  )
   flags.DEFINE_float(
     'price_per_chip_hour', None, 'What an hour of a chip costs; the plan then says the price.'
   )
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
   flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
   flags.DEFINE_bool('sample', False, 'Plan sampling, one stage at a time, in place of training.')
-  flags.DEFINE_float('memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.")
+  flags.DEFINE_float(
+    'memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.", lower_bound=0.0
+  )
   flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
   flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
   flags.mark_flags_as_required(['config', 'topology'])

@@ -38,6 +38,8 @@ def main() -> int:
       f'--steps={values.steps} and train.num_steps={values.config.train.num_steps} must be at '
       'least 2: half before the kill, half after.'
     )
+  if not 0 < values.mfu <= 1:
+    raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
   if values.distributed:
     hosts.join(**values.config.hosts)
   folder = epath.Path(values.workdir) / 'preflight'
@@ -142,7 +144,9 @@ if __name__ == '__main__':
   )
   flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the plan assumes.')
   flags.DEFINE_integer('steps', 20, 'Steps of the run that are made.')
-  flags.DEFINE_float('loader_secs', storage.LOADER_SECS, 'How long the loader is measured.')
+  flags.DEFINE_float(
+    'loader_secs', storage.LOADER_SECS, 'How long the loader is measured.', lower_bound=0.0
+  )
   flags.DEFINE_bool('distributed', False, 'Together with the other hosts of this job.')
   flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(main)

@@ -21,6 +21,7 @@ import safetensors
 from etils import epath
 
 from data_pipelines.corpus import storage
+from i2vgen_jax.process import paths
 
 # Files in a folder of diffusers, transformers or open_clip, most wanted first.
 STEMS = ('diffusion_pytorch_model', 'model', 'open_clip_model')
@@ -100,6 +101,14 @@ def list_files(path: Folder) -> list[Folder]:
   if path.suffix not in ('.safetensors', *TORCH_SUFFIXES):
     raise ValueError(f'{str(path)!r} is neither .safetensors nor {", ".join(TORCH_SUFFIXES)}.')
   return [path]
+
+
+def check_files(flag: str, path: str) -> None:
+  """Raises ValueError, with the flag or field, if there are no files to read a network from."""
+  try:
+    list_files(paths.find(path))
+  except ValueError as error:
+    raise ValueError(f'{flag}={path}: {error}{paths.hub_hint(path)}') from error
 
 
 def _find_in_folder(folder: Folder) -> Folder:

@@ -3,7 +3,10 @@
 Exit codes: see exit_codes.py.
 """
 
+import logging as standard_logging
+import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +24,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   """Parses by absl; an error is one line, and a request such as --help is no failure."""
   try:
     arguments = flags.FLAGS(argv)
+    check_numbers()
     if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
       check_config(flags.FLAGS.config)
     return arguments
@@ -28,6 +32,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     sys.exit(exit_codes.DONE)
   except Exception as error:  # Anything: a config file is the user's own code.
     user_errors.fail(flag_message(error))
+
+
+def check_numbers() -> None:
+  """Raises an error for a flag that is not a number: no range holds one."""
+  for name in flags.FLAGS:
+    value = flags.FLAGS[name].value
+    if isinstance(value, float) and math.isnan(value) and not name.startswith('config.'):
+      raise flags.Error(f'--{name}={value} must be a number.')
 
 
 def check_config(config: Any) -> None:
@@ -41,11 +53,30 @@ def flag_message(error: Exception) -> str:
   """One line: the last of absl's or ml_collections' many, or a config file's error and place."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   text = lines[-1].removeprefix('ValueError: ') if lines else repr(error)
+  if missing := re.search(r'Flag --(\w+) must have a value other than None', text):
+    given = [each for each in sys.argv[1:] if each.startswith(f'{missing[1]}=')]
+    return f'--{missing[1]} is missing: ' + (
+      f'write --{given[0]}' if given else f'give --{missing[1]}=...; --help says what it is.'
+    )
+  if text.startswith('Unknown command line flag') and 'Did you mean' not in text:
+    return f'{text}. --help lists all; a field of the config is --config.BLOCK.FIELD.'
+  for words, meant in WRONG_TYPES.items():
+    if wrong := re.fullmatch(rf'flag (--[\w.]+=.*?): \(?\W*{words}.*', text):
+      return f'{wrong[1]} must be {meant}.'
   if isinstance(error, (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)):
     return text
   place = traceback.extract_tb(error.__traceback__)[-1]
   where = f' ({place.filename}, line {place.lineno})' if os.path.exists(place.filename) else ''
   return f'{type(error).__name__}: {text}{where}'
+
+
+# What Python and absl say of a value of another type -> what the flag takes.
+WRONG_TYPES = {
+  'invalid literal for int': 'a whole number, such as 1000',
+  'could not convert string to float': 'a number, such as 0.5',
+  'Non-boolean argument': 'true or false',
+  'Failed to parse .* as a ConfigDict': "a dict of Python, such as {'name': 1.0}",
+}
 
 
 def leave_pod(error: BaseException) -> None:
@@ -65,6 +96,8 @@ def log_to_stderr() -> None:
   lines, one of which holds all digests."""
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
+  # It logs tracebacks of what it raises as well.
+  standard_logging.getLogger('gcsfs').setLevel(standard_logging.CRITICAL)
   logging.get_absl_handler().addFilter(
     lambda record: (
       record.levelno >= converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)

@@ -1,13 +1,26 @@
-"""--config, of every command that takes one: a Python file, and an argument for its get_config."""
+"""--config, of every command that takes one: a Python file, and an argument for its get_config.
 
+What is wrong with an override of a field is said here, by the field's whole name.
+"""
+
+import ast
+import difflib
 import os
+import re
+import sys
+from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections.config_flags import config_flags
 
 from i2vgen_jax.process import paths
 
+# Blocks whose entries are the user's: a dict given for one replaces all of them.
+OPEN = (
+  'data.directories', 'data.buckets', 'data.sources', 'condition_dropout.buckets', 'mesh',
+)  # fmt: skip
 # The flag belongs to the command that calls define, and stands in its --help.
 flags.disclaim_key_flags()
 
@@ -27,12 +40,105 @@ def find(path: str) -> str:
   return str(installed) if is_config and not os.path.exists(path) else path
 
 
+def load(path: str) -> Any:
+  """What the get_config of PATH[:ARG] returns; raises flags.Error if there is no such file."""
+  file, colon, argument = path.partition(':')
+  found = find(file)
+  if not os.path.isfile(found):
+    files = sorted((paths.ROOT / 'configs').glob('*.py'))
+    makes = re.compile(r'^(def )?get_config\b', re.MULTILINE)
+    known = [f'configs/{file.name}' for file in files if makes.search(file.read_text())]
+    raise flags.Error(f'--config={file} is no file{_nearest(file, known)}')
+  if not file.endswith('.py'):
+    raise flags.Error(f'--config={file} must be a Python file, such as configs/base.py.')
+  parser = config_flags.ConfigFileFlagParser(name='config', lock_config=True)
+  return parser.parse(f'{found}{colon}{argument}')
+
+
+def check_override(config: ml_collections.ConfigDict, name: str, text: str | None = None) -> None:
+  """Checks `--config.NAME=TEXT`, before it is done.
+
+  Args:
+    config: without it.
+    name: of the field, with dots between its parts.
+    text: its value; None checks the name alone.
+
+  Raises:
+    ValueError: there is no such field; or the value replaces a block by a part of it, or numbers
+      by what is none.
+  """
+  block, parts = config, name.split('.')
+  for place, part in enumerate(parts):
+    path = '.'.join(parts[:place])
+    if not isinstance(block, Mapping | ml_collections.ConfigDict):
+      raise ValueError(f'--config.{name}: config.{path} is a value, {block!r}, and has no fields.')
+    if part not in block:
+      raise ValueError(f'--config.{name}: {_unknown(config, block, path, part)}')
+    block = block[part]
+  try:
+    value = ast.literal_eval(text or '')
+  except (ValueError, SyntaxError):
+    return
+  if isinstance(block, ml_collections.ConfigDict) and isinstance(value, dict):
+    lost = [] if name in OPEN else [field for field in block if field not in value]
+    if lost:
+      raise ValueError(
+        f'--config.{name}={text} would leave out {", ".join(lost)}: set single fields, as '
+        f'--config.{name}.{next(iter(value), lost[0])}=VALUE.'
+      )
+  kinds = {type(item) for item in block} if isinstance(block, tuple) else set()
+  if len(kinds) == 1 and kinds <= {int, float, bool}:
+    [kind] = kinds
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if type(item) is not kind and (kind, type(item)) != (float, int):
+        raise ValueError(f'--config.{name}={text}: {item!r} is no {kind.__name__}, as in {block}.')
+
+
+def _unknown(config, block, path, part):
+  """What of a block that lacks a field there is instead."""
+  prefix = f'{path}.' if path else ''
+  where = f'config.{path}' if path else 'the config'
+  if path in OPEN:
+    return (
+      f'{where} has {list(block) or "no entry"}: give all, as --config.{path}="{{{part!r}: ...}}".'
+    )
+  same = [name for name in _names(config) if name.rpartition('.')[2] == part]
+  near = [prefix + name for name in difflib.get_close_matches(part, list(block), 3, 0.5)]
+  if found := (same or near):
+    return f'{where} has no field {part!r}; did you mean {", ".join(found)}?'
+  return f'{where} has no field {part!r}; it has {", ".join(block)}.'
+
+
+def _names(block, prefix=''):
+  """Of all fields and blocks, at all depths."""
+  for name in block:
+    yield prefix + name
+    if isinstance(block[name], ml_collections.ConfigDict):
+      yield from _names(block[name], f'{prefix}{name}.')
+
+
+def _nearest(given, known):
+  stems = {os.path.basename(name).removesuffix('.py'): name for name in known}
+  found = difflib.get_close_matches(os.path.basename(given).removesuffix('.py'), list(stems), 1)
+  if found:
+    return f': did you mean {stems[found[0]]}?'
+  return f'; there are {", ".join(known)}.'
+
+
 class _Parser(config_flags.ConfigFileFlagParser):
-  """Loads PATH[:ARG] from where `find` says."""
+  """Loads PATH[:ARG] from where `find` says, and checks the overrides of its fields."""
 
   def parse(self, path: str) -> Any:
-    file, colon, argument = path.partition(':')
-    return super().parse(f'{find(file)}{colon}{argument}')
+    config = load(path)
+    if isinstance(config, ml_collections.ConfigDict):
+      for flag in sys.argv[1:]:
+        name, equals, text = flag.lstrip('-').partition('=')
+        if flag.startswith('-') and name.startswith('config.') and '[' not in name:
+          try:
+            check_override(config, name.partition('.')[2], text if equals else None)
+          except ValueError as error:
+            raise flags.Error(str(error)) from error  # To a ValueError absl adds all of --config.
+    return config
 
 
 def define() -> None:

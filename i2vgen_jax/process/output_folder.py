@@ -18,6 +18,28 @@ def check(output: str | os.PathLike[str]) -> None:
     raise ValueError(f'output={str(output)!r} exists: remove it or choose another folder.')
 
 
+def check_writable(folder: str | os.PathLike[str], flag: str = 'output') -> None:
+  """Raises ValueError if a local folder, which need not exist, cannot be made or written to.
+
+  Args:
+    folder: nothing is left in it, and it is not made.
+    flag: that names it.
+  """
+  if not storage.is_local(folder):
+    return
+  place = pathlib.Path(folder).absolute()
+  while not place.exists():
+    place = place.parent
+  try:
+    with tempfile.TemporaryFile(dir=place):
+      pass
+  except OSError as error:
+    reason = f'{error}' if place.is_dir() else f'{place} is a file, not a folder'
+    raise ValueError(
+      f'{flag} {folder} is not writable: {reason}. Choose another --{flag}.'
+    ) from error
+
+
 @contextlib.contextmanager
 def written_whole(output: str | os.PathLike[str]) -> Generator[pathlib.Path, None, None]:
   """A local folder that becomes `output` on success and vanishes on failure.

@@ -1,6 +1,7 @@
 """Paths of a config."""
 
 import pathlib
+import re
 
 from etils import epath
 
@@ -11,3 +12,10 @@ def find(path: str) -> epath.Path:
   """The path itself, or that beside the packages if it is relative and does not exist."""
   given = epath.Path(path)
   return given if given.is_absolute() or given.exists() else epath.Path(ROOT / path)
+
+
+def hub_hint(path: str) -> str:
+  """What to do where a path that is not there looks like a name on the Hub; else ''."""
+  if not re.fullmatch(r'[\w.-]+/[\w.-]+', path) or epath.Path(path).parent.exists():
+    return ''
+  return f' To take it from the Hub: hf download {path} --local-dir=FOLDER, then name FOLDER.'

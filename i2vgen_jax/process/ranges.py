@@ -9,6 +9,7 @@ from typing import Any
 
 # In the notation of intervals; NaN and infinity lie in none.
 RANGES = {
+  'seed': '[0, 4294967296)',
   'optimizer.peak_learning_rate': '[0, inf)',
   'optimizer.b1': '[0, 1)',
   'optimizer.b2': '[0, 1)',
@@ -29,6 +30,26 @@ RANGES = {
   'loss.offset_noise': '[0, inf)',
   'loss.timestep_shift': '(0, inf)',
   'loss.min_snr_gamma': '[0, inf)',
+  'data.num_threads': '[1, inf)',
+  'checkpoint.every': '[0, inf)',
+  'checkpoint.every_minutes': '[0, inf)',
+  'checkpoint.keep_last': '[1, inf)',
+  'checkpoint.keep_every': '[0, inf)',
+  'train.replay_every': '[0, inf)',
+  'train.norms_every': '[0, inf)',
+  'train.first_look': '[0, inf)',
+  'train.profile_at': '[0, inf)',
+  'train.profile_steps': '[1, inf)',
+  'watchdog.start_secs': '[0, inf)',
+  'watchdog.compile_secs': '[0, inf)',
+  'watchdog.input_secs': '[0, inf)',
+  'watchdog.step_secs': '[0, inf)',
+  'watchdog.checkpoint_secs': '[0, inf)',
+  'watchdog.validation_secs': '[0, inf)',
+  'watchdog.barrier_secs': '[0, inf)',
+  'hosts.join_secs': '[1, inf)',
+  'hosts.leave_secs': '[1, inf)',
+  'hosts.heartbeat_secs': '[1, inf)',
   'lora.rank': '[0, inf)',
   'lora.alpha': '(0, inf)',
   'vae.scaling_factor': '(0, inf)',
@@ -42,12 +63,25 @@ RANGES = {
 }
 
 
+# Types of numbers, by field.
+DTYPES = {
+  'dtype': ('bfloat16', 'float16', 'float32'),
+  'lora.frozen_dtype': ('bfloat16', 'float16', 'float32'),
+}
+
+
 def check(config: Mapping[str, Any]) -> None:
   """Raises ValueError for the first number of a config that lies outside of its range."""
-  for name in RANGES:
-    block, _, field = name.partition('.')
-    if block in config and field in config[block]:
-      check_number(name, config[block][field])
+  for name in (*RANGES, *DTYPES):
+    block, _, field = name.rpartition('.')
+    fields = config.get(block, {}) if block else config
+    if field not in fields:
+      continue
+    value = fields[field]
+    if name in RANGES:
+      check_number(name, value)
+    elif value not in DTYPES[name]:
+      raise ValueError(f'{name}={value!r} is unknown; known: {", ".join(DTYPES[name])}.')
 
 
 def check_number(name: str, value: float, shown: str = '') -> None:

@@ -12,6 +12,7 @@ from data_pipelines.sources import text
 from i2vgen_jax.sampling import stages as stages_lib
 
 SEPARATOR = '|||'
+MOST_SHOWN = 5  # Lines that an error names; the log has all.
 
 
 def make(
@@ -58,9 +59,33 @@ def make(
       failed.append(f'line {number}: {error}')
     logging.info('%d of %d lines', done + 1, len(lines))
   if failed:
-    raise ValueError(
-      f'{len(failed)} of {len(lines)} lines of {path} failed:\n  ' + '\n  '.join(failed)
-    )
+    raise ValueError(f'{len(failed)} of {len(lines)} lines of {path} failed: {_some(failed)}')
+
+
+def check(path: epath.PathLike, needs_caption: bool = True) -> None:
+  """Raises ValueError for a list of which no line names a picture, before anything is loaded.
+
+  Args:
+    path: of the list.
+    needs_caption: as of `split_line`.
+  """
+  lines, failed = read(path), []
+  for number, line in lines:
+    try:
+      image, _ = split_line(line, epath.Path(path).parent, needs_caption)
+      if image.exists():
+        return
+      failed.append(f'line {number}: {image} does not exist.')
+    except (ValueError, OSError) as error:
+      failed.append(f'line {number}: {error}')
+  raise ValueError(
+    f'list {path} holds no image{SEPARATOR}caption line whose image is there: {_some(failed)}'
+  )
+
+
+def _some(failed: Sequence[str]) -> str:
+  more = f' And {len(failed) - MOST_SHOWN} more.' if len(failed) > MOST_SHOWN else ''
+  return ' '.join(failed[:MOST_SHOWN]) + more
 
 
 def read(path: epath.PathLike) -> list[tuple[int, str]]:

@@ -19,7 +19,9 @@ def define_base() -> None:
   flags.DEFINE_enum(
     'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the noise to start from.')
+  flags.DEFINE_integer(
+    'seed', 0, 'Seed of the noise to start from.', lower_bound=0, upper_bound=2**32 - 1
+  )
   flags.DEFINE_integer('steps', None, "Steps of the sampler; default the run's.")
 
 
@@ -63,20 +65,32 @@ def load(
   """
   stages.check_stages(given.workdir, given.refine_workdir)
   shared: dict[str, Any] = dict(devices=devices, shares=shares, rests=bool(given.refine_workdir))
-  first = load_first(given, size, **shared, **base)
   if not given.refine_workdir:
-    return [first]
-  clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
-  refinement = stages.load(
-    given.refine_workdir,
-    size=refine_size and clip | dict(refine_size),
+    lonely = [
+      name for name in given if name.startswith('refine_') and given[name].value is not None
+    ]
+    if lonely:
+      raise ValueError(
+        f'--{lonely[0]}={given[lonely[0]].value} is of a refinement stage: give '
+        '--refine_workdir=RUN, or leave it out.'
+      )
+    return [load_first(given, size, **shared, **base)]
+  refined: dict[str, Any] = dict(
     num_steps=given.refine_steps,
     guidance_scale=given.refine_guidance,
     sampler=given.refine_sampler,
     levels=given.refine_levels,
+    seed=given.seed,
+  )
+  stages.prepare(given.refine_workdir, refine_size, devices, **refined)
+  first = load_first(given, size, **shared, **base)
+  clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
+  refinement = stages.load(
+    given.refine_workdir,
+    size=refine_size and clip | dict(refine_size),
     negative_prompt=given.refine_negative_prompt,
     weights=given.weights,
-    seed=given.seed,
+    **refined,
     **shared,
   )
   return [first, refinement]

@@ -17,6 +17,7 @@ from i2vgen_jax import checkpoint, conditions, lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
 from i2vgen_jax.stored import run_config
@@ -136,22 +137,13 @@ def load(
   Raises:
     ValueError: there is no such run, or a setting is invalid.
   """
-  session = session_lib.open_run(workdir, devices)
+  session, bucket, settings = prepare(workdir, size, devices, seed, **overrides)
   params, step = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
   if session_lib.still_grows(session.config, step):
     session = dataclasses.replace(session, step=step)
-  bucket = session.sample_bucket()
-  given = {name: value for name, value in (size or {}).items() if value is not None}
-  if not 0 < given.get('fps', 1) < math.inf:
-    raise ValueError(f'fps={given["fps"]} must be above 0, and finite.')
-  session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
-  if 'height' in given or 'width' in given:
-    bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
-  bucket = dataclasses.replace(bucket, **given)
   if shares:
     session = share(session, bucket)
     params = jax.device_put(params, mesh_lib.replicated(session.mesh))
-  settings = generate_lib.settings(session.config, **overrides)
   params, session = session.held(params), session.load_frozen(workdir)
   networks = {name: session.held(session.frozen[name]) for name in session.networks}
   session = dataclasses.replace(session, frozen=session.frozen | networks)
@@ -167,6 +159,38 @@ def load(
     negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
     rests=rests,
   )
+
+
+def prepare(
+  workdir: epath.PathLike,
+  size: Mapping[str, Any] | None = None,
+  devices: list | None = None,
+  seed: int = 0,
+  **overrides: Any,
+) -> tuple[session_lib.Session, buckets_lib.Bucket, dict[str, Any]]:
+  """(session without weights, bucket of the videos, settings of the sampler) of a stage.
+
+  Args:
+    workdir: as of `load`, like all others.
+    size: of the videos.
+    devices: to sample on.
+    seed: of the noise that a sampler adds.
+    **overrides: fields of config.sample.
+
+  Raises:
+    ValueError: there is no such run, or a setting is invalid; before weights are read.
+  """
+  session = session_lib.open_run(workdir, devices)
+  bucket = session.sample_bucket()
+  given = {name: value for name, value in (size or {}).items() if value is not None}
+  if not 0 < given.get('fps', 1) < math.inf:
+    raise ValueError(f'fps={given["fps"]} must be above 0, and finite.')
+  session.check_size(*((vars(bucket) | given)[name] for name in ('frames', 'height', 'width')))
+  if 'height' in given or 'width' in given:
+    bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
+  settings = generate_lib.settings(session.config, **overrides)
+  generate_lib.make_generate(session, seed=seed, **settings)
+  return session, dataclasses.replace(bucket, **given), settings
 
 
 def share(session: session_lib.Session, bucket: buckets_lib.Bucket) -> session_lib.Session:
@@ -229,11 +253,9 @@ def read_captions(*workdirs: epath.PathLike | None) -> bool:
 
 
 def make_folder(path: epath.PathLike) -> None:
-  """Makes the folder that videos are written to; raises ValueError if that fails."""
-  try:
-    epath.Path(path).mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ValueError(f'folder {path} cannot be made: {error}. Check --output.') from error
+  """Makes the folder that videos are written to; raises ValueError if nothing can be."""
+  output_folder.check_writable(path)
+  epath.Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def make_video(

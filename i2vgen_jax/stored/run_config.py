@@ -86,9 +86,8 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   ]
   if differences:
     raise ValueError(
-      f'workdir {workdir} was started with another config:\n  '
-      + '\n  '.join(differences)
-      + '\nUse another --workdir, or the values that the run was started with.'
+      f'workdir {workdir} was started with another config: {"; ".join(differences)}. Use another '
+      '--workdir, or the values that the run was started with.'
     )
 
 

@@ -64,7 +64,7 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   ]
   if differences:
     raise ValueError(
-      f'start={config.start} is of another model than this config:\n  ' + '\n  '.join(differences)
+      f'start={config.start} is of another model than this config: {"; ".join(differences)}.'
     )
   growing = growing_of(config, kept, added)
   if added or dropped:

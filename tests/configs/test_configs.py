@@ -180,7 +180,7 @@ def test_unknown_mesh_and_argument_list_the_known_ones():
     meshes.get('v5e-255')
   with pytest.raises(ValueError, match='known: corpus'):
     common.parse_arg('corpse=x', corpus='')
-  with pytest.raises(ValueError, match='must be a int'):
+  with pytest.raises(ValueError, match='must be a whole number'):
     common.parse_arg('steps=many', steps=3)
 
 

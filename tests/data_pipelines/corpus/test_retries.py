@@ -2,6 +2,7 @@
 
 import errno
 import io
+import types
 
 import aiohttp
 import botocore.exceptions
@@ -160,3 +161,11 @@ def test_what_was_replaced_is_told_and_replaced_again(demo_corpus, monkeypatch):
       np.testing.assert_array_equal(resumed.batch_at(step)[name], values)
       np.testing.assert_array_equal(other.batch_at(step)[name], whole[step][name])
   assert any((a[n] != b[n]).any() for a, b in zip(whole, shaken, strict=True) for n in a)
+
+
+def test_a_name_that_no_server_knows_is_a_lost_connection():
+  """It is an OSError with a number of its own, below 0."""
+  key = types.SimpleNamespace(host='storage', port=443, ssl=True)
+  unknown = OSError(-2, 'Name or service not known')
+  assert retries.is_transient(aiohttp.ClientConnectorDNSError(key, unknown))
+  assert not retries.is_transient(FileNotFoundError(2, 'No such file'))

@@ -139,5 +139,5 @@ def test_broken_pictures_are_named_in_one_line(cut, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(ValueError, match='file/videos cannot be made'):
+  with pytest.raises(ValueError, match='file/videos is not writable'):
     stages.make_folder(tmp_path / 'file' / 'videos')

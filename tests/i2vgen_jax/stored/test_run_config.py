@@ -37,5 +37,5 @@ def test_a_run_is_not_shortened_but_told_how_to_end_earlier(workdir):
 def test_all_else_is_still_compared_when_a_run_is_extended(workdir):
   config = tiny.get_config('none', num_steps=9)
   config.unet.head_dim = 16
-  with pytest.raises(ValueError, match='another config:\n  unet.head_dim: 8 -> 16\n'):
+  with pytest.raises(ValueError, match='another config: unet.head_dim: 8 -> 16. Use'):
     run_config.check(workdir, config)
