@@ -70,28 +70,29 @@ def sample(
     config: of the stage.
     topology: TPUs, of which one counts.
     memory_gib: of a device, in place of the TPU's; 0 leaves that.
-    compiles: also compile a step of the sampler, by libtpu.
+    compiles: also compile all of it, by libtpu.
   """
   device = chips.device(topology)
   session = session_lib.build(config, reads_captions=False)
   session = session.on(chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device))
   bucket = session.sample_bucket()
-  held = sampling.held_bytes(session, bucket, device)
-  total, capacity = sampling.in_all(held), memory_gib * estimate.GIB or device.hbm_bytes
+  held = sampling.held_bytes(session, bucket)
+  total, capacity = sum(held.values()), memory_gib * estimate.GIB or device.hbm_bytes
   print(f'{bucket.frames} frames of {bucket.width}x{bucket.height}; one {topology.name} device:')
   for kind, value in held.items():
     print(f'  {kind:48s}{value / estimate.GIB:9.2f} GiB')
   verdict = 'fits' if total <= capacity else 'does not fit'
   print(
-    f'  {"in all, with the larger of the last two":48s}{total / estimate.GIB:9.2f} GiB of '
+    f'  {"in all":48s}{total / estimate.GIB:9.2f} GiB of '
     f'{capacity / estimate.GIB:.2f} GiB: {verdict}, by this estimate'
   )
   if compiles:
     mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), compiled.devices(topology)[:1])
-    executable, secs = compiled.compile_step(sampling.lower_step(session.on(mesh), bucket))
+    generate, arguments = sampling.program(session.on(mesh), bucket)
+    executable, secs = compiled.compile_step(generate.lower(*arguments))
     memory: Any = executable.memory_analysis()
     peak = memory.peak_memory_in_bytes / estimate.GIB
-    print(f'compiled in {secs:.0f} CPU s: U-Net and a step of the sampler hold {peak:.2f} GiB')
+    print(f'compiled in {secs:.0f} CPU s: {peak:.2f} GiB in all')
 
 
 def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
