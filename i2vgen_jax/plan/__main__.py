@@ -2,7 +2,7 @@
 
 python -m i2vgen_jax.plan --config=configs/i2v.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
 ... --compile --bucket=f16_at_8     also compiles the train step for it (libtpu; half an hour)
-... --sample                        what one device holds while it samples, in place of training
+... --sample [--compile]            what one device holds while it samples, in place of training
 """
 
 import dataclasses
@@ -91,8 +91,11 @@ def sample(
     generate, arguments = sampling.program(session.on(mesh), bucket)
     executable, secs = compiled.compile_step(generate.lower(*arguments))
     memory: Any = executable.memory_analysis()
-    peak = memory.peak_memory_in_bytes / estimate.GIB
-    print(f'compiled in {secs:.0f} CPU s: {peak:.2f} GiB in all')
+    peak, code = memory.peak_memory_in_bytes, memory.generated_code_size_in_bytes
+    print(
+      f'compiled in {secs:.0f} CPU s: {peak / estimate.GIB:.2f} GiB at the peak, weights included, '
+      f'and {code / estimate.GIB:.2f} GiB of program'
+    )
 
 
 def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:
