@@ -81,10 +81,10 @@ def sample(
   print(f'{bucket.frames} frames of {bucket.width}x{bucket.height}; one {topology.name} device:')
   for kind, value in held.items():
     print(f'  {kind:48s}{value / estimate.GIB:9.2f} GiB')
-  verdict = 'fits' if total <= capacity else 'does not fit'
+  verdict = 'fits' if total <= capacity else 'may not fit: --compile knows what XLA saves'
   print(
     f'  {"in all":48s}{total / estimate.GIB:9.2f} GiB of '
-    f'{capacity / estimate.GIB:.2f} GiB: {verdict}, by this estimate'
+    f'{capacity / estimate.GIB:.2f} GiB: {verdict}'
   )
   if compiles:
     mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), compiled.devices(topology)[:1])
