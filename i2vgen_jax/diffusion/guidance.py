@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 DROP_SLOTS = 4  # The first release draws for three conditions that can be dropped, and 'all'.
 # Latent pixels of a batch up to which both sides of guidance are one call: 32 frames of 448x256
-# have 57,344. More fill a device by themselves, and both sides would only take twice the memory.
+# have 57,344. More fill a device by themselves, and both sides would only take more memory.
 MOST_AT_ONCE = 2**16
 
 
