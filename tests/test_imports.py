@@ -58,7 +58,7 @@ ROWS = {
     'stored data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
-    'flops frozen lora models parallel process session training data_pipelines/corpus'
+    'flops frozen lora models parallel process sampling session training data_pipelines/corpus'
   ),
   'i2vgen_jax/evaluation': (
     'models pretrained sampling data_pipelines/corpus data_pipelines/curate '

@@ -2,7 +2,7 @@
 
 python -m i2vgen_jax.plan --config=configs/i2v.py:mesh=v5p-128 --topology=v5p-128 [--json=FILE]
 ... --compile --bucket=f16_at_8     also compiles the train step for it (libtpu; half an hour)
-... --sample                        what one device holds while it samples, in place of training
+... --sample [--compile]            what one device holds while it samples, in place of training
 """
 
 import dataclasses
@@ -74,28 +74,32 @@ def sample(
     config: of the stage.
     topology: TPUs, of which one counts.
     memory_gib: of a device, in place of the TPU's; 0 leaves that.
-    compiles: also compile a step of the sampler, by libtpu.
+    compiles: also compile all of it, by libtpu.
   """
   device = chips.device(topology)
   session = session_lib.build(config, reads_captions=False)
   session = session.on(chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device))
   bucket = session.sample_bucket()
-  held = sampling.held_bytes(session, bucket, device)
-  total, capacity = sampling.in_all(held), memory_gib * estimate.GIB or device.hbm_bytes
+  held = sampling.held_bytes(session, bucket)
+  total, capacity = sum(held.values()), memory_gib * estimate.GIB or device.hbm_bytes
   print(f'{bucket.frames} frames of {bucket.width}x{bucket.height}; one {topology.name} device:')
   for kind, value in held.items():
     print(f'  {kind:48s}{value / estimate.GIB:9.2f} GiB')
-  verdict = 'fits' if total <= capacity else 'does not fit'
+  verdict = 'fits' if total <= capacity else 'may not fit: --compile knows what XLA saves'
   print(
-    f'  {"in all, with the larger of the last two":48s}{total / estimate.GIB:9.2f} GiB of '
-    f'{capacity / estimate.GIB:.2f} GiB: {verdict}, by this estimate'
+    f'  {"in all":48s}{total / estimate.GIB:9.2f} GiB of '
+    f'{capacity / estimate.GIB:.2f} GiB: {verdict}'
   )
   if compiles:
     mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), compiled.devices(topology)[:1])
-    executable, secs = compiled.compile_step(sampling.lower_step(session.on(mesh), bucket))
+    generate, arguments = sampling.program(session.on(mesh), bucket)
+    executable, secs = compiled.compile_step(generate.lower(*arguments))
     memory: Any = executable.memory_analysis()
-    peak = memory.peak_memory_in_bytes / estimate.GIB
-    print(f'compiled in {secs:.0f} CPU s: U-Net and a step of the sampler hold {peak:.2f} GiB')
+    peak, code = memory.peak_memory_in_bytes, memory.generated_code_size_in_bytes
+    print(
+      f'compiled in {secs:.0f} CPU s: {peak / estimate.GIB:.2f} GiB at the peak, weights included, '
+      f'and {code / estimate.GIB:.2f} GiB of program'
+    )
 
 
 def choose(buckets: Sequence[buckets_lib.Bucket], name: str) -> buckets_lib.Bucket:

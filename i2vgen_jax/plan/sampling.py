@@ -3,7 +3,6 @@
 A cascade has one stage at a time on its devices, so that each is planned by itself.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,56 +11,54 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.plan import chips
+from i2vgen_jax.sampling import generate as generate_lib
+from i2vgen_jax.training import abstract
 
 
-def held_bytes(
-  session: session_lib.Session, bucket: buckets_lib.Bucket, device: chips.Device
-) -> dict[str, int]:
-  """Bytes by kind; the two that come and go are estimates, and never there together.
+def held_bytes(session: session_lib.Session, bucket: buckets_lib.Bucket) -> dict[str, int]:
+  """Bytes by kind.
 
   Args:
-    session: of the run, on a mesh of one device.
+    session: of the run, on an abstract mesh of one device.
     bucket: shape of the video.
-    device: that samples.
   """
-  mesh = chips.abstract_mesh(dict.fromkeys(mesh_lib.AXES, 1), device)
-  params = jax.eval_shape(session.held, session.abstract_params())
-  frozen = {
-    name: jax.eval_shape(session.held, tree)
-    for name, tree in frozen_lib.abstract(session.networks).items()
-  }
-  # Guidance computes both sides of a video at once.
-  inputs = session.unet_inputs(bucket.frames, bucket.height, bucket.width, batch_size=2)
-  denoise = lambda params, *inputs: session.unet.apply({'params': params}, *inputs)  # noqa: E731
-  latents = jax.tree.map(lambda leaf: _rows(leaf, 1), inputs[0])
+  generate, arguments = program(session, bucket)
+  params, frozen, _, _ = arguments
   return {
     'U-Net': num_bytes(params),
     'encoders and decoder': num_bytes(frozen),
-    'a step of the sampler (estimate)': most_alive(mesh, denoise, params, *inputs),
-    'decoding (estimate)': most_alive(mesh, session.autoencoder.decode_video, frozen, latents),
+    'the most of all else at a time (estimate)': most_alive(session.mesh, generate, *arguments),
   }
 
 
-def in_all(held: dict[str, int]) -> int:
-  """The sum of what is held, of which only the larger one of steps and decoding."""
-  *weights, step, decoding = held.values()
-  return sum(weights) + max(step, decoding)
+def program(
+  session: session_lib.Session, bucket: buckets_lib.Bucket
+) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+  """(generate, shapes of its arguments) of one video, as `sample` calls it.
 
-
-def lower_step(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
-  """One step of guidance, lowered for the session's mesh of devices that may not be here."""
-  whole = mesh_lib.replicated(session.mesh)
-  place = functools.partial(
-    jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+  Args:
+    session: of the run, on its mesh.
+    bucket: shape of the video.
+  """
+  config, whole = session.config, mesh_lib.replicated(session.mesh)
+  params, frozen = session.abstract_params(), abstract.frozen(session)
+  held = jax.eval_shape(session.held, {name: frozen[name] for name in session.networks})
+  video: Any = None
+  if config.refine.levels:
+    shape = (1, bucket.frames, config.refine.height, config.refine.width, 3)
+    video = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  inputs = generate_lib.Inputs(
+    jax.eval_shape(session.of_batch, abstract.batch(session, bucket, batch_size=1)),
+    session.negative(config.negative_prompt),
+    video,
   )
-  params = place(jax.eval_shape(session.held, session.abstract_params()))
-  inputs = place(session.unet_inputs(bucket.frames, bucket.height, bucket.width, batch_size=2))
-  denoise = lambda params, *inputs: session.unet.apply({'params': params}, *inputs)  # noqa: E731
-  return jax.jit(mesh_lib.within(session.mesh, denoise)).lower(params, *inputs)
+  noise = session.unet_inputs(bucket.frames, bucket.height, bucket.width)[0]
+  arguments = jax.eval_shape(session.held, params), frozen | held, inputs, noise
+  place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)  # noqa: E731
+  generate = generate_lib.make_generate(session, **generate_lib.settings(config))
+  return generate, jax.tree.map(place, arguments)
 
 
 def most_alive(
@@ -89,12 +86,14 @@ def _most_alive(jaxpr: Any) -> int:
   last |= {variable: len(jaxpr.eqns) for variable in jaxpr.outvars if not hasattr(variable, 'val')}
   alive, most, made = 0, 0, {}
   for index, equation in enumerate(jaxpr.eqns):
+    # Kernels work in memory of their own.
+    inside = () if equation.primitive.name == 'pallas_call' else _inner(equation.params)
+    within, before = max(map(_most_alive, inside), default=0), alive
     for variable in equation.outvars:
       made[variable] = _size(variable.aval)
       alive += made[variable]
-    # Kernels work in memory of their own.
-    inside = () if equation.primitive.name == 'pallas_call' else _inner(equation.params)
-    most = max(most, alive + max(map(_most_alive, inside), default=0))
+    # A loop's results are there from its first round on; another call's are counted within it.
+    most = max(most, alive, within + (alive if equation.primitive.name == 'scan' else before))
     done = {v for v in (*equation.invars, *equation.outvars) if not hasattr(v, 'val')}
     for variable in done:
       if variable in made and last.get(variable, index) == index:
@@ -118,7 +117,3 @@ def _size(aval: Any) -> int:
 def num_bytes(tree: Any) -> int:
   """Bytes of a tree of shapes."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _rows(leaf: Any, number: int) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype)

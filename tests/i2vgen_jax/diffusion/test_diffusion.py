@@ -170,6 +170,22 @@ def test_guidance_of_one_is_the_conditional_prediction():
   np.testing.assert_allclose(far[:, 0, 0, 0, 0], 7 + 3 * (np.arange(3) - 7), atol=1e-5)
 
 
+def test_of_large_batches_the_sides_of_guidance_come_in_turn_and_are_the_same(monkeypatch):
+  rows = []
+
+  def denoise(z, t, c):
+    rows.append(len(z))
+    return z * c['text'][:, None, None, None] + t[:, None, None, None, None]
+
+  sides = {'text': jnp.arange(12.0).reshape(3, 4)}, {'text': jnp.full((3, 4), 7.0)}
+  z, t = jnp.linspace(-1, 1, 96).reshape(3, 2, 2, 2, 4), jnp.arange(3)
+  at_once = guidance.guided(denoise, *sides, 9.0, 0.2)(z, t)
+  monkeypatch.setattr(guidance, 'MOST_AT_ONCE', 23)  # Of 24.
+  in_turn = guidance.guided(denoise, *sides, 9.0, 0.2)(z, t)
+  assert rows == [6, 3]
+  np.testing.assert_allclose(in_turn, at_once, rtol=1e-6)
+
+
 @pytest.mark.parametrize('rescale', [0.3, 1.0])
 def test_guidance_rescale_equals_diffusers(rescale):
   without, with_text = np.random.default_rng(0).standard_normal((2, 3, 2, 4, 4, 4), np.float32)
