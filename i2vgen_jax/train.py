@@ -78,16 +78,7 @@ def overseen(
   lead = hosts.is_lead()
   output_folder.check_writable(workdir, 'workdir')
   compilation.use_cache(config, workdir)
-  if config.start:
-    config = warm_start.check(config)
-  elif config.lora.rank and not run_folder.is_saved(workdir):
-    raise ValueError(
-      f'lora.rank={config.lora.rank} trains adapters alone, and the weights that they adapt would '
-      'be random: give --config.start=FOLDER, of `load` or of a run.'
-    )
-  session = session_lib.build(config, workdir if run_folder.is_saved(workdir) else None)
-  if not run_folder.is_saved(workdir):
-    frozen_lib.check_files(config, session.networks)
+  config, session = opened(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
   xla_options = xla_profiles.options(
@@ -218,6 +209,25 @@ def overseen(
     return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
+
+
+def opened(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> tuple[ml_collections.ConfigDict, session_lib.Session]:
+  """(the config with what its start decides, its session without weights); raises ValueError for
+  what a config can be wrong in before there are devices."""
+  has_state = run_folder.is_saved(workdir)
+  if config.start:
+    config = warm_start.check(config)
+  elif config.lora.rank and not has_state:
+    raise ValueError(
+      f'lora.rank={config.lora.rank} trains adapters alone, and the weights that they adapt would '
+      'be random: give --config.start=FOLDER, of `load` or of a run.'
+    )
+  session = session_lib.build(config, workdir if has_state else None)
+  if not has_state:
+    frozen_lib.check_files(config, session.networks)
+  return config, session
 
 
 def write_overview(workdir: epath.PathLike, params: Any) -> None:
