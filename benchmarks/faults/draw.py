@@ -16,10 +16,10 @@ VISITS = {
   'barrier': 2,  # At the start, and at the end.
   'validation': NUM_STEPS // EVAL_EVERY,
 }
-# What only some moments have: batches are read in steps, only saves fill a disk, and bits can flip
-# once something is saved.
+# What only some moments have: batches are read ahead of all steps, only saves fill a disk, and bits
+# can flip once something is saved.
 ONLY = {
-  '503': ('step',),
+  '503': ('start', 'compile'),
   'enospc': ('save',),
   'flip': ('save', 'barrier', 'validation'),
   'nan': ('step', 'save', 'barrier', 'validation'),
