@@ -154,6 +154,7 @@ def overseen(
         shapes = {b.name: stream.shapes(b) for b in stream.buckets}
         more = validation.lower(state, frozen) if compilation.is_kept() else {}
         steps.compile(shapes, state, frozen, more)
+        hosts.meet('all have compiled')  # Else those that are early would wait in their first step.
       progress.pause()
     oversight.stop.hold()
     for step in range(first_step, last_step + 1):

@@ -13,7 +13,7 @@ NAN_STEP = 3  # The batch that is broken, also when it comes again.
 VISITS = {
   'step': NUM_STEPS,
   'save': NUM_STEPS // SAVE_EVERY,
-  'barrier': 2,  # At the start, and at the end.
+  'barrier': 3,  # At the start, when all have compiled, and at the end.
   'validation': NUM_STEPS // EVAL_EVERY,
 }
 # What only some moments have: batches are read ahead of all steps, only saves fill a disk, and bits

@@ -61,6 +61,7 @@ inner = compilation.Steps.compile
 def compile(self, *arguments):
   say('COMPILES')
   inner(self, *arguments)
+  if jax.process_index() == 1: time.sleep({late})
 compilation.Steps.compile = compile
 profiler.Profile.start_at = start_at
 sys.argv[0] = 'train'
@@ -82,11 +83,11 @@ def slow(value):
 class Pair:
   """Two processes as `launch local` starts them, with their logs in a folder."""
 
-  def __init__(self, folder, code, flags=(), limit=2, hang='pass', compiles=False):
+  def __init__(self, folder, code, flags=(), limit=2, hang='pass', compiles=False, late=0):
     self._folder, self.limit = folder, limit
     address = f'127.0.0.1:{local.free_port()}'
     made = job.Job('pod', topology.parse('2xcpu-1'), ('--config=x', '--workdir=x'))
-    code = code.format(hang=hang, compiles=compiles, limit=limit)
+    code = code.format(hang=hang, compiles=compiles, limit=limit, late=late)
     self.processes = [
       subprocess.Popen(
         [sys.executable, '-c', code, *flags, f'--config.watchdog.step_secs={limit}'],
@@ -186,3 +187,10 @@ def test_sigterm_to_one_that_compiles_ends_both_at_once(index, pair):
   both.processes[index].send_signal(signal.SIGTERM)
   assert both.ends(8) == [exit_codes.PREEMPTED] * 2
   assert 'nothing to save' in both.log(index)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('pair', ['train'], indirect=True)
+def test_a_process_that_compiles_longer_is_waited_for(pair):
+  both = pair(late=30)  # Longer than a step may take.
+  both.wait_for('STEPS', 0, 1)
