@@ -78,7 +78,7 @@ def faults(seed: int, count: int, processes: tuple[int, ...]) -> list[Fault]:
       num_processes,
       rng.randrange(num_processes),
       moment,
-      rng.randint(min(visits, 2) if kind == 'flip' else 1, visits),
+      rng.randint(visits if kind == 'flip' else 1, visits),
       rng.random(),
       rng.getrandbits(32),
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+from etils import epath
 
 from benchmarks.faults import draw
 from data_pipelines.corpus import reader
@@ -119,17 +120,17 @@ def _segfault() -> None:
 
 
 def _flip(folder: pathlib.Path, rng: random.Random) -> None:
-  """One bit of the newest step that is saved."""
-  saved = [path for path in (folder / 'run/checkpoints').glob('*') if path.name.isdigit()]
-  for step in sorted(saved, key=lambda path: -int(path.name)):
-    files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
-    if (step / run_folder.COMMITTED).exists() and files:
-      file = rng.choices(files, [path.stat().st_size for path in files])[0]
-      data = bytearray(file.read_bytes())
-      bit = rng.randrange(8 * len(data))
-      data[bit // 8] ^= 1 << bit % 8
-      file.write_bytes(data)
-      return
+  """One bit of the newest step that is saved, unless that is the only one."""
+  saved = run_folder.committed(epath.Path(folder / 'run/checkpoints'))
+  if len(saved) < 2:
+    return
+  step = folder / 'run/checkpoints' / str(max(saved))
+  files = [file for file in sorted(step.rglob('*')) if file.is_file() and file.stat().st_size]
+  file = rng.choices(files, [path.stat().st_size for path in files])[0]
+  data = bytearray(file.read_bytes())
+  bit = rng.randrange(8 * len(data))
+  data[bit // 8] ^= 1 << bit % 8
+  file.write_bytes(data)
 
 
 def _fail_reads(count: int, folder: pathlib.Path) -> None:
