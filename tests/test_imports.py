@@ -87,7 +87,7 @@ ROWS = {
     'i2vgen_jax/diffusion '
     'i2vgen_jax/frozen '
     'i2vgen_jax/flops i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
-    'i2vgen_jax/pretrained i2vgen_jax/session'
+    'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (

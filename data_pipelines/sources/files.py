@@ -1,9 +1,12 @@
 """The files below a folder, on a disk or in a bucket, and which of them are media."""
 
 import functools
+import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
+import fsspec
 import numpy as np
 from etils import epath
 
@@ -15,17 +18,33 @@ _DOCUMENTS = ('readme', 'license', 'licence', 'notice', 'changelog')
 
 
 def walk(path: epath.Path) -> Iterator[str]:
-  """Names of all files below a folder, relative to it; not of hidden folders, nor litter."""
-  protocol = str(path).partition('://')[0] if '://' in str(path) else ''
-  for folder, _, names in path.walk():
-    if protocol and '://' not in str(folder):  # etils 1.15 loses it.
-      folder = epath.Path(f'{protocol}://{str(folder).lstrip("/")}')
-    below = folder.relative_to(path)
+  """Names of all files below a folder, relative to it; not of hidden folders, nor litter.
+
+  Raises:
+    OSError: a folder cannot be listed.
+  """
+  for below, names in _folders(path):
     if any(part.startswith('.') for part in below.parts):
       continue
     for name in names:
       if not file_names.is_litter((below / name).as_posix()):
         yield (below / name).as_posix()
+
+
+def _folders(path: epath.Path) -> Iterator[tuple[pathlib.PurePath, Iterable[str]]]:
+  """All folders below one and itself, relative to it, each with the names of its files."""
+  if '://' not in str(path):
+    for folder, _, names in os.walk(path, onerror=_fail):
+      yield pathlib.PurePath(folder).relative_to(path), names
+    return
+  # etils 1.15 calls s3fs with an argument that it has not.
+  filesystem, root = fsspec.core.url_to_fs(str(path))
+  for folder, _, names in filesystem.walk(root, on_error='raise'):
+    yield pathlib.PurePosixPath(folder).relative_to(root), names
+
+
+def _fail(error: OSError) -> NoReturn:
+  raise error
 
 
 def matching(path: epath.Path, pattern: str) -> list[epath.Path]:

@@ -95,11 +95,11 @@ def test_the_whole_path_from_videos_to_an_export(gs_bucket, demo_corpus, tmp_pat
   assert train.train(undisturbed, tmp_path / 'undisturbed') == 0
   check_lines(RUN, tmp_path / 'undisturbed', 2)
 
-  put(gs_bucket, next((tmp_path / 'demo').rglob('*.jpg')), 'held/first.jpg')
-  gs_bucket.pipe_file('held/list.txt', b'first.jpg|||a red circle moves left\n')
+  put(gs_bucket, runs.ROOT / 'docs' / 'first_frame.png', 'held/first.png')
+  gs_bucket.pipe_file('held/list.txt', b'first.png|||a red circle moves left\n')
   run, out = f'--workdir={RUN}', 'gs://held/out'
   config = ['--config=tests/tiny.py:gs://held/corpus', WIDER]
-  picture = ['--image=gs://held/first.jpg', '--prompt=a red circle moves left']
+  picture = ['--image=gs://held/first.png', '--prompt=a red circle moves left']
   start = [f'--config.start={out}/loaded', f'--config.data.cache={out}/cache']
   lines = {
     'sample': ['sample', run, *picture, f'--output={out}/sample.mp4'],

@@ -5,11 +5,13 @@ import unicodedata
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from etils import epath
 
 from data_pipelines import __main__ as commands
 from data_pipelines import sources
 from data_pipelines.ingest import inspect
-from tests import corpora
+from data_pipelines.sources import files
+from tests import corpora, emulators
 from tests.corpora import read_all as read
 from tests.corpora import write_files as write
 from tests.data_pipelines.sources import test_tars
@@ -130,3 +132,16 @@ def test_further_rows_of_a_key_are_rejected_and_the_example_if_they_differ(tmp_p
     ('1', 'duplicate_row'), ('1', 'taken'), ('2', 'duplicate_row'), ('2', 'duplicate_row'),
   ]  # fmt: skip
   assert source.num_listed(shard) == len(found)
+
+
+def test_folders_of_a_bucket_are_walked_as_those_of_a_disk(tmp_path):
+  names = ('x.mp4', 'b/y.mp4', '.hidden/z.mp4', 'b/c/w.txt')
+  with emulators.s3_bucket('held') as client:
+    for name in names:
+      (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+      (tmp_path / name).write_bytes(b'1')
+      client.pipe(f'held/a/{name}', b'1')
+    walked = [sorted(files.walk(epath.Path(root))) for root in ('s3://held/a', tmp_path)]
+    with pytest.raises(FileNotFoundError):
+      list(files.walk(epath.Path('s3://held/none')))
+  assert walked == [['b/c/w.txt', 'b/y.mp4', 'x.mp4']] * 2
