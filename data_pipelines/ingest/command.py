@@ -155,6 +155,7 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   rejected = [bad for result in results for bad in result['rejected']]
   counts = jobs.failures_of(results, plan.parts)
   num_listed = _num_listed(plan, results)
+  num_unlisted, unlisted = plan.source.count_unlisted()
   splits = {split: _place_shards(plan, results, split) for split in schema.SPLITS}
   splits = {split: found for split, found in splits.items() if found['num_examples']}
   if 'train' not in splits:
@@ -176,9 +177,8 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
     num_rejected=len(rejected),
     rejected=counts,
   )
-  number, names = plan.source.count_unlisted()
-  if number:
-    manifest |= dict(num_unlisted=number, unlisted=names)
+  if num_unlisted:
+    manifest |= dict(num_unlisted=num_unlisted, unlisted=unlisted)
     logging.warning(_unlisted(manifest))
   storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
   for bad in rejected[:5]:
