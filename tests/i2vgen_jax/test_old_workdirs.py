@@ -99,7 +99,8 @@ def check_resumed(folder, expected, name, log):
   assert norms == pytest.approx(expected[name]['norms'], rel=1e-5)
 
 
-@pytest.mark.parametrize('name', ['base', pytest.param('refine', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['base', 'refine'])
 def test_a_run_goes_on_from_a_config_file_to_the_same_losses_and_state(folder, expected, name):
   (folder / 'config.py').write_text(CONFIG_FILE.format(name=name))
   command = ('-m', 'i2vgen_jax.train', '--config=config.py', f'--workdir={name}')
