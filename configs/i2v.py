@@ -2,7 +2,7 @@
 
   python -m i2vgen_jax.train --config=configs/i2v.py:mesh=v5p-128,corpus=gs://BUCKET/corpora \
       --workdir=gs://BUCKET/runs/i2v --config.start=gs://BUCKET/runs/t2v \
-      --config.image_encoder.weights=vision.safetensors
+      --config.image_encoder.weights=gs://BUCKET/weights/clip.safetensors
 
 The text-to-video stage's config with the release's conditions: the image by CLIP and by the VAE,
 and the frame rate. They grow into the start (docs/recipe.md). 26.2 TFLOP per 16-frame video and

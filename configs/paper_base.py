@@ -3,7 +3,7 @@
   python -m i2vgen_jax.train \
       --config=configs/paper_base.py:mesh=v5p-128,corpus=gs://BUCKET/corpora \
       --workdir=gs://BUCKET/runs/paper_base --config.start=gs://BUCKET/runs/t2v \
-      --config.image_encoder.weights=vision.safetensors
+      --config.image_encoder.weights=gs://BUCKET/weights/clip.safetensors
 
 Data, size and arguments are those of the text-to-video stage. Frames, rates and the learning rate
 are the paper's; docs/recipe.md says which of them we could not check. Not yet run on a pod.

@@ -2,9 +2,9 @@
 
   python -m i2vgen_jax.load --config=configs/t2v.py --unet=v2-1_768-ema-pruned.safetensors \
       --vae=v2-1_768-ema-pruned.safetensors --text_encoder=v2-1_768-ema-pruned.safetensors \
-      --tokenizer=FOLDER --output=sd21
+      --tokenizer=FOLDER --output=gs://BUCKET/runs/sd21
   python -m i2vgen_jax.train --config=configs/t2v.py:mesh=v5p-128,corpus=gs://BUCKET/corpora \
-      --workdir=gs://BUCKET/runs/t2v --config.start=sd21
+      --workdir=gs://BUCKET/runs/t2v --config.start=gs://BUCKET/runs/sd21
 
 `corpus` holds the ingested folders webvid/ and laion/; `context` devices share a video where a
 batch has fewer than devices, as the 32-frame half of 256 on v5e-256. `aspects` trains at four
