@@ -1,6 +1,7 @@
 """A job describes what to run, on any target; a plan is what a target makes of it."""
 
 import dataclasses
+import pathlib
 import re
 import shlex
 import unicodedata
@@ -186,7 +187,22 @@ class Plan:
   files: dict[str, str]
   commands: tuple[tuple[str, ...], ...]
 
-  def show(self) -> str:
-    """The files and commands as text for the user."""
-    parts = [f'# ---- {name}\n{text}' for name, text in self.files.items()]
-    return '\n'.join([*parts, '# ---- commands', *map(shlex.join, self.commands)])
+  def write(self, folder: pathlib.Path) -> None:
+    """Writes the files into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in self.files.items():
+      (folder / name).write_text(text)
+
+  def show(self, folder: pathlib.Path | None = None) -> str:
+    """The files and commands as text for the user.
+
+    Args:
+      folder: that the files were written to; None if they were not.
+    """
+    note = '' if folder else ' (not written: --output=DIR writes it, --go too)'
+    parts = [
+      f'# ---- {folder / name if folder else name}{note}\n{text}'
+      for name, text in self.files.items()
+    ]
+    moves = [shlex.join(('cd', str(folder)))] if folder and self.files else []
+    return '\n'.join([*parts, '# ---- commands', *moves, *map(shlex.join, self.commands)])

@@ -228,6 +228,22 @@ def test_a_config_that_does_not_fit_the_topology_is_refused():
     launch_main.check_fit(config, topology.parse('v5e-64'))
 
 
+@pytest.mark.parametrize('target', ['gke', 'queued', 'tpu_vm', 'slurm'])
+def test_files_are_written_wherever_a_folder_is_given_and_shown_by_paths_that_exist(
+  target, tmp_path, capsys
+):
+  made = make_job(KINDS.get(target, 'v5p-128'))
+  launch_main.start(made, target, str(tmp_path / 'plan'), go=False)
+  shown = capsys.readouterr().out
+  files = launch_main.TARGETS[target](made).files
+  assert files == {path.name: path.read_text() for path in (tmp_path / 'plan').iterdir()}
+  for name in files:
+    assert f'# ---- {tmp_path}/plan/{name}\n' in shown
+  assert f'# ---- commands\ncd {tmp_path}/plan\n' in shown
+  launch_main.start(made, target, '', go=False)
+  assert '(not written: --output=DIR writes it' in capsys.readouterr().out
+
+
 def test_the_command_shows_its_plan_and_names_typos_in_one_line():
   flags = ('--topology=v5p-8', '--config=configs/demo.py', '--config.mesh.fsdp=4', '--workdir=/w')
   done = runs.module('launch', 'gke', *flags, '--config.mesh.data=1', '--image=i:1')
