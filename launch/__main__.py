@@ -77,7 +77,11 @@ def start(job: job_lib.Job, target: str, output: str, go: bool) -> int:
     target: one of TARGETS.
     output: folder for the files of the plan; '' writes none unless it is run.
     go: runs it.
+
+  Raises:
+    ValueError: the target cannot run the job.
   """
+  job.check_workdir(target)
   plan = TARGETS[target](job)
   folder = None
   if output or go:

@@ -27,7 +27,6 @@ from launch import job as job_lib
 
 # Where no --target is given: what runs on such machines. Clouds' targets are alike in all below.
 DEFAULT_TARGETS = {'tpu': 'gke', 'gpu': 'slurm', 'cpu': 'local'}
-SHARED = ('local', 'slurm')  # Targets whose processes see this folder and its disks.
 PACKAGES = ('configs', 'i2vgen_jax')  # Whose files are in the image.
 # Docker's reference: a registry's host has a dot or port, then a path, then a tag or digest.
 IMAGE = re.compile(r'[\w.-]+(:\d+)?(/[\w.-]+)*/[a-z0-9][\w.-]*(:[\w.-]+|@sha256:[0-9a-f]{64})')
@@ -69,7 +68,7 @@ class Check:
   @property
   def is_remote(self) -> bool:
     """Whether the processes run where this machine's disks are not."""
-    return self.target not in SHARED
+    return self.target not in job_lib.SHARED
 
   def lines(self) -> list[Line]:
     """What each check found, in the order in which a run needs it."""
@@ -138,10 +137,7 @@ class Check:
 
   def _workdir(self) -> str:
     path = self.job.workdir
-    if self.is_remote and storage.is_local(path):
-      raise ValueError(
-        f'--workdir={path} is on this machine alone: give a folder that all hosts share, gs://...'
-      )
+    self.job.check_workdir(self.target)
     run_config.check(path, self.config)
     probe = epath.Path(path) / f'.check_{secrets.token_hex(4)}'
     try:

@@ -6,6 +6,7 @@ import re
 import shlex
 import unicodedata
 
+from data_pipelines.corpus import storage
 from i2vgen_jax.parallel import topology
 
 # Linux takes no longer argument; systemd and sbatch take fewer in all.
@@ -39,6 +40,7 @@ OPTIONS = {
   'internal_ips': ('tpu_vm', 'queued'),
   'reservation': ('tpu_vm', 'queued', 'gke', 'xpk', 'slurm'),
 }
+SHARED = ('local', 'slurm')  # Targets whose processes see this folder and its disks.
 VARIABLE = re.compile(r'[A-Za-z_]\w*=.*', re.ASCII)
 
 
@@ -165,6 +167,14 @@ class Job:
         raise ValueError(
           f'--{name}: {target} has no such option, only {", ".join(targets)}. Leave it out.'
         )
+
+  def check_workdir(self, target: str) -> None:
+    """Raises ValueError if the hosts of the target do not see the workdir."""
+    if target not in SHARED and storage.is_local(self.workdir):
+      raise ValueError(
+        f'--workdir={self.workdir} is on this machine alone: give a folder that all hosts share, '
+        'gs://...'
+      )
 
   def require_kind(self, *kinds: str) -> None:
     """Raises ValueError if the topology is of another kind than the target runs on."""

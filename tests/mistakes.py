@@ -187,12 +187,10 @@ LISTED = {
   '47 a target with a dash': refused(
     f'launch tpu-vm {POD} --topology=v5p-128 --workdir=gs://b/r', "'tpu-vm' is unknown", 'tpu_vm'
   ),
-  '48 paths of this machine on a cluster': accepted(
+  '48 paths of this machine on a cluster': refused(
     f'launch gke {POD} --topology=v5p-128 --workdir=/home/me/run --image=i '
     '--config.vae.weights=/home/me/vae.safetensors',
-    'hosts may mount these paths; nothing starts without --go, and `launch check` says that they '
-    'are on this machine alone',
-    exit_codes.DONE,
+    '--workdir=/home/me/run is on this machine alone', 'all hosts share, gs://',
   ),
   '49 no such pipeline': refused(
     'i2vgen_jax.load --config=configs/base.py --pipeline=i2vgen-xl --output={new}',

@@ -213,6 +213,19 @@ def test_what_a_target_cannot_do_is_said(target, made, message):
     target(make_job(**made))
 
 
+@pytest.mark.parametrize('target', TARGETS)
+def test_a_workdir_of_this_machine_is_refused_before_anything_is_shown_for_a_cloud(
+  target, tmp_path, capsys
+):
+  made = make_job(KINDS.get(target, 'v5p-128'), training=('--config=c.py', f'--workdir={tmp_path}'))
+  if target in ('local', 'slurm'):
+    made.check_workdir(target)
+    return
+  with pytest.raises(ValueError, match=f'--workdir={tmp_path} is on this machine alone: give a fo'):
+    launch_main.start(made, target, str(tmp_path / 'plan'), go=False)
+  assert not capsys.readouterr().out and not (tmp_path / 'plan').exists()
+
+
 def test_a_config_that_does_not_fit_the_topology_is_refused():
   config = demo.get_config()
   config.data.buckets.videos.batch_size = 32
@@ -245,7 +258,12 @@ def test_files_are_written_wherever_a_folder_is_given_and_shown_by_paths_that_ex
 
 
 def test_the_command_shows_its_plan_and_names_typos_in_one_line():
-  flags = ('--topology=v5p-8', '--config=configs/demo.py', '--config.mesh.fsdp=4', '--workdir=/w')
+  flags = (
+    '--topology=v5p-8',
+    '--config=configs/demo.py',
+    '--config.mesh.fsdp=4',
+    '--workdir=gs://b/w',
+  )
   done = runs.module('launch', 'gke', *flags, '--config.mesh.data=1', '--image=i:1')
   assert done.returncode == 0, done.stderr
   assert '--config.mesh.fsdp=4' in done.stdout and 'kubectl apply -f jobset.yaml' in done.stdout
