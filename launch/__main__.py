@@ -56,9 +56,11 @@ def main(command: str) -> int:
   )
   if command == 'check':
     render = {'local': local.show}.get(target) or TARGETS[target]
-    lines = check.Check(job, values.config, target, render).lines()
-    print('\n'.join(map(str, lines)))
-    return exit_codes.USAGE if any(line.ok is False for line in lines) else exit_codes.DONE
+    code = exit_codes.DONE
+    for line in check.Check(job, values.config, target, render).lines():
+      print(line, flush=True)
+      code = exit_codes.USAGE if line.ok is False else code
+    return code
   check_fit(values.config, machines)
   job = preflight(job) if command == 'preflight' else job
   if target == 'local':
