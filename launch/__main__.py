@@ -68,7 +68,10 @@ def main(command: str) -> int:
       return local.run(job, values.logs)
     print(local.show(job))
     return 0
-  return start(job, target, values.output, values.go)
+  code = start(job, target, values.output, values.go)
+  if command == 'preflight':
+    print(preflight_note(job))
+  return code
 
 
 def start(job: job_lib.Job, target: str, output: str, go: bool) -> int:
@@ -102,6 +105,14 @@ def preflight(job: job_lib.Job) -> job_lib.Job:
     program=('python', '-m', 'i2vgen_jax.preflight'),
     training=(*job.training, *planned),
     max_restarts=max(1, job.max_restarts),
+  )
+
+
+def preflight_note(job: job_lib.Job) -> str:
+  """What is left to do after a preflight elsewhere."""
+  return (
+    f'# {job.name} has machines of its own: once {job.workdir}/preflight/report.json is there, '
+    'delete it by the last command, before the training starts.'
   )
 
 

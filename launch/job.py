@@ -192,10 +192,12 @@ class Plan:
   Attributes:
     files: name -> text, written before the commands run.
     commands: argument lists, one after the other, in the folder of the files.
+    later: what for -> a command, for the user: to watch, stop and delete what was created.
   """
 
   files: dict[str, str]
   commands: tuple[tuple[str, ...], ...]
+  later: dict[str, tuple[str, ...]]
 
   def write(self, folder: pathlib.Path) -> None:
     """Writes the files into a folder, which is made."""
@@ -215,4 +217,5 @@ class Plan:
       for name, text in self.files.items()
     ]
     moves = [shlex.join(('cd', str(folder)))] if folder and self.files else []
-    return '\n'.join([*parts, '# ---- commands', *moves, *map(shlex.join, self.commands)])
+    later = [f'# {purpose}: {shlex.join(command)}' for purpose, command in self.later.items()]
+    return '\n'.join([*parts, '# ---- commands', *moves, *map(shlex.join, self.commands), *later])

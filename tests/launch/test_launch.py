@@ -145,6 +145,33 @@ def test_options_reach_the_targets_that_have_them_and_others_refuse_them(target,
   assert 'my-value' in plan.show() or '--internal-ips' in plan.commands[0]
 
 
+DELETED = {
+  'gke': 'kubectl delete jobset base',
+  'xpk': 'xpk workload delete --cluster=c --project=p --zone=z --workload=base',
+  'tpu_vm': 'gcloud compute tpus tpu-vm delete base --zone=z --project=p',
+  'queued': 'gcloud compute tpus queued-resources delete base --zone=z --project=p --force',
+  'slurm': 'scancel --me --name=base',
+}
+
+
+@pytest.mark.parametrize('target', launch_main.TARGETS)
+def test_what_is_shown_says_how_to_watch_and_how_to_delete_as_comments(target):
+  made = make_job(KINDS.get(target, 'v5p-128'))
+  shown = TARGETS[target](made).show().partition('# ---- commands\n')[2].splitlines()
+  later = [line for line in shown if line.startswith('# ')]
+  assert later[-1].endswith(f'delete: {DELETED[target]}')
+  assert any(line.startswith(('# watch', '# log')) for line in later)
+  assert not any('delete' in line or 'stop' in line for line in shown if line not in later)
+
+
+def test_a_preflight_says_that_its_machines_are_to_be_deleted_before_the_training():
+  job = launch_main.preflight(make_job(training=('--config=c.py', '--workdir=gs://b/r')))
+  plan = cloud_tpu.tpu_vm(job)
+  assert plan.later['delete'][5:6] == ('base-preflight',)
+  note = launch_main.preflight_note(job)
+  assert 'gs://b/r/preflight/report.json' in note and 'delete it' in note
+
+
 def test_hosts_without_outside_addresses_are_reached_from_inside():
   create, *reached = cloud_tpu.tpu_vm(make_job(internal_ips=True)).commands
   assert '--internal-ips' in create and all('--internal-ip' in command for command in reached)
