@@ -55,9 +55,8 @@ def tpu_vm(job: job_lib.Job) -> job_lib.Plan:
   reach = (*place, '--worker=all', *_inside(job))
   copy = (*GCLOUD, 'tpu-vm', 'scp', 'start.sh', f'{job.name}:', *reach)
   start = (*GCLOUD, 'tpu-vm', 'ssh', job.name, *reach, '--command=sudo bash start.sh')
-  later = _on_hosts(job, job.name) | {
-    'delete': (*_gcloud(job, 'tpu-vm', 'delete'), job.name, *place)
-  }
+  delete = (*_gcloud(job, 'tpu-vm', 'delete'), job.name, *place)
+  later = {**_on_hosts(job, job.name), 'delete': delete}
   return job_lib.Plan({'start.sh': start_script(job)}, (create, copy, start), later)
 
 

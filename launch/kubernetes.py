@@ -24,7 +24,8 @@ def gke(job: job_lib.Job) -> job_lib.Plan:
   pods = f'--selector=jobset.sigs.k8s.io/jobset-name={job.name}'
   first = 'jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'
   later = {
-    'watch': ('kubectl', 'get', 'jobset,pods', pods),
+    'watch': ('kubectl', 'get', 'jobset', job.name),
+    'watch its hosts': ('kubectl', 'get', 'pods', pods),
     'log of the first host': ('kubectl', 'logs', '--follow', '--tail=100', f'{pods},{first}'),
     'stop and delete': ('kubectl', 'delete', 'jobset', job.name),
   }
