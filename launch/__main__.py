@@ -56,24 +56,44 @@ def main(command: str) -> int:
   )
   if command == 'check':
     render = {'local': local.show}.get(target) or TARGETS[target]
-    lines = check.Check(job, values.config, target, render).lines()
-    print('\n'.join(map(str, lines)))
-    return exit_codes.USAGE if any(line.ok is False for line in lines) else exit_codes.DONE
+    code = exit_codes.DONE
+    for line in check.Check(job, values.config, target, render).lines():
+      print(line, flush=True)
+      code = exit_codes.USAGE if line.ok is False else code
+    return code
   check_fit(values.config, machines)
-  return start(preflight(job) if command == 'preflight' else job, target)
-
-
-def start(job: job_lib.Job, target: str) -> int:
-  """Shows how a job is run, or with --go runs it; returns the exit code."""
-  values = flags.FLAGS
+  job = preflight(job) if command == 'preflight' else job
   if target == 'local':
     if values.go:
       return local.run(job, values.logs)
     print(local.show(job))
     return 0
+  code = start(job, target, values.output, values.go)
+  if command == 'preflight':
+    print(preflight_note(job))
+  return code
+
+
+def start(job: job_lib.Job, target: str, output: str, go: bool) -> int:
+  """Shows how a job is run elsewhere, or runs it; returns the exit code.
+
+  Args:
+    job: what is run.
+    target: one of TARGETS.
+    output: folder for the files of the plan; '' writes none unless it is run.
+    go: runs it.
+
+  Raises:
+    ValueError: the target cannot run the job.
+  """
+  job.check_workdir(target)
   plan = TARGETS[target](job)
-  print(plan.show())
-  return execute(plan, values.output) if values.go else 0
+  folder = None
+  if output or go:
+    folder = pathlib.Path(output or tempfile.mkdtemp(prefix='launch_')).absolute()
+    plan.write(folder)
+  print(plan.show(folder), flush=True)
+  return execute(plan, folder) if go and folder else 0
 
 
 def preflight(job: job_lib.Job) -> job_lib.Job:
@@ -85,6 +105,14 @@ def preflight(job: job_lib.Job) -> job_lib.Job:
     program=('python', '-m', 'i2vgen_jax.preflight'),
     training=(*job.training, *planned),
     max_restarts=max(1, job.max_restarts),
+  )
+
+
+def preflight_note(job: job_lib.Job) -> str:
+  """What is left to do after a preflight elsewhere."""
+  return (
+    f'# {job.name} has machines of its own: once {job.workdir}/preflight/report.json is there, '
+    'delete it by the last command, before the training starts.'
   )
 
 
@@ -118,16 +146,13 @@ def check_fit(config: ml_collections.ConfigDict, machines: topology.Topology) ->
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
 
 
-def execute(plan: job_lib.Plan, output: str) -> int:
-  """Writes the files of a plan and runs its commands; returns the first exit code that is not 0.
+def execute(plan: job_lib.Plan, folder: pathlib.Path) -> int:
+  """Runs the commands of a plan in the folder of its files; returns the first exit code that is
+  not 0.
 
   Raises:
     ValueError: a command is not installed here.
   """
-  folder = pathlib.Path(output or tempfile.mkdtemp(prefix='launch_'))
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, text in plan.files.items():
-    (folder / name).write_text(text)
   for command in plan.commands:
     try:
       code = subprocess.run(command, cwd=folder, check=False).returncode
@@ -147,7 +172,9 @@ if __name__ == '__main__':
   )
   flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
   flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
-  flags.DEFINE_string('output', '', 'Folder for the files of the plan; default a temporary one.')
+  flags.DEFINE_string(
+    'output', '', 'Folder that the files of the plan are written to; with --go default a new one.'
+  )
   flags.DEFINE_string('logs', 'logs', 'local: folder for the logs of all processes but the first.')
   flags.DEFINE_string('zone', '', 'Google Cloud zone.')
   flags.DEFINE_string('project', '', 'Google Cloud project.')

@@ -1,13 +1,18 @@
 """Says what of a run would fail, before a machine is booked: python -m launch check ...
 
-A line for each thing that the run needs, with what to change; exit code 2 if one fails. It reads
-the workdir, corpora, weights and tokenizers as the hosts will, and computes nothing.
+A line for each thing that the run needs, with what to change, as soon as it is known: what costs
+least comes first. Exit code 2 if one fails. It reads the workdir, corpora, weights and tokenizers
+as the hosts will, and computes nothing.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +21,7 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader, retries, storage
+from data_pipelines.index import table as table_lib
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -27,10 +33,17 @@ from launch import job as job_lib
 
 # Where no --target is given: what runs on such machines. Clouds' targets are alike in all below.
 DEFAULT_TARGETS = {'tpu': 'gke', 'gpu': 'slurm', 'cpu': 'local'}
-SHARED = ('local', 'slurm')  # Targets whose processes see this folder and its disks.
 PACKAGES = ('configs', 'i2vgen_jax')  # Whose files are in the image.
 # Docker's reference: a registry's host has a dot or port, then a path, then a tag or digest.
 IMAGE = re.compile(r'[\w.-]+(:\d+)?(/[\w.-]+)*/[a-z0-9][\w.-]*(:[\w.-]+|@sha256:[0-9a-f]{64})')
+
+
+# How long a bucket may take to answer at all; its client tries for a minute by itself.
+ANSWER_SECS = 15
+AWAY = (
+  'Is there a way from this machine to it (network, proxy)? Is there a login (gcloud auth '
+  'application-default login, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)? Is its name right?'
+)
 
 
 class NotCheckedError(Exception):
@@ -39,14 +52,16 @@ class NotCheckedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """What one check found; `ok` is None for what could not be checked, or need not be."""
+  """What one check found; `ok` is None for what could not be checked, or need not be. What warns
+  is no error, and seldom meant."""
 
   name: str
   ok: bool | None
   text: str
+  warns: bool = False
 
   def __str__(self) -> str:
-    verdict = {True: 'ok', False: 'FAIL', None: '-'}[self.ok]
+    verdict = 'warn' if self.warns else {True: 'ok', False: 'FAIL', None: '-'}[self.ok]
     return f'{verdict:5s} {self.name:14s} {self.text}'
 
 
@@ -69,23 +84,51 @@ class Check:
   @property
   def is_remote(self) -> bool:
     """Whether the processes run where this machine's disks are not."""
-    return self.target not in SHARED
+    return self.target not in job_lib.SHARED
 
-  def lines(self) -> list[Line]:
-    """What each check found, in the order in which a run needs it."""
-    found = [_line('launch', self._launch), _line('image', self._image)]
-    found += [_line('mesh', self._mesh), _line('batches', self._batches)]
-    found += [_line('workdir', self._workdir), _line('start', self._start)]
-    for name in sorted(self.config.data.directories):
-      found.append(_line(f'corpus {name}', lambda name=name: self._corpus(name)))
+  def lines(self) -> Iterator[Line]:
+    """What each check found, each when it is known."""
+    causes: dict[str, str] = {}  # What is not in order -> the line that says why.
+
+    def told(name: str, check: Callable[[], str], *needs: str) -> Line:
+      line = _line(name, check, [why for each, why in causes.items() if each.startswith(needs)])
+      if line.ok is False:
+        causes[name] = name
+      return line
+
+    yield told('launch', self._launch)
+    yield told('image', self._image)
+    yield told('mesh', self._mesh)
+    yield told('batches', self._batches, 'mesh')
+    yield told('exit codes', self._exit_codes)
+    yield told('model', self._model)
+    places = sorted(self._places(), key=lambda place: not storage.is_local(place[1]))
+    answers = _Answers([path for _, path, _ in places])
+    for name, path, check in places:
+      if cause := answers.missed.get(_bucket(path)):
+        causes[name] = cause
+        yield Line(name, None, f'not checked: see {cause}')
+      else:
+        yield told(name, lambda: answers.check(path, name) or check())  # noqa: B023
+    rows: list[Line] = []
+    draws = told('draws', lambda: self._draws(rows), 'model', 'start', 'corpus', 'data.')
+    yield from (*rows, draws)
+    yield told('memory', self._memory, 'mesh', 'batches', 'model')
+
+  def _places(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """(name, path, check) of all that lies on disks or in buckets."""
+    config = self.config
+    yield 'workdir', self.job.workdir, self._workdir
+    yield 'start', config.start, self._start
+    for name, path in sorted(config.data.directories.items()):
+      yield f'corpus {name}', path, functools.partial(self._corpus, name)
     for field in ('index', 'cache'):
-      found.append(_line(f'data.{field}', lambda field=field: self._folder(field)))
-    if all(line.ok is not False for line in found if line.name.startswith(('corpus', 'data'))):
-      found.append(_line('draws', self._draws))
-    found += [_line('model', self._model), _line('tokenizer', self._tokenizer)]
+      yield f'data.{field}', config.data[field], functools.partial(self._folder, field)
+    tokenizers = [config.get('tokenizer', ''), config.get('t5', {}).get('tokenizer', '')]
+    far = [path for path in (*tokenizers, config.start) if not storage.is_local(path)]
+    yield 'tokenizer', (far or tokenizers)[0], self._tokenizer
     for name in self._networks():
-      found.append(_line(name, lambda name=name: self._weights(name)))
-    return [*found, _line('memory', self._memory), _line('exit codes', self._exit_codes)]
+      yield name, config[name].weights or config.start, functools.partial(self._weights, name)
 
   # The job.
 
@@ -133,15 +176,13 @@ class Check:
         f'gcloud storage cp -r {path} gs://BUCKET/, and name that.'
       )
     if not found.exists():
-      raise ValueError(f'{what}={path} does not exist: check the path.')
+      bucket = '' if storage.is_local(path) else " and the bucket's name"
+      raise ValueError(f'{what}={path} does not exist: check the path{bucket}.')
     return found
 
   def _workdir(self) -> str:
     path = self.job.workdir
-    if self.is_remote and storage.is_local(path):
-      raise ValueError(
-        f'--workdir={path} is on this machine alone: give a folder that all hosts share, gs://...'
-      )
+    self.job.check_workdir(self.target)
     run_config.check(path, self.config)
     probe = epath.Path(path) / f'.check_{secrets.token_hex(4)}'
     try:
@@ -184,11 +225,39 @@ class Check:
     self._reach(f'data.{field}', path)
     return path
 
-  def _draws(self) -> str:
+  def _draws(self, rows: list[Line]) -> str:
+    """Opens the stream as the run does; adds a line of each bucket to `rows`."""
     session = session_lib.build(self.config, reads_captions=False)
     plain = run_config.plain(self.config)
-    stream = stream_lib.from_config(plain, session.fields(), kept=session.kept())
+    try:
+      stream = stream_lib.from_config(plain, session.fields(), kept=session.kept())
+    except ValueError:
+      rows += self._empty_buckets(plain)
+      if not rows:
+        raise
+      raise NotCheckedError(f'not checked: see {rows[0].name}') from None
+    for bucket in stream.buckets:
+      count = stream.num_examples(bucket)
+      text = f'{count:,} examples for batches of {bucket.batch_size:,}'
+      few = count < bucket.batch_size
+      if few:
+        text += (
+          f', which hold each several times: --config.data.buckets.{bucket.group}.batch_size, '
+          'or more examples'
+        )
+      rows.append(Line(f'bucket {bucket.name}', True, text, few))
     return f'{len(stream.buckets)} shapes of batch have examples'
+
+  def _empty_buckets(self, plain: Mapping[str, Any]) -> list[Line]:
+    """A line of each bucket of the config that no example fills."""
+    data = plain['data']
+    corpora = reader.Corpora(data['directories'], 'train')
+    table = table_lib.read(data['index'], corpora) if data['index'] else table_lib.whole(corpora)
+    return [
+      Line(f'bucket {name}', False, ' '.join(table.nothing_fits(members[0]).split()))
+      for name, members in buckets_lib.groups(buckets_lib.from_config(plain)).items()
+      if not any(map(table.filling, members))
+    ]
 
   # The model.
 
@@ -254,12 +323,71 @@ class Check:
     )
 
 
-def _line(name: str, check: Callable[[], str]) -> Line:
-  """What a check says, or what its error says to the user."""
+class _Answers:
+  """Which buckets answer: all are asked at once, in the background.
+
+  Args:
+    paths: whose buckets are asked; those of this machine are not.
+
+  Attributes:
+    missed: buckets that did not answer, and the line that said so.
+  """
+
+  def __init__(self, paths: Sequence[str]):
+    self.missed: dict[str, str] = {}
+    self._deadline = time.monotonic() + ANSWER_SECS
+    self._asked = {
+      _bucket(path): _in_background(epath.Path(path).exists)
+      for path in paths
+      if not storage.is_local(path)
+    }
+
+  def check(self, path: str, name: str) -> None:
+    """Raises StorageError if the path's bucket does not answer in time, and notes that `name`
+    says so."""
+    bucket = _bucket(path)
+    if bucket not in self._asked:
+      return
+    left = max(0.0, self._deadline - time.monotonic())
+    try:
+      error = self._asked[bucket].exception(left)
+    except TimeoutError:
+      error = TimeoutError(f'{bucket} did not answer within {ANSWER_SECS} s')
+    if error and errors.classify(error)[0] == exit_codes.STORAGE:
+      self.missed[bucket] = name
+      raise retries.StorageError(str(error)) from error
+
+
+def _bucket(path: str) -> str:
+  """gs://BUCKET of a path; '' of one of this machine."""
+  return '' if storage.is_local(path) else '/'.join(path.split('/')[:3])
+
+
+def _in_background(function: Callable[[], Any]) -> concurrent.futures.Future:
+  """Calls it in a thread that nobody waits for at the end of the process."""
+  future: concurrent.futures.Future = concurrent.futures.Future()
+
+  def call() -> None:
+    try:
+      future.set_result(function())
+    except Exception as error:
+      future.set_exception(error)
+
+  threading.Thread(target=call, daemon=True).start()
+  return future
+
+
+def _line(name: str, check: Callable[[], str], causes: Sequence[str]) -> Line:
+  """What a check says, or what its error says to the user; not checked if there are causes."""
+  if causes:
+    return Line(name, None, f'not checked: see {", ".join(dict.fromkeys(causes))}')
   try:
     return Line(name, True, check())
   except NotCheckedError as reason:
     return Line(name, None, str(reason))
   except Exception as error:  # Also of a bucket's client, which has many kinds.
-    _, message = errors.classify(error)
-    return Line(name, False, ' '.join((message or f'{type(error).__name__}: {error}').split()))
+    code, message = errors.classify(error)
+    text = message or f'{type(error).__name__}: {error}'
+    if code == exit_codes.STORAGE:
+      text = f'{text}. {AWAY}'
+    return Line(name, False, ' '.join(text.split()))

@@ -52,10 +52,12 @@ def tpu_vm(job: job_lib.Job) -> job_lib.Plan:
     f'--version={job.topology.generation.runtime}',
     *_machine(job),
   )  # fmt: skip
-  reach = (*place, '--worker=all', *(('--internal-ip',) if job.internal_ips else ()))
+  reach = (*place, '--worker=all', *_inside(job))
   copy = (*GCLOUD, 'tpu-vm', 'scp', 'start.sh', f'{job.name}:', *reach)
   start = (*GCLOUD, 'tpu-vm', 'ssh', job.name, *reach, '--command=sudo bash start.sh')
-  return job_lib.Plan({'start.sh': start_script(job)}, (create, copy, start))
+  delete = (*_gcloud(job, 'tpu-vm', 'delete'), job.name, *place)
+  later = {**_on_hosts(job, job.name), 'delete': delete}
+  return job_lib.Plan({'start.sh': start_script(job)}, (create, copy, start), later)
 
 
 def queued(job: job_lib.Job) -> job_lib.Plan:
@@ -75,7 +77,14 @@ def queued(job: job_lib.Job) -> job_lib.Plan:
     *_machine(job),
     '--metadata-from-file=startup-script=start.sh',
   )  # fmt: skip
-  return job_lib.Plan({'start.sh': start_script(job)}, (create,))
+  place = _place(job)
+  node = job.name if job.topology.slices == 1 else f'{job.name}-0'
+  later = {
+    'watch': (*_gcloud(job, 'queued-resources', 'describe'), job.name, *place),
+    **_on_hosts(job, node),
+    'delete': (*_gcloud(job, 'queued-resources', 'delete'), job.name, *place, '--force'),
+  }
+  return job_lib.Plan({'start.sh': start_script(job)}, (create,), later)
 
 
 def start_script(job: job_lib.Job) -> str:
@@ -105,6 +114,21 @@ def systemd_quote(word: str) -> str:
 
 def _place(job: job_lib.Job) -> tuple[str, ...]:
   return (f'--zone={job.zone}', f'--project={job.project}')
+
+
+def _inside(job: job_lib.Job) -> tuple[str, ...]:
+  return ('--internal-ip',) if job.internal_ips else ()
+
+
+def _on_hosts(job: job_lib.Job, node: str) -> dict[str, tuple[str, ...]]:
+  """Plan.later of a node's hosts; the machines stay, and cost, until they are deleted."""
+  ssh = (*GCLOUD, 'tpu-vm', 'ssh', node, *_place(job), *_inside(job))
+  return {
+    'log of the first host': (*ssh, '--worker=0', f'--command=sudo journalctl -fu {job.name}'),
+    f'stop, on each node such as {node}': (
+      *ssh, '--worker=all', f'--command=sudo systemctl stop {job.name}',
+    ),
+  }  # fmt: skip
 
 
 def _gcloud(job: job_lib.Job, *words: str) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """A job describes what to run, on any target; a plan is what a target makes of it."""
 
 import dataclasses
+import pathlib
 import re
 import shlex
 import unicodedata
 
+from data_pipelines.corpus import storage
 from i2vgen_jax.parallel import topology
 
 # Linux takes no longer argument; systemd and sbatch take fewer in all.
@@ -38,6 +40,7 @@ OPTIONS = {
   'internal_ips': ('tpu_vm', 'queued'),
   'reservation': ('tpu_vm', 'queued', 'gke', 'xpk', 'slurm'),
 }
+SHARED = ('local', 'slurm')  # Targets whose processes see this folder and its disks.
 VARIABLE = re.compile(r'[A-Za-z_]\w*=.*', re.ASCII)
 
 
@@ -165,6 +168,14 @@ class Job:
           f'--{name}: {target} has no such option, only {", ".join(targets)}. Leave it out.'
         )
 
+  def check_workdir(self, target: str) -> None:
+    """Raises ValueError if the hosts of the target do not see the workdir."""
+    if target not in SHARED and storage.is_local(self.workdir):
+      raise ValueError(
+        f'--workdir={self.workdir} is on this machine alone: give a folder that all hosts share, '
+        'gs://...'
+      )
+
   def require_kind(self, *kinds: str) -> None:
     """Raises ValueError if the topology is of another kind than the target runs on."""
     if self.topology.kind not in kinds:
@@ -181,12 +192,30 @@ class Plan:
   Attributes:
     files: name -> text, written before the commands run.
     commands: argument lists, one after the other, in the folder of the files.
+    later: what for -> a command, for the user: to watch, stop and delete what was created.
   """
 
   files: dict[str, str]
   commands: tuple[tuple[str, ...], ...]
+  later: dict[str, tuple[str, ...]]
 
-  def show(self) -> str:
-    """The files and commands as text for the user."""
-    parts = [f'# ---- {name}\n{text}' for name, text in self.files.items()]
-    return '\n'.join([*parts, '# ---- commands', *map(shlex.join, self.commands)])
+  def write(self, folder: pathlib.Path) -> None:
+    """Writes the files into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in self.files.items():
+      (folder / name).write_text(text)
+
+  def show(self, folder: pathlib.Path | None = None) -> str:
+    """The files and commands as text for the user.
+
+    Args:
+      folder: that the files were written to; None if they were not.
+    """
+    note = '' if folder else ' (not written: --output=DIR writes it, --go too)'
+    parts = [
+      f'# ---- {folder / name if folder else name}{note}\n{text}'
+      for name, text in self.files.items()
+    ]
+    moves = [shlex.join(('cd', str(folder)))] if folder and self.files else []
+    later = [f'# {purpose}: {shlex.join(command)}' for purpose, command in self.later.items()]
+    return '\n'.join([*parts, '# ---- commands', *moves, *map(shlex.join, self.commands), *later])

@@ -21,7 +21,16 @@ def gke(job: job_lib.Job) -> job_lib.Plan:
   """
   _check(job, 'gke', 'image')
   manifest = yaml.safe_dump(jobset(job), sort_keys=False, width=100)
-  return job_lib.Plan({'jobset.yaml': manifest}, (('kubectl', 'apply', '-f', 'jobset.yaml'),))
+  pods = f'--selector=jobset.sigs.k8s.io/jobset-name={job.name}'
+  first = 'jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'
+  later = {
+    'watch': ('kubectl', 'get', 'jobset', job.name),
+    'watch its hosts': ('kubectl', 'get', 'pods', pods),
+    'log of the first host': ('kubectl', 'logs', '--follow', '--tail=100', f'{pods},{first}'),
+    'stop and delete': ('kubectl', 'delete', 'jobset', job.name),
+  }
+  create = ('kubectl', 'apply', '-f', 'jobset.yaml')
+  return job_lib.Plan({'jobset.yaml': manifest}, (create,), later)
 
 
 def jobset(job: job_lib.Job) -> dict[str, Any]:
@@ -161,10 +170,10 @@ def xpk(job: job_lib.Job) -> job_lib.Plan:
   _check(job, 'xpk', 'cluster', 'project', 'zone', 'image')
   variables = (f'{name}={value}' for name, value in job.environment.items())
   command = ('env', *variables, *job.command)
+  place = (f'--cluster={job.cluster}', f'--project={job.project}', f'--zone={job.zone}')
+  workload = f'--workload={job.name}'
   create = (
-    'xpk', 'workload', 'create',
-    f'--cluster={job.cluster}', f'--project={job.project}', f'--zone={job.zone}',
-    f'--workload={job.name}',
+    'xpk', 'workload', 'create', *place, workload,
     f'--tpu-type={job.topology.accelerator_type}', f'--num-slices={job.topology.slices}',
     f'--docker-image={job.image}', f'--max-restarts={job.max_restarts}',
     f'--termination-grace-period-seconds={job_lib.GRACE_SECS}',
@@ -172,4 +181,8 @@ def xpk(job: job_lib.Job) -> job_lib.Plan:
     *((f'--reservation={job.reservation}',) if job.reservation else ()),
     f'--command={escape(shlex.join(command))}',
   )  # fmt: skip
-  return job_lib.Plan({}, (create,))
+  later = {
+    'watch': ('xpk', 'workload', 'list', *place),
+    'stop and delete': ('xpk', 'workload', 'delete', *place, workload),
+  }
+  return job_lib.Plan({}, (create,), later)

@@ -49,4 +49,10 @@ def slurm(job: job_lib.Job) -> job_lib.Plan:
     ),
     command=shlex.join(job.supervised(*srun, *job.command, flags=('--requeue',))),
   )
-  return job_lib.Plan({'job.sbatch': script}, (('sbatch', f'--chdir={ROOT}', 'job.sbatch'),))
+  later = {
+    'watch': ('squeue', '--me', f'--name={job.name}'),
+    'log, by the number that sbatch prints': ('tail', '-F', f'{ROOT}/{job.name}_NUMBER.log'),
+    'stop and delete': ('scancel', '--me', f'--name={job.name}'),
+  }
+  submit = ('sbatch', f'--chdir={ROOT}', 'job.sbatch')
+  return job_lib.Plan({'job.sbatch': script}, (submit,), later)

@@ -187,12 +187,10 @@ LISTED = {
   '47 a target with a dash': refused(
     f'launch tpu-vm {POD} --topology=v5p-128 --workdir=gs://b/r', "'tpu-vm' is unknown", 'tpu_vm'
   ),
-  '48 paths of this machine on a cluster': accepted(
+  '48 paths of this machine on a cluster': refused(
     f'launch gke {POD} --topology=v5p-128 --workdir=/home/me/run --image=i '
     '--config.vae.weights=/home/me/vae.safetensors',
-    'hosts may mount these paths; nothing starts without --go, and `launch check` says that they '
-    'are on this machine alone',
-    exit_codes.DONE,
+    '--workdir=/home/me/run is on this machine alone', 'all hosts share, gs://',
   ),
   '49 no such pipeline': refused(
     'i2vgen_jax.load --config=configs/base.py --pipeline=i2vgen-xl --output={new}',
@@ -223,7 +221,8 @@ LISTED = {
     f'i2vgen_jax.train {TINY} --workdir={{failed}}', 'a start that saved no step does not bind'
   ),
   '57 a batch that two devices cannot share': refused(
-    f'DEVICES=2 {TRAIN} --config.data.buckets.videos.batch_size=7', '=7 must be a multiple of 2'
+    f'DEVICES=2 {TRAIN} --config.data.buckets.videos.batch_size=7', '=7 must be a multiple of 2',
+    'Change batch_size, or put devices on another axis of the mesh, such as context',
   ),
   '58 no such run': refused('i2vgen_jax.evaluate --workdir=/nope', '/nope holds no', CHECK_PATH),
   '59 more clips than are held out': accepted(
@@ -404,6 +403,10 @@ MORE = {
   'launch check: no machines': refused(
     f'launch check {DEMO} --workdir={{new}}', '--topology is missing: give --topology='
   ),
+  'launch: a field before its config': refused(
+    f'launch local --config.unet.remat=none --topology=cpu-1 {DEMO} --workdir={{new}}',
+    '--config.unet.remat=none stands before --config=FILE: put --config first',
+  ),
   'launch preflight: two words for a flag': refused(
     'launch preflight --topology=cpu-1 --config configs/demo.py --workdir={new}',
     'write --config=VALUE, in one piece',
@@ -462,6 +465,12 @@ MORE = {
   ),
   'index: nothing left': refused(
     INDEX + '"--where=duration > 1e9"', 'duration > 1e9: 0', 'change --where="duration > 1e9"'
+  ),
+  'index: draws without epochs': refused(
+    INDEX + '--num_draws=600', 'num_draws=600 lacks max_epochs: give --max_epochs=E, how often'
+  ),
+  'index: epochs without draws': refused(
+    INDEX + '--max_epochs=3', 'max_epochs=3 lacks num_draws: give --num_draws=N, the examples'
   ),
   'index: no number': refused(INDEX + '--alpha=nan', '--alpha=nan must be a number'),
   'index: a score that is not there': refused(INDEX + '--axes=beauty', "'beauty'; columns:"),

@@ -42,9 +42,18 @@ class Balance:
     problems = []
     if not 0 <= self.alpha <= 1:
       problems.append(f'alpha={self.alpha} should be in [0, 1]')
-    if self.max_epochs < 0 or self.num_draws < 0 or bool(self.max_epochs) != bool(self.num_draws):
+    for name in ('max_epochs', 'num_draws'):
+      if getattr(self, name) < 0:
+        problems.append(f'{name}={getattr(self, name):g} should be 0, for no bound, or above')
+    if self.max_epochs and not self.num_draws:
       problems.append(
-        f'max_epochs={self.max_epochs:g} and num_draws={self.num_draws} should be given together'
+        f'max_epochs={self.max_epochs:g} lacks num_draws: give --num_draws=N, the examples that '
+        'the run will draw (steps x batch size)'
+      )
+    if self.num_draws and not self.max_epochs:
+      problems.append(
+        f'num_draws={self.num_draws} lacks max_epochs: give --max_epochs=E, how often a run of so '
+        'many draws may go through any cell; or leave --num_draws out, for no bound'
       )
     if self.unknown_weight <= 0:
       problems.append(

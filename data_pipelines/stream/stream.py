@@ -140,6 +140,10 @@ class TrainStream:
     size = self.buckets[number].batch_size
     return number, range(batch_index * size, (batch_index + 1) * size)
 
+  def num_examples(self, bucket: buckets_lib.Bucket) -> int:
+    """How many different examples fill a bucket."""
+    return len(self._draws[self.buckets.index(bucket)])
+
   def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> (shape, type) of a bucket's global batch."""
     row = self._batches[self.buckets.index(bucket)].row()
@@ -334,6 +338,9 @@ class _Draws:
       shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
       for cell in bucket_cells
     ]
+
+  def __len__(self) -> int:
+    return sum(map(len, self._places))
 
   def __getitem__(self, index: int) -> tuple[int, tuple[int, int]]:
     number, position = self._mixture[index]

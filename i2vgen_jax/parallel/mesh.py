@@ -158,7 +158,8 @@ def check_batch_sizes(buckets: Iterable[Any], mesh: AnyMesh, accumulation: int) 
       raise ValueError(
         f'bucket {bucket.name!r}: batch_size={bucket.batch_size} must be a multiple of {parts} = '
         f'{batch_shards(mesh)} (slice x data x fsdp shards of mesh {dict(mesh.shape)}) x '
-        f'{accumulation} (train.accumulation).'
+        f'{accumulation} (train.accumulation). Change batch_size, or put devices on another axis '
+        'of the mesh, such as context or tensor.'
       )
     rows = bucket.batch_size // parts
     if rows % context and (rows > 1 or bucket.frames % context):

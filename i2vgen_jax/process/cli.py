@@ -58,6 +58,8 @@ def flag_message(error: Exception) -> str:
     return f'--{missing[1]} is missing: ' + (
       f'write --{given[0]}' if given else f'give --{missing[1]}=...; --help says what it is.'
     )
+  if early := re.match(r'Found (--\S+) in argv before a value for --(\w+)', text):
+    return f'{early[1]} stands before --{early[2]}=FILE: put --{early[2]} first.'
   if text.startswith('Unknown command line flag') and 'Did you mean' not in text:
     return f'{text}. --help lists all; a field of the config is --config.BLOCK.FIELD.'
   for words, meant in WRONG_TYPES.items():

@@ -145,6 +145,33 @@ def test_options_reach_the_targets_that_have_them_and_others_refuse_them(target,
   assert 'my-value' in plan.show() or '--internal-ips' in plan.commands[0]
 
 
+DELETED = {
+  'gke': 'kubectl delete jobset base',
+  'xpk': 'xpk workload delete --cluster=c --project=p --zone=z --workload=base',
+  'tpu_vm': 'gcloud compute tpus tpu-vm delete base --zone=z --project=p',
+  'queued': 'gcloud compute tpus queued-resources delete base --zone=z --project=p --force',
+  'slurm': 'scancel --me --name=base',
+}
+
+
+@pytest.mark.parametrize('target', launch_main.TARGETS)
+def test_what_is_shown_says_how_to_watch_and_how_to_delete_as_comments(target):
+  made = make_job(KINDS.get(target, 'v5p-128'))
+  shown = TARGETS[target](made).show().partition('# ---- commands\n')[2].splitlines()
+  later = [line for line in shown if line.startswith('# ')]
+  assert later[-1].endswith(f'delete: {DELETED[target]}')
+  assert any(line.startswith(('# watch', '# log')) for line in later)
+  assert not any('delete' in line or 'stop' in line for line in shown if line not in later)
+
+
+def test_a_preflight_says_that_its_machines_are_to_be_deleted_before_the_training():
+  job = launch_main.preflight(make_job(training=('--config=c.py', '--workdir=gs://b/r')))
+  plan = cloud_tpu.tpu_vm(job)
+  assert plan.later['delete'][5:6] == ('base-preflight',)
+  note = launch_main.preflight_note(job)
+  assert 'gs://b/r/preflight/report.json' in note and 'delete it' in note
+
+
 def test_hosts_without_outside_addresses_are_reached_from_inside():
   create, *reached = cloud_tpu.tpu_vm(make_job(internal_ips=True)).commands
   assert '--internal-ips' in create and all('--internal-ip' in command for command in reached)
@@ -213,6 +240,19 @@ def test_what_a_target_cannot_do_is_said(target, made, message):
     target(make_job(**made))
 
 
+@pytest.mark.parametrize('target', TARGETS)
+def test_a_workdir_of_this_machine_is_refused_before_anything_is_shown_for_a_cloud(
+  target, tmp_path, capsys
+):
+  made = make_job(KINDS.get(target, 'v5p-128'), training=('--config=c.py', f'--workdir={tmp_path}'))
+  if target in ('local', 'slurm'):
+    made.check_workdir(target)
+    return
+  with pytest.raises(ValueError, match=f'--workdir={tmp_path} is on this machine alone: give a fo'):
+    launch_main.start(made, target, str(tmp_path / 'plan'), go=False)
+  assert not capsys.readouterr().out and not (tmp_path / 'plan').exists()
+
+
 def test_a_config_that_does_not_fit_the_topology_is_refused():
   config = demo.get_config()
   config.data.buckets.videos.batch_size = 32
@@ -228,8 +268,29 @@ def test_a_config_that_does_not_fit_the_topology_is_refused():
     launch_main.check_fit(config, topology.parse('v5e-64'))
 
 
+@pytest.mark.parametrize('target', ['gke', 'queued', 'tpu_vm', 'slurm'])
+def test_files_are_written_wherever_a_folder_is_given_and_shown_by_paths_that_exist(
+  target, tmp_path, capsys
+):
+  made = make_job(KINDS.get(target, 'v5p-128'))
+  launch_main.start(made, target, str(tmp_path / 'plan'), go=False)
+  shown = capsys.readouterr().out
+  files = launch_main.TARGETS[target](made).files
+  assert files == {path.name: path.read_text() for path in (tmp_path / 'plan').iterdir()}
+  for name in files:
+    assert f'# ---- {tmp_path}/plan/{name}\n' in shown
+  assert f'# ---- commands\ncd {tmp_path}/plan\n' in shown
+  launch_main.start(made, target, '', go=False)
+  assert '(not written: --output=DIR writes it' in capsys.readouterr().out
+
+
 def test_the_command_shows_its_plan_and_names_typos_in_one_line():
-  flags = ('--topology=v5p-8', '--config=configs/demo.py', '--config.mesh.fsdp=4', '--workdir=/w')
+  flags = (
+    '--topology=v5p-8',
+    '--config=configs/demo.py',
+    '--config.mesh.fsdp=4',
+    '--workdir=gs://b/w',
+  )
   done = runs.module('launch', 'gke', *flags, '--config.mesh.data=1', '--image=i:1')
   assert done.returncode == 0, done.stderr
   assert '--config.mesh.fsdp=4' in done.stdout and 'kubectl apply -f jobset.yaml' in done.stdout
