@@ -492,8 +492,8 @@ MORE = {
     TRAIN + '--config.data.buckets.videos.heigth=64', "'heigth'", 'data.buckets.videos.height'
   ),
   'config: a call for a dict': refused(
-    TRAIN + """--config.optimizer.groups="(dict(match='temp_'), )\"""", "(dict(match='temp_'), ) must",
-    "write \"({{'match': ...}},)\"",
+    TRAIN + """--config.optimizer.groups="(dict(match='temp_'), )\\"""",
+    "(dict(match='temp_'), ) must", "write \"({{'match': ...}},)\"",
   ),
   'config: a typo in a block': refused(
     TRAIN + '--config.optimiser.b1=0.9', "'optimiser'", 'did you mean optimizer'

@@ -85,8 +85,8 @@ def check_override(config: ml_collections.ConfigDict, name: str, text: str | Non
     items = value if isinstance(value, tuple | list) else (value,)
     if not all(isinstance(item, dict) for item in items):
       raise ValueError(
-        f'--config.{name}={text} must be a tuple of dicts: write "({{\'{OF_DICTS[name]}\': ...}},)", '
-        'not dict(...).'
+        f'--config.{name}={text} must be a tuple of dicts: write '
+        f'"({{\'{OF_DICTS[name]}\': ...}},)", not dict(...).'
       )
   if value is text:
     return
