@@ -492,7 +492,7 @@ MORE = {
     TRAIN + '--config.data.buckets.videos.heigth=64', "'heigth'", 'data.buckets.videos.height'
   ),
   'config: a call for a dict': refused(
-    TRAIN + """--config.optimizer.groups="(dict(match='temp_'), )\\"""",
+    TRAIN + '''"--config.optimizer.groups=(dict(match='temp_'), )"''',
     "(dict(match='temp_'), ) must", "write \"({{'match': ...}},)\"",
   ),
   'config: a typo in a block': refused(

@@ -157,7 +157,7 @@ def test_parameters_come_from_an_older_step_if_the_newest_is_damaged_but_not_if_
   said = []
 
   def info(text, *values):
-    if text.startswith('Loaded'):
+    if str(text).startswith('Loaded'):
       said.append((text % values).partition(' from')[0])
 
   monkeypatch.setattr(checkpoint.logging, 'info', info)
