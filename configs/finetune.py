@@ -82,7 +82,9 @@ def get_config(arg=None):
   }
 
   rank = 0 if arg.full else of_number(RANKS, number)
-  config.lora.update(rank=rank, alpha=float(rank or RANKS[0]), frozen_dtype=config.dtype)
+  config.lora.update(rank=rank, alpha=float(RANKS[0]), frozen_dtype=config.dtype)
+  if rank:
+    config.lora.alpha = config.lora.get_oneway_ref('rank').to_float()  # Of any rank given later.
   choose_part(config, arg.part)
   rate = FULL_RATE if arg.full else ADAPTER_RATE
   config.optimizer.peak_learning_rate = rate * 320 / started.unet.block_channels[0]

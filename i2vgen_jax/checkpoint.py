@@ -381,7 +381,10 @@ def load_params(
       logging.error('%s', error)
       damaged.append(str(error))
       continue
-    logging.info('Loaded %s weights of step %d from %s.', weights, step, workdir)
+    path = absolute(workdir) / 'config.json'
+    train = storage.read_json(path).get('train', {}) if path.exists() else {}
+    kind = 'averaged' if weights == 'ema' and train.get('ema_decay', 1) else 'last'
+    logging.info('Loaded %s weights of step %d from %s.', kind, step, workdir)
     return params, step
   raise trees.DamagedError(
     'No checkpoint can be loaded:\n  ' + '\n  '.join(damaged) + '\nPut back a copy of one.'

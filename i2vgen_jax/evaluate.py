@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
@@ -23,6 +23,9 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import cli, output_folder
 from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
+
+TO_REAL = ('psnr_db', 'first_frame_psnr_db', 'first_frame_ssim')  # Say nothing of the real clips.
+FEWEST = 16  # Clips that a bootstrap's interval should be of.
 
 
 def main() -> None:
@@ -135,6 +138,10 @@ def measure_sets(
     captions: N of them; those of the demo corpus are measured too.
     fps: frames per second of all sets.
   """
+  if len(captions) < FEWEST:
+    logging.warning(
+      'Intervals of %d clips are too narrow to be trusted: take %d or more.', len(captions), FEWEST
+    )
   is_demo = shapes.is_demo(captions)
   found = {}
   for name, videos_BFHWC in videos.items():
@@ -158,6 +165,8 @@ def measure_sets(
       f'{kind}_to_first_frame': np.mean([curve[kind] for curve in curves], 0).tolist()
       for kind in curves[0]
     }
+  if 'real' in found:
+    found['real'] |= dict.fromkeys(TO_REAL)
   return found
 
 

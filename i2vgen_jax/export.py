@@ -48,14 +48,13 @@ def main() -> None:
   check(given.format, session)
   params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
   session_lib.check_grown(config, step, f'--workdir={given.workdir}')
+  if given.format != 'peft' and given.lora == 'merged':
+    params = lora.merge(params, config.lora.alpha)
   files = card.files(
     session, given.workdir, given.format, params, step, given.weights, given.license
   )
   adapters = dict(params).get(lora.KEY, {})
-  if given.lora == 'beside':
-    params = {name: block for name, block in params.items() if name != lora.KEY}
-  elif given.format != 'peft':
-    params, adapters = lora.merge(params, config.lora.alpha) if adapters else params, {}
+  params = {name: block for name, block in params.items() if name != lora.KEY}
   read_frozen = functools.cache(
     lambda: frozen.load(config, session.networks, session.mesh, given.workdir)
   )

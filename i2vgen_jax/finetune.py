@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from i2vgen_jax.pretrained import sources
 from i2vgen_jax.process import cli, config_flag, output_folder, paths
 
 HELD_OUT = 0.05  # Of the clips; one at least.
@@ -69,6 +70,8 @@ def find_start(given: Mapping[str, Any]) -> epath.Path:
   if any((weights / name).exists() for name in ('params', 'checkpoints')):
     return weights
   if (weights / 'model_index.json').exists():
+    model = config_flag.load(given['model'])
+    sources.check_sizes(weights, model, f'--model={given["model"]}')
     return output / 'weights'
   missing = [f'--{part}' for part in PARTS if not given[part]]
   if weights.is_dir() and not any(weights.glob('*.safetensors')):
@@ -95,10 +98,10 @@ def before_training(given: Mapping[str, Any], start: epath.Path) -> list[list[st
   lines = [python('-m', 'data_pipelines', 'ingest', *corpus, f'--validation_fraction={HELD_OUT}')]
   if start == output / 'weights' and not (start / 'params').exists():
     whole = (epath.Path(given['weights']) / 'model_index.json').exists()
-    sources = [f'--{"pipeline" if whole else "unet"}={given["weights"]}']
-    sources += [f'--{part}={given[part]}' for part in PARTS if given[part]]
+    parts = [f'--{"pipeline" if whole else "unet"}={given["weights"]}']
+    parts += [f'--{part}={given[part]}' for part in PARTS if given[part]]
     model = f'--config={given["model"]}'
-    lines.append(python('-m', 'i2vgen_jax.load', model, *sources, f'--output={start}'))
+    lines.append(python('-m', 'i2vgen_jax.load', model, *parts, f'--output={start}'))
   return lines
 
 

@@ -36,6 +36,7 @@ def main() -> None:
   sources: dict[str, Any] = {part: given[part].value for part in PARTS if given[part].value}
   if given.pipeline:
     if 'unet' not in sources:
+      sources_lib.check_sizes(given.pipeline, given.config, '--config')
       sources_lib.check_scheduler(given.pipeline, given.config)
     sources = find_parts(given.pipeline) | sources
   load(given.config, sources, given.output)

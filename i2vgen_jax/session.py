@@ -174,8 +174,10 @@ class Session:
     if frames < 1:
       raise ValueError(f'frames={frames} must be at least 1.')
     if height < factor or width < factor or height % factor or width % factor:
+      nearest = [max(1, (side + factor // 2) // factor) * factor for side in (width, height)]
       raise ValueError(
-        f'size {width}x{height} must be multiples of {factor} pixels, the VAE factor.'
+        f'size {width}x{height} must be multiples of {factor} pixels, the VAE factor: '
+        f'{nearest[0]}x{nearest[1]} is the nearest.'
       )
 
   def fields(self) -> tuple[fields_lib.Field, ...]:

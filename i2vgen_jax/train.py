@@ -7,6 +7,7 @@ checkpoint.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from absl import flags, logging
 from clu import parameter_overview
@@ -37,6 +38,7 @@ from i2vgen_jax.training import (
   examine,
   goodput,
   guard,
+  optimizer,
   profiler,
   warm_start,
 )
@@ -124,7 +126,7 @@ def overseen(
       first = warm_start.load(config, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
     if lead:
-      write_overview(workdir, state.params)
+      write_overview(workdir, config, state.params)
   else:
     data.resume(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
@@ -231,12 +233,15 @@ def opened(
   return config, session
 
 
-def write_overview(workdir: epath.PathLike, params: Any) -> None:
-  """Writes the table of all parameters beside the run, and logs its size."""
+def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, params: Any) -> None:
+  """Writes the table of all parameters beside the run; logs how many there are, and learn."""
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   path = epath.Path(workdir) / 'parameters.txt'
   path.write_text(table)
-  logging.info('%s (table: %s)', table.strip().splitlines()[-1], path)
+  sizes = jax.tree.map(jnp.size, params)
+  learn = jax.tree.map(lambda size, learns: size * learns, sizes, optimizer.trained(config, params))
+  counts = (sum(jax.tree.leaves(tree)) for tree in (sizes, learn))
+  logging.info('%s parameters, of which %s learn (table: %s)', *map('{:,}'.format, counts), path)
 
 
 if __name__ == '__main__':

@@ -164,7 +164,9 @@ LISTED = {
   ),
   '37 no such step': refused(SAMPLE + '--step=7', 'checkpoint 7; there are [1, 2, 3, 4, 5, 6]'),
   '38 no picture': refused(SAMPLE_RUN + TO, 'Give --image=FILE and --prompt=TEXT'),
-  '39 a width of 65': refused(SAMPLE + '--width=65', '65x32 must be multiples of 8 pixels'),
+  '39 a width of 65': refused(
+    SAMPLE + '--width=65', '65x32 must be multiples of 8 pixels', '64x32 is the nearest'
+  ),
   '40 minus one frame': refused(SAMPLE + '--frames=-1', 'frames=-1 must be at least 1'),
   '41 export as ONNX': refused(
     'i2vgen_jax.export --workdir={run} --format=onnx --output={new}', 'onnx', 'should be one of <di'
@@ -499,6 +501,10 @@ MORE = {
   ),
   'config: a typo four levels deep': refused(
     TRAIN + '--config.data.buckets.videos.heigth=64', "'heigth'", 'data.buckets.videos.height'
+  ),
+  'config: a call for a dict': refused(
+    TRAIN + '''"--config.optimizer.groups=(dict(match='temp_'), )"''',
+    "(dict(match='temp_'), ) must", "write \"({{'match': ...}},)\"",
   ),
   'config: a typo in a block': refused(
     TRAIN + '--config.optimiser.b1=0.9', "'optimiser'", 'did you mean optimizer'

@@ -76,6 +76,7 @@ def index(
   rows = table.select(where, axes)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
+  _warn_of_images(table, where)
   edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
   order, found_cells = _group(rows, axes, edge_values)
   manifest = dict(
@@ -240,6 +241,18 @@ def _funnel_text(funnel: Sequence[Mapping]) -> str:
 def _rules(step: Mapping) -> str:
   found = step.get('rejected_by')
   return f' (rejected: {", ".join(f"{n} by {rule}" for rule, n in found.items())})' if found else ''
+
+
+def _warn_of_images(table: sidecars.Sidecars, where: Sequence[str]) -> None:
+  """Logs the condition that drops the last image, such as one on a measure of videos alone."""
+  _, before, *steps = table.funnel(["media = 'image'", *where])
+  for step in steps:
+    if before['num_rows'] and not step['num_rows']:
+      logging.warning(
+        'No image is left: %s drops the last %d. To keep them: --where="media = \'image\' or (%s)"',
+        step['condition'], before['num_rows'], step['condition'],
+      )  # fmt: skip
+    before = step
 
 
 def _ways_out(table: sidecars.Sidecars, funnel: Sequence[Mapping]) -> str:

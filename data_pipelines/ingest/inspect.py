@@ -24,7 +24,7 @@ class Finding:
     columns: names by file, for lists and tables.
     num_shards: units of work.
     num_listed: examples that the lists name; None where only reading the tars would tell.
-    splits: shards by split; 'untold' where the source does not say.
+    splits: shards by split; 'without a split' where the source does not say.
     unusable: what the listing alone rejects, by reason, in all shards.
     num_read: examples that were read and decoded.
     accepted: of those, by media.
@@ -57,7 +57,7 @@ class Finding:
     listed = 'unknown until read' if self.num_listed is None else f'{self.num_listed:,}'
     lines = [f'layout    {self.layout}']
     lines += [f'columns   {", ".join(found)}  ({name})' for name, found in self.columns.items()]
-    lines.append(f'listed    {listed} examples in {self.num_shards} shards {_counts(self.splits)}')
+    lines.append(f'listed    {listed} examples in {self.num_shards} shards: {_counts(self.splits)}')
     if self.unusable:
       lines.append(f'unusable  {_counts(self.unusable)} of those listed, without a look inside')
     if self.unlisted:
@@ -91,7 +91,7 @@ def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int =
     columns=source.columns(),
     num_shards=len(shards),
     num_listed=sum(known) if len(known) == len(counts) else None,
-    splits=dict(collections.Counter(shard.split or 'untold' for shard in shards)),
+    splits=dict(collections.Counter(shard.split or 'without a split' for shard in shards)),
     unusable=collections.Counter(
       item.reason for shard in shards for item in shard.items if isinstance(item, raw.Rejected)
     ),

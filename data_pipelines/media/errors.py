@@ -29,4 +29,8 @@ def of(error: BaseException, reason: str, detail: str = '') -> DecodeError:
     return error
   if isinstance(error, MemoryError):
     reason = 'memory'
-  return DecodeError(reason, f'{detail}{str(error) or type(error).__name__}')
+  if isinstance(error, av.InvalidDataError):
+    text = 'the file is damaged, cut off, or of another kind than its name says.'
+  else:
+    text = str(error) or type(error).__name__
+  return DecodeError(reason, detail + text)

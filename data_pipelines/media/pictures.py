@@ -38,6 +38,10 @@ _SIGNATURES = {
   b'II+\0': 'TIFF',
   b'MM\0+': 'TIFF',
 }
+_VIDEO_BRANDS = {
+  b'isom', b'iso2', b'iso4', b'iso5', b'iso6', b'mp41', b'mp42', b'avc1', b'M4V ', b'qt  ',
+  b'dash', b'3gp4', b'3gp5',
+}  # fmt: skip
 _HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
 # Pillow holds 4 bytes for each: half a GiB, and 1.2 GiB for one with transparency (measured).
 MAX_PIXELS = 1 << 27
@@ -153,6 +157,11 @@ def _container(data: bytes) -> str:
     if brands & _HEIC_BRANDS:
       _register_heic()
       return 'HEIF'
+    is_video = bool(brands & _VIDEO_BRANDS)
+  else:
+    is_video = data[:4] == b'\x1aE\xdf\xa3' or (data[:4] == b'RIFF' and data[8:12] == b'AVI ')
+  if is_video:
+    raise DecodeError('image_format', 'it is a video: give a picture, such as one of its frames')
   raise DecodeError('image_format', f'it begins with {data[:12]!r}: none of {FORMATS}')
 
 

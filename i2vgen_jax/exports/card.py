@@ -4,12 +4,16 @@ The head is what huggingface.co reads: https://huggingface.co/docs/hub/model-car
 """
 
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 from etils import epath
 
+from data_pipelines.corpus import storage
+from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.pretrained import pipelines
 
@@ -68,7 +72,7 @@ def files(
     session: of the run.
     workdir: of the run.
     form: 'diffusers', 'torch', 'vgen' or 'peft'.
-    params: of the U-Net.
+    params: of the U-Net, with its adapters unless they are merged.
     step: updates done.
     weights: 'ema' or 'raw'.
     licence: the card's field of that name, as the Hub spells it.
@@ -93,12 +97,17 @@ def files(
     license=licence,
     library={'torch': 'pytorch', 'vgen': 'pytorch'}.get(form, form),
     task='video-to-video' if session.config.refine.levels else task,
-    name=epath.Path(workdir).name,
+    name=_title(epath.Path(workdir)),
     sheet=sheet,
     table='\n'.join(f'| {name} | {value} |' for name, value in rows.items()),
     use=use,
   )
   return {'README.md': text.encode()} | pictures
+
+
+def _title(workdir: epath.Path) -> str:
+  """The workdir's name; of one called run, as finetune makes them, its folder's."""
+  return workdir.parent.name if workdir.name == 'run' and workdir.parent.name else workdir.name
 
 
 def _newest_samples(folder: epath.Path) -> epath.Path | None:
@@ -111,7 +120,9 @@ def _rows(session: session_lib.Session, params: Any, step: int, weights: str) ->
   config, bucket = session.config, session.sample_bucket()
   sample, schedule = config.sample, config.schedule
   conditions = [CONDITIONS.get(line['kind'], line['kind']) for line in config.unet.conditioners]
-  num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+  own = {name: block for name, block in params.items() if name != lora.KEY}
+  num_parameters = sum(leaf.size for leaf in jax.tree.leaves(own))
+  kind = 'averaged' if weights == 'ema' and config.train.ema_decay else 'of the last step'
   size = f'{bucket.frames} frames of {bucket.width}x{bucket.height} at {bucket.fps:g} fps'
   rows = {'makes': size, 'conditioned on': '; '.join(conditions)}
   if config.refine.levels:
@@ -123,10 +134,11 @@ def _rows(session: session_lib.Session, params: Any, step: int, weights: str) ->
     'sampled by': f'{sample.sampler}, {sample.num_steps} steps, guidance {sample.guidance_scale:g}',
     'predicts': f'{config.loss.prediction_type}; noise schedule {schedule.kind}'
     + (', zero terminal SNR' if schedule.zero_terminal_snr else ''),
-    'U-Net': f'{num_parameters:,} parameters, {"averaged" if weights == "ema" else "raw"}',
+    'U-Net': f'{num_parameters:,} parameters{f", {kind}" if step else ""}',
   }
   if config.lora.rank:
-    rows['adapters'] = f'LoRA of rank {config.lora.rank}, alpha {config.lora.alpha:g}'
+    merged = '' if lora.KEY in params else ', merged'
+    rows['adapters'] = f'LoRA of rank {config.lora.rank}, alpha {config.lora.alpha:g}{merged}'
   if step:
     shapes = ', '.join(
       f'{item.batch_size} x {item.frames} frames of {item.width}x{item.height}'
@@ -154,7 +166,8 @@ def _torch_code(session: session_lib.Session, caption: str, image: str) -> str:
   kinds = {line['kind'] for line in config.unet.conditioners}
   given = [repr(caption)] + ['image'] * bool(kinds & READ_IMAGE)
   given += ['last_image=image'] * ('last_frame' in kinds)
-  lines = ['import PIL.Image', '', 'import modeling  # In this folder.', '']
+  lines = ['import sys', '', 'import PIL.Image', '', "sys.path.insert(0, '.')  # This folder."]
+  lines += ['import modeling', '']
   lines += ["model = modeling.from_pretrained('.')", f'image = {image}']
   if config.refine.levels:
     lines += [f'small = image.resize(({config.refine.width}, {config.refine.height}))']
@@ -176,11 +189,21 @@ def _diffusers_code(session: session_lib.Session, caption: str, image: str) -> s
 def _peft_code(session: session_lib.Session, caption: str, image: str) -> str:
   name = pipelines.name(session.config)
   load = [
-    "base = 'BASE'  # The folder of the model that the adapters were trained on.",
+    f'base = {_base(session.config)!r}  # The folder of the model that the adapters learnt on.',
     f'pipeline = diffusers.{name}.from_pretrained(base)',
     "pipeline.unet = peft.PeftModel.from_pretrained(pipeline.unet, '.').merge_and_unload()",
   ]
   return '\n'.join(_pipeline_code(session, caption, image, ['diffusers', 'peft'], load))
+
+
+def _base(config: ml_collections.ConfigDict) -> str:
+  """The folder of the pipeline that `load` made the start of, if it is there."""
+  path = epath.Path(config.start or '.') / 'config.json'
+  if config.start and path.exists():
+    folder = pathlib.Path(storage.read_json(path).get('tokenizer') or '.').parent.absolute()
+    if (folder / 'model_index.json').exists():
+      return str(folder)
+  return 'BASE'
 
 
 def _pipeline_code(

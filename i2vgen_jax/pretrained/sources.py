@@ -4,6 +4,7 @@ The shapes of a folder's tensors tell most of what model they are of; here is ch
 shows.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from data_pipelines.corpus import storage
 from i2vgen_jax.pretrained import configs, t5_names
 
 IMAGE_UNET = 'UNet2DConditionModel'  # Stable Diffusion's.
@@ -83,6 +85,41 @@ def _check_scaling_factor(path: pathlib.Path, theirs: float | None, ours: float)
     )
     return
   raise ValueError(f'{path}: scaling_factor is {theirs}, the config has {ours}: {advice}.')
+
+
+# A field of a folder's config.json -> ours, of what tells one model from another.
+SIZES = {
+  ('unet', 'block_out_channels'): 'unet.block_channels',
+  ('text_encoder', 'vocab_size'): 'text_encoder.model.vocab_size',
+  ('text_encoder', 'hidden_size'): 'text_encoder.model.hidden_size',
+  ('image_encoder', 'hidden_size'): 'image_encoder.model.hidden_size',
+}
+
+
+def check_sizes(pipeline: epath.PathLike, config: ml_collections.ConfigDict, flag: str) -> None:
+  """Checks that a pipeline's folder is of the config's model, by what its config.json files say.
+
+  Args:
+    pipeline: a folder of diffusers.
+    config: of the model.
+    flag: that gave the config, with its value.
+
+  Raises:
+    ValueError: a size differs.
+  """
+  for (part, field), name in SIZES.items():
+    path, block = epath.Path(pipeline) / part / 'config.json', name.partition('.')[0]
+    if block not in config or not path.exists():
+      continue
+    theirs = storage.read_json(path).get(field)
+    ours = functools.reduce(lambda found, key: found[key], name.split('.'), config)
+    if theirs is not None and theirs != (list(ours) if isinstance(ours, tuple) else ours):
+      option = flag.partition('=')[0]
+      raise ValueError(
+        f'{path} says {field}={theirs}, and {flag} makes {name}={ours}, which is another model: '
+        f'give the config of these weights as {option}, such as {option}=configs/demo.py for those '
+        'of the demo.'
+      )
 
 
 def check_scheduler(pipeline: epath.PathLike, config: ml_collections.ConfigDict) -> None:

@@ -99,7 +99,7 @@ def clip(
     raise ValueError(
       f'tokenizer {path!r} knows {len(tokenizer)} tokens but text_encoder.model.vocab_size='
       f'{text_encoder.vocab_size}: they do not belong together. Give the tokenizer of its own '
-      'checkpoint.'
+      'checkpoint, or the config of its model.'
     )
   length = min(tokenizer.model_max_length, text_encoder.max_length)
   return _padded(tokenizer, length)

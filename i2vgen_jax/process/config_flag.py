@@ -21,6 +21,8 @@ from i2vgen_jax.process import paths
 OPEN = (
   'data.directories', 'data.buckets', 'data.sources', 'condition_dropout.buckets', 'mesh',
 )  # fmt: skip
+# Tuples of dicts, by a field of these.
+OF_DICTS = {'optimizer.groups': 'match', 'unet.conditioners': 'kind'}
 # The flag belongs to the command that calls define, and stands in its --help.
 flags.disclaim_key_flags()
 
@@ -78,6 +80,15 @@ def check_override(config: ml_collections.ConfigDict, name: str, text: str | Non
   try:
     value = ast.literal_eval(text or '')
   except (ValueError, SyntaxError):
+    value = text
+  if text is not None and name in OF_DICTS:
+    items = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(item, dict) for item in items):
+      raise ValueError(
+        f'--config.{name}={text} must be a tuple of dicts: write '
+        f'"({{\'{OF_DICTS[name]}\': ...}},)", not dict(...).'
+      )
+  if value is text:
     return
   if isinstance(block, ml_collections.ConfigDict) and isinstance(value, dict):
     lost = [] if name in OPEN else [field for field in block if field not in value]

@@ -18,6 +18,9 @@ from i2vgen_jax.process import exit_codes, hosts
 STOPS = (signal.SIGTERM, signal.SIGINT)
 # How long a process that has nothing to save may take to end in order.
 UNWIND_SECS = 3.0
+_FINISHES = (
+  '{} received: finishing the step and saving; do not press again, a second Ctrl-C aborts.'
+)
 _NOTHING_TO_SAVE = 'Stopped by a signal before the first step: nothing to save.'
 
 
@@ -120,11 +123,17 @@ class StopRequest:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def _listen(self, reader: int) -> None:
+    told = False
     with os.fdopen(reader, 'rb', buffering=0) as pipe:
       while numbers := pipe.read(16):
-        if set(numbers) & set(STOPS) and not self._holds and not self._closed.wait(UNWIND_SECS):
-          if not self._holds:
-            _leave()
+        stops = [number for number in numbers if number in STOPS]
+        if not stops or self._closed.is_set():
+          continue
+        if not self._holds and not self._closed.wait(UNWIND_SECS) and not self._holds:
+          _leave()
+        if self._holds and not told:  # The main thread may be in C until the step is done.
+          told = True
+          print(_FINISHES.format(signal.Signals(stops[0]).name), file=sys.stderr, flush=True)
 
 
 def _leave() -> None:

@@ -22,6 +22,10 @@ NORMS = 128  # Steps whose gradient norms the running median is taken of.
 MIN_NORMS = 32  # Below so many the median says too little to skip a step.
 REMEMBERED = 64  # Skipped steps that the state knows by number.
 KEYS_LOGGED = 64  # Metrics hold all of them.
+NO_GRADIENT = (
+  'No parameter that learns gets a gradient: grad_norm is 0. optimizer.groups freezes what all '
+  'gradients pass, such as conv_out while it is still zero.'
+)
 
 
 @flax.struct.dataclass
@@ -112,12 +116,13 @@ class Skips:
     max_skipped: int,
     skip_window: int,
   ):
-    self._reported = int(guard.num_skipped)
+    self._reported, self._is_first = int(guard.num_skipped), True
     self._stream, self._writer = stream, writer
     self._max_skipped, self._window = max_skipped, skip_window
 
   def report(self, step: int, guard: Guard, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Logs the steps that were skipped since the last report; returns the metrics that are finite.
+    """Logs the steps that were skipped since the last report, and a first gradient of 0; returns
+    the metrics that are finite.
 
     Args:
       step: steps done.
@@ -134,6 +139,9 @@ class Skips:
         self._log(int(steps[number % REMEMBERED]), float(norms[number % REMEMBERED]))
       self._reported = num_skipped
       self._check_budget(step, {int(skipped) for skipped in steps if skipped >= 0})
+    if self._is_first and self._writer.active and metrics.get('grad_norm') == 0:
+      logging.warning(NO_GRADIENT)
+    self._is_first = False
     return {
       name: value
       for name, value in metrics.items()

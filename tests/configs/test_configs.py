@@ -184,6 +184,11 @@ def test_unknown_mesh_and_argument_list_the_known_ones():
     common.parse_arg('steps=many', steps=3)
 
 
+def test_the_demo_warms_up_for_no_more_steps_than_it_has():
+  for steps, warmup in ((3, 3), (320, 20)):
+    assert CONFIGS['demo'](f'steps={steps}').optimizer.warmup_steps == warmup
+
+
 def test_the_demos_refinement_takes_the_autoencoder_of_a_folder(tmp_path):
   fields = dict(block_channels=(8, 16, 32, 64), scaling_factor=2.0)
   (tmp_path / 'vae.json').write_text(json.dumps(fields))

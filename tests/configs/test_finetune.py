@@ -54,6 +54,10 @@ def test_steps_batch_and_rank_grow_with_the_corpus(
   config = made(clips(number), clips(max(1, number // 20)))
   train, bucket = config.train, config.data.buckets.clips
   assert (train.num_steps, bucket.batch_size, config.lora.rank) == (steps, batch, rank)
+  config.lora.rank = 4
+  assert config.lora.alpha == 4.0  # Follows the rank, unless it is given.
+  config.lora.alpha = 3.0
+  assert (config.lora.rank, config.lora.alpha) == (4, 3.0)
   assert (train.ema_decay > 0) == averages == train.ema_warmup
   assert (train.first_look, train.eval_every, train.sample_every) == (50, looks, looks)
   assert train.num_eval_examples == min(64, max(1, number // 20))

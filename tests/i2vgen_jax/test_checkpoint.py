@@ -152,8 +152,15 @@ def test_a_damaged_tree_is_an_error_with_the_tensor_and_the_fix(tmp_path):
 
 
 def test_parameters_come_from_an_older_step_if_the_newest_is_damaged_but_not_if_it_is_asked_for(
-  tmp_path,
+  tmp_path, monkeypatch
 ):
+  said = []
+
+  def info(text, *values):
+    if str(text).startswith('Loaded'):
+      said.append((text % values).partition(' from')[0])
+
+  monkeypatch.setattr(checkpoint.logging, 'info', info)
   checkpoints = make(tmp_path)
   for step in (1, 2):
     checkpoints.save(step, {'params': TREE, 'ema_params': TREE}, {'step': step})
@@ -162,6 +169,10 @@ def test_parameters_come_from_an_older_step_if_the_newest_is_damaged_but_not_if_
   assert checkpoint.load_params(tmp_path, abstract(TREE))[1] == 1
   with pytest.raises(trees.DamagedError, match='checkpoints/2'):
     checkpoint.load_params(tmp_path, abstract(TREE), step=2)
+  assert said == ['Loaded averaged weights of step 1']
+  (tmp_path / 'config.json').write_text('{"train": {"ema_decay": 0.0}}')
+  checkpoint.load_params(tmp_path, abstract(TREE))
+  assert said[1:] == ['Loaded last weights of step 1']
   assert checkpoint.latest_step(tmp_path / 'checkpoints') == 2  # Only `train` sets aside.
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines import demo_corpus
 from i2vgen_jax import evaluate
-from i2vgen_jax.evaluation import shapes
+from i2vgen_jax.evaluation import report, shapes
 
 
 def clips(count=24):
@@ -57,3 +57,15 @@ def test_the_gain_is_taken_clip_by_clip():
   found = evaluate.gain(near, far, real)
   assert found['mean'] == pytest.approx(20 * np.log10(2)) and found['num'] == 2
   assert found['low'] == pytest.approx(found['high'])  # Hard and easy clips gain the same.
+
+
+@pytest.mark.parametrize('count', [evaluate.FEWEST - 1, evaluate.FEWEST])
+def test_real_clips_are_not_compared_with_themselves_and_few_are_warned_of(count, monkeypatch):
+  said = []
+  monkeypatch.setattr(evaluate.logging, 'warning', lambda text, *values: said.append(text % values))
+  videos = np.zeros((count, 2, 16, 16, 3), np.uint8)
+  found = evaluate.measure_sets(dict(real=videos, sampled=videos), videos, ['a'] * count, 8)
+  for name in evaluate.TO_REAL:
+    assert found['real'][name] is None and found['sampled'][name]['num'] == count
+  assert '| psnr_db |  | 1' in report.markdown_table(found)
+  assert ('Intervals of 15 clips are too narrow' in ''.join(said)) == (count == 15)

@@ -71,6 +71,14 @@ def test_a_signal_is_for_the_command_that_runs():
   assert finetune.run([finetune.sys.executable, '-c', code]) == -15
 
 
+def test_a_pipeline_of_another_model_names_the_flag_that_says_which(given, tmp_path):
+  (tmp_path / 'pipeline' / 'text_encoder').mkdir()
+  (tmp_path / 'pipeline' / 'text_encoder' / 'config.json').write_text('{"vocab_size": 856}')
+  with pytest.raises(ValueError, match='says vocab_size=856, .*49408.*: give .*--model=configs/de'):
+    finetune.find_start(given('pipeline'))
+  finetune.find_start(given('pipeline', model='configs/demo.py'))
+
+
 @pytest.mark.parametrize(
   'weights, more, message',
   [

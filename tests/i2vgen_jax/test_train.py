@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint, train
+from configs import base
+from i2vgen_jax import checkpoint, lora, train
 from tests import runs, tiny
 
 
@@ -64,6 +65,17 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
   ]  # fmt: skip
   events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
   assert b'loss' in events and b'GIF89a' in events
+
+
+def test_a_run_says_how_many_of_its_parameters_learn(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(train.logging, 'info', lambda text, *values: said.append(text % values))
+  config = base.get_config()
+  params = {name: {'kernel': np.zeros((2, 3))} for name in ('a', 'b', lora.KEY)}
+  for groups, rank, learns in (((), 0, 18), ((dict(match='^a', freeze=True),), 0, 12), ((), 4, 6)):
+    config.optimizer.groups, config.lora.rank = groups, rank
+    train.write_overview(tmp_path, config, params)
+    assert said.pop().startswith(f'18 parameters, of which {learns} learn (table: ')
 
 
 @pytest.mark.slow

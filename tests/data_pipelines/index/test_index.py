@@ -93,6 +93,16 @@ def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_pa
     assert found['duration'][place] == pytest.approx(end - start)
 
 
+def test_a_condition_that_drops_all_images_is_warned_of(corpora, tmp_path, caplog):
+  index.index(corpora, str(tmp_path), where=['height >= 64', 'motion > 0.3'], dry_run=True)
+  assert caplog.text.count('No image is left: motion > 0.3 drops the last ') == 1
+  caplog.clear()
+  where = ["media = 'image' or (motion > 0.3)"]  # As it says.
+  index.index(corpora, str(tmp_path), where=where, dry_run=True)
+  index.index({'videos': corpora['videos']}, str(tmp_path), where=['motion > 0.3'], dry_run=True)
+  assert 'No image' not in caplog.text
+
+
 def test_the_refinements_recipe_is_one_that_index_takes(corpora, tmp_path):
   """Its conditions, as configs/refine_hq.py says them, on small clips of scores from 0 to 1."""
   where = re.findall('--where="(.*?)"', refine_hq.__doc__)

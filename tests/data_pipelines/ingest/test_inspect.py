@@ -67,7 +67,8 @@ def test_webvid_is_named_with_its_columns_and_undecodable_videos(tmp_path, colum
   assert finding.layout == 'webvid' and finding.columns == {'results_2M_val.csv': columns}
   assert finding.splits == {'validation': 1} and finding.num_listed == finding.num_read == 2
   assert finding.accepted == {'video': 1} and finding.rejected == {'open': 1}
-  assert '000001_000050/001  open: ' in finding.text()
+  assert '000001_000050/001  open: the file is damaged, cut off' in finding.text()
+  assert 'in 1 shards: validation 1' in finding.text()
   assert '32x32, 16 frames, 0.94 s, 16 fps' in finding.text()
   assert sorted(tmp_path.rglob('*')) == before
 

@@ -1,5 +1,6 @@
 """The model card of an export: what it says is the run's, and its code runs as written."""
 
+import json
 import re
 import sys
 
@@ -45,7 +46,7 @@ def test_the_code_of_a_card_runs_as_written(form, levels, tmp_path, monkeypatch)
   text = made(config, form, tmp_path / 'run', tmp_path / 'out')
   [code] = re.findall('```python\n(.*?)```', text, re.DOTALL)
   monkeypatch.chdir(tmp_path / 'out')
-  monkeypatch.syspath_prepend(str(tmp_path / 'out'))
+  monkeypatch.setattr(sys, 'path', list(sys.path))
   monkeypatch.delitem(sys.modules, 'modeling', raising=False)
   exec(code, {})
   sys.modules.pop('modeling', None)
@@ -77,3 +78,32 @@ def test_a_card_says_what_the_run_is_and_shows_its_newest_samples(tmp_path):
   for name in ('samples.png', 'first_frame.png'):
     with PIL.Image.open(tmp_path / 'out' / name) as picture:
       assert picture.getpixel((0, 0)) == (70, 70, 70)
+
+
+def test_a_card_tells_merged_adapters_averages_and_the_base(tmp_path):
+  config = small_config(**ONE_LEVEL)
+  config.lora.update(rank=2, alpha=2.0)
+  config.start, config.train.ema_decay = str(tmp_path / 'weights'), 0.0
+  session = session_lib.build(with_bucket(config))
+  params = {'a': {'kernel': np.zeros((3, 4))}, 'lora': {'a': {'up': np.zeros(5)}}}
+
+  def text(form, params, weights='ema'):
+    found = card.files(session, tmp_path / 'my_style' / 'run', form, params, 7, weights)
+    return found['README.md'].decode()
+
+  alone, merged = text('peft', params), text('diffusers', {'a': params['a']})
+  for each in (alone, merged):
+    assert '# my_style\n' in each and '| U-Net | 12 parameters, of the last step |' in each
+  assert '| LoRA of rank 2, alpha 2 |' in alone and "base = 'BASE'" in alone
+  assert '| LoRA of rank 2, alpha 2, merged |' in merged
+  session.config.train.ema_decay = 0.9
+  assert '12 parameters, averaged' in text('peft', params)
+  assert '12 parameters, of the last step' in text('peft', params, 'raw')
+  for name, value in (
+    ('weights/config', {'tokenizer': f'{tmp_path}/base/tokenizer'}),
+    ('base/model_index', {}),
+  ):
+    path = tmp_path / f'{name}.json'
+    path.parent.mkdir()
+    path.write_text(json.dumps(value))
+  assert f"base = '{tmp_path}/base'" in text('peft', params)

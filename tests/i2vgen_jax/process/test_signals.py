@@ -41,6 +41,21 @@ def test_a_stop_request_hears_a_signal_until_it_is_closed(number, heard):
   assert heard == list(NUMBERS)
 
 
+@pytest.mark.parametrize('number', NUMBERS)
+def test_the_first_signal_is_answered_at_once_by_a_thread(number, heard, capfd):
+  stop = signals.StopRequest()
+  stop.hold()
+  said, until = '', time.monotonic() + 10
+  for each in (number, signal.SIGTERM):
+    os.kill(os.getpid(), each)
+  while 'second Ctrl-C' not in said and time.monotonic() < until:
+    time.sleep(0.05)
+    said += capfd.readouterr().err
+  stop.close()
+  assert said.startswith(f'{number.name} received: finishing the step and saving; do not press')
+  assert said.count('received') == 1
+
+
 def test_a_second_interrupt_aborts_at_once(heard):
   stop = signals.StopRequest()
   stop.hold()

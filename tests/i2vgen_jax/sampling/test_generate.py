@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import jax
 import numpy as np
@@ -135,6 +136,13 @@ def test_broken_pictures_are_named_in_one_line(cut, tmp_path):
   path.write_bytes(path.read_bytes()[:cut] + b'\0' * 20)
   with pytest.raises(ValueError, match='picture.png cannot be read'):
     pictures.open_image(path)
+
+
+@pytest.mark.parametrize('size, nearest', [((100, 77), '80x104'), ((3, 64), '64x8')])
+def test_a_size_that_does_not_fit_names_the_nearest(size, nearest):
+  of_vae = types.SimpleNamespace(autoencoder=types.SimpleNamespace(downsampling=8))
+  with pytest.raises(ValueError, match=f'multiples of 8 pixels, .*: {nearest} is the nearest'):
+    session_lib.Session.check_size(of_vae, 1, *size)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -1,8 +1,10 @@
 """Lists of pictures and captions to sample from."""
 
+import numpy as np
 import pytest
 
-from i2vgen_jax.sampling import lists
+from data_pipelines.media import pictures
+from i2vgen_jax.sampling import lists, video_file
 
 
 @pytest.mark.parametrize('codec', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-32'])
@@ -41,3 +43,9 @@ def test_an_empty_or_missing_list_is_refused(tmp_path):
     lists.read(tmp_path / 'list.txt')
   with pytest.raises(ValueError, match='cannot be read'):
     lists.read(tmp_path / 'none.txt')
+
+
+def test_a_video_for_a_picture_is_called_so(tmp_path):
+  video_file.write_mp4(tmp_path / 'a.mp4', np.zeros((2, 16, 16, 3), np.uint8), 8)
+  with pytest.raises(ValueError, match='it is a video: give a picture, such as one of its frames'):
+    pictures.read_image(tmp_path / 'a.mp4')

@@ -146,6 +146,18 @@ def test_skipped_steps_are_reported_once_with_their_keys(demo_corpus, tmp_path, 
     skips.report(19, state_of([1, 5, 16, 17, 18]), {})
 
 
+def test_a_run_without_a_gradient_says_so_once(tmp_path, caplog):
+  log = writer.Writer(tmp_path, tensorboard=False)
+  absl_logging.use_absl_handler()
+  with caplog.at_level(logging.WARNING, 'absl'):
+    absl_logging.get_absl_logger().propagate = True
+    for first, said in ((0.0, 1), (1.0, 1)):
+      skips = guard.Skips(guard.start(), None, log, max_skipped=2, skip_window=10)
+      skips.report(1, guard.start(), dict(grad_norm=np.float32(first)))
+      skips.report(2, guard.start(), dict(grad_norm=np.float32(0)))
+      assert caplog.text.count('No parameter that learns gets a gradient') == said
+
+
 @pytest.mark.parametrize(
   'change', [dict(max_skipped=64), dict(skip_window=0), dict(skip_norm=0.5), dict(skip_norm=-1)]
 )
