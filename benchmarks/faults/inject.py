@@ -28,8 +28,8 @@ from i2vgen_jax.process import hosts, run_folder
 from i2vgen_jax.training import compilation, validation
 
 AIMED, STRUCK = 'aimed', 'struck'
-# Of a process without space: more than its log has, less than a checkpoint's arrays.
-MAX_FILE_BYTES = 1 << 20
+# Of a process without space: more than its log has, less than its part of a checkpoint's arrays.
+MAX_FILE_BYTES = 1 << 19
 PLACES = {
   'start': (session_lib, 'build'),
   'compile': (compilation.Steps, 'compile'),
