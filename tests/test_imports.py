@@ -78,7 +78,7 @@ ROWS = {
     'i2vgen_jax i2vgen_jax/parallel i2vgen_jax/plan i2vgen_jax/preflight i2vgen_jax/pretrained '
     'i2vgen_jax/process '
     'i2vgen_jax/session i2vgen_jax/stored data_pipelines/children data_pipelines/corpus '
-    'data_pipelines/stream data_pipelines/user_errors'
+    'data_pipelines/index data_pipelines/stream data_pipelines/user_errors'
   ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
