@@ -352,7 +352,7 @@ MORE = {
   ),
   'sample: a picture as video': refused(REFINE + '--video={image}', '{image} cannot', 'none of mo'),
   'sample: a video as picture': refused(
-    f'{SAMPLE_RUN} --image={{clip}} {TO}', '{clip} cannot be read', 'none of JPEG'
+    f'{SAMPLE_RUN} --image={{clip}} {TO}', '{clip} cannot be read', 'it is a video: give a picture'
   ),
   'sample: no caption': refused(
     SAMPLE_RUN + '--image={image} --output={new}.mp4', 'reads captions: give --prompt=TEXT'
@@ -569,7 +569,7 @@ MORE = {
   ),
   'config: an override before the config': refused(
     f'i2vgen_jax.train --config.train.num_steps=5 {DEMO} --workdir={{new}}',
-    '--config.train.num_steps=5', 'before a value for --config',
+    '--config.train.num_steps=5 stands before --config', 'put --config first',
   ),
   'config: no dashes': refused(
     'i2vgen_jax.train config=configs/demo.py workdir={new}', 'write --workdir={new}'

@@ -238,7 +238,8 @@ def _progress(parts: epath.Path, total: int) -> Generator[None, None, None]:
 
 def _done(parts: epath.Path) -> set[int]:
   """Numbers of the items whose parts are whole."""
-  return {int(marker.parent.name) for marker in parts.glob(f'*/{MARKER}')}
+  names = [marker.parent.name for marker in parts.glob(f'*/{MARKER}')]
+  return {int(name) for name in names if name.isdigit()}  # Others are being written.
 
 
 def _poll_secs(parts: epath.Path) -> float:

@@ -184,6 +184,14 @@ def test_hosts_share_the_items_and_the_first_waits_for_all(tmp_path):
   assert (parts / '00003/double').read_text() == '6'
 
 
+def test_a_part_that_is_being_written_is_not_done(tmp_path):
+  parts = epath.Path(tmp_path / 'parts')
+  jobs.claim(parts, '')
+  (parts / 'partial-0').mkdir()
+  (parts / 'partial-0' / jobs.MARKER).write_text('{}')
+  assert jobs.run(write_double, range(2), parts, 1) == [dict(double=0), dict(double=2)]
+
+
 def test_another_identity_drops_old_parts_and_the_same_keeps_them(tmp_path):
   parts = epath.Path(tmp_path / 'parts')
   jobs.claim(parts, 'a')
