@@ -19,7 +19,8 @@ def check(output: str | os.PathLike[str]) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str], flag: str = 'output') -> None:
-  """Raises ValueError if a local folder, which need not exist, cannot be made or written to.
+  """Raises ValueError if a local folder, which need not exist, cannot be made or written to; or
+  retries.StorageError if its disk fails.
 
   Args:
     folder: nothing is left in it, and it is not made.
@@ -31,8 +32,9 @@ def check_writable(folder: str | os.PathLike[str], flag: str = 'output') -> None
   while not place.exists():
     place = place.parent
   try:
-    with tempfile.TemporaryFile(dir=place):
-      pass
+    retries.call(lambda: tempfile.TemporaryFile(dir=place).close())
+  except retries.StorageError:
+    raise  # Not the user's: the start is tried again.
   except OSError as error:
     reason = f'{error}' if place.is_dir() else f'{place} is a file, not a folder'
     raise ValueError(

@@ -1,9 +1,11 @@
 """Outputs appear whole or not at all, on a disk and in a bucket."""
 
+import errno
+
 import pytest
 from etils import epath
 
-from data_pipelines.corpus import storage
+from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import output_folder
 
 
@@ -59,3 +61,15 @@ def test_a_file_of_a_library_is_written_whole_or_not_at_all(folder):
   with storage.written(path) as local:
     local.write_text('whole')
   assert path.read_text() == 'whole'
+
+
+def test_a_disk_that_fails_is_not_called_unwritable(tmp_path, monkeypatch):
+  """Launchers start such a run again; that of a wrong path they do not."""
+
+  def fail(**options):
+    raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(retries, 'DEADLINE_SECS', 0.2)
+  monkeypatch.setattr(output_folder.tempfile, 'TemporaryFile', fail)
+  with pytest.raises(retries.StorageError):
+    output_folder.check_writable(tmp_path / 'new')
