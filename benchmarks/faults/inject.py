@@ -20,14 +20,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from benchmarks.faults import draw
-from data_pipelines.corpus import reader
+from benchmarks.faults import draw, reads
 from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.process import hosts, run_folder
 from i2vgen_jax.training import compilation, validation
 
-AIMED, STRUCK = 'aimed', 'struck'
+AIMED, STRUCK = 'aimed', reads.STRUCK
 # Of a process without space: more than its log has, less than its part of a checkpoint's arrays.
 MAX_FILE_BYTES = 1 << 19
 PLACES = {
@@ -61,6 +60,8 @@ def install(fault: draw.Fault, folder: pathlib.Path, host: int) -> None:
     _poison(draw.NAN_STEP)
   if host != fault.host or (folder / AIMED).exists():
     return
+  if fault.kind == '503':
+    reads.hook(folder)
   owner, name = PLACES[fault.moment]
   visits = 0
 
@@ -97,7 +98,8 @@ def _happening(fault: draw.Fault, folder: pathlib.Path) -> Generator[None, None,
     yield
     return
   if fault.kind == '503':
-    _fail_reads(rng.choice((1, 3, 1_000_000)), folder)  # A moment, or until the start ends.
+    # A moment, or until the start ends.
+    (folder / reads.LEFT).write_text(str(rng.choice((1, 3, 1_000_000))))
     yield
     return
   (folder / STRUCK).touch()
@@ -131,22 +133,6 @@ def _flip(folder: pathlib.Path, rng: random.Random) -> None:
   bit = rng.randrange(8 * len(data))
   data[bit // 8] ^= 1 << bit % 8
   file.write_bytes(data)
-
-
-def _fail_reads(count: int, folder: pathlib.Path) -> None:
-  """The next reads of records fail as those of a bucket do."""
-  original = reader.Records._read
-  left = count
-
-  def read(self: reader.Records, *args: Any) -> Any:
-    nonlocal left
-    if left > 0:
-      left -= 1
-      (folder / STRUCK).touch()
-      raise OSError('503 Service Unavailable')
-    return original(self, *args)
-
-  reader.Records._read = read
 
 
 @contextlib.contextmanager
