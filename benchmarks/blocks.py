@@ -15,10 +15,9 @@ import json
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax import flops
 from i2vgen_jax.models import attention, layers, unet3d, video_parts
+from i2vgen_jax.parallel import flops, replicas, sharding, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import replicas, sharding, xla_profiles
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, compiled
 

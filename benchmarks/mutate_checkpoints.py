@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2vgen_jax import checkpoint
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.stored import checkpoint
 
 STEPS = (1, 2, 3)
 # Of a file of the newest step, given its bytes and one of another step of the same name or kind.

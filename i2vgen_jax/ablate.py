@@ -17,10 +17,11 @@ import ml_collections
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax import conditions, lora, train
+from i2vgen_jax import conditions, train
 from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
+from i2vgen_jax.models import lora
 from i2vgen_jax.process import cli, exit_codes, output_folder
 from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
 from i2vgen_jax.stored import run_config

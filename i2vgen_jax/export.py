@@ -21,11 +21,13 @@ from absl import flags
 from etils import epath
 
 from data_pipelines.corpus import storage
-from i2vgen_jax import checkpoint, frozen, lora
+from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import card, diffusers_folder, torch_folder, vgen_file
+from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import configs, peft, pipelines
 from i2vgen_jax.process import cli, output_folder
+from i2vgen_jax.stored import checkpoint, run_config
 
 FORMATS = ('diffusers', 'torch', 'vgen', 'peft')
 DTYPES = ('float32', 'float16', 'bfloat16')
@@ -47,7 +49,7 @@ def main() -> None:
 
   check(given.format, session)
   params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
-  session_lib.check_grown(config, step, f'--workdir={given.workdir}')
+  run_config.check_grown(config, step, f'--workdir={given.workdir}')
   if given.format != 'peft' and given.lora == 'merged':
     params = lora.merge(params, config.lora.alpha)
   files = card.files(

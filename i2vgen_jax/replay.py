@@ -8,12 +8,11 @@ import jax
 from absl import flags
 from etils import epath
 
-from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.process import cli, hosts
-from i2vgen_jax.stored import run_config, trees
+from i2vgen_jax.stored import checkpoint, run_config, trees
 from i2vgen_jax.training import cache, compilation, data, examine, guard
 from i2vgen_jax.training import step as step_lib
 

@@ -37,8 +37,8 @@ def main() -> None:
   given = flags.FLAGS
   check_flags(given)
   more = condition_flags(given)
-  stages_lib.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
-  read_captions = stages_lib.read_captions(given.workdir, given.refine_workdir)
+  stage_flags.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
+  read_captions = stage_flags.read_captions(given.workdir, given.refine_workdir)
   if not given.list and given.prompt is None and read_captions:
     raise ValueError('This model reads captions: give --prompt=TEXT.')
   source = given_video.read(given.video, given.fps) if given.video else None

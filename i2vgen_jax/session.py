@@ -15,11 +15,11 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields as fields_lib
-from i2vgen_jax import conditions, lora
+from i2vgen_jax import conditions
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax.conditions import base, dropout
 from i2vgen_jax.diffusion import loss, parameterization, schedule
-from i2vgen_jax.models import autoencoder, unet3d
+from i2vgen_jax.models import autoencoder, lora, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.pretrained import tokenizers
@@ -369,21 +369,6 @@ def _check(config: Any, noise_schedule: schedule.NoiseSchedule) -> None:
     raise ValueError(
       f'refine.levels={config.refine.levels} must lie within the noise levels that are trained: '
       f'loss.timestep_range={tuple(config.loss.timestep_range)}.'
-    )
-
-
-def still_grows(config: Any, step: int) -> bool:
-  """Whether a run's conditioners have not wholly grown in after so many updates."""
-  return bool(config.unet.growing) and step < config.train.growth_steps
-
-
-def check_grown(config: Any, step: int, source: str) -> None:
-  """Raises ValueError if the run's conditioners still grow at this step: no other model computes
-  what it does."""
-  if still_grows(config, step):
-    raise ValueError(
-      f'{source} is at step {step}, and its conditioners {list(config.unet.growing)} grow in until '
-      f'step {config.train.growth_steps} (train.growth_steps): train it on.'
     )
 
 

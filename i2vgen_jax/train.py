@@ -14,7 +14,6 @@ from clu import parameter_overview
 from etils import epath
 
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import checkpoint
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -30,7 +29,7 @@ from i2vgen_jax.process import (
   run_folder,
 )
 from i2vgen_jax.process import oversight as oversight_lib
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import (
   cache,
   compilation,

@@ -34,38 +34,35 @@ ROWS = {
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
-  'i2vgen_jax/flops': '',
-  'i2vgen_jax/lora': '',
   'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
   'configs': 'data_pipelines/corpus data_pipelines/index i2vgen_jax/stored',
   'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
   'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/checkpoint': 'process stored data_pipelines/corpus',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
-    'conditions diffusion frozen lora models parallel pretrained process stored '
+    'conditions diffusion frozen models parallel pretrained process stored '
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
-    'checkpoint conditions diffusion lora models parallel process session stored '
+    'conditions diffusion models parallel process session stored '
     'data_pipelines/corpus data_pipelines/media data_pipelines/sources data_pipelines/stream'
   ),
   'i2vgen_jax/exports/torch_model': '',
-  'i2vgen_jax/exports': 'lora pretrained process sampling session data_pipelines/corpus',
+  'i2vgen_jax/exports': 'models pretrained process sampling session data_pipelines/corpus',
   'i2vgen_jax/training': (
-    'checkpoint conditions diffusion flops frozen lora models parallel process sampling session '
+    'conditions diffusion frozen models parallel process sampling session '
     'stored data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
-    'flops frozen lora models parallel process sampling session training data_pipelines/corpus'
+    'frozen models parallel process sampling session training data_pipelines/corpus'
   ),
   'i2vgen_jax/evaluation': (
     'models pretrained sampling data_pipelines/corpus data_pipelines/curate '
     'data_pipelines/demo_corpus'
   ),
   'i2vgen_jax': (
-    'checkpoint conditions evaluation exports frozen lora parallel plan pretrained process '
+    'conditions evaluation exports frozen models parallel plan pretrained process '
     'sampling session stored training data_pipelines data_pipelines/corpus data_pipelines/index '
     'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
@@ -83,17 +80,17 @@ ROWS = {
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
-    'i2vgen_jax/checkpoint i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
+    'i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
     'i2vgen_jax/diffusion '
     'i2vgen_jax/frozen '
-    'i2vgen_jax/flops i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
+    'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (
     'configs benchmarks/same_numbers data_pipelines data_pipelines/children '
-    'data_pipelines/corpus i2vgen_jax i2vgen_jax/checkpoint i2vgen_jax/process '
-    'i2vgen_jax/session i2vgen_jax/training launch'
+    'data_pipelines/corpus data_pipelines/stream i2vgen_jax i2vgen_jax/process '
+    'i2vgen_jax/session i2vgen_jax/stored i2vgen_jax/training launch'
   ),
 }  # fmt: skip
 # Room -> libraries that its files do without.

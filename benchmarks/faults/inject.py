@@ -21,9 +21,9 @@ import jax
 from etils import epath
 
 from benchmarks.faults import draw, reads
-from i2vgen_jax import checkpoint
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.process import hosts, run_folder
+from i2vgen_jax.stored import checkpoint
 from i2vgen_jax.training import compilation, validation
 
 AIMED, STRUCK = 'aimed', reads.STRUCK

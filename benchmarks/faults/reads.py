@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data_pipelines.corpus import reader
-from data_pipelines.stream import decoder
+from data_pipelines.stream import sandboxed_decoder
 
 # Files in the folder of a run.
 STRUCK = 'struck'  # There once a fault came.
@@ -14,13 +14,13 @@ LEFT = 'reads_to_fail'  # How many of the next reads fail, as a number in it.
 
 def hook(folder: pathlib.Path) -> None:
   """Lets the reads of all decoders of this process fail as often as LEFT then says."""
-  original = decoder.SandboxedDecoder.__init__
+  original = sandboxed_decoder.SandboxedDecoder.__init__
 
-  def made(self: decoder.SandboxedDecoder, *args: Any, **kwargs: Any) -> None:
+  def made(self: sandboxed_decoder.SandboxedDecoder, *args: Any, **kwargs: Any) -> None:
     original(self, *args, **kwargs)
     self.sandbox.function = _Failing(self.sandbox.function, folder)
 
-  decoder.SandboxedDecoder.__init__ = made
+  sandboxed_decoder.SandboxedDecoder.__init__ = made
 
 
 class _Failing:

@@ -14,9 +14,9 @@ from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import health as health_lib
-from data_pipelines.stream import replacements
+from data_pipelines.stream import replacements, sandboxed_decoder
 
-Decoder = decoder_lib.Decoder | decoder_lib.SandboxedDecoder | cache_lib.Reader
+Decoder = decoder_lib.Decoder | sandboxed_decoder.SandboxedDecoder | cache_lib.Reader
 Drawn = Sequence[tuple[int, tuple[int, int]]]  # (index, (number of the cell, place)).
 
 

@@ -24,9 +24,8 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
 from data_pipelines.index import table as table_lib
-from data_pipelines.stream import batches, mixture, replacements, shares, shuffle
+from data_pipelines.stream import batches, mixture, replacements, sandboxed_decoder, shares, shuffle
 from data_pipelines.stream import cache as cache_lib
-from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import health as health_lib
 
@@ -95,7 +94,7 @@ class TrainStream:
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
       if cache
-      else decoder_lib.make_decoder(fields, sandbox)
+      else sandboxed_decoder.make_decoder(fields, sandbox)
     )
     fields = (fields_lib.Position(), *fields)
     groups = buckets_lib.groups(buckets)
@@ -300,7 +299,7 @@ def held_out(
     raise ValueError(
       f'split {split!r}: {error} Or choose another aspect: sample.bucket.'
     ) from error
-  decoder = decoder_lib.make_decoder(fields, sandbox)
+  decoder = sandboxed_decoder.make_decoder(fields, sandbox)
   batch = decoder.empty(bucket, num_examples)
   captions: list[str] = []
   keys: list[str] = []

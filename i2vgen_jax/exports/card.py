@@ -13,8 +13,8 @@ import ml_collections
 from etils import epath
 
 from data_pipelines.corpus import storage
-from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import pipelines
 
 # What a card says of the kinds of unet.conditioners that are ours.

@@ -17,8 +17,8 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import peft, tensors, tokenizers
 from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate

@@ -17,11 +17,10 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import storage
-from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import flops, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, compiled, estimate, sampling
 from i2vgen_jax.process import cli, config_flag
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import jax
 
-from i2vgen_jax import flops
+from i2vgen_jax.parallel import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import flops
 from i2vgen_jax.training import abstract
 
 

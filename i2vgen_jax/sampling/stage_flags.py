@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
+from etils import epath
 
+from i2vgen_jax import conditions
 from i2vgen_jax.diffusion import sampler
 from i2vgen_jax.sampling import stages
+from i2vgen_jax.stored import run_config
 
 # The flags belong to the command that calls define, and stand in its --help.
 flags.disclaim_key_flags()
@@ -63,7 +66,7 @@ def load(
   Raises:
     ValueError: one stands in the other's place, a run is missing, or a setting is invalid.
   """
-  stages.check_stages(given.workdir, given.refine_workdir)
+  check_stages(given.workdir, given.refine_workdir)
   shared: dict[str, Any] = dict(devices=devices, shares=shares, rests=bool(given.refine_workdir))
   if not given.refine_workdir:
     lonely = [
@@ -125,3 +128,44 @@ def load_first(
     devices=devices,
     **more,
   )
+
+
+def check_stages(
+  workdir: epath.PathLike, refine_workdir: epath.PathLike | None = None, of_video: bool = False
+) -> None:
+  """Checks by their configs alone, before anything is loaded, that each run has the right place.
+
+  Args:
+    workdir: of a base stage; of a refinement stage if a given video is refined.
+    refine_workdir: of the refinement stage, if there is one.
+    of_video: whether a video is given.
+
+  Raises:
+    ValueError: one stands in the other's place.
+  """
+  refines = bool(run_config.read(workdir).refine.levels)
+  if of_video and not refines:
+    raise ValueError(
+      f'--workdir={workdir} is no refinement stage (its config.refine.levels is 0), and --video is '
+      'refined: give one.'
+    )
+  if refines and not of_video:
+    raise ValueError(
+      f'--workdir={workdir} is a refinement stage: give the base stage there, and this one to '
+      '--refine_workdir; or a video to refine to --video.'
+    )
+  if refine_workdir and not run_config.read(refine_workdir).refine.levels:
+    raise ValueError(
+      f'--refine_workdir={refine_workdir} is no refinement stage: its config.refine.levels is 0.'
+    )
+
+
+def read_captions(*workdirs: epath.PathLike | None) -> bool:
+  """Whether any of the runs is conditioned on a caption, by their configs."""
+  lines = [
+    line
+    for workdir in workdirs
+    if workdir
+    for line in conditions.read(run_config.read(workdir).unet.conditioners)
+  ]
+  return any(signal.reads_caption for line in lines for signal in line.conditioner.signals)

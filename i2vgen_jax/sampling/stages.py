@@ -13,14 +13,14 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.media import pictures
-from i2vgen_jax import checkpoint, conditions, lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
+from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import video_file
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import checkpoint, run_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def load(
   """
   session, bucket, settings = prepare(workdir, size, devices, seed, **overrides)
   params, step = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
-  if session_lib.still_grows(session.config, step):
+  if run_config.still_grows(session.config, step):
     session = dataclasses.replace(session, step=step)
   if shares:
     session = share(session, bucket)
@@ -209,47 +209,6 @@ def share(session: session_lib.Session, bucket: buckets_lib.Bucket) -> session_l
   devices = list(session.mesh.devices.flat[:number])
   sizes = dict(data=1, fsdp=1, context=number, tensor=1)
   return session.on(mesh_lib.make_mesh(sizes, devices))
-
-
-def check_stages(
-  workdir: epath.PathLike, refine_workdir: epath.PathLike | None = None, of_video: bool = False
-) -> None:
-  """Checks by their configs alone, before anything is loaded, that each run has the right place.
-
-  Args:
-    workdir: of a base stage; of a refinement stage if a given video is refined.
-    refine_workdir: of the refinement stage, if there is one.
-    of_video: whether a video is given.
-
-  Raises:
-    ValueError: one stands in the other's place.
-  """
-  refines = bool(run_config.read(workdir).refine.levels)
-  if of_video and not refines:
-    raise ValueError(
-      f'--workdir={workdir} is no refinement stage (its config.refine.levels is 0), and --video is '
-      'refined: give one.'
-    )
-  if refines and not of_video:
-    raise ValueError(
-      f'--workdir={workdir} is a refinement stage: give the base stage there, and this one to '
-      '--refine_workdir; or a video to refine to --video.'
-    )
-  if refine_workdir and not run_config.read(refine_workdir).refine.levels:
-    raise ValueError(
-      f'--refine_workdir={refine_workdir} is no refinement stage: its config.refine.levels is 0.'
-    )
-
-
-def read_captions(*workdirs: epath.PathLike | None) -> bool:
-  """Whether any of the runs is conditioned on a caption, by their configs."""
-  lines = [
-    line
-    for workdir in workdirs
-    if workdir
-    for line in conditions.read(run_config.read(workdir).unet.conditioners)
-  ]
-  return any(signal.reads_caption for line in lines for signal in line.conditioner.signals)
 
 
 def make_folder(path: epath.PathLike) -> None:

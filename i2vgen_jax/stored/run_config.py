@@ -121,3 +121,18 @@ def read(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
   config = old_configs.complete(storage.read_json(path), path)
   return ml_collections.ConfigDict(config).lock()
+
+
+def still_grows(config: Any, step: int) -> bool:
+  """Whether a run's conditioners have not wholly grown in after so many updates."""
+  return bool(config.unet.growing) and step < config.train.growth_steps
+
+
+def check_grown(config: Any, step: int, source: str) -> None:
+  """Raises ValueError if the run's conditioners still grow at this step: no other model computes
+  what it does."""
+  if still_grows(config, step):
+    raise ValueError(
+      f'{source} is at step {step}, and its conditioners {list(config.unet.growing)} grow in until '
+      f'step {config.train.growth_steps} (train.growth_steps): train it on.'
+    )

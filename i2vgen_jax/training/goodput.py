@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import json_lines
-from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import flops
 from i2vgen_jax.process import watchdog as watchdog_lib
 
 SLOW_RATIO = 1.5  # A host whose own time is beyond it, and most of the step, is warned of.

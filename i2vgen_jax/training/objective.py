@@ -11,11 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import schedule as schedule_lib
-from i2vgen_jax.models import unet3d, video_parts
+from i2vgen_jax.models import lora, unet3d, video_parts
 
 
 class Draws(NamedTuple):

@@ -11,7 +11,7 @@ import ml_collections
 import optax
 import optax.contrib
 
-from i2vgen_jax import lora
+from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
 
 # The fields of config.optimizer that `make_optimizer` takes unchanged.

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from i2vgen_jax import lora
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.models import unet3d
+from i2vgen_jax.models import lora, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
 from i2vgen_jax.training import examine, objective, optimizer

@@ -16,10 +16,11 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from i2vgen_jax import checkpoint, conditions, lora
+from i2vgen_jax import conditions
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import checkpoint, run_config
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
 NOISE = 'the noisy latents'
@@ -130,7 +131,7 @@ def load(config: ml_collections.ConfigDict, abstract_params: Any, mesh: jax.shar
     started_config.start = ''  # The run has all of its own.
   started = session_lib.build(started_config, config.start, reads_captions=False).on(mesh)
   params, step = checkpoint.load_params(config.start, started.abstract_params())
-  session_lib.check_grown(started_config, step, f'start={config.start}')
+  run_config.check_grown(started_config, step, f'start={config.start}')
   if lora.is_used(started_config):
     params = jax.jit(lora.merge)(params, started_config.lora.alpha)
   _, added, _ = compare(started_config, config)

@@ -13,13 +13,13 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from i2vgen_jax import checkpoint, load, train
 from i2vgen_jax import frozen as frozen_lib
+from i2vgen_jax import load, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, random_unet, small_config, vgen_config

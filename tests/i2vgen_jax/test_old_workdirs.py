@@ -25,7 +25,8 @@ CONFIG_FILE = 'from tests.golden.make_workdirs import {name} as get_config\n'
 FROM_WORKDIR = """
 import sys
 from absl import logging
-from i2vgen_jax import checkpoint, train
+from i2vgen_jax import train
+from i2vgen_jax.stored import checkpoint
 config = run_config.read(sys.argv[1])
 config.train.stop_at = 0
 logging.set_verbosity(logging.INFO)

@@ -13,8 +13,8 @@ import pytest
 from data_pipelines import __main__ as data_commands
 from data_pipelines import demo_corpus as demo
 from data_pipelines.corpus import json_lines
-from i2vgen_jax import checkpoint, train
-from i2vgen_jax.stored import run_config
+from i2vgen_jax import train
+from i2vgen_jax.stored import checkpoint, run_config
 from tests import runs, tiny
 
 DEMO = runs.ROOT / 'i2vgen_jax' / 'demo'

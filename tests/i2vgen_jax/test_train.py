@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from i2vgen_jax import checkpoint, lora, train
+from i2vgen_jax import train
+from i2vgen_jax.models import lora
+from i2vgen_jax.stored import checkpoint
 from tests import runs, tiny
 
 

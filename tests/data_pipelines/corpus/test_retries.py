@@ -15,7 +15,7 @@ import requests
 from google.api_core import exceptions as google_exceptions
 
 from data_pipelines.corpus import reader, retries
-from data_pipelines.stream import decoder, fields
+from data_pipelines.stream import decoder, fields, sandboxed_decoder
 from tests import corpora
 from tests.data_pipelines.corpus import test_remote_records
 
@@ -117,7 +117,7 @@ def test_a_bucket_that_stays_away_is_no_bad_example(unsteady, monkeypatch):
 def test_a_disk_that_is_gone_is_no_bad_example_of_a_decoders_child(tmp_path, monkeypatch):
   monkeypatch.setenv('STORAGE_DEADLINE_SECS', '0.2')
   video = test_remote_records.VIDEO
-  sandboxed = decoder.make_decoder([fields.Video()], sandbox=True)
+  sandboxed = sandboxed_decoder.make_decoder([fields.Video()], sandbox=True)
   try:
     batch = sandboxed.empty(video, 1)
     request = decoder.Request(str(tmp_path / 'unmounted/shard'), 0, (0.0, 1.0, 2.0, 3.0))

@@ -9,9 +9,10 @@ import numpy as np
 
 from data_pipelines.media import errors, sandbox, shared_memory
 from data_pipelines.stream import decoder as decoder_lib
+from data_pipelines.stream import sandboxed_decoder
 
 
-class Deadly(decoder_lib._Fill):
+class Deadly(sandboxed_decoder._Fill):
   """Of a child that dies at a file, as native code does of what it was not made for.
 
   The file's SHA-256 is given; None is every file.

@@ -19,7 +19,7 @@ from data_pipelines.corpus import buckets
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import errors, sandbox, shared_memory
 from data_pipelines.stream import decoder as decoder_lib
-from data_pipelines.stream import fields
+from data_pipelines.stream import fields, sandboxed_decoder
 from data_pipelines.stream import stream as stream_lib
 from tests.data_pipelines.media import deadly
 
@@ -153,13 +153,13 @@ def test_a_decoder_that_dies_again_and_again_ends_the_run(open_stream):
 
 def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
   plain, sandboxed = (make(fields.pixel_fields(FIELDS)) for make in (
-    decoder_lib.Decoder, decoder_lib.SandboxedDecoder
+    decoder_lib.Decoder, sandboxed_decoder.SandboxedDecoder
   ))  # fmt: skip
   seen = files_seen(plain)
-  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: plain)
+  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda given, sandbox: plain)
   [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
   sandboxed.sandbox.function = deadly.Deadly(sandboxed.fields, seen[0])
-  monkeypatch.setattr(decoder_lib, 'make_decoder', lambda given, sandbox: sandboxed)
+  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda given, sandbox: sandboxed)
   batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
   assert sandboxed.num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected

@@ -13,10 +13,10 @@ import pytest
 from configs import common
 from data_pipelines.corpus import buckets
 from data_pipelines.stream import fields
-from i2vgen_jax import conditions, lora
+from i2vgen_jax import conditions
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.models import unet3d
+from i2vgen_jax.models import lora, unet3d
 from i2vgen_jax.training import objective
 from tests import tiny
 

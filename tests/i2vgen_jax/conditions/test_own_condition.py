@@ -15,13 +15,14 @@ from jax.interpreters import partial_eval
 
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
-from i2vgen_jax import ablate, checkpoint, precompute, sample, train
+from i2vgen_jax import ablate, precompute, sample, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.models import layers
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.sampling import generate, held_out, stages
+from i2vgen_jax.stored import checkpoint
 from i2vgen_jax.training import data, objective
 from tests import runs, tiny
 

@@ -8,11 +8,10 @@ import pytest
 
 from configs import meshes
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import layers, unet3d
+from i2vgen_jax.parallel import flops, topology
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import __main__ as command
 from i2vgen_jax.plan import chips, compiled, cost, estimate, hlo
 from i2vgen_jax.training import abstract, data, step

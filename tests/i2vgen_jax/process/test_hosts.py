@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint
 from i2vgen_jax.process import exit_codes
+from i2vgen_jax.stored import checkpoint
 from tests import runs
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -11,12 +11,12 @@ import pytest
 
 from configs import base, demo, refine_demo
 from data_pipelines.corpus import buckets
-from i2vgen_jax import checkpoint, train
 from i2vgen_jax import session as session_lib
+from i2vgen_jax import train
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.sampling import generate, given_video, lists, video_file
+from i2vgen_jax.sampling import generate, given_video, lists, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny
 
@@ -207,17 +207,17 @@ def test_a_folder_without_a_corpus_has_the_shape_of_its_samples(runs):
 
 def test_stages_in_the_wrong_place_are_refused(runs):
   first, refinement = runs
-  stages_lib.check_stages(refinement, of_video=True)
+  stage_flags.check_stages(refinement, of_video=True)
   with pytest.raises(ValueError, match='is no refinement stage .* and --video is refined'):
-    stages_lib.check_stages(first, of_video=True)
-  assert stages_lib.read_captions(first, None) and stages_lib.read_captions(refinement)
-  stages_lib.check_stages(first, refinement)
+    stage_flags.check_stages(first, of_video=True)
+  assert stage_flags.read_captions(first, None) and stage_flags.read_captions(refinement)
+  stage_flags.check_stages(first, refinement)
   with pytest.raises(ValueError, match='--workdir=.* is a refinement stage'):
-    stages_lib.check_stages(refinement, None)
+    stage_flags.check_stages(refinement, None)
   with pytest.raises(ValueError, match='--refine_workdir=.* is no refinement stage'):
-    stages_lib.check_stages(first, first)
+    stage_flags.check_stages(first, first)
   with pytest.raises(ValueError, match='nowhere holds no config.json'):
-    stages_lib.check_stages(first, 'nowhere')
+    stage_flags.check_stages(first, 'nowhere')
   with pytest.raises(ValueError, match='levels=0 must be at least 1'):
     generate.settings(run_config.read(refinement), levels=0)
 

@@ -16,11 +16,11 @@ from etils import epath
 
 from configs import i2v, refine, t2v
 from data_pipelines.corpus import json_lines
-from i2vgen_jax import checkpoint, load, train
+from i2vgen_jax import load, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import tensors, unet_names
-from i2vgen_jax.stored import run_config, trees
+from i2vgen_jax.stored import checkpoint, run_config, trees
 from i2vgen_jax.training import objective, warm_start
 from tests import tiny
 

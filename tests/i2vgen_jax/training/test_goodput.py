@@ -11,8 +11,8 @@ import pytest
 
 from configs import demo, i2v
 from data_pipelines.corpus import buckets
-from i2vgen_jax import flops
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.parallel import flops
 from i2vgen_jax.training import goodput
 from tests import tiny
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from i2vgen_jax import checkpoint, train
+from i2vgen_jax import train
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.process import exit_codes
+from i2vgen_jax.stored import checkpoint
 from tests import averages, runs, tiny
 
 

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from configs import meshes
-from i2vgen_jax import lora, train
 from i2vgen_jax import session as session_lib
+from i2vgen_jax import train
+from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
 from i2vgen_jax.pretrained import peft as peft_lib

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from i2vgen_jax import checkpoint
-from i2vgen_jax.stored import run_config, trees
+from i2vgen_jax.stored import checkpoint, run_config, trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
 

@@ -13,7 +13,7 @@ PROCESS = """
 import pathlib, shutil, sys
 import jax, numpy as np
 from absl import logging
-from i2vgen_jax import checkpoint
+from i2vgen_jax.stored import checkpoint
 from i2vgen_jax.process import hosts
 hosts.join()
 mesh = jax.make_mesh((2,), ('fsdp',))
