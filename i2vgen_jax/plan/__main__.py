@@ -155,11 +155,12 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
   lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
   lines += [
     '',
-    f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}{"of encoders":>14s}',
+    f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}{"done again":>14s}'
+    f'{"of encoders":>14s}',
   ]
   lines += [
     f'{row["name"]:20s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
-    f'{row["encode_tflops"]:14,.0f}'
+    f'{row["again_tflops"]:14,.0f}{row["encode_tflops"]:14,.0f}'
     for row in plan.buckets
   ]
   lines += [

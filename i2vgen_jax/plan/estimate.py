@@ -2,7 +2,7 @@
 
 Parameters, optimizer and average are exact. Activations are what JAX's reverse mode keeps: XLA
 recomputes some of it and pads some, so they are an estimate. Time is FLOPs, those of the frozen
-encoders too, at a stated share of the peak.
+encoders and what is computed twice too, at a stated share of the peak.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Plan:
   capacity: float
   samples_per_device: float
   bytes_per_sample: float  # Activations, estimated.
-  buckets: list  # dict(name, batch_size, share, step_tflops, encode_tflops).
+  buckets: list  # dict(name, batch_size, share, step_tflops, again_tflops, encode_tflops).
   programs: int  # Train steps to compile, at most: aspects that no example has are not.
   checkpoint_bytes: int
   checkpoints_kept: int
@@ -93,7 +93,8 @@ def make(
   if lora.is_used(config):
     moving['kernels with their adapters in bfloat16'] = 2 * lora.num_adapted(state.params)
   rows = cost.bucket_rows(session, buckets)
-  tflops = sum(row['share'] * (row['step_tflops'] + row['encode_tflops']) for row in rows)
+  parts = ('step_tflops', 'again_tflops', 'encode_tflops')
+  tflops = sum(row['share'] * row[part] for row in rows for part in parts)
   secs = tflops * 1e12 / (topology.devices * device.peak * mfu)
   hours = config.train.num_steps * secs / 3600
   per_sec = sum(row['share'] * row['batch_size'] for row in rows) / secs

@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from configs import meshes
+from configs import demo, meshes
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import layers, unet3d
@@ -310,7 +310,7 @@ def test_encoders_count_unless_a_cache_spares_them():
   plan = estimate.make(
     config, topology.parse('v5p-8'), buckets, mfu=0.5, clip_cpu_secs=0.1, price_per_chip_hour=2.0
   )
-  parts = ('step_tflops', 'encode_tflops')
+  parts = ('step_tflops', 'again_tflops', 'encode_tflops')
   tflops = sum(row['share'] * row[part] for row in rows.values() for part in parts)
   peak = 4 * 0.5 * flops.PEAKS['TPU v5']
   assert plan.hours == pytest.approx(config.train.num_steps * tflops * 1e12 / peak / 3600)
@@ -320,6 +320,26 @@ def test_encoders_count_unless_a_cache_spares_them():
   assert 'price ' not in command.table(dataclasses.replace(plan, price=None), 'v5p-8', 0.5)
   config.data.cache = 'elsewhere'
   assert cost.encoding_flops(session, videos) == 0
+
+
+def test_blocks_that_are_computed_twice_count_in_hours_and_not_in_mfu():
+  config = demo.get_config('corpus=unused')
+  shares = {}
+  for remat in ('none', 'products', 'block', 'offload'):
+    config.unet.remat = remat
+    session = session_lib.build(config, reads_captions=False)
+    shares[remat] = cost.recomputed_share(session, session.buckets()[0])
+  assert shares['none'] == shares['products'] == 0
+  # About one forward pass of the three.
+  assert 0.25 < shares['block'] == shares['offload'] < 0.35
+  rows = {}
+  for remat in ('none', 'block'):
+    config.unet.remat = remat
+    session = session_lib.build(config, reads_captions=False)
+    rows[remat] = cost.bucket_rows(session, session.buckets())
+  for kept, again in zip(*rows.values(), strict=True):
+    assert kept['step_tflops'] == again['step_tflops'] and kept['again_tflops'] == 0
+    assert again['again_tflops'] == pytest.approx(shares['block'] * again['step_tflops'])
 
 
 def test_a_planned_batch_has_the_shapes_of_the_streams(demo_corpus):
