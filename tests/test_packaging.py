@@ -136,8 +136,15 @@ def test_requirements_pin_what_pyproject_declares_and_nothing_else(file, declare
     assert requirement.extras == extras, name
 
 
-def test_the_images_lock_has_every_pin_by_hash():
-  blocks = re.split(r'\n(?=[\w])', (ROOT / 'launch/requirements.lock').read_text())[1:]
+@pytest.mark.parametrize(
+  ('file', 'extra', 'driver'),
+  [
+    ('requirements.lock', 'tpu', 'libtpu'),
+    ('requirements-gpu.lock', 'gpu', 'jax-cuda13-plugin'),
+  ],
+)
+def test_an_images_lock_has_every_pin_by_hash(file, extra, driver):
+  blocks = re.split(r'\n(?=[\w])', (ROOT / 'launch' / file).read_text())[1:]
   locked = {}
   for block in blocks:
     name, version = re.match(r'([\w.-]+)(?:\[\w+\])?==([^\s;\\]+)', block).groups()
@@ -145,7 +152,9 @@ def test_the_images_lock_has_every_pin_by_hash():
     locked[utils.canonicalize_name(name)] = version
   pinned = {name: version for name, (version, _) in pins('requirements.txt').items()}
   assert {name: locked.get(name) for name in pinned} == pinned
-  assert 'libtpu' in locked
+  assert driver in locked
+  [jax] = parse(EXTRAS[extra]).values()
+  assert jax.specifier.contains(locked['jax'])
 
 
 @pytest.mark.parametrize('extra', sorted(set(EXTRAS) - {'test'}))

@@ -41,11 +41,14 @@ class Case:
 
 
 SMALL = {
-  'unet.block_channels': (16, 32),
+  'unet.block_channels': (32, 64),
   'unet.attention_levels': (False, True),
-  'unet.norm_groups': 4,
   'unet.temporal_in_heads': 2,
+  'unet.norm_groups': 32,  # This and the width of the context are built into VGen's classes.
+  'unet.context_dim': 1024,
+  'text_encoder.model.hidden_size': 1024,
   'text_encoder.model.num_layers': 1,
+  'image_encoder.model.projection_dim': 1024,
   'image_encoder.model.num_layers': 1,
   'data.buckets.videos.frames': 4,
   'data.buckets.videos.height': 32,
