@@ -13,6 +13,8 @@ A step counts only once Orbax has committed it; the next start removes a save th
 
 import dataclasses
 import errno
+import logging as standard_logging
+import pathlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -32,6 +34,8 @@ from i2vgen_jax.stored.trees import absolute
 
 # Saves that may fail one after the other before the run ends.
 MAX_FAILED_SAVES = 3
+# How often a process asks, while it waits for a save, whether its own part has failed.
+ASK_SECS = 1.0
 # What a start copies into the workdir.
 COPIES = ('frozen', 'tokenizer', 't5_tokenizer')
 
@@ -40,6 +44,21 @@ class SaveError(OSError):
   """The state could not be saved; an earlier one may be."""
 
   errno = errno.ENOSPC  # Ends a run as a full disk does.
+
+
+class _OwnErrors(standard_logging.Handler):
+  """Keeps the first error of this process's part of a save.
+
+  Orbax logs it at once; the save's result has it only after a meeting of all processes, to which
+  those that have no error do not come.
+  """
+
+  error: BaseException | None = None
+
+  def emit(self, record: standard_logging.LogRecord) -> None:
+    """Of what Orbax's background thread logs with its traceback."""
+    if record.exc_info and pathlib.Path(record.pathname).name == 'async_checkpointer.py':
+      self.error = self.error or record.exc_info[1]
 
 
 class Checkpoints:
@@ -74,6 +93,8 @@ class Checkpoints:
     self._saving: tuple[int, Any] | None = None  # A step, and Orbax's handle of its save.
     self._failed_saves = 0
     self._checkpointer: ocp.training.Checkpointer | None = None
+    self._own = _OwnErrors(standard_logging.ERROR)
+    logging.get_absl_logger().addHandler(self._own)
 
   def _open(self) -> ocp.training.Checkpointer:
     """Orbax's own, which fails if a step's metadata is damaged; removes saves that were cut off."""
@@ -96,7 +117,11 @@ class Checkpoints:
     Args:
       step: updates done.
       ask_clock: whether hosts may wait here for what the first one's clock says.
+
+    Raises:
+      SaveError: of several processes this one could not write its part of the save under way.
     """
+    self._check_own()
     if self._every and step % self._every == 0:
       return True
     if not self._every_secs or not ask_clock:
@@ -139,13 +164,13 @@ class Checkpoints:
       return
     (step, handle), self._saving = self._saving, None
     try:
-      handle.result()
+      self._wait(handle)
       if jax.process_index() == 0 and step not in steps(self._directory):
         raise OSError('Orbax did not commit it')
     except Exception as error:  # Orbax raises whatever its threads have met.
       first = str(error).strip().splitlines() or ['']
       reason = f'{type(error).__name__}: {first[0][:300]}'
-      if jax.process_count() > 1:
+      if jax.process_count() > 1:  # Orbax would wait for all of them at the next save.
         raise SaveError(f'Step {step} is not saved: {reason}.') from error
       for path in self._directory.iterdir():
         if path.name.startswith(f'{step}.'):  # What was written of it.
@@ -155,6 +180,24 @@ class Checkpoints:
       self._failed(step, reason if free is None else f'{reason}; {free:,} bytes are free')
     else:
       self._failed_saves = 0
+
+  def _wait(self, handle: Any) -> None:
+    """Waits for a save; raises its error, of this process's own part as soon as it is known."""
+    while jax.process_count() > 1:
+      asked = time.monotonic()
+      try:
+        return handle.result(ASK_SECS)
+      except TimeoutError:
+        if self._own.error is not None:
+          raise self._own.error from None
+        if time.monotonic() - asked < ASK_SECS / 2:  # It is the save's.
+          raise
+    handle.result()
+
+  def _check_own(self) -> None:
+    """Raises SaveError if this one of several processes could not write its part of a save."""
+    if jax.process_count() > 1 and self._own.error is not None:
+      self._finish()
 
   def _failed(self, step: int, reason: str) -> None:
     """Logs a failed save; raises SaveError once there are too many."""
@@ -265,6 +308,7 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for the save under way."""
+    logging.get_absl_logger().removeHandler(self._own)
     self._finish()
     if self._checkpointer is not None:
       self._checkpointer.close()

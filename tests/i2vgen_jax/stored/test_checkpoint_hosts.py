@@ -1,29 +1,33 @@
-"""Two processes save and restore together; what only one of them sees damaged, both pass over."""
+"""Two processes save and restore together; what only one of them sees damaged, both pass over, and
+one that alone cannot write says so at once."""
 
 import subprocess
 import sys
 
 import pytest
 
+from i2vgen_jax.process import exit_codes
 from launch import local
 from tests import runs
 
 pytestmark = pytest.mark.slow
-PROCESS = """
-import pathlib, shutil, sys
+SETUP = """
+import pathlib, resource, shutil, signal, sys, threading, time
 import jax, numpy as np
 from absl import logging
 from i2vgen_jax.stored import checkpoint
-from i2vgen_jax.process import hosts
+from i2vgen_jax.process import cli, hosts
 hosts.join()
 mesh = jax.make_mesh((2,), ('fsdp',))
 place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('fsdp'))
-values = np.arange(200_000, dtype=np.float32).reshape(2, -1)
+values = np.arange(int(sys.argv[3]), dtype=np.float32).reshape(2, -1)
 def state(step):
   return {'x': jax.make_array_from_callback(values.shape, place, lambda i: values[i] + step)}
 root = pathlib.Path(sys.argv[1])
 make = lambda: checkpoint.Checkpoints(root, every=1, keep_last=3, keep_every=0)
 checkpoints = make()
+"""
+DAMAGE = """
 for step in (1, 2, 3):
   checkpoints.save(step, state(step), {'step': step})
 checkpoints.close()
@@ -45,14 +49,32 @@ checkpoints.check_saved(3)
 checkpoints.close()
 print('restored', step, position['step'], checkpoint.steps(root / 'checkpoints'))
 """
+# The process of this number has no room for more than 0.5 MB in a file.
+FULL = """
+checkpoints.save(1, state(1), {'step': 1})
+checkpoints._finish()
+hosts.meet('saved')
+threading.Thread(target=hosts.hear, args=(threading.Event(), print), daemon=True).start()
+if jax.process_index() == int(sys.argv[2]):
+  signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, resource.RLIM_INFINITY))
+began = time.monotonic()
+try:
+  checkpoints.save(2, state(2), {'step': 2})
+  while time.monotonic() - began < 100:
+    checkpoints.due(3)
+    time.sleep(0.1)
+except checkpoint.SaveError as error:
+  cli.leave_pod(error)
+"""
 
 
-@pytest.mark.parametrize('damage', ['flip', 'cut'])
-def test_both_processes_take_the_older_step_when_the_part_of_one_is_damaged(tmp_path, damage):
+def start(code, *arguments):
+  """Two processes of it."""
   port = local.free_port()
-  processes = [
+  return [
     subprocess.Popen(
-      [sys.executable, '-c', PROCESS, str(tmp_path), damage],
+      [sys.executable, '-c', SETUP + code, *map(str, arguments)],
       cwd=runs.ROOT,
       env=runs.environment()
       | {
@@ -68,9 +90,23 @@ def test_both_processes_take_the_older_step_when_the_part_of_one_is_damaged(tmp_
     )
     for index in range(2)
   ]
-  for process in processes:
+
+
+@pytest.mark.parametrize('damage', ['flip', 'cut'])
+def test_both_processes_take_the_older_step_when_the_part_of_one_is_damaged(tmp_path, damage):
+  for process in start(DAMAGE, tmp_path, damage, 200_000):
     printed, log = process.communicate(timeout=300)
     assert process.returncode == 0, log[-3000:]
     assert 'restored 2 2 ' in printed
     assert 'is damaged' in log
   assert len(list((tmp_path / 'damaged_checkpoints').glob('3_*.txt'))) == 1
+
+
+@pytest.mark.parametrize('host', [0, 1])
+def test_one_that_alone_cannot_write_ends_the_run_at_once(tmp_path, host):
+  """Orbax's own meeting of all processes would last twenty minutes."""
+  processes = start(FULL, tmp_path, host, 2_000_000)
+  logs = [process.communicate(timeout=90)[1] for process in processes]
+  assert [process.returncode for process in processes] == [exit_codes.STORAGE] * 2, logs
+  assert 'Step 2 is not saved: ' in logs[host] and 'File too large' in logs[host]
+  assert f'process {host} left with exit code {exit_codes.STORAGE}' in logs[1 - host]
