@@ -89,7 +89,8 @@ class Sidecars:
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
     """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown); and
-    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1)."""
+    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1) and the
+    motion (NaN if unknown)."""
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
@@ -103,6 +104,8 @@ class Sidecars:
     chosen += [f'{_quoted(axis)}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     if self._has_content:
       chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
+    if 'motion' in self.columns:
+      chosen.append('motion::FLOAT AS motion')
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
       f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '

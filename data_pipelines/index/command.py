@@ -9,6 +9,7 @@ What is written is memory-mapped by training:
     first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
                          `curate` found one, else the whole video
     content.f32.npy      if `curate` found borders: the content of these rows, schema.CONTENT
+    motion.f32.npy       if `curate` measured it: of these rows, NaN where it is unknown
 """
 
 import dataclasses
@@ -102,6 +103,9 @@ def index(
     columns['content'], manifest['is_cropped'] = content, True
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
   manifest['fingerprint'] = _fingerprint(manifest, columns)
+  if 'motion' in rows:  # It changes no draw, and so no fingerprint.
+    columns['motion'] = rows['motion'][order].astype(np.float32)
+    manifest['has_motion'] = True
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest

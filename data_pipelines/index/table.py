@@ -7,6 +7,7 @@ quantiles of the scores, and their shares are evened out: share ~ size^(1 - alph
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ class Table:
     corpora: whose rows they are.
     rows: numbers in reader.Corpora, (N,); None if they are the places themselves.
     columns: COLUMNS by place, (N,) each; memory-mapped if they come from an index. If anything is
-      cropped to its content also 'content', schema.CONTENT as float32 (N, 4).
+      cropped to its content also 'content', schema.CONTENT as float32 (N, 4); if `curate` has
+      measured it also 'motion', frame diagonals per second, NaN where it is unknown.
     cells: name, media, places [start, stop], min_duration (seconds) and min_fps of each.
     balance: how the cells are drawn.
     fingerprint: changes with the corpora, their order, cells and shares.
@@ -115,6 +117,10 @@ class Table:
       return ()
     found = tuple(self.columns['content'][place].tolist())
     return () if found == WHOLE else found
+
+  def motion(self, place: int | np.integer) -> float:
+    """Of the row at a place, frame diagonals per second; NaN if it is unknown."""
+    return float(self.columns['motion'][place]) if 'motion' in self.columns else math.nan
 
   def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
     """The cells as far as they fill the bucket; with by_source, each corpus has its own.
@@ -328,6 +334,8 @@ def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
   columns = {name: load(name) for name in COLUMNS}
   if manifest.get('is_cropped'):
     columns['content'] = load('content')
+  if manifest.get('has_motion'):
+    columns['motion'] = load('motion')
   balance = Balance(**manifest['balance'])
   return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
 

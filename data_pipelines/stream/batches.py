@@ -91,7 +91,7 @@ class Batches:
   def __call__(self, drawn: Drawn) -> dict[str, np.ndarray]:
     """Raises DataError if too much of it cannot be decoded."""
     batch = self._decoder.empty(self._bucket, len(drawn))
-    captions = [''] * len(drawn)
+    captions, motion = [''] * len(drawn), [math.nan] * len(drawn)
     rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
@@ -108,8 +108,7 @@ class Batches:
           places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
         else:
           self._health.count()
-          captions[i] = decoded.caption
-          del places[i]
+          captions[i], motion[i] = decoded.caption, self._table.motion(places.pop(i))
       if not places:
         break
     else:
@@ -119,7 +118,7 @@ class Batches:
       )
     positions = [index % self._bucket.batch_size for index, _ in drawn]
     return fields_lib.add_rows(
-      batch, self._fields, fields_lib.Rows(self._bucket, captions, positions)
+      batch, self._fields, fields_lib.Rows(self._bucket, captions, positions, motion)
     )
 
   def _replaced_before(

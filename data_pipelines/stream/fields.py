@@ -1,12 +1,13 @@
 """The arrays of a batch, a class each: what of an example a model may be given.
 
-Pixels are made where media is decoded, in a child process; all else is made of the bucket and the
-captions, in the run's own process. A model that needs another array adds a class here, and names it
-in the signal that reads it (i2vgen_jax/conditions/).
+Pixels are made where media is decoded, in a child process; all else is made of the bucket, the
+captions and the index, in the run's own process. A model that needs another array adds a class
+here, and names it in the signal that reads it (i2vgen_jax/conditions/).
 """
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
@@ -25,11 +26,14 @@ class Rows:
     bucket: of the batch.
     captions: one for each row.
     positions: of the rows in the global batch.
+    motion: of `curate`, frame diagonals per second, one for each row, NaN where it is unknown; ()
+      if no row's is known.
   """
 
   bucket: buckets_lib.Bucket
   captions: Sequence[str]
   positions: Sequence[int]
+  motion: Sequence[float] = ()
 
 
 class PixelField(abc.ABC):
@@ -86,7 +90,7 @@ class ClipImage(PixelField):
 
 
 class RowField(abc.ABC):
-  """An array that is made of the bucket and the captions."""
+  """An array that is made of the bucket, the captions, and what the index knows."""
 
   @property
   @abc.abstractmethod
@@ -120,6 +124,21 @@ class Fps(RowField):
     """(B,)."""
     fps = IMAGE_FPS if rows.bucket.media == 'image' else rows.bucket.fps
     return np.full(len(rows.positions), fps, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion(RowField):
+  """How much moves, float32 (B,): mean optical flow in frame diagonals per second; NaN where it is
+  unknown, as of images."""
+
+  name: str = 'motion'
+
+  def of_rows(self, rows: Rows) -> np.ndarray:
+    """(B,)."""
+    unknown = [math.nan] * len(rows.positions)
+    return np.asarray(
+      unknown if rows.bucket.media == 'image' else rows.motion or unknown, np.float32
+    )
 
 
 @dataclasses.dataclass(frozen=True)

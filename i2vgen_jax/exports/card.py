@@ -26,11 +26,12 @@ CONDITIONS = {
   'image_latents': "the first frame's latents, beside the noise",
   'image_tokens': "the first frame's CLIP vector",
   'last_frame': "the last frame's latents, beside the noise",
+  'motion': 'how much moves',
   't5_text': 'the caption, by T5',
   'text': 'the caption, by CLIP',
 }
 # Kinds that read the first frame.
-READ_IMAGE = set(CONDITIONS) - {'fps', 'last_frame', 't5_text', 'text'}
+READ_IMAGE = set(CONDITIONS) - {'fps', 'last_frame', 'motion', 't5_text', 'text'}
 CAPTION = 'waves roll onto a beach'
 NEEDS = {
   'torch': 'torch safetensors numpy pillow',

@@ -33,7 +33,7 @@ OWN_IMPORT = 'i2vgen_jax.exports.torch_model.'
 # The conditions that it has a class for.
 CONDITIONERS = (
   'first_frame_latents', 'fps', 'global_image_tokens', 'image_latent_tokens', 'image_latents',
-  'image_tokens', 'last_frame', 't5_text', 'text',
+  'image_tokens', 'last_frame', 'motion', 't5_text', 'text',
 )  # fmt: skip
 # Names that are no entry of a list, or an entry of one.
 RENAMED = (
@@ -128,6 +128,8 @@ def settings(session: session_lib.Session, has_adapters: bool = False) -> dict[s
   sample = generate.settings(config)
   del sample['prediction_type'], sample['schedule']  # The schedule's table is in a file.
   sample |= {name: getattr(bucket, name) for name in ('frames', 'height', 'width', 'fps')}
+  if 'motion' in session.signals:
+    sample['motion'] = None  # Unknown.
   content = dict(
     unet=_unet_fields(session),
     **networks,

@@ -202,6 +202,26 @@ class Fps(Conditioner):
     return self.linear(sinusoid(fps_B, self.width).to(next(self.parameters()).dtype))
 
 
+class Motion(Conditioner):
+  """Motion, (B, 2): frame diagonals per second, and 1 where that is known."""
+
+  signals, route = ('motion',), 'embedding'
+
+  def __init__(self, widths: Widths) -> None:
+    super().__init__(widths)
+    self.width = widths.embedding // 4
+    self.linear = nn.Sequential(
+      nn.Linear(self.width, widths.embedding),
+      nn.SiLU(),
+      nn.Linear(widths.embedding, widths.embedding),
+    )
+
+  def forward(self, motion_B2: Tensor, num_frames: int) -> Tensor:
+    """(B, 2) -> (B, E)."""
+    h = sinusoid(1000 * motion_B2[:, 0], self.width).to(next(self.parameters()).dtype)
+    return self.linear[2](self.linear[:2](h) * motion_B2[:, 1:].to(h.dtype))
+
+
 CONDITIONERS: dict[str, type[Conditioner]] = {
   'first_frame_latents': FirstFrameLatents,
   'fps': Fps,
@@ -210,6 +230,7 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
   'image_latents': ImageLatents,
   'image_tokens': ImageTokens,
   'last_frame': LastFrame,
+  'motion': Motion,
   't5_text': T5Text,
   'text': Text,
 }

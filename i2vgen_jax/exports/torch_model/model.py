@@ -86,7 +86,8 @@ class VideoModel(nn.Module):
       noise: (1, C, F, h, w) to start from in place of the seed's.
       **settings: in place of those of `self.settings`: num_steps, guidance_scale, guidance_rescale,
         sampler, spacing, eta, set_alpha_to_one, frames, height, width, fps, negative_prompt,
-        levels, inversion_steps.
+        levels, inversion_steps; and, of models that are conditioned on it, motion: frame diagonals
+        per second, None where it is unknown.
 
     Raises:
       ValueError: something that the model needs is missing, or a setting is unknown or invalid.
@@ -98,7 +99,9 @@ class VideoModel(nn.Module):
       shape = (chosen['frames'], *(side // self.vae.downsampling for side in size))
       channels = self.config['vae']['latent_channels']
       noise = torch.randn((1, channels, *shape), generator=generator)
-    conditioning = self.condition(caption, image, last_image, *size, chosen['fps'])
+    conditioning = self.condition(
+      caption, image, last_image, *size, chosen['fps'], chosen.get('motion')
+    )
     unconditional = self.unconditional(conditioning, chosen['negative_prompt'])
     z = noise.to(self.device, torch.float32)
     if chosen['levels']:
@@ -128,7 +131,14 @@ class VideoModel(nn.Module):
     return chosen, make_table(self.alphas_cumprod['sampled'], levels=levels, **options)
 
   def condition(
-    self, caption: str, image: Any, last_image: Any, height: int, width: int, fps: float
+    self,
+    caption: str,
+    image: Any,
+    last_image: Any,
+    height: int,
+    width: int,
+    fps: float,
+    motion: float | None = None,
   ) -> dict[str, Tensor]:
     """`conditioning` of the U-Net, of one row; raises ValueError for a picture that is missing."""
     found = {}
@@ -137,6 +147,9 @@ class VideoModel(nn.Module):
         found[name] = self.encode_text(name, caption)
       elif name == 'fps':
         found[name] = torch.tensor([float(fps)], device=self.device)
+      elif name == 'motion':
+        known = motion is not None
+        found[name] = torch.tensor([[float(motion or 0), float(known)]], device=self.device)
       else:
         which = 'last_image' if name == 'last_frame_latents' else 'image'
         picture = last_image if which == 'last_image' else image

@@ -218,7 +218,7 @@ class UNet3D(nn.Module):
       noisy_BCFHW: latents of any F >= 1, H and W.
       timesteps_B: 0 to T - 1.
       conditioning: by signal: text and t5_text (B, L, width), image_embedding (B, V),
-        image_latents and last_frame_latents (B, C, H, W), fps (B,).
+        image_latents and last_frame_latents (B, C, H, W), fps (B,), motion (B, 2).
     """
     x, *conditions = self._embed(noisy_BCFHW, timesteps_B, conditioning)
     x = self.transformer_in(per_frame(self.conv_in, x))

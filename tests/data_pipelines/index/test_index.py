@@ -342,3 +342,35 @@ def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tm
   assert (tmp_path / 'index/manifest.json').stat().st_mtime_ns == stamp
   with corpora_lib.ends_with_2('should be WIDTHxHEIGHT'):
     commands.main(['index', *arguments, '--aspects=64'])
+
+
+def test_a_batch_has_the_motion_of_its_rows_where_it_is_known(corpora, tmp_path):
+  """By the index; of images, and without an index, it is unknown. No draw depends on it."""
+  manifest = index.index(corpora, str(tmp_path / 'index'), quantiles=2)
+  fields_of = (fields.Video(), fields.Motion())
+  open_stream = lambda bucket, **options: stream_lib.TrainStream(  # noqa: E731
+    corpora, [bucket], fields_of, seed=0, sandbox=False, **options
+  )
+  stream = open_stream(VIDEO, index=str(tmp_path / 'index'))
+  measured = {row['key']: row.get('motion') for row in sidecar(corpora)}
+  seen = []
+  for step in range(12):
+    keys = [drawn['key'] for drawn in stream.examples_at(step)]
+    found = stream.batch_at(step)['motion']
+    np.testing.assert_array_equal(found, np.array([measured[key] for key in keys], np.float32))
+    seen += found.tolist()
+  assert np.isnan(seen).any() and len({value for value in seen if value == value}) > 20
+  images = open_stream(IMAGE, index=str(tmp_path / 'index')).batch_at(0)['motion']
+  assert images.dtype == np.float32 and np.isnan(images).all()
+  assert np.isnan(open_stream(VIDEO).batch_at(0)['motion']).all()
+  (tmp_path / 'older').mkdir()
+  for path in (tmp_path / 'index').iterdir():
+    if not path.name.startswith('motion'):
+      shutil.copy(path, tmp_path / 'older')
+  older = {name: value for name, value in manifest.items() if name != 'has_motion'}
+  (tmp_path / 'older' / 'manifest.json').write_text(json.dumps(older))
+  stream_of_older = open_stream(VIDEO, index=str(tmp_path / 'older'))
+  assert stream_of_older.fingerprint == stream.fingerprint
+  batch = stream_of_older.batch_at(0)
+  np.testing.assert_array_equal(batch['video'], stream.batch_at(0)['video'])
+  assert np.isnan(batch['motion']).all()

@@ -15,7 +15,7 @@ from jax.interpreters import partial_eval
 
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields
-from i2vgen_jax import ablate, precompute, sample, train
+from i2vgen_jax import ablate, conditions, precompute, sample, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.models import layers
@@ -74,6 +74,7 @@ LINES = {
   'own': dict(kind=BRIGHTNESS),
   'last frame': dict(kind='last_frame'),
   'T5': dict(kind='t5_text'),
+  'motion': dict(kind='motion'),
 }
 
 
@@ -87,7 +88,7 @@ def configure(corpus, t5_tokenizer, *cases):
 
 
 # What a cache keeps of each, and the flag by which `sample` is given it.
-CASES = {'own': 'mean', 'last frame': '', 'T5': 't5_text'}
+CASES = {'own': 'mean', 'last frame': '', 'T5': 't5_text', 'motion': ''}
 GIVEN = {'own': '--condition=mean=0.3', 'last frame': '--last_image={}'}
 
 
@@ -99,7 +100,7 @@ def test_conditions_of_one_file_each_are_cached_and_fit_training_and_sampling(
   config.data.cache = str(tmp_path / 'cache')
   precompute.precompute(config, config.data.cache, fps=16.0, max_frames=16, dtype='float32')
   shapes = cache_lib.read_manifest(config.data.cache)['shapes']['32x32']
-  # The last frame is drawn from the latents that are there.
+  # The last frame is drawn from the latents that are there, motion comes with the index.
   assert set(shapes) >= {'latent_mean'} | set(CASES.values()) - {''}
   session, batch = assert_the_cache_gives_what_the_pixels_do(config)
 
@@ -266,3 +267,29 @@ def test_rates_of_dropout_may_differ_by_bucket(demo_corpus, t5_tokenizer):
     config.condition_dropout.buckets = rates
     with pytest.raises(ValueError, match=message):
       session_lib.build(config)
+
+
+def test_motion_is_a_number_or_unknown():
+  _, line = conditions.read((dict(kind='text'), dict(kind='motion')))
+  [signal] = (cls(None, None, {}) for cls in line.conditioner.signals)
+  request = base.Request([], ['a', 'b'], 32, 32, 8.0)
+  encode = lambda **more: signal.encode(  # noqa: E731
+    {}, signal.of_request(dataclasses.replace(request, more=more))
+  )
+  np.testing.assert_array_equal(encode(), np.zeros((2, 2)))
+  np.testing.assert_array_equal(encode(motion='0'), [[0, 1]] * 2)
+  np.testing.assert_allclose(encode(motion='0.25'), [[0.25, 1]] * 2)
+  # Dropped, it is unknown.
+  np.testing.assert_array_equal(jnp.broadcast_to(signal.null({}), (2, 2)), encode())
+  for text in ('fast', '-0.1', 'nan', 'inf'):
+    with pytest.raises(ValueError, match=f'--motion={text} must be a number of 0 or more'):
+      encode(motion=text)
+  module = line.conditioner(8, 16, 0.0, jnp.float32)
+  params = module.init(jax.random.key(0), encode(), 4, None)['params']
+  assert not module.apply({'params': params}, encode(motion='0.25'), 4, None).any()
+  params['linear_2']['kernel'] = jnp.ones((16, 16))
+  unknown, none, some = (
+    module.apply({'params': params}, values, 4, None)[0]
+    for values in (encode(), encode(motion='0'), encode(motion='0.25'))
+  )
+  assert not unknown.any() and none.any() and not jnp.allclose(none, some)

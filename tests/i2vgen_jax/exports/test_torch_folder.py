@@ -128,6 +128,8 @@ def check_prediction(exported, height, width, bar=BAR):
   )
   if 'fps' in conditioning:
     conditioning['fps'] = np.array([8, 16], np.float32)
+  if 'motion' in conditioning:
+    conditioning['motion'] = np.array([[0.05, 1], [0, 0]], np.float32)
   timesteps = np.array([7, 801])
   apply = jax.jit(session.unet.apply, compiler_options=FAST_COMPILE)
   ours = apply({'params': exported.unet}, latents, timesteps, conditioning)
@@ -202,6 +204,7 @@ def test_a_process_with_torch_alone_makes_the_video_that_ours_does(
     last_image=torch.from_numpy(np.array(picture(40, 56, seed=1))),
     video=torch.from_numpy(video_FHWC),
     noise=torch.from_numpy(np.moveaxis(np.asarray(noise_BFHWC), -1, 1).copy()),
+    motion=0.05,
     **settings,
     **REQUEST,
   )
@@ -224,7 +227,7 @@ def ours(exported, settings, last, noise_BFHWC, video_FHWC):
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
   session = exported.session.on(mesh)
   request = base.Request(
-    [picture(80, 72)], [CAPTIONS[0]], **REQUEST, more=dict(last_image=str(last))
+    [picture(80, 72)], [CAPTIONS[0]], **REQUEST, more=dict(last_image=str(last), motion='0.05')
   )
   inputs = generate_lib.Inputs(
     session.of_request(request), session.negative(NEGATIVE_PROMPT), video_FHWC[None]
