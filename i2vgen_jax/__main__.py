@@ -1,5 +1,7 @@
 """Names the commands, for whoever gives none: python -m i2vgen_jax."""
 
+import sys
+
 from data_pipelines import user_errors
 
 COMMANDS = (
@@ -7,7 +9,15 @@ COMMANDS = (
   'plan score'
 )
 
-user_errors.fail(
-  f'python -m i2vgen_jax is no command: python -m i2vgen_jax.COMMAND --help, of {COMMANDS}; '
-  'for corpora python -m data_pipelines --help.'
-)
+
+def main(arguments: list[str]) -> None:
+  """Prints the commands if that is what is asked for, else fails with them."""
+  how = f'python -m i2vgen_jax.COMMAND --help, of {COMMANDS}; for corpora python -m data_pipelines'
+  if arguments and arguments[0] in ('-h', '-help', '--help', '--helpfull', '--helpshort'):
+    print(f'{how} --help.')
+  else:
+    user_errors.fail(f'python -m i2vgen_jax is no command: {how} --help.')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

@@ -1,6 +1,8 @@
 """Every command shows its help with exit code 0, and ends with 2 and one line for a mistake."""
 
+import importlib
 import json
+import subprocess
 
 import pytest
 
@@ -36,6 +38,26 @@ def test_commands_of_all_packages_are_found():
   assert packages == {'i2vgen_jax', 'data_pipelines', 'launch'}
   assert {'i2vgen_jax.train', 'i2vgen_jax.plan', 'i2vgen_jax.demo.train_vae'} < set(COMMANDS)
   assert {'data_pipelines ingest', 'data_pipelines bench', 'launch local'} < set(COMMANDS)
+
+
+def test_a_module_that_is_imported_runs_nothing():
+  """As the image's smoke test imports all of them; here those whose name says that they run."""
+  for package in ('data_pipelines', 'i2vgen_jax', 'launch'):
+    for path in sorted((runs.ROOT / package).rglob('__main__.py')):
+      importlib.import_module('.'.join(path.relative_to(runs.ROOT).with_suffix('').parts))
+
+
+@pytest.mark.slow
+def test_the_smoke_test_of_the_image_passes():
+  done = subprocess.run(
+    ['bash', 'launch/smoke.sh'],
+    cwd=runs.ROOT,
+    env=runs.environment(),
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'smoke test passed: ' in done.stdout
 
 
 @pytest.mark.parametrize('name', COMMANDS)
