@@ -9,6 +9,7 @@ import time
 from data_pipelines import demo_corpus, user_errors
 from data_pipelines.corpus import jobs
 from data_pipelines.curate import command as curate
+from data_pipelines.demo_corpus import kinds
 from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import inspect, verify
@@ -57,23 +58,34 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _add_demo(commands: jobs.Commands) -> None:
-  text = 'Render the demo corpus: moving coloured shapes, as WebVid videos and img2dataset images.'
+  text = 'Render the demo corpus: coloured shapes, as WebVid videos and img2dataset images.'
   parser = commands.add_parser('demo', help=text, description=text)
   parser.add_argument('--output', required=True, help='folder to write to; kept if complete')
-  parser.add_argument('--num_videos', type=int, default=demo_corpus.NUM_VIDEOS)
-  parser.add_argument('--num_validation', type=int, default=demo_corpus.NUM_VALIDATION)
-  parser.add_argument('--num_images', type=int, default=demo_corpus.NUM_IMAGES)
+  parser.add_argument(
+    '--kind', choices=tuple(kinds.KINDS), default='shapes',
+    help='shapes: one plain shape that moves; scenes: up to three, a camera, backdrops',
+  )  # fmt: skip
+  parser.add_argument(
+    '--sealed', action='store_true',
+    help='of scenes, held-out videos alone: others than those beside the training videos',
+  )  # fmt: skip
+  for name in ('num_videos', 'num_validation', 'num_images'):
+    own = ', '.join(f'{kind} {made.counts[name]}' for kind, made in kinds.KINDS.items())
+    parser.add_argument(f'--{name}', type=int, help=f'default: {own}')
   parser.add_argument('--num_processes', type=jobs.at_least_one, default=2)
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_demo)
 
 
-def _demo(output: str, dry_run: bool, **counts: int) -> None:
+def _demo(
+  output: str, dry_run: bool, num_processes: int, kind: str, sealed: bool, **given: int | None
+) -> None:
+  counts = demo_corpus.counts_of(kind, sealed, **given)
   if dry_run:
     print(f'would write {output}/webvid and {output}/images: {counts}; nothing was written')
     return
   start = time.monotonic()
-  demo_corpus.write(output, **counts)
+  demo_corpus.write(output, **counts, num_processes=num_processes, kind=kind, sealed=sealed)
   print(f'{output}: webvid/ and images/, {time.monotonic() - start:.1f} s')
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from absl import flags, logging
 from etils import epath
 
-from i2vgen_jax.evaluation import clip_scores, frechet, measures, report, shapes, spectrum
+from data_pipelines.corpus import reader
+from i2vgen_jax.evaluation import captioned, clip_scores, frechet, measures, report, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import cli, output_folder
 from i2vgen_jax.sampling import held_out, stage_flags, stages
@@ -33,13 +34,17 @@ def main() -> None:
   given = flags.FLAGS
   output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output_folder.check_writable(output)
+  if given.corpus:
+    reader.Corpora(given.corpus, 'validation')  # Raises ValueError if it has no held-out clips.
   networks, hashes = load_networks(given)
   base, *rest = stage_flags.load(given)
   refinement = rest[0] if rest else None
   if refinement:
     base = base.fitting(refinement.bucket.height, refinement.bucket.width)
   last = refinement or base
-  batch = held_out.clips(last.session, last.bucket, given.num_examples, [base.session])
+  batch = held_out.clips(
+    last.session, last.bucket, given.num_examples, [base.session], given.corpus
+  )
   captions, real_BFHWC = batch['caption'], batch['video']
   # Before hours of sampling: networks that cannot take such clips end the command here.
   real = describe(networks, real_BFHWC, captions)
@@ -63,6 +68,7 @@ def main() -> None:
     'num_examples': len(captions),
     'seed': given.seed,
     'weights': given.weights,
+    'corpus': given.corpus,
     'size': [last.bucket.frames, last.bucket.height, last.bucket.width],
     'base': base.settings,
     'refinement': refinement and refinement.settings,
@@ -142,7 +148,7 @@ def measure_sets(
     logging.warning(
       'Intervals of %d clips are too narrow to be trusted: take %d or more.', len(captions), FEWEST
     )
-  is_demo = shapes.is_demo(captions)
+  follow_caption = captioned.choose(captions, fps)
   found = {}
   for name, videos_BFHWC in videos.items():
     rows, curves = [], []
@@ -157,7 +163,7 @@ def measure_sets(
         motion=measures.motion_magnitude(video, fps),
         high_frequency_share=spectrum.high_frequency_share(video),
       )
-      rows.append(row | (shapes.measure(video, caption) if is_demo else {}))
+      rows.append(row | follow_caption(video, caption))
       curves.append(curve)
     found[name] = {
       measure: measures.mean_with_interval([row[measure] for row in rows]) for measure in rows[0]
@@ -277,12 +283,9 @@ def summary(
   mean = {
     name: value['mean'] for name, value in found[best_of(videos)].items() if isinstance(value, dict)
   }
-  line = f'first frame {mean["first_frame_psnr_db"]:.1f} dB: {output}/index.html'
-  if 'follows_caption' not in mean:
-    return line
   return (
-    f'{mean["follows_caption"]:.0%} move as captioned (chance 25 %), {mean["keeps_color"]:.0%} '
-    f'keep the colour, {line}'
+    f'{captioned.summary(mean)}first frame {mean["first_frame_psnr_db"]:.1f} dB: '
+    f'{output}/index.html'
   )
 
 
@@ -290,6 +293,7 @@ if __name__ == '__main__':
   stage_flags.define()
   flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
   flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.', lower_bound=1)
+  flags.DEFINE_string('corpus', None, "Folder of an ingested corpus; default the run's corpora.")
   flags.DEFINE_integer(
     'loss_bins', 0, 'Also measure the loss in this many bins of noise levels.', lower_bound=0
   )

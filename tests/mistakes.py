@@ -445,6 +445,9 @@ MORE = {
   'evaluate: no clips': refused(EVALUATE + '--num_examples=0', '=0', 'positive integer'),
   'evaluate: bins below 0': refused(EVALUATE + '--loss_bins=-2', '-2', NOT_BELOW),
   'evaluate: a file': refused(EVALUATE + '--output={image}', '{image} is a file', 'another --outp'),
+  'evaluate: no corpus': refused(
+    EVALUATE + '--corpus=/nope', '/nope holds no ingested corpus', 'ingest --input='
+  ),
   'evaluate: a name on the Hub': refused(
     EVALUATE + '--clip=openai/clip-vit-base-patch32', 'openai/clip-vit-base-patch32 has no config'
   ),

@@ -7,6 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from data_pipelines import demo_corpus
+from data_pipelines.ingest import command as ingest
 from i2vgen_jax.process import exit_codes
 from tests import runs
 from tests.data_pipelines.score.test_score import clip_folder  # noqa: F401
@@ -99,13 +101,18 @@ def test_export_writes_a_card_and_says_how_to_publish(finished_run, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['torch']
 
 
-def test_evaluate_reports_sampled_and_real_clips(finished_run, tmp_path):
+def test_evaluate_reports_sampled_and_real_clips_of_a_corpus(finished_run, tmp_path):
+  demo_corpus.write(tmp_path / 'demo', 1, 4, 0, size=32, seed=1)
+  ingest.ingest(str(tmp_path / 'demo' / 'webvid'), str(tmp_path / 'corpus'), num_processes=1)
   done = runs.module(
     'i2vgen_jax.evaluate', f'--workdir={finished_run}', f'--output={tmp_path / "out"}',
     '--num_examples=4', '--loss_bins=2', f'--vbench={tmp_path / "vbench"}',
+    f'--corpus={tmp_path / "corpus"}',
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]
   report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+  told = (tmp_path / 'demo' / 'webvid' / 'results_demo_val.csv').read_text()
+  assert all(f',{caption}\n' in told for caption in report['captions'].values())
   assert report['num_examples'] == 4 and report['real']['keeps_color']['mean'] == 1.0
   proxy = report['sampled']['fvd_proxy']
   assert proxy['low'] < proxy['mean'] < proxy['high'] and proxy['num'] == 4

@@ -158,7 +158,8 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   num_unlisted, unlisted = plan.source.count_unlisted()
   splits = {split: _place_shards(plan, results, split) for split in schema.SPLITS}
   splits = {split: found for split, found in splits.items() if found['num_examples']}
-  if 'train' not in splits:
+  # Unless the source says that all of it is held out.
+  if 'train' not in splits and (not splits or {s.split for s in plan.shards} != {'validation'}):
     names = ', '.join(f'{bad["key"]} ({bad["reason"]}: {bad["detail"]})' for bad in rejected[:5])
     raise ValueError(f'no training example can be used; rejected: {counts or "none"}. {names}')
   for index, result in enumerate(results):

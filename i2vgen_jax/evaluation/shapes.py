@@ -1,4 +1,4 @@
-"""Whether a video of the demo corpus does what its caption says: measured by its one shape.
+"""Whether a video of the demo corpus's kind `shapes` does what its caption says: by its one shape.
 
 The shape is found in every frame as what differs from the background.
 """
@@ -15,11 +15,14 @@ MIN_MOTION = 0.12
 
 
 def is_demo(captions: Sequence[str]) -> bool:
-  """Whether all are captions of the demo corpus's videos."""
+  """Whether all are captions of the videos of the kind `shapes`, word for word."""
   try:
-    return all('direction' in demo_corpus.parse_caption(caption) for caption in captions)
+    found = [demo_corpus.parse_caption(caption) for caption in captions]
   except ValueError:
     return False
+  return list(captions) == [
+    demo_corpus.VIDEO_CAPTION.format_map({'direction': ''} | words) for words in found
+  ]
 
 
 def measure(video_FHWC: np.ndarray, caption: str) -> dict[str, float]:

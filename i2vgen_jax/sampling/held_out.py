@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import stream
@@ -23,6 +24,7 @@ def clips(
   bucket: buckets_lib.Bucket,
   num_examples: int,
   others: Sequence[session_lib.Session] = (),
+  corpus: epath.PathLike | None = None,
 ) -> dict[str, Any]:
   """The first held-out clips that fill a bucket; see stream.held_out.
 
@@ -31,11 +33,13 @@ def clips(
     bucket: gives the clips' shape.
     num_examples: how many are wanted.
     others: runs that get the same clips, with the fields that their signals read.
+    corpus: folder of an ingested corpus that is read in place of the run's.
   """
   data = session.config.data
   fields = {field.name: field for other in (session, *others) for field in other.fields()}
+  directories = corpus or dict(data.directories)
   return stream.held_out(
-    dict(data.directories), bucket, tuple(fields.values()), num_examples, sandbox=data.sandbox
+    directories, bucket, tuple(fields.values()), num_examples, sandbox=data.sandbox
   )
 
 

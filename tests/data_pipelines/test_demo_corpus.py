@@ -100,3 +100,13 @@ def test_written_bytes_depend_on_the_arguments_alone(tmp_path):
   assert digests[0] == digests[1]
   with pytest.raises(ValueError, match='other arguments'):
     demo_corpus.write(str(tmp_path / 'a'), 7, 4, 4, size=32)
+
+
+def test_the_default_corpus_keeps_its_bytes(tmp_path):
+  """Runs, figures and weights in the repository are of these."""
+  demo_corpus.write(str(tmp_path), 9, 4, 5, size=32, num_processes=1)
+  digest = hashlib.sha256()
+  for path in sorted(path for path in tmp_path.rglob('*') if path.is_file()):
+    digest.update(path.relative_to(tmp_path).as_posix().encode() + b'\0' + path.read_bytes())
+  expected = 'e42c7599728a70c2d7bad2761a6edeffb80939cfd73f46a7606f9e133d8b7a27'
+  assert digest.hexdigest() == expected  # With the pinned PyAV, Pillow and PyArrow.

@@ -163,6 +163,14 @@ def test_a_corpus_without_one_good_file_is_an_error(tmp_path):
     ingest.ingest(str(tmp_path), str(tmp_path / 'out'), num_processes=1)
 
 
+def test_a_corpus_that_says_it_is_all_held_out_needs_no_training_example(tmp_path):
+  demo_corpus.write(tmp_path / 'demo', 0, 3, 0, size=32, num_processes=1)
+  manifest = ingest.ingest(str(tmp_path / 'demo/webvid'), str(tmp_path / 'out'), num_processes=1)
+  assert {name: split['num_examples'] for name, split in manifest['splits'].items()} == {
+    'validation': 3
+  }
+
+
 def test_ingest_goes_on_after_a_stop_and_repeats_nothing(tmp_path, monkeypatch):
   options = dict(validation_fraction=0.0, num_processes=1)
   folder = corpora.write_folder(tmp_path / 'in', 150)  # Three shards of at most 64.
