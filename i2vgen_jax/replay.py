@@ -11,7 +11,7 @@ from etils import epath
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import cli, hosts, paths
 from i2vgen_jax.stored import checkpoint, run_config, trees
 from i2vgen_jax.training import cache, compilation, data, examine, guard
 from i2vgen_jax.training import step as step_lib
@@ -36,7 +36,7 @@ def replay(workdir: epath.PathLike, step: int | None = None) -> None:
     jax.errors.JaxRuntimeError: DATA_LOSS: the result differs.
   """
   config = run_config.read(workdir)
-  directory = checkpoint.absolute(workdir) / 'checkpoints'
+  directory = paths.absolute(workdir) / 'checkpoints'
   first, last = _interval(sorted(checkpoint.steps(directory)), step, directory)
   compilation.use_cache(config, workdir)
   session = session_lib.build(config, workdir).on(mesh_lib.make_mesh(config.mesh))

@@ -14,6 +14,7 @@ from clu import parameter_overview
 from etils import epath
 
 from data_pipelines.stream import stream as stream_lib
+from i2vgen_jax import config_reference
 from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -245,6 +246,7 @@ def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, p
 
 if __name__ == '__main__':
   config_flag.define()
+  config_reference.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
   flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
   flags.mark_flags_as_required(['config', 'workdir'])

@@ -63,7 +63,8 @@ ROWS = {
   ),
   'i2vgen_jax': (
     'conditions evaluation exports frozen models parallel plan pretrained process '
-    'sampling session stored training data_pipelines data_pipelines/corpus data_pipelines/index '
+    'sampling session stored training configs data_pipelines data_pipelines/corpus '
+    'data_pipelines/index '
     'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),

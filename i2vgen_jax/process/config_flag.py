@@ -42,15 +42,19 @@ def find(path: str) -> str:
   return str(installed) if is_config and not os.path.exists(path) else path
 
 
+def shipped() -> list[str]:
+  """The configs that come with the package, as `configs/<name>.py`."""
+  makes = re.compile(r'^(def )?get_config\b', re.MULTILINE)
+  files = sorted((paths.ROOT / 'configs').glob('*.py'))
+  return [f'configs/{file.name}' for file in files if makes.search(file.read_text())]
+
+
 def load(path: str) -> Any:
   """What the get_config of PATH[:ARG] returns; raises flags.Error if there is no such file."""
   file, colon, argument = path.partition(':')
   found = find(file)
   if not os.path.isfile(found):
-    files = sorted((paths.ROOT / 'configs').glob('*.py'))
-    makes = re.compile(r'^(def )?get_config\b', re.MULTILINE)
-    known = [f'configs/{file.name}' for file in files if makes.search(file.read_text())]
-    raise flags.Error(f'--config={file} is no file{_nearest(file, known)}')
+    raise flags.Error(f'--config={file} is no file{_nearest(file, shipped())}')
   if not file.endswith('.py'):
     raise flags.Error(f'--config={file} must be a Python file, such as configs/base.py.')
   parser = config_flags.ConfigFileFlagParser(name='config', lock_config=True)
