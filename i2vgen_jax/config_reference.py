@@ -6,6 +6,15 @@ Meanings, units and who reads a field are words of configs/words/; all else is r
 values from configs/common.py and the shipped configs, ranges and names from where they are checked.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('output', None, 'File to write, docs/config.md.')
+  flags.mark_flags_as_required(['output'])
+  cli.run(__file__)
+
 import dataclasses
 import functools
 import re
@@ -14,14 +23,15 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from etils import epath
 
 from configs import common
 from data_pipelines.corpus import storage
-from i2vgen_jax.process import cli, config_flag, paths, ranges, tables
+from i2vgen_jax.process import config_flag, paths, ranges, tables
 from i2vgen_jax.stored import run_config
 
+# The flag belongs to the command that calls define, and stands in its --help.
+flags.disclaim_key_flags()
 # Field -> the file and the table that names its values, and what it takes besides.
 TABLES = {
   'unet.remat': ('i2vgen_jax/models/unet3d.py', 'POLICIES', 'none'),
@@ -273,9 +283,3 @@ def define() -> None:
 def main() -> None:
   """Writes the page."""
   storage.write_bytes(epath.Path(flags.FLAGS.output), page().encode())
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'File to write, docs/config.md.')
-  flags.mark_flags_as_required(['output'])
-  cli.run(main)

@@ -109,12 +109,13 @@ TORCH = (
   'i2vgen_jax/evaluation/frechet.py',
 )
 TORCH_ROOM = 'i2vgen_jax/exports/torch_model'  # Is copied for torch, and never imported here.
-# These import what a user names as 'module:function'.
+# These import what a user names as 'module:function', or the command that calls them.
 BY_NAME = (
   'benchmarks/same_numbers/batches.py',
   'data_pipelines/curate/measure.py',
   'i2vgen_jax/conditions/__init__.py',
   'i2vgen_jax/evaluation/frechet.py',
+  'i2vgen_jax/process/cli.py',
 )
 IMPORTERS = ('import_module', '__import__', 'run_module', 'run_path')
 UNSEEN = '?'  # A name that is made at run time.

@@ -23,3 +23,13 @@ def names(file: str, table: str) -> list[str]:
       entries: list[Any] = value.keys if isinstance(value, ast.Dict) else value.elts
       return [ast.literal_eval(entry) for entry in entries]
   raise KeyError(f'{file} assigns no {table}')
+
+
+def of_classes(folder: str, name: str) -> dict[str, str]:
+  """The entries of all dicts of texts that classes in the files of a folder assign to a name."""
+  found: dict[str, str] = {}
+  for file in sorted((paths.ROOT / folder).glob('*.py')):
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+        found |= ast.literal_eval(node.value)
+  return found
