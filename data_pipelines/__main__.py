@@ -14,7 +14,7 @@ from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import inspect, verify
 from data_pipelines.report import command as report
-from data_pipelines.stream import bench, peek
+from data_pipelines.stream import command as stream
 
 MOVED = ('score', 'precompute')  # They need JAX.
 
@@ -31,8 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_command,
     index.add_command,
     report.add_command,
-    peek.add_command,
-    bench.add_command,
+    stream.add_peek,
+    stream.add_bench,
   ):
     command(commands)
   for name in MOVED:

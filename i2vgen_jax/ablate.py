@@ -11,10 +11,22 @@ the run's config into OUTPUT, as in the paper, which tells what a model can do w
 Writes table.md, report.json, contact_sheet.png (per clip: real, then the variants) and videos/.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, run_flags
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  run_flags.define_base()
+  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
+  flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
+  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.', lower_bound=1)
+  flags.mark_flags_as_required(['workdir'])
+  cli.run(__file__)
+
 import dataclasses
 
 import ml_collections
-from absl import flags, logging
+from absl import logging
 from etils import epath
 
 from i2vgen_jax import conditions, train
@@ -22,8 +34,8 @@ from i2vgen_jax import evaluate as evaluate_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.evaluation import report
 from i2vgen_jax.models import lora
-from i2vgen_jax.process import cli, exit_codes, output_folder
-from i2vgen_jax.sampling import generate, held_out, stage_flags, stages
+from i2vgen_jax.process import exit_codes, output_folder
+from i2vgen_jax.sampling import generate, held_out, stages
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 
@@ -128,12 +140,3 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
     ),
     generate=generate.make_generate(session, seed=seed, **run.settings),
   )
-
-
-if __name__ == '__main__':
-  stage_flags.define_base()
-  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/ablation.')
-  flags.DEFINE_bool('train', False, 'Train each variant; else take the weights out.')
-  flags.DEFINE_integer('num_examples', 32, 'Number of held-out clips.', lower_bound=1)
-  flags.mark_flags_as_required(['workdir'])
-  cli.run(main)

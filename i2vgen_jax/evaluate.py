@@ -10,18 +10,37 @@ made as small as those (shrunk, restored), where no other error than the missing
 Writes report.json, index.html, spectrum.png, contact_sheet.png and videos/; prints the figures.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, run_flags
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  run_flags.define()
+  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
+  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.', lower_bound=1)
+  flags.DEFINE_string('corpus', None, "Folder of an ingested corpus; default the run's corpora.")
+  flags.DEFINE_integer(
+    'loss_bins', 0, 'Also measure the loss in this many bins of noise levels.', lower_bound=0
+  )
+  flags.DEFINE_string('clip', None, "Folder of a transformers CLIPModel, for CLIP's scores.")
+  flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
+  flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
+  flags.DEFINE_string('vbench', None, "Folder for CAPTION-INDEX.mp4 files, VBench's layout.")
+  flags.mark_flags_as_required(['workdir'])
+  cli.run(__file__)
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from etils import epath
 
 from data_pipelines.corpus import reader
 from i2vgen_jax.evaluation import captioned, clip_scores, frechet, measures, report, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.process import cli, output_folder
+from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import held_out, stage_flags, stages
 from i2vgen_jax.training import objective
 
@@ -287,19 +306,3 @@ def summary(
     f'{captioned.summary(mean)}first frame {mean["first_frame_psnr_db"]:.1f} dB: '
     f'{output}/index.html'
   )
-
-
-if __name__ == '__main__':
-  stage_flags.define()
-  flags.DEFINE_string('output', None, 'Folder for the report; default WORKDIR/evaluation.')
-  flags.DEFINE_integer('num_examples', 64, 'Number of held-out clips.', lower_bound=1)
-  flags.DEFINE_string('corpus', None, "Folder of an ingested corpus; default the run's corpora.")
-  flags.DEFINE_integer(
-    'loss_bins', 0, 'Also measure the loss in this many bins of noise levels.', lower_bound=0
-  )
-  flags.DEFINE_string('clip', None, "Folder of a transformers CLIPModel, for CLIP's scores.")
-  flags.DEFINE_string('video_features', None, 'TorchScript file or module:function, for FVD.')
-  flags.DEFINE_string('frame_features', None, 'The same for FID, called with videos of one frame.')
-  flags.DEFINE_string('vbench', None, "Folder for CAPTION-INDEX.mp4 files, VBench's layout.")
-  flags.mark_flags_as_required(['workdir'])
-  cli.run(main)

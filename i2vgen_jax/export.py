@@ -14,10 +14,28 @@ with --lora=beside, and 'peft' writes them alone, for PEFT and for diffusers. A 
 code cannot express is refused. Each has a model card, README.md; --license is a field of it.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, tables
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
+  formats = tables.names('i2vgen_jax/export.py', 'FORMATS')
+  flags.DEFINE_enum('format', 'diffusers', formats, 'Layout of the output.')
+  flags.DEFINE_string('output', None, 'Folder to write, or file for vgen; must not exist.')
+  flags.DEFINE_enum(
+    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
+  )
+  flags.DEFINE_string('license', 'other', "The model card's licence, as the Hub spells it.")
+  flags.DEFINE_enum('lora', 'merged', ['merged', 'beside'], "Where adapters go, of 'torch'.")
+  dtypes = tables.names('i2vgen_jax/export.py', 'DTYPES')
+  flags.DEFINE_enum('dtype', 'float32', dtypes, 'Type of the tensors.')
+  flags.mark_flags_as_required(['workdir', 'output'])
+  cli.run(__file__)
+
 import functools
 import re
 
-from absl import flags
 from etils import epath
 
 from data_pipelines.corpus import storage
@@ -26,7 +44,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import card, diffusers_folder, torch_folder, vgen_file
 from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import configs, peft, pipelines
-from i2vgen_jax.process import cli, output_folder
+from i2vgen_jax.process import output_folder
 from i2vgen_jax.stored import checkpoint, run_config
 
 FORMATS = ('diffusers', 'torch', 'vgen', 'peft')
@@ -93,17 +111,3 @@ def check(form: str, session: session_lib.Session) -> None:
     configs.check_vgen(session.config)
   elif form == 'torch':
     torch_folder.settings(session)
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
-  flags.DEFINE_enum('format', 'diffusers', FORMATS, 'Layout of the output.')
-  flags.DEFINE_string('output', None, 'Folder to write, or file for vgen; must not exist.')
-  flags.DEFINE_enum(
-    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
-  )
-  flags.DEFINE_string('license', 'other', "The model card's licence, as the Hub spells it.")
-  flags.DEFINE_enum('lora', 'merged', ['merged', 'beside'], "Where adapters go, of 'torch'.")
-  flags.DEFINE_enum('dtype', 'float32', DTYPES, 'Type of the tensors.')
-  flags.mark_flags_as_required(['workdir', 'output'])
-  cli.run(main)

@@ -12,6 +12,30 @@ or any layout that `ingest` reads. It runs commands that you could run yourself,
 Started again it goes on where it was. docs/finetune.md says what is chosen, and how to change it.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, tables
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('weights', None, 'diffusers folder, U-Net file, folder of load, or run.')
+  flags.DEFINE_string('videos', None, 'Clips with captions, in any layout that ingest reads.')
+  flags.DEFINE_string('output', None, 'Folder of everything that is made.')
+  flags.DEFINE_bool('full', False, 'Train all weights, not adapters (LoRA).')
+  flags.DEFINE_enum('part', '', ['', 'spatial', 'temporal'], 'Layers that learn; default all.')
+  flags.DEFINE_string('index', '', 'Index of OUTPUT/corpus: the part of it to train on.')
+  flags.DEFINE_integer(
+    'steps', 0, 'Steps of training; default by the number of clips.', lower_bound=0
+  )
+  flags.DEFINE_integer(
+    'pixels', 0, "Pixels of a frame; default the weights', if they fit.", lower_bound=0
+  )
+  flags.DEFINE_multi_string('set', [], 'FIELD=VALUE of the config, as lora.rank=4; repeatable.')
+  flags.DEFINE_string('model', 'configs/base.py', 'Config that says what model the weights are of.')
+  for part in tables.names('i2vgen_jax/finetune.py', 'PARTS'):
+    flags.DEFINE_string(part, '', f'File or folder of the {part}, beside a U-Net alone.')
+  flags.mark_flags_as_required(['weights', 'videos', 'output'])
+  cli.run(__file__)
+
 import shlex
 import signal
 import subprocess
@@ -19,11 +43,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from etils import epath
 
 from i2vgen_jax.pretrained import sources
-from i2vgen_jax.process import cli, config_flag, output_folder, paths
+from i2vgen_jax.process import config_flag, output_folder, paths
 
 HELD_OUT = 0.05  # Of the clips; one at least.
 PARTS = ('vae', 'text_encoder', 'image_encoder', 'tokenizer')
@@ -167,24 +190,3 @@ def run(line: Sequence[str]) -> int:
     finally:
       for number, handler in before.items():
         signal.signal(number, handler)
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('weights', None, 'diffusers folder, U-Net file, folder of load, or run.')
-  flags.DEFINE_string('videos', None, 'Clips with captions, in any layout that ingest reads.')
-  flags.DEFINE_string('output', None, 'Folder of everything that is made.')
-  flags.DEFINE_bool('full', False, 'Train all weights, not adapters (LoRA).')
-  flags.DEFINE_enum('part', '', ['', 'spatial', 'temporal'], 'Layers that learn; default all.')
-  flags.DEFINE_string('index', '', 'Index of OUTPUT/corpus: the part of it to train on.')
-  flags.DEFINE_integer(
-    'steps', 0, 'Steps of training; default by the number of clips.', lower_bound=0
-  )
-  flags.DEFINE_integer(
-    'pixels', 0, "Pixels of a frame; default the weights', if they fit.", lower_bound=0
-  )
-  flags.DEFINE_multi_string('set', [], 'FIELD=VALUE of the config, as lora.rank=4; repeatable.')
-  flags.DEFINE_string('model', 'configs/base.py', 'Config that says what model the weights are of.')
-  for part in PARTS:
-    flags.DEFINE_string(part, '', f'File or folder of the {part}, beside a U-Net alone.')
-  flags.mark_flags_as_required(['weights', 'videos', 'output'])
-  cli.run(main)

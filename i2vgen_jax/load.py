@@ -10,12 +10,26 @@ Each network's format is found by the names of its tensors: see docs/weights.md.
 from there.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag, tables
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
+  flags.DEFINE_string('pipeline', None, 'Folder of a diffusers pipeline with all parts.')
+  for name in tables.names('i2vgen_jax/pretrained/read.py', 'NETWORKS'):
+    flags.DEFINE_string(name, None, f'File or folder with the weights of the {name}.')
+  flags.DEFINE_string('tokenizer', None, "Folder with CLIP's vocab.json and merges.txt.")
+  flags.DEFINE_string('t5_tokenizer', None, "Folder with T5's tokenizer.json or spiece.model.")
+  flags.mark_flags_as_required(['config', 'output'])
+  cli.run(__file__)
+
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
-from absl import flags
 from etils import epath
 
 from i2vgen_jax import frozen
@@ -24,7 +38,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.pretrained import files, read
 from i2vgen_jax.pretrained import sources as sources_lib
-from i2vgen_jax.process import cli, config_flag, output_folder, paths
+from i2vgen_jax.process import output_folder, paths
 from i2vgen_jax.stored import run_config, trees
 
 PARTS = (*read.NETWORKS, 'tokenizer', 't5_tokenizer')
@@ -112,15 +126,3 @@ def read_unet(session: session_lib.Session, path: str) -> Any:
     return init(jax.random.key(config.seed))
 
   return read.read_params('unet', paths.find(path), config, session.unet, abstract, initial)
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('output', None, 'Folder to write; must not exist.')
-  flags.DEFINE_string('pipeline', None, 'Folder of a diffusers pipeline with all parts.')
-  for name in read.NETWORKS:
-    flags.DEFINE_string(name, None, f'File or folder with the weights of the {name}.')
-  flags.DEFINE_string('tokenizer', None, "Folder with CLIP's vocab.json and merges.txt.")
-  flags.DEFINE_string('t5_tokenizer', None, "Folder with T5's tokenizer.json or spiece.model.")
-  flags.mark_flags_as_required(['config', 'output'])
-  cli.run(main)

@@ -8,10 +8,21 @@ config, workdir and environment (XLA_FLAGS, LIBTPU_INIT_ARGS) of the run. docs/p
 what the cache's keys are made of.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('workdir', None, 'Workdir of the run to come.')
+  flags.DEFINE_string('topology', None, 'Machines of the run, such as v5p-128.')
+  flags.DEFINE_integer('jobs', 0, 'Programs at a time; 0: by the memory here.', lower_bound=0)
+  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
+  cli.run(__file__)
+
 from typing import Any
 
 import jax
-from absl import flags
 from etils import epath
 
 from i2vgen_jax import session as session_lib
@@ -19,7 +30,6 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import compiled
-from i2vgen_jax.process import cli, config_flag
 from i2vgen_jax.training import abstract, compilation, data, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import validation as validation_lib
@@ -75,12 +85,3 @@ def precompile(
   programs, _ = steps.lower({b.name: stream.shapes(b) for b in stream.buckets}, state, frozen)
   validation = validation_lib.Validation(session, session.sample_bucket())
   return compilation.side_by_side(programs | validation.lower(state, frozen), jobs)
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('workdir', None, 'Workdir of the run to come.')
-  flags.DEFINE_string('topology', None, 'Machines of the run, such as v5p-128.')
-  flags.DEFINE_integer('jobs', 0, 'Programs at a time; 0: by the memory here.', lower_bound=0)
-  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
-  cli.run(main)

@@ -10,6 +10,24 @@ the shards; each encodes its own on its own devices, and all write to the same f
 `output`.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag, tables
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('output', None, 'Folder to write the cache to.')
+  flags.DEFINE_float(
+    'fps', 0.0, 'Frames per second to keep; 0 for the highest rate of the buckets.'
+  )
+  flags.DEFINE_integer('max_frames', 64, 'Frames to keep of a video, from its start on.')
+  dtypes = tables.names('i2vgen_jax/precompute.py', 'DTYPES')
+  flags.DEFINE_enum('dtype', 'float16', dtypes, 'Type of the arrays that are kept.')
+  flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['config', 'output'])
+  cli.run(__file__)
+
 import collections
 import dataclasses
 import json
@@ -23,7 +41,7 @@ import grain
 import jax
 import ml_collections
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -36,7 +54,7 @@ from data_pipelines.stream import cache as cache_lib
 from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
-from i2vgen_jax.process import cli, config_flag, hosts, output_folder
+from i2vgen_jax.process import hosts, output_folder
 from i2vgen_jax.training import cache
 
 MAX_ROWS = 64  # Decoded rows held in memory at once.
@@ -331,17 +349,3 @@ def _publish(
   storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
   storage.remove_folder(parts)
   return manifest
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('output', None, 'Folder to write the cache to.')
-  flags.DEFINE_float(
-    'fps', 0.0, 'Frames per second to keep; 0 for the highest rate of the buckets.'
-  )
-  flags.DEFINE_integer('max_frames', 64, 'Frames to keep of a video, from its start on.')
-  flags.DEFINE_enum('dtype', 'float16', DTYPES, 'Type of the arrays that are kept.')
-  flags.DEFINE_bool('distributed', False, 'Share the shards with the other hosts of this job.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
-  flags.mark_flags_as_required(['config', 'output'])
-  cli.run(main)

@@ -4,14 +4,24 @@ From checkpoint K to the next one. On the devices of the run, the result is that
 bit; if it is not, a device computed wrong numbers, then or now. Nothing in the workdir is changed.
 """
 
-import jax
 from absl import flags
+
+from i2vgen_jax.process import cli
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('workdir', None, 'Of the run.')
+  flags.DEFINE_integer('step', None, 'Checkpoint to start from; default the last but one.')
+  flags.DEFINE_bool('distributed', False, 'Together with the other hosts of this job.')
+  flags.mark_flags_as_required(['workdir'])
+  cli.run(__file__)
+
+import jax
 from etils import epath
 
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import hosts, paths
 from i2vgen_jax.stored import checkpoint, run_config, trees
 from i2vgen_jax.training import cache, compilation, data, examine, guard
 from i2vgen_jax.training import step as step_lib
@@ -36,7 +46,7 @@ def replay(workdir: epath.PathLike, step: int | None = None) -> None:
     jax.errors.JaxRuntimeError: DATA_LOSS: the result differs.
   """
   config = run_config.read(workdir)
-  directory = checkpoint.absolute(workdir) / 'checkpoints'
+  directory = paths.absolute(workdir) / 'checkpoints'
   first, last = _interval(sorted(checkpoint.steps(directory)), step, directory)
   compilation.use_cache(config, workdir)
   session = session_lib.build(config, workdir).on(mesh_lib.make_mesh(config.mesh))
@@ -83,11 +93,3 @@ def _read(directory: epath.Path, step: int, placed: step_lib.TrainState) -> tupl
   """(fields of the state, data position) of a checkpoint."""
   stored = trees.stored(directory / str(step), step)
   return stored.load({name: getattr(placed, name) for name in stored.tree}), stored.data
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('workdir', None, 'Of the run.')
-  flags.DEFINE_integer('step', None, 'Checkpoint to start from; default the last but one.')
-  flags.DEFINE_bool('distributed', False, 'Together with the other hosts of this job.')
-  flags.mark_flags_as_required(['workdir'])
-  cli.run(main)

@@ -14,12 +14,42 @@ size is the aspect that crops the image least, unless --height and --width say a
 own file may have any size: it is centre-cropped and resized. The same seed gives the same video.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, run_flags, tables
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  run_flags.define()
+  flags.DEFINE_string('image', None, 'First frame: any picture file.')
+  flags.DEFINE_string('video', None, 'Video to refine; --workdir is then a refinement stage.')
+  flags.DEFINE_string('prompt', None, 'What happens in the video; for models that read captions.')
+  for name, text in tables.of_classes('i2vgen_jax/conditions', 'flags').items():
+    flags.DEFINE_string(name, None, text)
+  flags.DEFINE_multi_string('condition', [], 'NAME=VALUE for a condition of your own; repeatable.')
+  flags.DEFINE_string('list', None, 'List of image|||caption lines, not --image and --prompt.')
+  flags.DEFINE_string('part', '0/1', 'I/N: every Nth line of the list only, from the Ith on.')
+  flags.DEFINE_string('negative_prompt', None, "What to move away from; default the run's.")
+  flags.DEFINE_string(
+    'output', None, '.mp4, .gif or .webp; with --list the folder of mp4s to write.'
+  )
+  spacings = ', '.join(tables.names('i2vgen_jax/diffusion/sampler.py', 'SPACINGS'))
+  flags.DEFINE_string('spacing', None, f"Spacing of timesteps: {spacings}; default the run's.")
+  flags.DEFINE_float('guidance_rescale', None, "Guidance rescaling, 0 to 1; default the run's.")
+  flags.DEFINE_float('eta', None, "Noise of DDIM: 0 none, 1 ancestral; default the run's.")
+  flags.DEFINE_integer('frames', None, "Frames of the video; default the sampling bucket's.")
+  flags.DEFINE_float('fps', None, "Frames per second; default the sampling bucket's.")
+  flags.DEFINE_integer('height', None, "Pixels; default the bucket's, at the image's aspect.")
+  flags.DEFINE_integer('width', None, "Pixels; default the bucket's, at the image's aspect.")
+  flags.DEFINE_integer('refine_height', None, "Refined height; default its sampling bucket's.")
+  flags.DEFINE_integer('refine_width', None, "Refined width; default its sampling bucket's.")
+  flags.mark_flags_as_required(['workdir', 'output'])
+  cli.run(__file__)
+
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
-from absl import flags
 from etils import epath
 
 from data_pipelines import user_errors
@@ -27,7 +57,6 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
-from i2vgen_jax.process import cli
 from i2vgen_jax.sampling import given_video, lists, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 
@@ -130,32 +159,3 @@ def check_flags(given: flags.FlagValues) -> None:
   part, _, num_parts = given.part.partition('/')
   if not (part.isdigit() and num_parts.isdigit() and int(part) < int(num_parts)):
     raise ValueError(f'--part={given.part} must be I/N with 0 <= I < N.')
-
-
-if __name__ == '__main__':
-  stage_flags.define()
-  flags.DEFINE_string('image', None, 'First frame: any picture file.')
-  flags.DEFINE_string('video', None, 'Video to refine; --workdir is then a refinement stage.')
-  flags.DEFINE_string('prompt', None, 'What happens in the video; for models that read captions.')
-  for name, text in conditions.flags().items():
-    flags.DEFINE_string(name, None, text)
-  flags.DEFINE_multi_string('condition', [], 'NAME=VALUE for a condition of your own; repeatable.')
-  flags.DEFINE_string('list', None, 'List of image|||caption lines, not --image and --prompt.')
-  flags.DEFINE_string('part', '0/1', 'I/N: every Nth line of the list only, from the Ith on.')
-  flags.DEFINE_string('negative_prompt', None, "What to move away from; default the run's.")
-  flags.DEFINE_string(
-    'output', None, '.mp4, .gif or .webp; with --list the folder of mp4s to write.'
-  )
-  flags.DEFINE_string(
-    'spacing', None, "Spacing of timesteps: leading, trailing, linspace; default the run's."
-  )
-  flags.DEFINE_float('guidance_rescale', None, "Guidance rescaling, 0 to 1; default the run's.")
-  flags.DEFINE_float('eta', None, "Noise of DDIM: 0 none, 1 ancestral; default the run's.")
-  flags.DEFINE_integer('frames', None, "Frames of the video; default the sampling bucket's.")
-  flags.DEFINE_float('fps', None, "Frames per second; default the sampling bucket's.")
-  flags.DEFINE_integer('height', None, "Pixels; default the bucket's, at the image's aspect.")
-  flags.DEFINE_integer('width', None, "Pixels; default the bucket's, at the image's aspect.")
-  flags.DEFINE_integer('refine_height', None, "Refined height; default its sampling bucket's.")
-  flags.DEFINE_integer('refine_width', None, "Refined width; default its sampling bucket's.")
-  flags.mark_flags_as_required(['workdir', 'output'])
-  cli.run(main)

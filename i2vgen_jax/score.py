@@ -6,16 +6,29 @@ CLIP runs here, on this host's devices; data_pipelines/score/shards.py decodes, 
 and resumes what was killed. Which files of weights fit: data_pipelines/README.md.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('corpus', None, 'Folder of a corpus, as ingest wrote it.')
+  flags.DEFINE_string('clip', '', 'Folder of a transformers CLIPModel.')
+  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the aesthetic head.')
+  flags.DEFINE_string('nsfw', '', 'Safetensors file of the NSFW head.')
+  flags.DEFINE_string('saliency', '', 'ONNX file of a saliency network, such as U2-Net.')
+  flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
+  flags.DEFINE_integer('num_threads', 4, 'Number of threads that decode.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
+  flags.mark_flags_as_required(['corpus'])
+  cli.run(__file__)
+
 import time
 from typing import Any
-
-from absl import flags
 
 from data_pipelines.corpus import reader
 from data_pipelines.media import failures
 from data_pipelines.score import shards
 from i2vgen_jax.evaluation import clip_scorer
-from i2vgen_jax.process import cli
 
 
 def main() -> None:
@@ -63,16 +76,3 @@ def score(corpus: str, clip: str = '', **options: Any) -> dict[str, Any]:
     reader.read_manifest(corpus)  # Raises before CLIP is loaded.
     scorer = clip_scorer.ClipScorer(clip)
   return shards.score(corpus, scorer, **options)
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('corpus', None, 'Folder of a corpus, as ingest wrote it.')
-  flags.DEFINE_string('clip', '', 'Folder of a transformers CLIPModel.')
-  flags.DEFINE_string('aesthetic', '', 'Safetensors file of the aesthetic head.')
-  flags.DEFINE_string('nsfw', '', 'Safetensors file of the NSFW head.')
-  flags.DEFINE_string('saliency', '', 'ONNX file of a saliency network, such as U2-Net.')
-  flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
-  flags.DEFINE_integer('num_threads', 4, 'Number of threads that decode.')
-  flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
-  flags.mark_flags_as_required(['corpus'])
-  cli.run(main)

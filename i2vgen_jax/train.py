@@ -4,12 +4,25 @@ The whole run, top to bottom. Start it again with the same workdir and it goes o
 checkpoint.
 """
 
+from absl import flags
+
+from i2vgen_jax import config_reference
+from i2vgen_jax.process import cli, config_flag
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  config_reference.define()
+  flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
+  flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
+  flags.mark_flags_as_required(['config', 'workdir'])
+  cli.run(__file__)
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import flags, logging
+from absl import logging
 from clu import parameter_overview
 from etils import epath
 
@@ -19,15 +32,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
-from i2vgen_jax.process import (
-  cli,
-  config_flag,
-  errors,
-  exit_codes,
-  hosts,
-  output_folder,
-  run_folder,
-)
+from i2vgen_jax.process import errors, exit_codes, hosts, output_folder, run_folder
 from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import (
@@ -193,7 +198,7 @@ def overseen(
   except Exception as error:
     explain(error)
     timing.failed(error)
-    cli.leave_pod(error)
+    hosts.leave_pod(error)
     raise
   finally:
     batches.close()
@@ -241,11 +246,3 @@ def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, p
   learn = jax.tree.map(lambda size, learns: size * learns, sizes, optimizer.trained(config, params))
   counts = (sum(jax.tree.leaves(tree)) for tree in (sizes, learn))
   logging.info('%s parameters, of which %s learn (table: %s)', *map('{:,}'.format, counts), path)
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
-  flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-  cli.run(main)

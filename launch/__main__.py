@@ -7,6 +7,49 @@
 Targets: local, tpu_vm, queued, gke, xpk, slurm. See launch/README.md.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
+  flags.DEFINE_string('topology', None, 'Machines, such as v5p-128, 2xv5e-256, gpu-8 or 2xcpu-4.')
+  flags.DEFINE_string(
+    'target', '', 'check, preflight: the target; default by the topology, gke for TPUs.'
+  )
+  flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
+  flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
+  flags.DEFINE_string(
+    'output', '', 'Folder that the files of the plan are written to; with --go default a new one.'
+  )
+  flags.DEFINE_string('logs', 'logs', 'local: folder for the logs of all processes but the first.')
+  flags.DEFINE_string('zone', '', 'Google Cloud zone.')
+  flags.DEFINE_string('project', '', 'Google Cloud project.')
+  flags.DEFINE_string('cluster', '', 'xpk: name of the GKE cluster.')
+  flags.DEFINE_string('queue', '', 'gke: Kueue local queue, if the cluster has one.')
+  flags.DEFINE_string('image', '', 'gke, xpk: container image of this repository (Dockerfile).')
+  flags.DEFINE_string('partition', '', 'slurm: name of the partition.')
+  flags.DEFINE_enum(
+    'provision', 'on-demand', ['on-demand', 'spot', 'reserved'], 'Kind of capacity.'
+  )
+  flags.DEFINE_string(
+    'secret', '', 'gke: Kubernetes secret whose entries become environment variables.'
+  )
+  flags.DEFINE_multi_string('env', [], 'NAME=VALUE of every process; may be given several times.')
+  flags.DEFINE_string(
+    'service_account', '', 'tpu_vm, queued: email; gke: name of a Kubernetes service account.'
+  )
+  flags.DEFINE_string('network', '', 'tpu_vm, queued: network of the hosts.')
+  flags.DEFINE_string('subnetwork', '', 'tpu_vm, queued: subnetwork of the hosts.')
+  flags.DEFINE_bool('internal_ips', False, 'tpu_vm, queued: hosts without outside addresses.')
+  flags.DEFINE_string('reservation', '', 'Name of a reservation; all but local.')
+  flags.DEFINE_integer(
+    'max_restarts', 10, 'How often a run that fails is restarted.', lower_bound=0
+  )
+  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
+  cli.run(__file__, num_arguments=1)
+
 import dataclasses
 import pathlib
 import subprocess
@@ -16,12 +59,11 @@ from collections.abc import Sequence
 
 import jax
 import ml_collections
-from absl import flags
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.process import cli, config_flag, exit_codes
+from i2vgen_jax.process import exit_codes
 from launch import check, cloud_tpu, kubernetes, local, slurm
 from launch import job as job_lib
 
@@ -161,43 +203,3 @@ def execute(plan: job_lib.Plan, folder: pathlib.Path) -> int:
     if code:
       return code
   return 0
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('workdir', None, 'Where the run lives: gs://..., or storage all hosts share.')
-  flags.DEFINE_string('topology', None, 'Machines, such as v5p-128, 2xv5e-256, gpu-8 or 2xcpu-4.')
-  flags.DEFINE_string(
-    'target', '', 'check, preflight: the target; default by the topology, gke for TPUs.'
-  )
-  flags.DEFINE_bool('go', False, 'Start the run, instead of showing how.')
-  flags.DEFINE_string('name', 'i2vgen', 'Name of the run.')
-  flags.DEFINE_string(
-    'output', '', 'Folder that the files of the plan are written to; with --go default a new one.'
-  )
-  flags.DEFINE_string('logs', 'logs', 'local: folder for the logs of all processes but the first.')
-  flags.DEFINE_string('zone', '', 'Google Cloud zone.')
-  flags.DEFINE_string('project', '', 'Google Cloud project.')
-  flags.DEFINE_string('cluster', '', 'xpk: name of the GKE cluster.')
-  flags.DEFINE_string('queue', '', 'gke: Kueue local queue, if the cluster has one.')
-  flags.DEFINE_string('image', '', 'gke, xpk: container image of this repository (Dockerfile).')
-  flags.DEFINE_string('partition', '', 'slurm: name of the partition.')
-  flags.DEFINE_enum(
-    'provision', 'on-demand', ['on-demand', 'spot', 'reserved'], 'Kind of capacity.'
-  )
-  flags.DEFINE_string(
-    'secret', '', 'gke: Kubernetes secret whose entries become environment variables.'
-  )
-  flags.DEFINE_multi_string('env', [], 'NAME=VALUE of every process; may be given several times.')
-  flags.DEFINE_string(
-    'service_account', '', 'tpu_vm, queued: email; gke: name of a Kubernetes service account.'
-  )
-  flags.DEFINE_string('network', '', 'tpu_vm, queued: network of the hosts.')
-  flags.DEFINE_string('subnetwork', '', 'tpu_vm, queued: subnetwork of the hosts.')
-  flags.DEFINE_bool('internal_ips', False, 'tpu_vm, queued: hosts without outside addresses.')
-  flags.DEFINE_string('reservation', '', 'Name of a reservation; all but local.')
-  flags.DEFINE_integer(
-    'max_restarts', 10, 'How often a run that fails is restarted.', lower_bound=0
-  )
-  flags.mark_flags_as_required(['config', 'workdir', 'topology'])
-  cli.run(main, num_arguments=1)

@@ -497,7 +497,7 @@ MORE = {
     TRAIN + '--config.train.num_steps.total=5', 'config.train.num_steps is a value, 320'
   ),
   'config: a field too high': refused(
-    TRAIN + '--config.num_steps=5', "'num_steps'", 'did you mean sample.num_steps, train.num_steps?'
+    TRAIN + '--config.num_steps=5', "'num_steps'", 'did you mean train.num_steps, sample.num_steps?'
   ),
   'config: a field of another block': refused(
     TRAIN + '--config.train.peak_learning_rate=1', 'did you mean optimizer.peak_learning_rate?'

@@ -3,6 +3,7 @@
 import importlib
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +11,26 @@ from i2vgen_jax.process import exit_codes
 from tests import commands, conftest, runs
 
 COMMANDS = {command.name: command for command in commands.find_all()}
+# A process for each command line: whether its --help has imported JAX, or what ended it.
+HELP = """
+import json, os, runpy, sys
+import data_pipelines.__main__
+found = []
+for line in json.loads(sys.argv[1]):
+  reader, writer = os.pipe()
+  if not os.fork():
+    sys.stdout = open(os.devnull, 'w')
+    sys.argv, end = line, 'nothing'
+    try:
+      runpy.run_module(line[0], run_name='__main__', alter_sys=True)
+    except BaseException as error:
+      end = repr(error)
+    os.write(writer, json.dumps([end, 'jax' in sys.modules]).encode())
+    os._exit(0)
+  os.close(writer)
+  found.append(json.loads(os.read(reader, 10_000)))
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope='session')
@@ -67,6 +88,15 @@ def test_help_is_no_failure(name, ended):
     assert code == exit_codes.DONE, stderr
     for required in COMMANDS[name].required:
       assert required in stdout
+
+
+def test_no_help_waits_for_jax():
+  lines = [[*command.typed, '--help'] for command in COMMANDS.values()]
+  lines += [['i2vgen_jax.train', '--help_config'], ['i2vgen_jax.train', '--help_config=lora']]
+  code = [sys.executable, '-c', HELP, json.dumps(lines)]
+  done = subprocess.run(code, cwd=runs.ROOT, capture_output=True, text=True, check=True)
+  found = dict(zip(map(' '.join, lines), json.loads(done.stdout), strict=True))
+  assert found == dict.fromkeys(found, ['SystemExit(0)', False])
 
 
 @pytest.mark.parametrize('name', COMMANDS)

@@ -63,7 +63,8 @@ ROWS = {
   ),
   'i2vgen_jax': (
     'conditions evaluation exports frozen models parallel plan pretrained process '
-    'sampling session stored training data_pipelines data_pipelines/corpus data_pipelines/index '
+    'sampling session stored training configs data_pipelines data_pipelines/corpus '
+    'data_pipelines/index '
     'data_pipelines/media '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),
@@ -108,12 +109,13 @@ TORCH = (
   'i2vgen_jax/evaluation/frechet.py',
 )
 TORCH_ROOM = 'i2vgen_jax/exports/torch_model'  # Is copied for torch, and never imported here.
-# These import what a user names as 'module:function'.
+# These import what a user names as 'module:function', or the command that calls them.
 BY_NAME = (
   'benchmarks/same_numbers/batches.py',
   'data_pipelines/curate/measure.py',
   'i2vgen_jax/conditions/__init__.py',
   'i2vgen_jax/evaluation/frechet.py',
+  'i2vgen_jax/process/cli.py',
 )
 IMPORTERS = ('import_module', '__import__', 'run_module', 'run_path')
 UNSEEN = '?'  # A name that is made at run time.

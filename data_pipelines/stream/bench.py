@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data_pipelines.corpus import buckets as buckets_lib
-from data_pipelines.corpus import jobs, reader
-from data_pipelines.index import command as index_lib
+from data_pipelines.corpus import reader
 from data_pipelines.media import errors
 from data_pipelines.media import frames as frames_lib
 from data_pipelines.stream import fields as fields_lib
@@ -52,7 +51,7 @@ def measure(
   Raises:
     ValueError: no corpus there, or nothing in it that fills the bucket.
   """
-  stream = _stream(directories, bucket, num_threads, index, clip_image_size)
+  stream = open_stream(directories, bucket, num_threads, index, clip_image_size)
   batches = stream.iterate()
   try:
     for _ in range(num_threads):  # Until all processes run.
@@ -68,13 +67,14 @@ def measure(
   return Costs(_decode_secs(stream, num_batches), cpu / count, count / wall)
 
 
-def _stream(
+def open_stream(
   directories: Mapping[str, str],
   bucket: buckets_lib.Bucket,
   num_threads: int,
   index: str,
   clip_image_size: int = 224,
 ) -> stream_lib.TrainStream:
+  """A stream of one bucket; arguments as of `measure`."""
   fields = fields_lib.released(_tokenize, clip_image_size)
   return stream_lib.TrainStream(
     directories, [bucket], fields, seed=0, num_threads=num_threads, index=index
@@ -102,55 +102,3 @@ def _decode_secs(stream: stream_lib.TrainStream, num_batches: int) -> float:
 
 def _tokenize(captions: Sequence[str]) -> np.ndarray:
   return np.zeros((len(captions), 1), np.int32)
-
-
-def add_command(commands: jobs.Commands) -> None:
-  """Adds `bench` to python -m data_pipelines."""
-  text = 'Measure the stream on ingested corpora, and say how many vCPUs a host needs for it.'
-  parser = commands.add_parser('bench', help=text, description=text)
-  parser.add_argument('--corpus', action='append', required=True, metavar='[NAME=]DIR')
-  parser.add_argument('--index', default='', help='of the corpora')
-  parser.add_argument('--media', choices=('video', 'image'), default='video')
-  parser.add_argument('--frames', type=int, default=16, help='of a video')
-  parser.add_argument('--fps', type=float, default=8.0)
-  parser.add_argument('--height', type=int, default=256)
-  parser.add_argument('--width', type=int, default=448)
-  parser.add_argument('--batch_size', type=int, default=8)
-  parser.add_argument('--num_batches', type=int, default=8)
-  parser.add_argument('--num_threads', type=int, default=2)
-  parser.add_argument(
-    '--examples_per_sec', type=float, default=7.4,
-    help='that a host trains on: its share of the batch / seconds per step (7.4: 4 chips of v5e at '
-    '16 x 256 x 448, estimated)',
-  )  # fmt: skip
-  jobs.add_dry_run(parser)
-  parser.set_defaults(run=_run)
-
-
-def _run(
-  corpus, index, media, frames, fps, height, width, batch_size, num_batches, num_threads,
-  examples_per_sec, dry_run,
-):  # fmt: skip
-  if media == 'image':
-    frames, fps = 1, buckets_lib.IMAGE_FPS
-  bucket = buckets_lib.Bucket(
-    'bench', frames, height, width, fps=fps, batch_size=batch_size, media=media
-  )
-  directories = index_lib.named(corpus)
-  print(f'{media}: {frames} frames {width}x{height} at {fps:g} fps')
-  if dry_run:
-    stream = _stream(directories, bucket, num_threads, index)
-    drawn = [example for step in range(num_batches) for example in stream.examples_at(step)]
-    keys = {(example['shard'], example['record']) for example in drawn}
-    print(f'would decode {len(drawn)} examples, {len(keys)} different ones; nothing was decoded')
-    return
-  costs = measure(directories, bucket, num_batches, num_threads, index=index)
-  if costs.decode:
-    print(f'decoding alone: {1 / costs.decode:.1f} examples/s/core, {1e3 * costs.decode:.1f} ms')
-  print(f'stream:         {1 / costs.stream:.1f} examples/s/core, {1e3 * costs.stream:.1f} ms')
-  print(f'                {costs.rate:.1f} examples/s with {num_threads} processes on this machine')
-  needed = HEADROOM * examples_per_sec * costs.stream
-  print(
-    f'vCPUs for {examples_per_sec:g} examples/s: {needed:.2f} '
-    f'({HEADROOM:g} x {examples_per_sec:g}/s x {costs.stream:.4f} s)'
-  )

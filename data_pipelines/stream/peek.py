@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import pathlib
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.corpus import aspects, jobs, storage
+from data_pipelines.corpus import storage
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
 
@@ -84,34 +83,3 @@ def contact_sheet(batch: stream_lib.Batch) -> PIL.Image.Image:
       sheet.paste(PIL.Image.fromarray(video[frame]), (column * (width + GAP), top))
     sheet.paste(PIL.Image.fromarray(square).resize((side, side)), (size[0] - side, top))
   return sheet
-
-
-def add_command(commands: jobs.Commands) -> None:
-  """Adds `peek` to python -m data_pipelines."""
-  text = 'Show exactly what a step of a run will see: keys, captions, frames.'
-  parser = commands.add_parser('peek', help=text, description=text)
-  parser.add_argument('--workdir', required=True, help='of the run: its config.json is read')
-  parser.add_argument('--step', required=True, type=int)
-  parser.add_argument('--output', required=True, help='folder for the contact sheet and the JSON')
-  jobs.add_dry_run(parser)
-  parser.set_defaults(run=_run)
-
-
-def _run(workdir: str, step: int, output: str, dry_run: bool) -> None:
-  seen = peek(workdir, step, output, dry_run)
-  bucket = seen['bucket']
-  print(
-    f'step {step}: bucket {bucket["name"]}, {bucket["frames"]} frames '
-    f'{bucket["width"]}x{bucket["height"]} at {bucket["fps"]:g} fps; data {seen["fingerprint"]}'
-  )
-  if seen['by_aspect']:
-    print(f'{bucket["media"]}s by aspect: {aspects.text_of(seen["by_aspect"])}')
-  for example in seen['examples']:
-    start = example['times'][0] if example['times'] else 0.0
-    replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''
-    caption = f'  {example["caption"]!r}' if 'caption' in example else ''
-    print(f'{example["key"]}  from {start:.3f} s  [{example["cell"]}]{caption}{replaced}')
-  if dry_run:
-    print(f'would write {output}/step-{step:08d}.json and .png; nothing was decoded or written')
-    return
-  logging.info('%s', pathlib.Path(output) / f'step-{step:08d}.png')

@@ -7,13 +7,18 @@ any text can be written, and ends with the two special tokens. Between them are 
 one token of each of `WORDS`. Running it reproduces the folder in the repository.
 """
 
-import json
-import pathlib
-from collections.abc import Sequence
-
 from absl import flags
 
 from i2vgen_jax.process import cli
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('output', None, 'Folder to write the four files to.')
+  flags.mark_flags_as_required(['output'])
+  cli.run(__file__)
+
+import json
+import pathlib
+from collections.abc import Sequence
 
 WORDS = """
   a an the of in on and is are to from with no it its
@@ -97,9 +102,3 @@ def _apply(merge: tuple[str, str], symbols: list[str]) -> list[str]:
     else:
       merged.append(symbol)
   return merged
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'Folder to write the four files to.')
-  flags.mark_flags_as_required(['output'])
-  cli.run(main)

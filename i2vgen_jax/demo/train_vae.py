@@ -11,6 +11,24 @@ A larger one for larger frames, which the demo's refinement stage takes:
       --block_channels=8,16,32,64 --num_steps=1400
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  flags.DEFINE_string('output', None, 'Folder to write vae.safetensors and vae.json to.')
+  flags.DEFINE_integer('frame_size', None, 'Side of a frame in pixels; default FRAME_SIZE.')
+  flags.DEFINE_list(
+    'block_channels', None, 'Channels of the levels, such as 8,16,32,64; default MODEL.'
+  )
+  flags.DEFINE_integer('num_steps', 3000, 'Number of optimizer steps.')
+  flags.DEFINE_integer('batch_size', 8, 'Frames per step.')
+  flags.DEFINE_float('peak_lr', 0.02, 'Learning rate of kernels after warm-up.')
+  flags.DEFINE_float('kl_weight', 3e-4, 'Weight of the mean KL divergence per latent.')
+  flags.DEFINE_integer('seed', 0, 'Seed of data, weights and batches.')
+  flags.mark_flags_as_required(['output'])
+  cli.run(__file__)
+
 import functools
 import io
 import json
@@ -26,12 +44,10 @@ import optax
 import optax.contrib
 import PIL.Image
 import safetensors.numpy
-from absl import flags
 
 from data_pipelines import demo_corpus
 from i2vgen_jax.models import vae
 from i2vgen_jax.pretrained import tensors, vae_names
-from i2vgen_jax.process import cli
 
 # 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
 MODEL: dict[str, Any] = dict(
@@ -271,7 +287,7 @@ def main() -> None:
   if flags.FLAGS.block_channels:
     fields['block_channels'] = tuple(map(int, flags.FLAGS.block_channels))
   model = vae.AutoencoderKL(**fields)
-  size = flags.FLAGS.frame_size
+  size = flags.FLAGS.frame_size or FRAME_SIZE
   frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500, size=size)
   print(f'{len(frames)} frames', flush=True)
   params = train(
@@ -300,18 +316,3 @@ def main() -> None:
 
 def _resize(image: PIL.Image.Image, size: int) -> np.ndarray:
   return np.asarray(image.resize((size, size), PIL.Image.Resampling.BOX))
-
-
-if __name__ == '__main__':
-  flags.DEFINE_string('output', None, 'Folder to write vae.safetensors and vae.json to.')
-  flags.DEFINE_integer('frame_size', FRAME_SIZE, 'Side of a frame in pixels.')
-  flags.DEFINE_list(
-    'block_channels', None, 'Channels of the levels, such as 8,16,32,64; default MODEL.'
-  )
-  flags.DEFINE_integer('num_steps', 3000, 'Number of optimizer steps.')
-  flags.DEFINE_integer('batch_size', 8, 'Frames per step.')
-  flags.DEFINE_float('peak_lr', 0.02, 'Learning rate of kernels after warm-up.')
-  flags.DEFINE_float('kl_weight', 3e-4, 'Weight of the mean KL divergence per latent.')
-  flags.DEFINE_integer('seed', 0, 'Seed of data, weights and batches.')
-  flags.mark_flags_as_required(['output'])
-  cli.run(main)

@@ -18,6 +18,7 @@ import numpy as np
 from i2vgen_jax.diffusion import parameterization
 from i2vgen_jax.diffusion import schedule as schedule_lib
 
+SPACINGS = ('leading', 'trailing', 'linspace')
 Table = dict[str, np.ndarray]  # Columns by name, each (K,): a row per network call.
 Column = np.ndarray | float
 
@@ -44,7 +45,7 @@ def make_table(
     schedule: the noise schedule.
     num_steps: number of steps; a step is one network call, but two in 'heun' (the last is one).
     kind: a name in `KINDS`.
-    spacing: 'leading', 'trailing' or 'linspace' (Lin et al. 2023, arXiv:2305.08891, Table 2).
+    spacing: one of SPACINGS (Lin et al. 2023, arXiv:2305.08891, Table 2).
     levels: start from z at about timestep levels - 1, not from pure noise; default all of T.
     eta: noise of 'ddim': 0 is deterministic, 1 as noisy as the ancestral sampler.
     set_alpha_to_one: end at alpha = 1; False ends at the first timestep's alpha, as VGen does.
@@ -101,9 +102,7 @@ def spaced_timesteps(
       # Take two points at least: a single one is the noisy end.
       timesteps_K = np.linspace(0, levels - 1, max(points, 2)).round()[::-1]
     else:
-      raise ValueError(
-        f"sample.spacing={spacing!r} is unknown; known: 'leading', 'trailing', 'linspace'."
-      )
+      raise ValueError(f'sample.spacing={spacing!r} is unknown; known: {str(SPACINGS)[1:-1]}.')
     # Above the first timestep, 'leading' leaves about a stride, unless that is rounded far down.
     first, stride = timesteps_K[0], levels // points
     too_low = num_steps == 1 or levels - 1 - first > max(2 * stride, levels / 10)

@@ -5,6 +5,31 @@ python -m i2vgen_jax.plan --config=configs/i2v.py:mesh=v5p-128 --topology=v5p-12
 ... --sample [--compile]            what one device holds while it samples, in place of training
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
+  flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
+  flags.DEFINE_float(
+    'clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.', lower_bound=0.0
+  )
+  flags.DEFINE_float(
+    'price_per_chip_hour', None, 'What an hour of a chip costs; the plan then says the price.'
+  )
+  flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
+  flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
+  flags.DEFINE_bool('sample', False, 'Plan sampling, one stage at a time, in place of training.')
+  flags.DEFINE_float(
+    'memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.", lower_bound=0.0
+  )
+  flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
+  flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
+  flags.mark_flags_as_required(['config', 'topology'])
+  cli.run(__file__)
+
 import dataclasses
 import json
 import sys
@@ -12,7 +37,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -22,7 +46,6 @@ from i2vgen_jax.parallel import flops, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, compiled, estimate, sampling
-from i2vgen_jax.process import cli, config_flag
 
 
 def main() -> None:
@@ -181,25 +204,3 @@ def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
     *(f'- {hint}' for hint in plan.hints),
   ]
   return '\n'.join(lines)
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('topology', None, 'TPUs to plan for, such as v5p-128 or 2xv5e-256.')
-  flags.DEFINE_float('mfu', 0.4, 'Share of the peak FLOP/s that the run is assumed to reach.')
-  flags.DEFINE_float(
-    'clip_cpu_secs', 0.15, 'CPU seconds to read and decode an example.', lower_bound=0.0
-  )
-  flags.DEFINE_float(
-    'price_per_chip_hour', None, 'What an hour of a chip costs; the plan then says the price.'
-  )
-  flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
-  flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
-  flags.DEFINE_bool('sample', False, 'Plan sampling, one stage at a time, in place of training.')
-  flags.DEFINE_float(
-    'memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.", lower_bound=0.0
-  )
-  flags.DEFINE_string('hlo', '', 'File to write the compiled program to, as text.')
-  flags.DEFINE_string('json', '', 'File to write the plan to, as JSON.')
-  flags.mark_flags_as_required(['config', 'topology'])
-  cli.run(main)

@@ -9,12 +9,28 @@ rest is made from what was saved. All is in DIR/preflight, of which report.json 
 compiled is left for the run. Exit code 3 if a line says FAIL.
 """
 
+from absl import flags
+
+from i2vgen_jax.process import cli, config_flag
+
+if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
+  config_flag.define()
+  flags.DEFINE_string('workdir', None, 'Workdir of the run to come.')
+  flags.DEFINE_string(
+    'topology', '', 'Machines, such as v5p-128: what it does is compared to a plan.'
+  )
+  flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the plan assumes.')
+  flags.DEFINE_integer('steps', 20, 'Steps of the run that are made.')
+  flags.DEFINE_float('loader_secs', 20.0, 'How long the loader is measured.', lower_bound=0.0)
+  flags.DEFINE_bool('distributed', False, 'Together with the other hosts of this job.')
+  flags.mark_flags_as_required(['config', 'workdir'])
+  cli.run(__file__)
+
 import dataclasses
 import json
 from typing import Any
 
 import jax
-from absl import flags
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
@@ -24,7 +40,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import estimate
 from i2vgen_jax.preflight import devices, kernels, report, steps, storage
-from i2vgen_jax.process import cli, config_flag, exit_codes, hosts
+from i2vgen_jax.process import exit_codes, hosts
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import data
 
@@ -134,19 +150,3 @@ def tell(text: str) -> None:
   """Prints, by the first host."""
   if hosts.is_lead():
     print(text, flush=True)
-
-
-if __name__ == '__main__':
-  config_flag.define()
-  flags.DEFINE_string('workdir', None, 'Workdir of the run to come.')
-  flags.DEFINE_string(
-    'topology', '', 'Machines, such as v5p-128: what it does is compared to a plan.'
-  )
-  flags.DEFINE_float('mfu', 0.4, 'Share of the peak that the plan assumes.')
-  flags.DEFINE_integer('steps', 20, 'Steps of the run that are made.')
-  flags.DEFINE_float(
-    'loader_secs', storage.LOADER_SECS, 'How long the loader is measured.', lower_bound=0.0
-  )
-  flags.DEFINE_bool('distributed', False, 'Together with the other hosts of this job.')
-  flags.mark_flags_as_required(['config', 'workdir'])
-  cli.run(main)

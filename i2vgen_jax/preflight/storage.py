@@ -15,7 +15,6 @@ from i2vgen_jax.plan import estimate
 from i2vgen_jax.preflight import report
 
 MIB = 64  # Each host writes and reads.
-LOADER_SECS = 20.0
 
 
 def workdir(folder: epath.Path, mib: int = MIB) -> Iterator[report.Line]:
@@ -50,9 +49,7 @@ def workdir(folder: epath.Path, mib: int = MIB) -> Iterator[report.Line]:
     yield report.against(name, rates, None, 0.0, 'GB/s')
 
 
-def loader(
-  stream: stream_lib.TrainStream, plan: estimate.Plan | None, secs: float = LOADER_SECS
-) -> report.Line:
+def loader(stream: stream_lib.TrainStream, plan: estimate.Plan | None, secs: float) -> report.Line:
   """Examples per second of every host's own stream, against what the plan trains on.
 
   Args:

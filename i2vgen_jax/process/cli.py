@@ -1,29 +1,42 @@
 """How every command starts and ends: flags, one-line errors for mistakes, exit codes for launchers.
 
+Importing JAX and all that is built on it takes seconds, which --help and a mistake in a flag should
+not wait for. So a command's file begins with its flags and `run`, and `run` imports the rest.
+
 Exit codes: see exit_codes.py.
 """
 
+import importlib
 import logging as standard_logging
 import math
 import os
+import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from absl.logging import converter
 
 from data_pipelines import user_errors
-from i2vgen_jax.process import errors, exit_codes, hosts
+from i2vgen_jax.process import exit_codes
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses by absl; an error is one line, and a request such as --help is no failure."""
+def parse_flags(argv: list[str], file: str) -> list[str]:
+  """Parses by absl; returns what is beside flags.
+
+  An error is one line, and a request such as --help is no failure.
+
+  Args:
+    argv: of the process.
+    file: of the command, imported if there are flags that are not defined yet: a library's.
+  """
   try:
-    arguments = flags.FLAGS(argv)
+    arguments = flags.FLAGS(argv, known_only=True)
+    if any(argument.startswith('-') for argument in arguments[1:]):
+      command(file)
+      arguments = flags.FLAGS(arguments)
     check_numbers()
     if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
       check_config(flags.FLAGS.config)
@@ -81,18 +94,6 @@ WRONG_TYPES = {
 }
 
 
-def leave_pod(error: BaseException) -> None:
-  """Reports the error and exits at once in a run of several processes; alone, does nothing."""
-  if not jax.distributed.is_initialized():
-    return
-  code, message = errors.classify(error)
-  if message is None:
-    traceback.print_exception(error)
-  else:
-    print(f'error: {message}', file=sys.stderr)
-  hosts.leave(code, message or repr(error))
-
-
 def log_to_stderr() -> None:
   """Logs what this project says, and only warnings of libraries: at every save Orbax logs twenty
   lines, one of which holds all digests."""
@@ -107,21 +108,37 @@ def log_to_stderr() -> None:
   )
 
 
-def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
-  """Parses flags, runs main(*arguments), and turns its errors into messages and exit codes."""
+def command(file: str) -> Any:
+  """The module of a command's file, imported by its name with all that it imports."""
+  path = pathlib.Path(file).resolve()
+  root = next(folder for folder in path.parents if not (folder / '__init__.py').exists())
+  return importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts))
+
+
+def run(file: str, num_arguments: int = 0) -> None:
+  """Parses the flags that are defined so far, imports a command and runs its main(*arguments),
+  whose errors become messages and exit codes. It does not return.
+
+  Args:
+    file: of the command that calls this, its __file__.
+    num_arguments: beside flags.
+  """
 
   def guarded(argv: list[str]) -> None:
-    log_to_stderr()
     arguments = argv[1:]
     if len(arguments) != num_arguments:
       user_errors.fail(
         f'{num_arguments} arguments beside flags are expected, not {arguments}. Flags start '
         'with --.'
       )
+    main = command(file).main
+    from i2vgen_jax.process import errors, hosts  # They import JAX.
+
+    log_to_stderr()
     try:
       sys.exit(main(*arguments) or 0)
     except Exception as error:
-      leave_pod(error)
+      hosts.leave_pod(error)
       code, message = errors.classify(error)
       if message is None:
         raise
@@ -129,4 +146,4 @@ def run(main: Callable[..., int | None], num_arguments: int = 0) -> None:
 
   app.define_help_flags()
   flags.DEFINE_alias('h', 'help')
-  app.run(guarded, flags_parser=parse_flags)
+  app.run(guarded, flags_parser=lambda argv: parse_flags(argv, file))

@@ -4,11 +4,12 @@ What is wrong with an override of a field is said here, by the field's whole nam
 """
 
 import ast
+import collections
 import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -42,15 +43,19 @@ def find(path: str) -> str:
   return str(installed) if is_config and not os.path.exists(path) else path
 
 
+def shipped() -> list[str]:
+  """The configs that come with the package, as `configs/<name>.py`."""
+  makes = re.compile(r'^(def )?get_config\b', re.MULTILINE)
+  files = sorted((paths.ROOT / 'configs').glob('*.py'))
+  return [f'configs/{file.name}' for file in files if makes.search(file.read_text())]
+
+
 def load(path: str) -> Any:
   """What the get_config of PATH[:ARG] returns; raises flags.Error if there is no such file."""
   file, colon, argument = path.partition(':')
   found = find(file)
   if not os.path.isfile(found):
-    files = sorted((paths.ROOT / 'configs').glob('*.py'))
-    makes = re.compile(r'^(def )?get_config\b', re.MULTILINE)
-    known = [f'configs/{file.name}' for file in files if makes.search(file.read_text())]
-    raise flags.Error(f'--config={file} is no file{_nearest(file, known)}')
+    raise flags.Error(f'--config={file} is no file{_nearest(file, shipped())}')
   if not file.endswith('.py'):
     raise flags.Error(f'--config={file} must be a Python file, such as configs/base.py.')
   parser = config_flags.ConfigFileFlagParser(name='config', lock_config=True)
@@ -75,7 +80,7 @@ def check_override(config: ml_collections.ConfigDict, name: str, text: str | Non
     if not isinstance(block, Mapping | ml_collections.ConfigDict):
       raise ValueError(f'--config.{name}: config.{path} is a value, {block!r}, and has no fields.')
     if part not in block:
-      raise ValueError(f'--config.{name}: {_unknown(config, block, path, part)}')
+      raise ValueError(f'--config.{name}: {_unknown(config, block, name, path)}')
     block = block[part]
   try:
     value = ast.literal_eval(text or '')
@@ -105,23 +110,64 @@ def check_override(config: ml_collections.ConfigDict, name: str, text: str | Non
         raise ValueError(f'--config.{name}={text}: {item!r} is no {kind.__name__}, as in {block}.')
 
 
-def _unknown(config, block, path, part):
-  """What of a block that lacks a field there is instead."""
-  prefix = f'{path}.' if path else ''
+def _unknown(config: ml_collections.ConfigDict, block: Any, name: str, path: str) -> str:
+  """What is said of a name of which the block at `path` lacks the next part."""
+  part = name.removeprefix(f'{path}.').partition('.')[0]
   where = f'config.{path}' if path else 'the config'
-  if path in OPEN:
-    return (
-      f'{where} has {list(block) or "no entry"}: give all, as --config.{path}="{{{part!r}: ...}}".'
-    )
-  same = [name for name in _names(config) if name.rpartition('.')[2] == part]
-  near = [prefix + name for name in difflib.get_close_matches(part, list(block), 3, 0.5)]
-  if found := (same or near):
+  if found := _meant(config, block, name, path):
     return f'{where} has no field {part!r}; did you mean {", ".join(found)}?'
+  if path in OPEN:
+    entries = list(block) or 'no entry'
+    return f'{where} has {entries}: give all, as --config.{path}="{{{part!r}: ...}}".'
   return f'{where} has no field {part!r}; it has {", ".join(block)}.'
 
 
-def _names(block, prefix=''):
-  """Of all fields and blocks, at all depths."""
+def _meant(config: ml_collections.ConfigDict, block: Any, name: str, path: str) -> list[str]:
+  """The fields that a name may mean, the likeliest first: those that are called so elsewhere; else
+  those of similar names, in its block and elsewhere.
+
+  Args:
+    config: which lacks the name.
+    block: the innermost block of the name that there is.
+    name: as given, in full.
+    path: of the block.
+  """
+  prefix = f'{path}.' if path else ''
+  part, dot, inner = name.removeprefix(prefix).partition('.')
+  fields, by_end = list(_names(config)), collections.defaultdict(list)
+  for field in fields:
+    by_end[field.rpartition('.')[2]].append(field)
+  near = _alike(part, block, 0.5 if path else 0.65)
+  here = [field for each in near if (field := f'{prefix}{each}{dot}{inner}') in fields]
+  if path in OPEN and not inner:  # An entry of the user's, who may mean a new one.
+    return here
+  own = name.rpartition('.')[2]
+  alike = [own] if own in by_end else _alike(own, by_end, 0.65)
+  there = [field for end in alike for field in by_end[end]]
+  there.sort(key=lambda field: -difflib.SequenceMatcher(None, field, name).ratio())
+  elsewhere_alone = own in by_end and not inner
+  return _without_twins(list(dict.fromkeys(there if elsewhere_alone else [*here, *there])))
+
+
+def _alike(word: str, known: Iterable[str], ratio: float) -> list[str]:
+  """The known words that it is like, by difflib's ratio, or a part of."""
+  known, short = list(known), len(word) < 4
+  found = difflib.get_close_matches(word, known, 3, 0.5 if short else ratio)
+  return [*found, *(each for each in known if len(word) > 2 and word in each and each not in found)]
+
+
+def _without_twins(fields: Sequence[str]) -> list[str]:
+  """The fields, but of those that differ in a user's name alone, such as buckets, the first."""
+  twins: dict[str, str] = {}
+  for field in fields:
+    block = next((each for each in OPEN if field.startswith(f'{each}.')), '')
+    inner = field[len(block) + 1 :].partition('.')[2]
+    twins.setdefault(f'{block} {inner}' if block and inner else field, field)
+  return list(twins.values())
+
+
+def _names(block: ml_collections.ConfigDict, prefix: str = '') -> Iterator[str]:
+  """The names of all fields and blocks, at all depths."""
   for name in block:
     yield prefix + name
     if isinstance(block[name], ml_collections.ConfigDict):

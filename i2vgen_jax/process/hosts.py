@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
@@ -22,7 +23,7 @@ from jax._src import distributed  # Its client, which multihost_utils and Orbax 
 from jax.experimental import multihost_utils
 
 from data_pipelines.corpus import retries, storage
-from i2vgen_jax.process import exit_codes
+from i2vgen_jax.process import errors, exit_codes
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 # A launcher sets these where jax.distributed finds no cluster to ask, beside JAX's own
@@ -71,6 +72,18 @@ def leave(code: int, sentence: str) -> NoReturn:
   told = _told() if code == exit_codes.LOST_PEER else None
   tell(code, sentence)
   _exit(told[0] if told else code)
+
+
+def leave_pod(error: BaseException) -> None:
+  """Reports the error and exits at once in a run of several processes; alone, does nothing."""
+  if not jax.distributed.is_initialized():
+    return
+  code, message = errors.classify(error)
+  if message is None:
+    traceback.print_exception(error)
+  else:
+    print(f'error: {message}', file=sys.stderr)
+  leave(code, message or repr(error))
 
 
 def tell(code: int, sentence: str) -> None:

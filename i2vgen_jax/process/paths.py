@@ -1,5 +1,6 @@
-"""Paths of a config."""
+"""Paths of a config, and of a run."""
 
+import os
 import pathlib
 import re
 
@@ -19,3 +20,16 @@ def hub_hint(path: str) -> str:
   if not re.fullmatch(r'[\w.-]+/[\w.-]+', path) or epath.Path(path).parent.exists():
     return ''
   return f' To take it from the Hub: hf download {path} --local-dir=FOLDER, then name FOLDER.'
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+  """The path as Orbax wants it: absolute if local, as it is if on gs://.
+
+  Raises:
+    ValueError: it is in another kind of bucket.
+  """
+  if '://' not in str(path):
+    return epath.Path(os.path.abspath(path))
+  if not str(path).startswith('gs://'):
+    raise ValueError(f'{path}: a run lives on a disk or on gs://. Orbax writes to no other bucket.')
+  return epath.Path(path)

@@ -54,8 +54,8 @@ def settings(config: ml_collections.ConfigDict, **overrides: Any) -> dict[str, A
   """
   chosen = {name: config.refine[name] for name in ('levels', 'inversion_steps')}
   chosen |= dict(config.sample) | {k: v for k, v in overrides.items() if v is not None}
-  for elsewhere in ('bucket', 'seed'):
-    chosen.pop(elsewhere)
+  for elsewhere in ('bucket', 'seed'):  # Configs of earlier runs have a seed, which nothing read.
+    chosen.pop(elsewhere, None)
   for name, value in overrides.items():
     if value is not None and f'sample.{name}' in ranges.RANGES:
       ranges.check_number(f'sample.{name}', value, name)

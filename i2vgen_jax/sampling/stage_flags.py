@@ -1,5 +1,4 @@
-"""The flags by which commands choose trained runs, their weights and their samplers; and the stages
-that these flags name."""
+"""The stages that the flags of process/run_flags.py name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,39 +7,8 @@ from absl import flags
 from etils import epath
 
 from i2vgen_jax import conditions
-from i2vgen_jax.diffusion import sampler
 from i2vgen_jax.sampling import stages
 from i2vgen_jax.stored import run_config
-
-# The flags belong to the command that calls define, and stand in its --help.
-flags.disclaim_key_flags()
-
-
-def define_base() -> None:
-  """Defines the flags of one run."""
-  flags.DEFINE_string('workdir', None, 'Workdir of the trained run.')
-  flags.DEFINE_enum(
-    'weights', 'ema', ['ema', 'raw'], 'Averaged weights, or those of the last step.'
-  )
-  flags.DEFINE_integer(
-    'seed', 0, 'Seed of the noise to start from.', lower_bound=0, upper_bound=2**32 - 1
-  )
-  flags.DEFINE_integer('steps', None, "Steps of the sampler; default the run's.")
-
-
-def define() -> None:
-  """Defines the flags of a base stage and of a refinement stage, which `load` reads."""
-  define_base()
-  kinds = ', '.join(sampler.KINDS)
-  flags.DEFINE_integer('step', None, 'Step of the checkpoint; default the newest.')
-  flags.DEFINE_string('sampler', None, f"Sampler: {kinds}; default the run's.")
-  flags.DEFINE_float('guidance', None, "Guidance scale; default the run's.")
-  flags.DEFINE_string('refine_workdir', None, 'Workdir of a trained refinement stage.')
-  flags.DEFINE_integer('refine_steps', None, "Steps of its sampler; default the run's.")
-  flags.DEFINE_string('refine_sampler', None, "Its sampler; default the run's.")
-  flags.DEFINE_float('refine_guidance', None, "Its guidance scale; default the run's.")
-  flags.DEFINE_integer('refine_levels', None, "Noise levels added and removed; default the run's.")
-  flags.DEFINE_string('refine_negative_prompt', None, "What it moves away from; default the run's.")
 
 
 def load(
@@ -54,7 +22,7 @@ def load(
   """The base stage, and the refinement stage if --refine_workdir names one.
 
   Args:
-    given: with the flags of `define`.
+    given: with the flags of run_flags.define.
     size: of the base stage's videos, as stages.load takes it.
     refine_size: height and width of the refinement's, whose frames and rate are then the base
       stage's; None takes all of its own sampling bucket.
@@ -108,7 +76,7 @@ def load_first(
   """The stage of --workdir, whichever it is.
 
   Args:
-    given: with the flags of `define`.
+    given: with the flags of run_flags.define.
     size: of its videos, as stages.load takes it.
     devices: to sample on; default all.
     **more: further arguments of stages.load.

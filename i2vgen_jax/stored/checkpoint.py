@@ -29,8 +29,8 @@ from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import storage
 from i2vgen_jax.process import run_folder
+from i2vgen_jax.process.paths import absolute
 from i2vgen_jax.stored import digests, trees
-from i2vgen_jax.stored.trees import absolute
 
 # Saves that may fail one after the other before the run ends.
 MAX_FAILED_SAVES = 3

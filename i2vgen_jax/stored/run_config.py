@@ -8,12 +8,11 @@ from typing import Any
 import ml_collections
 from absl import logging
 from etils import epath
-from flax import traverse_util
 
 from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import run_folder
+from i2vgen_jax.process.paths import absolute
 from i2vgen_jax.stored import old_configs
-from i2vgen_jax.stored.trees import absolute
 
 # Fields that may change between two starts of the same run: where and how it runs, not what it
 # computes.
@@ -32,8 +31,13 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
   """{'train.num_steps': 100, ...}; tuples of dicts are leaves."""
-  flat = traverse_util.flatten_dict(config, keep_empty_nodes=True, sep='.')
-  return {name: {} if value is traverse_util.empty_node else value for name, value in flat.items()}
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping) and value:
+      flat |= {f'{name}.{field}': leaf for field, leaf in flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
 
 
 def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:

@@ -16,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.process import run_folder
+from i2vgen_jax.process.paths import absolute
 from i2vgen_jax.stored import digests
 
 # How much of a tree is read or written at once, if no single tensor is larger.
@@ -168,19 +169,6 @@ def _listed(names: list[str]) -> str:
   """The first ones, and how many more."""
   more = f' and {len(names) - 5} more' if len(names) > 5 else ''
   return ', '.join(names[:5]) + more
-
-
-def absolute(path: epath.PathLike) -> epath.Path:
-  """The path as Orbax wants it: absolute if local, as it is if on gs://.
-
-  Raises:
-    ValueError: it is in another kind of bucket.
-  """
-  if '://' not in str(path):
-    return epath.Path(os.path.abspath(path))
-  if not str(path).startswith('gs://'):
-    raise ValueError(f'{path}: a run lives on a disk or on gs://. Orbax writes to no other bucket.')
-  return epath.Path(path)
 
 
 def check_tree(found: Any, expected: Any, what: str) -> None:

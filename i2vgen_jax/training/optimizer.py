@@ -14,6 +14,8 @@ import optax.contrib
 from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
 
+KINDS = ('adamw', 'muon')
+SCHEDULES = ('constant', 'cosine')  # Of the learning rate.
 # The fields of config.optimizer that `make_optimizer` takes unchanged.
 FIELDS = ('kind', 'b1', 'b2', 'eps', 'muon_rms', 'weight_decay', 'max_grad_norm')
 
@@ -37,7 +39,7 @@ def learning_rate_schedule(
   """step -> learning rate: linear warm-up to `peak`, then constant or a cosine to 0 at `num_steps`.
 
   Args:
-    kind: 'constant' or 'cosine'.
+    kind: one of SCHEDULES.
     peak: the highest learning rate.
     warmup_steps: steps of the warm-up; 0 has none.
     num_steps: steps of the run.
@@ -54,7 +56,7 @@ def learning_rate_schedule(
   elif kind == 'cosine':
     after = optax.cosine_decay_schedule(peak, max(1, num_steps - warmup_steps))
   else:
-    raise ValueError(f"optimizer.schedule={kind!r} is unknown; known: 'constant', 'cosine'.")
+    raise ValueError(f'optimizer.schedule={kind!r} is unknown; known: {str(SCHEDULES)[1:-1]}.')
   if not warmup_steps:
     return after
   # The first update already moves: step 0 trains at peak / warmup_steps.
@@ -101,7 +103,7 @@ def make_optimizer(
   Args:
     abstract_params: tree of arrays or ShapeDtypeStructs; only paths are read.
     learning_rate: step -> learning rate.
-    kind: 'adamw'; or 'muon', which updates kernels by Muon and the rest by Adam.
+    kind: one of KINDS; 'muon' updates kernels by Muon and the rest by Adam.
     b1, b2, eps: Adam's.
     muon_rms: root mean square of Muon's updates, in units of the learning rate.
     weight_decay: decoupled, applied to kernels (tensors of rank 2 and more).
@@ -173,7 +175,7 @@ def _direction(
     )
     # Muon's updates descend already; the end of our chain turns the sign of all.
     return optax.chain(_by_shape(muon), optax.scale(-1.0))
-  raise ValueError(f"optimizer.kind={kind!r} is unknown; known: 'adamw', 'muon'.")
+  raise ValueError(f'optimizer.kind={kind!r} is unknown; known: {str(KINDS)[1:-1]}.')
 
 
 def _kernels_as_matrices(stacks: Any) -> Any:

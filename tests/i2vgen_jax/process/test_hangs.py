@@ -43,7 +43,7 @@ def loop():
       multihost_utils.process_allgather(np.ones(3))
       if overseen.stop.requested(step): return say(f'STOPS {{step}}')
 try: loop()
-except Exception as error: cli.leave_pod(error)
+except Exception as error: hosts.leave_pod(error)
 """
 TRAIN = """
 import ctypes, runpy, sys, time

@@ -1,0 +1,98 @@
+"""The commands `peek` and `bench`: their flags, and what they print.
+
+What opens streams is imported when they run: it takes a second, which --help should not wait for.
+"""
+
+import logging
+import pathlib
+
+from data_pipelines.corpus import aspects, jobs
+from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.index import command as index_lib
+
+
+def add_peek(commands: jobs.Commands) -> None:
+  """Adds `peek` to python -m data_pipelines."""
+  text = 'Show exactly what a step of a run will see: keys, captions, frames.'
+  parser = commands.add_parser('peek', help=text, description=text)
+  parser.add_argument('--workdir', required=True, help='of the run: its config.json is read')
+  parser.add_argument('--step', required=True, type=int)
+  parser.add_argument('--output', required=True, help='folder for the contact sheet and the JSON')
+  jobs.add_dry_run(parser)
+  parser.set_defaults(run=_peek)
+
+
+def _peek(workdir: str, step: int, output: str, dry_run: bool) -> None:
+  from data_pipelines.stream import peek
+
+  seen = peek.peek(workdir, step, output, dry_run)
+  bucket = seen['bucket']
+  print(
+    f'step {step}: bucket {bucket["name"]}, {bucket["frames"]} frames '
+    f'{bucket["width"]}x{bucket["height"]} at {bucket["fps"]:g} fps; data {seen["fingerprint"]}'
+  )
+  if seen['by_aspect']:
+    print(f'{bucket["media"]}s by aspect: {aspects.text_of(seen["by_aspect"])}')
+  for example in seen['examples']:
+    start = example['times'][0] if example['times'] else 0.0
+    replaced = f'  REPLACED: {example["replaced"]}' if 'replaced' in example else ''
+    caption = f'  {example["caption"]!r}' if 'caption' in example else ''
+    print(f'{example["key"]}  from {start:.3f} s  [{example["cell"]}]{caption}{replaced}')
+  if dry_run:
+    print(f'would write {output}/step-{step:08d}.json and .png; nothing was decoded or written')
+    return
+  logging.info('%s', pathlib.Path(output) / f'step-{step:08d}.png')
+
+
+def add_bench(commands: jobs.Commands) -> None:
+  """Adds `bench` to python -m data_pipelines."""
+  text = 'Measure the stream on ingested corpora, and say how many vCPUs a host needs for it.'
+  parser = commands.add_parser('bench', help=text, description=text)
+  parser.add_argument('--corpus', action='append', required=True, metavar='[NAME=]DIR')
+  parser.add_argument('--index', default='', help='of the corpora')
+  parser.add_argument('--media', choices=('video', 'image'), default='video')
+  parser.add_argument('--frames', type=int, default=16, help='of a video')
+  parser.add_argument('--fps', type=float, default=8.0)
+  parser.add_argument('--height', type=int, default=256)
+  parser.add_argument('--width', type=int, default=448)
+  parser.add_argument('--batch_size', type=int, default=8)
+  parser.add_argument('--num_batches', type=int, default=8)
+  parser.add_argument('--num_threads', type=int, default=2)
+  parser.add_argument(
+    '--examples_per_sec', type=float, default=7.4,
+    help='that a host trains on: its share of the batch / seconds per step (7.4: 4 chips of v5e at '
+    '16 x 256 x 448, estimated)',
+  )  # fmt: skip
+  jobs.add_dry_run(parser)
+  parser.set_defaults(run=_bench)
+
+
+def _bench(
+  corpus, index, media, frames, fps, height, width, batch_size, num_batches, num_threads,
+  examples_per_sec, dry_run,
+):  # fmt: skip
+  from data_pipelines.stream import bench
+
+  if media == 'image':
+    frames, fps = 1, buckets_lib.IMAGE_FPS
+  bucket = buckets_lib.Bucket(
+    'bench', frames, height, width, fps=fps, batch_size=batch_size, media=media
+  )
+  directories = index_lib.named(corpus)
+  print(f'{media}: {frames} frames {width}x{height} at {fps:g} fps')
+  if dry_run:
+    stream = bench.open_stream(directories, bucket, num_threads, index)
+    drawn = [example for step in range(num_batches) for example in stream.examples_at(step)]
+    keys = {(example['shard'], example['record']) for example in drawn}
+    print(f'would decode {len(drawn)} examples, {len(keys)} different ones; nothing was decoded')
+    return
+  costs = bench.measure(directories, bucket, num_batches, num_threads, index=index)
+  if costs.decode:
+    print(f'decoding alone: {1 / costs.decode:.1f} examples/s/core, {1e3 * costs.decode:.1f} ms')
+  print(f'stream:         {1 / costs.stream:.1f} examples/s/core, {1e3 * costs.stream:.1f} ms')
+  print(f'                {costs.rate:.1f} examples/s with {num_threads} processes on this machine')
+  needed = bench.HEADROOM * examples_per_sec * costs.stream
+  print(
+    f'vCPUs for {examples_per_sec:g} examples/s: {needed:.2f} '
+    f'({bench.HEADROOM:g} x {examples_per_sec:g}/s x {costs.stream:.4f} s)'
+  )
