@@ -179,7 +179,8 @@ def release():
     skip_window=1000,
     replay_every=0,  # Take every so manieth step twice, and compare to the bit; 0 does not.
     norms_every=0,  # Norms of gradients and updates by block, every so many steps; 0 writes none.
-    log_every=10,
+    log_every=10,  # The loss is the mean over the steps in between.
+    levels_every=100,  # Its means by quarters of the timesteps, every so many steps; 0: never.
     eval_every=1000,
     sample_every=1000,
     first_look=0,  # Step after which both are done besides, early; 0 does not.
