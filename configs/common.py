@@ -165,6 +165,7 @@ def release():
     replay_every=0,
     norms_every=0,
     log_every=10,
+    levels_every=100,
     eval_every=1000,
     sample_every=1000,
     first_look=0,

@@ -39,6 +39,12 @@ from i2vgen_jax.sampling import generate, held_out, stages
 from i2vgen_jax.stored import run_config
 from i2vgen_jax.training import warm_start
 
+# --train -> what the page says of the variants.
+HOW = {
+  True: "Each variant was trained by the run's config: what a model can do without it.",
+  False: "Each variant has the run's weights but for one conditioner: what this model owes to it.",
+}
+
 
 def main() -> int:
   """Makes the variants, samples from all, and writes what they do; returns the exit code."""
@@ -69,16 +75,17 @@ def main() -> int:
 
   found = evaluate_lib.measure_sets(videos, batch['video'], batch['caption'], run.bucket.fps)
   settings = dict(
-    num_examples=len(batch['caption']), seed=given.seed, weights=given.weights,
+    workdir=str(given.workdir), step=run.step, num_examples=len(batch['caption']), seed=given.seed,
+    weights=given.weights, size=list(videos['real'].shape[1:4]), fps=run.bucket.fps,
     variants='trained' if given.train else 'conditioner taken out of the trained model',
-    **run.settings,
+    base=run.settings,
   )  # fmt: skip
   report.write_json(output / 'report.json', settings | found)
   (output / 'table.md').write_text(report.markdown_table(found))
   report.write_videos(output, videos, run.bucket.fps)
-  report.write_sheet(output / 'contact_sheet.png', videos)
+  report.write_sheet(output / 'contact_sheet.png', videos, batch['caption'], settings)
   report.write_page(
-    output, 'Ablation', found, videos, batch['caption'], settings, ('contact_sheet.png',)
+    output, 'Ablation', found, videos, batch['caption'], settings, summary=HOW[given.train]
   )
   print(report.markdown_table(found))
   print(f'{settings["variants"]}: {output}/index.html')

@@ -72,6 +72,7 @@ def main() -> None:
   for name, videos_BFHWC in videos.items():
     described = real if name == 'real' else describe(networks, videos_BFHWC, captions)
     found[name] |= compare(described, real, len(captions))
+  found['real'] |= dict.fromkeys(set(found['real']) & set(networks))  # Distances to themselves.
 
   for better, worse in (('refined', 'upscaled'), ('restored', 'shrunk')):
     if better in videos:
@@ -84,29 +85,34 @@ def main() -> None:
   )
   spectrum.draw(spectra, output / 'spectrum.png')
   settings = {
+    'workdir': str(given.workdir),
+    'step': base.step,
     'num_examples': len(captions),
     'seed': given.seed,
     'weights': given.weights,
     'corpus': given.corpus,
     'size': [last.bucket.frames, last.bucket.height, last.bucket.width],
+    'fps': last.bucket.fps,
     'base': base.settings,
     'refinement': refinement and refinement.settings,
     'features': hashes,
   }
   content = settings | found | {'captions': dict(enumerate(captions))}
-  if given.loss_bins:
-    content['loss_by_noise_level'] = loss_by_noise_level(last, batch, given.loss_bins)
+  losses = loss_by_noise_level(last, batch, given.loss_bins) if given.loss_bins else []
+  if losses:
+    content['loss_by_noise_level'] = losses
   report.write_json(output / 'report.json', content)
   report.write_videos(output, videos, last.bucket.fps)
-  report.write_sheet(output / 'contact_sheet.png', videos)
+  report.write_sheet(output / 'contact_sheet.png', videos, captions, settings)
+  line = summary(found, videos)
   report.write_page(
     output, 'Held-out clips', found, videos, captions, settings,
-    ('spectrum.png', 'contact_sheet.png'),
+    summary=line, spectra=spectra, losses=losses,
   )  # fmt: skip
   if given.vbench:
     report.write_vbench(given.vbench, videos[best_of(videos)], captions, last.bucket.fps)
   print(report.markdown_table(found))
-  print(summary(found, videos, output))
+  print(f'{line}: {output}/index.html')
 
 
 def load_networks(given: flags.FlagValues) -> tuple[dict[str, Any], dict[str, str]]:
@@ -289,20 +295,14 @@ def best_of(videos: Mapping[str, np.ndarray]) -> str:
   return 'refined' if 'refined' in videos else 'sampled'
 
 
-def summary(
-  found: Mapping[str, Mapping[str, Any]], videos: Mapping[str, np.ndarray], output: epath.Path
-) -> str:
+def summary(found: Mapping[str, Mapping[str, Any]], videos: Mapping[str, np.ndarray]) -> str:
   """One line on the last stage.
 
   Args:
     found: of `measure_sets`.
     videos: by set.
-    output: folder of the report.
   """
   mean = {
     name: value['mean'] for name, value in found[best_of(videos)].items() if isinstance(value, dict)
   }
-  return (
-    f'{captioned.summary(mean)}first frame {mean["first_frame_psnr_db"]:.1f} dB: '
-    f'{output}/index.html'
-  )
+  return f'{captioned.summary(mean)}first frame {mean["first_frame_psnr_db"]:.1f} dB'

@@ -42,6 +42,7 @@ from i2vgen_jax.training import (
   examine,
   goodput,
   guard,
+  losses,
   optimizer,
   profiler,
   warm_start,
@@ -140,6 +141,7 @@ def overseen(
   writer = writer_lib.Writer(workdir, lead, config.train.tensorboard, resumed_at)
   budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
   skips = guard.Skips(state.guard, stream, writer, **budget)
+  reported = losses.Losses(config.loss.timestep_range, config.train.levels_every, first_step)
   cadences = {name: config.train[name] for name in ('replay_every', 'norms_every')}
   examined = examine.Examined(steps, writer, **cadences)
   profile = profiler.Profile(
@@ -170,7 +172,7 @@ def overseen(
       save_due = at_end or (step > first_step and checkpoints.due(step, ask_clock=log_due))
       if step_metrics is not None and (save_due or log_due):
         timing.wait_for(step_metrics)
-        step_metrics = skips.report(step, state.guard, step_metrics)
+        step_metrics = reported.report(step) | skips.report(step, state.guard, step_metrics)
         steps_per_sec = progress.report(step, step_metrics)
         timings = timing.report(step) | {'steps_per_sec': steps_per_sec}
         writer.scalars(step, step_metrics | timings | {'num_bad_samples': stream.num_bad})
@@ -191,6 +193,7 @@ def overseen(
       timing.step(bucket)
       batch = mesh_lib.place_batch(batch, mesh)
       state, step_metrics = examined(step, bucket.name, state, frozen, batch)
+      reported.add(bucket.group, step_metrics)
       step_metrics['bucket'] = bucket.name
   except stream_lib.DataError as error:
     timing.failed(error)

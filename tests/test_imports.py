@@ -27,7 +27,8 @@ ROWS = {
   'data_pipelines/curate': 'corpus media sources user_errors',
   'data_pipelines/score': 'corpus media',
   'data_pipelines/stream': 'corpus index media',
-  'data_pipelines/report': 'corpus index media',
+  'data_pipelines/pages': '',
+  'data_pipelines/report': 'corpus index media pages',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
   'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
   'i2vgen_jax/status': 'process data_pipelines/corpus data_pipelines/user_errors',
@@ -59,7 +60,7 @@ ROWS = {
   ),
   'i2vgen_jax/evaluation': (
     'models pretrained sampling data_pipelines/corpus data_pipelines/curate '
-    'data_pipelines/demo_corpus'
+    'data_pipelines/demo_corpus data_pipelines/pages'
   ),
   'i2vgen_jax': (
     'conditions evaluation exports frozen models parallel plan pretrained process '

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import tqdm
 from etils import epath
@@ -21,9 +20,11 @@ from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, stora
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import failures
+from data_pipelines.pages import frame
 from data_pipelines.report import counts, drift
 from data_pipelines.report import strips as strips_lib
 
+TEMPLATE = pathlib.Path(__file__).parent / 'page.html'
 BOUNDS = (aspects.MAX_CROP, aspects.MAX_ENLARGE)
 Group = tuple[str, str, list[int]]  # (kind, title, rows).
 
@@ -199,15 +200,8 @@ def _sheets(
 
 
 def _page(found: Mapping[str, Any], sheets: Sequence[Mapping]) -> str:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters.update(count=lambda n: f'{n:,}', number=lambda x: f'{x:.3g}')
-  return environment.get_template('page.html').render(**found, sheets=sheets)
+  title = f'Corpus: {", ".join(corpus["name"] for corpus in found["corpora"])}'
+  return frame.render(TEMPLATE, title=title, **found, sheets=sheets)
 
 
 def add_command(commands: jobs.Commands) -> None:

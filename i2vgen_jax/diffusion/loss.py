@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from i2vgen_jax.diffusion import parameterization
 from i2vgen_jax.diffusion import schedule as schedule_lib
 
+NUM_LEVELS = 4  # Equal parts of the trained timesteps, by which losses are told apart.
+
 
 def draw_noise(keys_B: jax.Array, latents_BFHWC: jax.Array, offset_noise: float) -> jax.Array:
   """Standard normal noise plus `offset_noise` times one normal per frame and channel; float32.
@@ -116,6 +118,27 @@ def min_snr_weight(
   snr_B = jnp.square(alpha_B / sigma_B)
   clipped_B = jnp.minimum(snr_B, gamma)
   return {'x0': clipped_B, 'eps': clipped_B / snr_B, 'v': clipped_B / (snr_B + 1)}[prediction_type]
+
+
+def level_edges(timestep_range: Sequence[int]) -> list[int]:
+  """The first timestep of each level of noise, and the end of the last; (start, stop) is cut."""
+  start, stop = timestep_range
+  return [start - -level * (stop - start) // NUM_LEVELS for level in range(NUM_LEVELS + 1)]
+
+
+def by_level(loss_B: jax.Array, timesteps_B: jax.Array, timestep_range: Sequence[int]) -> jax.Array:
+  """float32 (2, NUM_LEVELS): the sum of the losses at each level of noise, and how many they are.
+
+  Args:
+    loss_B: one per sample.
+    timesteps_B: int32, in the range.
+    timestep_range: (start, stop).
+  """
+  first_L = jnp.asarray(level_edges(timestep_range)[1:-1], jnp.int32)
+  level_B = jnp.sum(timesteps_B[:, None] >= first_L, axis=1)
+  within_BL = level_B[:, None] == jnp.arange(NUM_LEVELS)
+  losses_BL = jnp.where(within_BL, loss_B[:, None], 0)
+  return jnp.stack([losses_BL.sum(0), within_BL.sum(0).astype(jnp.float32)])
 
 
 def denoising_loss(

@@ -1,8 +1,8 @@
 """What an evaluation leaves behind: report.json, a page with videos, sheets, VBench's folder."""
 
-import html
 import json
 import math
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,25 +11,15 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import storage
+from data_pipelines.pages import frame
+from i2vgen_jax.evaluation import glossary, spectrum
 from i2vgen_jax.sampling import sheets, video_file
 
 Videos = Mapping[str, np.ndarray]  # Set -> uint8 (N, F, H, W, 3).
 Measures = Mapping[str, Mapping[str, Any]]  # Set -> measure -> dict(mean, low, high, num).
 
-SHEET_ROWS = 8
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font-family: sans-serif; margin: 2em }} td, th {{ padding: .2em .7em; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }} video {{ width: 160px; display: block }}
-small {{ color: #666 }}
-</style></head><body><h1>{title}</h1>
-{table}
-{figures}
-<h2>Videos</h2>
-{videos}
-<h2>Settings</h2><pre>{settings}</pre>
-</body></html>
-"""
+SHEET_CLIPS = 8
+TEMPLATE = pathlib.Path(__file__).parent / 'page.html'
 
 
 def write_json(path: epath.PathLike, report: Any) -> None:
@@ -51,11 +41,46 @@ def write_videos(output: epath.Path, videos: Videos, fps: float) -> None:
       video_file.write_mp4(output / 'videos' / name / f'{i:02d}.mp4', video_FHWC, fps)
 
 
-def write_sheet(path: epath.PathLike, videos: Videos) -> None:
-  """The first clips of all sets, one under the other, all frames side by side."""
-  sets = [list(videos_BFHWC[:SHEET_ROWS]) for videos_BFHWC in videos.values()]
-  rows: Any = [video for clip in zip(*sets, strict=True) for video in clip]
-  sheets.write_png(path, sheets.contact_sheet(rows))
+def write_sheet(
+  path: epath.PathLike, videos: Videos, captions: Sequence[str], settings: Mapping[str, Any]
+) -> None:
+  """The first clips of all sets, one under the other, all frames side by side.
+
+  Args:
+    path: of the picture.
+    videos: by set.
+    captions: of the clips.
+    settings: as of `facts`, which are its heading.
+  """
+  shown = {name: videos_BFHWC[:SHEET_CLIPS] for name, videos_BFHWC in videos.items()}
+  heading = ', '.join(f'{name} {value}' for name, value in facts(settings).items())
+  sheet_HWC = sheets.contact_sheet(shown, captions[:SHEET_CLIPS], settings['fps'], heading)
+  sheets.write_png(path, sheet_HWC)
+
+
+def facts(settings: Mapping[str, Any]) -> dict[str, str]:
+  """What a reader asks first, in words: of which run, which step, how sampled.
+
+  Args:
+    settings: of a report.json: workdir, step, weights, seed, num_examples, size, fps, base, and
+      where there is one refinement.
+  """
+  frames, height, width = settings['size']
+  found = {
+    'run': '/'.join(epath.Path(settings['workdir']).parts[-2:]),
+    'step': f'{settings["step"]:,}',
+    'weights': 'averaged' if settings['weights'] == 'ema' else settings['weights'],
+    'clips': str(settings['num_examples']),
+    'size': f'{frames} frames of {width}x{height}, {settings["fps"]:g} per second',
+    'seed': str(settings['seed']),
+  }
+  for name in ('base', 'refinement'):
+    if stage := settings.get(name):
+      steps = f'{stage["num_steps"]} steps of {stage["sampler"]}'
+      found['sampled by' if name == 'base' else 'refined by'] = (
+        f'{steps}, guidance {stage["guidance_scale"]:g}'
+      )
+  return found
 
 
 def write_page(
@@ -64,10 +89,13 @@ def write_page(
   measures: Measures,
   videos: Videos,
   captions: Sequence[str],
-  settings: Any,
-  figures: Sequence[str] = (),
+  settings: Mapping[str, Any],
+  *,
+  summary: str = '',
+  spectra: spectrum.Spectra | None = None,
+  losses: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-  """OUTPUT/index.html, which plays the videos beside it.
+  """OUTPUT/index.html, which plays the videos beside it and shows contact_sheet.png.
 
   Args:
     output: folder of the page and of videos/.
@@ -75,35 +103,39 @@ def write_page(
     measures: {set: {measure: dict(mean, low, high)}}.
     videos: {set: (N, ...)} as written by `write_videos`.
     captions: texts of the N clips.
-    settings: whatever JSON can hold, shown below.
-    figures: names of pictures in the folder.
+    settings: as of `facts`, shown in full at the end.
+    summary: a sentence below the heading.
+    spectra: of spectrum.mean_spectra.
+    losses: dicts of start, stop, mean, low, high.
   """
-  names = list(videos)
-  head = ''.join(f'<th>{html.escape(name)}</th>' for name in ['caption', *names])
-  rows = []
-  for i, caption in enumerate(captions):
-    cells = ''.join(
-      f'<td><video src="videos/{name}/{i:02d}.mp4" autoplay loop muted></video></td>'
-      for name in names
-    )
-    rows.append(f'<tr><td>{html.escape(caption)}</td>{cells}</tr>')
-  (output / 'index.html').write_text(
-    PAGE.format(
-      title=html.escape(title),
-      table=_html_table(measures),
-      figures=''.join(f'<p><img src="{name}" alt="{name}"></p>' for name in figures),
-      videos=f'<table><tr>{head}</tr>{"".join(rows)}</table>',
-      settings=html.escape(json.dumps(_finite(settings), indent=2)),
-    )
+  shown = dict.fromkeys([*videos, *(spectra or ())])
+  page = frame.render(
+    TEMPLATE,
+    title=title,
+    summary=summary,
+    facts=facts(settings),
+    sets=list(measures),
+    rows=[_page_row(name, values) for name, values in _rows(measures)],
+    losses=[
+      ((row['start'] + row['stop']) / 2, row['mean'], row['low'], row['high']) for row in losses
+    ],
+    spectra=spectra and _drawn(spectra),
+    videos=list(videos),
+    captions=captions,
+    sheet_clips=min(SHEET_CLIPS, len(captions)),
+    words={name: glossary.SETS.get(name, f'the run with {name}') for name in shown},
+    settings=json.dumps(_finite(settings), indent=2),
   )
+  storage.write_bytes(output / 'index.html', page.encode())
 
 
 def markdown_table(measures: Measures) -> str:
   """One row per measure, one column per set: mean and half the width of its interval."""
   names = list(measures)
   lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
-  for row in _rows(measures):
-    lines.append('| ' + ' | '.join([row[0], *(_cell(value) for value in row[1])]) + ' |')
+  for name, values in _rows(measures):
+    cells = [glossary.text_of(name, value) for value in values]
+    lines.append('| ' + ' | '.join([name, *cells]) + ' |')
   return '\n'.join(lines) + '\n'
 
 
@@ -128,15 +160,27 @@ def write_vbench(
     video_file.write_mp4(epath.Path(output) / f'{caption}-{index}.mp4', video_FHWC, fps)
 
 
-def _html_table(measures: Measures) -> str:
-  head = ''.join(f'<th>{html.escape(name)}</th>' for name in ['', *measures])
-  rows = ''.join(
-    f'<tr><td>{name}</td>' + ''.join(f'<td>{_cell(value)}</td>' for value in values) + '</tr>'
-    for name, values in _rows(measures)
-  )
-  return (
-    f'<table><tr>{head}</tr>{rows}</table><small>mean &plusmn; half of its 95 % interval</small>'
-  )
+def _page_row(name: str, values: Sequence[Any]) -> dict[str, Any]:
+  """A row of the page's table: texts, and the scale of its intervals."""
+  found = [value if isinstance(value, dict) else None for value in values]
+  ends = [value[end] for value in found if value for end in ('low', 'high')]
+  cells = [
+    dict(text=glossary.text_of(name, value), found=drawn)
+    for value, drawn in zip(values, found, strict=True)
+  ]
+  scale = dict(start=min(ends, default=0.0), stop=max(ends, default=1.0))
+  return glossary.measure(name)._asdict() | scale | dict(name=name, cells=cells)
+
+
+def _drawn(spectra: spectrum.Spectra) -> dict[str, dict[str, list[tuple[float, float]]]]:
+  """Kind -> name -> points, without frequency zero."""
+  return {
+    kind: {
+      name: [(x, max(y, spectrum.LEAST_POWER)) for x, y in zip(*found[kind], strict=True)][1:]
+      for name, found in spectra.items()
+    }
+    for kind in ('spatial', 'temporal')
+  }
 
 
 def _rows(measures: Measures) -> list[tuple[str, list[Any]]]:
@@ -144,14 +188,6 @@ def _rows(measures: Measures) -> list[tuple[str, list[Any]]]:
   names = {name: None for found in measures.values() for name in found}
   rows = [(name, [found.get(name) for found in measures.values()]) for name in names]
   return [row for row in rows if not any(isinstance(value, list) for value in row[1])]
-
-
-def _cell(value: Any) -> str:
-  if value is None:
-    return ''
-  if not isinstance(value, dict):
-    return f'{value:.4g}'
-  return f'{value["mean"]:.4g} ± {(value["high"] - value["low"]) / 2:.2g}'
 
 
 def _finite(value: Any) -> Any:

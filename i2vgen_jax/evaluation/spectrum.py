@@ -20,6 +20,7 @@ Spectra = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601.
 # Cycles per pixel: finer than a picture of half the size can show.
 HIGH_FREQUENCY = 0.25
+LEAST_POWER = 1e-6  # That is drawn: 0 has no logarithm.
 FIGURE_INCHES, FIGURE_DPI = (9, 3.6), 100
 
 
@@ -86,7 +87,7 @@ def draw(spectra: Spectra, path: str | os.PathLike[str]) -> None:
   for axes, (kind, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
     for name, found in spectra.items():
       frequencies_K, power_K = found[kind]
-      axes.plot(frequencies_K[1:], np.maximum(power_K[1:], 1e-6), label=name)
+      axes.plot(frequencies_K[1:], np.maximum(power_K[1:], LEAST_POWER), label=name)
     axes.set(yscale='log', title=f'{kind} spectrum', xlabel=label, ylabel='power')
     axes.legend()
   buffer = io.BytesIO()

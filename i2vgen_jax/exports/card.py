@@ -38,6 +38,9 @@ NEEDS = {
   'diffusers': '"diffusers<0.36" "transformers<5" torch pillow',
   'peft': '"diffusers<0.36" "transformers<5" torch pillow peft',
 }
+SHEET = """
+![Below each caption a real clip and what the run makes of its first frame](samples.png)
+"""
 CARD = """---
 license: {license}
 library_name: {library}
@@ -90,9 +93,7 @@ def files(
   kinds = {line['kind'] for line in session.config.unet.conditioners}
   task = 'image-to-video' if kinds & READ_IMAGE else 'text-to-video'
   rows = _rows(session, params, step, weights)
-  sheet = (
-    '\n![Samples of the run: one row each](samples.png)\n' if 'samples.png' in pictures else ''
-  )
+  sheet = SHEET if 'samples.png' in pictures else ''
   use = _use(session, form, caption, 'first_frame.png' in pictures)
   text = CARD.format(
     license=licence,

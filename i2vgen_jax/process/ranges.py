@@ -23,6 +23,7 @@ RANGES = {
   'train.ema_decay': '[0, 1]',
   'train.growth_steps': '[0, inf)',
   'train.log_every': '[1, inf)',
+  'train.levels_every': '[0, inf)',
   'train.eval_every': '[0, inf)',
   'train.sample_every': '[0, inf)',
   'train.num_eval_examples': '[0, inf)',

@@ -34,6 +34,7 @@ class Stage:
     settings: of the sampler, see generate.settings.
     generate: made by generate.make_generate.
     negative_prompt: what to move away from.
+    step: updates done, of the weights; 0 if they were loaded.
     rests: whether the weights lie in the host's memory but while the stage works.
   """
 
@@ -43,6 +44,7 @@ class Stage:
   settings: dict
   generate: Callable
   negative_prompt: str
+  step: int = 0
   rests: bool = False
 
   @property
@@ -157,6 +159,7 @@ def load(
     settings=settings,
     generate=generate_lib.make_generate(session, seed=seed, **settings),
     negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
+    step=step,
     rests=rests,
   )
 

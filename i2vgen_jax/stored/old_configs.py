@@ -34,6 +34,7 @@ ADDED = {
   'checkpoint.every_minutes': 0.0,
   'train.replay_every': 0,
   'train.norms_every': 0,
+  'train.levels_every': 0,
   'train.first_look': 0,
   'watchdog.start_secs': 0.0,
   'watchdog.compile_secs': 0.0,

@@ -16,6 +16,9 @@ from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import schedule as schedule_lib
 from i2vgen_jax.models import lora, unet3d, video_parts
 
+# (..., seed, step) -> (mean loss of the rows, their `loss.by_level`).
+Loss = Callable[..., tuple[jax.Array, jax.Array]]
+
 
 class Draws(NamedTuple):
   """Keys of a batch in a step, one per sample each."""
@@ -71,8 +74,8 @@ def make_encoded_loss(
   timestep_shift: float,
   timestep_range: tuple[int, int],
   min_snr_gamma: float,
-) -> Callable[..., jax.Array]:
-  """(params, encoded, seed, step) -> mean loss of dict(latents, conditioning, position).
+) -> Loss:
+  """(params, encoded, seed, step) -> losses of dict(latents, conditioning, position).
 
   Args:
     unet: to be trained.
@@ -102,13 +105,13 @@ def make_encoded_loss(
     )
     if min_snr_gamma:
       loss_B *= loss.min_snr_weight(timesteps_B, schedule, prediction_type, min_snr_gamma)
-    return loss_B.mean()
+    return loss_B.mean(), loss.by_level(loss_B, timesteps_B, timestep_range)
 
   return encoded_loss
 
 
-def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Callable[..., jax.Array]:
-  """(params, frozen, batch, seed, step) -> mean loss of the batch; one fresh draw for every sample.
+def make_loss(session: session_lib.Session, rates: Mapping[str, float]) -> Loss:
+  """(params, frozen, batch, seed, step) -> losses of the batch; one fresh draw for every sample.
 
   Args:
     session: of the run.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from i2vgen_jax import session as session_lib
+from i2vgen_jax.diffusion import loss as loss_lib
 from i2vgen_jax.models import lora, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import replicas, sharding
@@ -98,9 +99,11 @@ def rejoined(moved: Any, tree: Any, trained: Any) -> Any:
 
 
 def make_mean_gradient(
-  batch_loss: Callable[..., jax.Array], accumulation: int, trained: Any = None
-) -> Callable[..., tuple[jax.Array, Any]]:
-  """(batch, params, frozen, seed, step) -> (loss, gradients), means over the rows of the batch.
+  batch_loss: objective.Loss, accumulation: int, trained: Any = None
+) -> Callable[..., tuple[tuple[jax.Array, jax.Array], Any]]:
+  """(batch, params, frozen, seed, step) -> ((loss, levels), gradients): means over the rows of the
+  batch; levels over replicas and micro-batches, so that its losses divided by its numbers are means
+  over rows.
 
   Args:
     batch_loss: from `make_loss`.
@@ -112,7 +115,7 @@ def make_mean_gradient(
     def of_moved(moved):
       return batch_loss(rejoined(moved, params, trained), *others)
 
-    return jax.value_and_grad(of_moved)(moving(params, trained))
+    return jax.value_and_grad(of_moved, has_aux=True)(moving(params, trained))
 
   @replicas.mean_over_replicas
   def mean_gradient(batch, params, frozen, seed, step):
@@ -124,7 +127,8 @@ def make_mean_gradient(
 
     if accumulation == 1:
       return of_part(batch)
-    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, moving(params, trained)))
+    losses = jnp.zeros(()), jnp.zeros((2, loss_lib.NUM_LEVELS))
+    zeros = losses, jax.tree.map(jnp.zeros_like, moving(params, trained))
     total, _ = jax.lax.scan(add_part, zeros, split_batch(batch, accumulation))
     return jax.tree.map(lambda x: x / accumulation, total)
 
@@ -132,7 +136,7 @@ def make_mean_gradient(
 
 
 def make_train_step(
-  batch_loss: Callable[..., jax.Array],
+  batch_loss: objective.Loss,
   optimizer: optax.GradientTransformation,
   learning_rate: optax.Schedule,
   *,
@@ -164,7 +168,7 @@ def make_train_step(
   mean_gradient = make_mean_gradient(batch_loss, accumulation, trained)
 
   def step(state, frozen, batch):
-    mean_loss, grads = mean_gradient(batch, state.params, frozen, state.seed, state.step)
+    (mean_loss, levels), grads = mean_gradient(batch, state.params, frozen, state.seed, state.step)
     norm = optax.tree.norm(grads)
     keep, guard = guard_lib.judge(state.guard, state.step, mean_loss, norm, skip_norm)
     num_updates = state.step - state.guard.num_skipped
@@ -195,6 +199,7 @@ def make_train_step(
     after['ema_params'] = rejoined(after['ema_params'], state.ema_params, averaged)
     metrics: dict[str, Any] = {
       'loss': mean_loss,
+      'levels': levels,
       'grad_norm': norm,
       'learning_rate': learning_rate(num_updates),
       'num_skipped_steps': guard.num_skipped,
@@ -231,7 +236,7 @@ def from_config(
   )
   abstract, shardings = state_shardings(init, session.mesh, **config.sharding)
 
-  def of_loss(batch_loss: Callable[..., jax.Array]) -> jax.stages.Wrapped:
+  def of_loss(batch_loss: objective.Loss) -> jax.stages.Wrapped:
     """The train step, jitted, with the state donated."""
     function = make_train_step(
       batch_loss,

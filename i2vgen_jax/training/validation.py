@@ -178,10 +178,14 @@ class Validation:
       video_file.write_mp4(folder / f'{i:02d}_real.mp4', real_BFHWC[i], self._bucket.fps)
       sheets.write_png(folder / f'{i:02d}.png', real_BFHWC[i, 0])
       (folder / f'{i:02d}.txt').write_text(caption + '\n')
-      writer.video(step, f'samples/{i:02d}', video_FHWC, self._bucket.fps)
-      writer.text(step, f'samples/{i:02d}', caption)
-    pairs = np.stack([real_BFHWC, videos_BFHWC], axis=1)
-    sheet_HWC = sheets.contact_sheet(pairs.reshape(-1, *videos_BFHWC.shape[1:]))
+      both_FHWC = sheets.side_by_side(dict(real=real_BFHWC[i], sampled=video_FHWC), caption)
+      writer.video(step, f'samples/{i:02d}', both_FHWC, self._bucket.fps)
+    pairs, sample = dict(real=real_BFHWC, sampled=videos_BFHWC), self._session.config.sample
+    heading = (
+      f'step {step:,}, averaged weights, seed 0, {sample.num_steps} steps of {sample.sampler}, '
+      f'guidance {sample.guidance_scale:g}'
+    )
+    sheet_HWC = sheets.contact_sheet(pairs, captions, self._bucket.fps, heading)
     sheets.write_png(folder / 'contact_sheet.png', sheet_HWC)
     writer.image(step, 'samples/contact_sheet', sheet_HWC)
 

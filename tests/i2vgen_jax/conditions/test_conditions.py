@@ -57,7 +57,7 @@ def training(kinds):
   }
   params = jax.eval_shape(built.unet.init, key, *built.smallest_unet_inputs())['params']
   seed = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-  return jax.grad(batch_loss), (params, frozen, batch, seed, shape((), jnp.int32))
+  return jax.grad(batch_loss, has_aux=True), (params, frozen, batch, seed, shape((), jnp.int32))
 
 
 def draw(shapes):
@@ -75,7 +75,7 @@ def draw(shapes):
 @pytest.mark.parametrize('kind', RELEASED)
 def test_without_its_line_a_conditions_parameters_and_field_are_not_needed(kind):
   gradient, inputs = training(without(kind))
-  gradients = jax.eval_shape(gradient, *inputs)
+  gradients, _ = jax.eval_shape(gradient, *inputs)
   whole = training(RELEASED)[1][0]
   assert set(whole) - set(gradients) == (set() if kind == 'text' else {kind})
 
@@ -92,7 +92,7 @@ def test_without_its_line_a_conditions_parameters_and_field_are_not_needed(kind)
 )
 def test_every_parameter_gets_a_gradient_from_the_training_loss(kinds):
   gradient, inputs = training(kinds)
-  gradients = jax.jit(gradient, compiler_options=FAST_COMPILE)(*draw(inputs))
+  gradients, _ = jax.jit(gradient, compiler_options=FAST_COMPILE)(*draw(inputs))
   norms = jax.tree.map(lambda leaf: float(jnp.linalg.norm(leaf)), gradients)
   assert all(0 < norm < np.inf for norm in jax.tree.leaves(norms)), norms
 

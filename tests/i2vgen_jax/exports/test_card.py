@@ -70,7 +70,7 @@ def test_a_card_says_what_the_run_is_and_shows_its_newest_samples(tmp_path):
     '| makes | 4 frames of 48x32 at 8 fps |',
     '| sampled by | ddim, 2 steps, guidance 9 |',
     '| trained | 70 steps on videos: 1 x 4 frames of 48x32 a step |',
-    '![Samples of the run: one row each](samples.png)',
+    '![Below each caption a real clip and what the run makes of its first frame](samples.png)',
     'model.sample("it\'s 70", image)',
   ):
     assert line in text, line

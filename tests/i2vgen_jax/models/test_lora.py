@@ -180,7 +180,7 @@ def test_a_frozen_kernel_in_bfloat16_has_no_gradient_no_average_and_no_second_co
 
   def loss(params, frozen, batch, seed, step):
     seen.append(params)
-    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(params))
+    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(params)), None
 
   trained = optimizer.trained(config, state.params)
   _, gradients = step_lib.make_mean_gradient(loss, 1, trained)({}, params, {}, None, None)

@@ -98,9 +98,12 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     made = jax.jit(mesh_lib.within(mesh, gradient))(batch, placed, {}, seed, 5)
     return params, jax.device_get(made)
 
-  params, (expected, gradients) = on(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-  _, (found, split) = on(sizes, jax.devices(), params)
+  params, ((expected, levels), gradients) = on(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  _, ((found, split_levels), split) = on(sizes, jax.devices(), params)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+  # Means by level: of several replicas, both sums are divided by their number.
+  np.testing.assert_allclose(split_levels[0] * levels[1], levels[0] * split_levels[1], rtol=1e-5)
+  np.testing.assert_array_equal(split_levels[1] > 0, levels[1] > 0)
   largest = max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(gradients))
   for (path, a), b in zip(
     jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(split), strict=True

@@ -16,7 +16,7 @@ import pathlib, resource, shutil, signal, sys, threading, time
 import jax, numpy as np
 from absl import logging
 from i2vgen_jax.stored import checkpoint
-from i2vgen_jax.process import cli, hosts
+from i2vgen_jax.process import hosts
 hosts.join()
 mesh = jax.make_mesh((2,), ('fsdp',))
 place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('fsdp'))
@@ -65,7 +65,7 @@ try:
     checkpoints.due(3)
     time.sleep(0.1)
 except checkpoint.SaveError as error:
-  cli.leave_pod(error)
+  hosts.leave_pod(error)
 """
 
 

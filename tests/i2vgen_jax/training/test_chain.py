@@ -69,7 +69,7 @@ def trained(session, params, num_steps=24):
 
   def loss_of(params, encoded, step, time):
     grown = encoded['conditioning'] | session.growth(8, step)
-    return encoded_loss(params, encoded | dict(conditioning=grown), seed, time)
+    return encoded_loss(params, encoded | dict(conditioning=grown), seed, time)[0]
 
   @jax.jit
   def update(params, state, encoded, step):

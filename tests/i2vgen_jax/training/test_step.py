@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from i2vgen_jax.diffusion import loss as loss_lib
 from i2vgen_jax.training import guard
 from i2vgen_jax.training import step as train_step
 from tests import averages
@@ -15,7 +16,9 @@ TARGETS = np.random.default_rng(0).standard_normal((6, 8, 4)).astype(np.float32)
 
 
 def squared_error(params, frozen, batch, seed, step):
-  return jnp.mean((batch['target'] - params['bias'] - params['kernel'].sum(0)) ** 2)
+  loss_B = jnp.mean((batch['target'] - params['bias'] - params['kernel'].sum(0)) ** 2, axis=1)
+  timesteps_B = jnp.linspace(0, 999, 8, dtype=jnp.int32)[: len(loss_B)]
+  return loss_B.mean(), loss_lib.by_level(loss_B, timesteps_B, (0, 1000))
 
 
 def states(num_steps, ema_decay, ema_warmup, first_step=0, accumulation=1):
