@@ -102,7 +102,7 @@ def test_children_that_are_killed_at_random_change_no_batch(open_stream, num_kil
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
 
-  killer = threading.Thread(target=kill)
+  killer = threading.Thread(target=kill, daemon=True)
   killer.start()
   batches = stream.iterate()
   step = 0
