@@ -1,7 +1,6 @@
 """Reads of records that fail as those of a bucket do, in the processes that decode."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from data_pipelines.corpus import reader
@@ -26,14 +25,15 @@ def hook(folder: pathlib.Path) -> None:
 class _Failing:
   """What a child is given to call, in place of `function`."""
 
-  def __init__(self, function: Callable[..., Any], folder: pathlib.Path):
+  def __init__(self, function: Any, folder: pathlib.Path):
     self._function, self._folder = function, folder
-    self._is_hooked = False
+
+  def prepare(self) -> None:
+    """In the child, once."""
+    _fail_reads(self._folder)
+    self._function.prepare()
 
   def __call__(self, *arguments: Any) -> Any:
-    if not self._is_hooked:  # In the child, once.
-      self._is_hooked = True
-      _fail_reads(self._folder)
     return self._function(*arguments)
 
 

@@ -62,7 +62,8 @@ class Sandbox:
   has to be; the children stay behind.
 
   Args:
-    function: found again by its name, or an instance of such a class: it may keep state.
+    function: found again by its name, or an instance of such a class: it may keep state. A child
+      calls its `prepare`, if it has one, first of all: what is slow and no call's fault.
     min_timeout_secs: what a call may take, and TIMEOUT_SECS_PER_MB for all bytes it is given.
   """
 
@@ -285,6 +286,7 @@ def serve(file_descriptor: int) -> None:
   pipe = connection.Connection(file_descriptor)
   try:
     function = pipe.recv()
+    getattr(function, 'prepare', lambda: None)()
     gc.freeze()  # Modules stay: no collection need go through them.
     _bound_memory()
     pipe.send('ready')

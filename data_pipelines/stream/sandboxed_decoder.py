@@ -96,7 +96,10 @@ class _Fill:
 
   def __init__(self, fields: Sequence[fields_lib.PixelField]):
     self._fields = fields
-    self._decoder: decoder.Decoder | None = None
+
+  def prepare(self) -> None:
+    """Only there: what it opens is not to be pickled, and takes a second to import."""
+    self._decoder, self._memory = decoder.Decoder(self._fields), shared_memory.Opened()
 
   def __call__(
     self,
@@ -105,8 +108,6 @@ class _Fill:
     requests: Mapping[int, decoder.Request],
     quarantine: Collection[str],
   ) -> list[tuple[int, decoder.Decoded]]:
-    if self._decoder is None:  # Only there: what it opens is not to be pickled.
-      self._decoder, self._memory = decoder.Decoder(self._fields), shared_memory.Opened()
     batch = self._memory.batch(path, layout)
     self._decoder.quarantine = quarantine
     results = []

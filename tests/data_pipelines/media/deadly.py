@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from data_pipelines.media import errors, sandbox, shared_memory
+from data_pipelines.media import errors, sandbox
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import sandboxed_decoder
 
@@ -22,11 +22,9 @@ class Deadly(sandboxed_decoder._Fill):
     super().__init__(fields)
     self.sha256 = sha256
 
-  def __call__(self, path, layout, requests, quarantine):
-    if self._decoder is None:
-      self._decoder, self._memory = decoder_lib.Decoder(self._fields), shared_memory.Opened()
-      self._decoder._check = self.check
-    return super().__call__(path, layout, requests, quarantine)
+  def prepare(self):
+    super().prepare()
+    self._decoder._check = self.check
 
   def check(self, data):
     decoder_lib.Decoder._check(self._decoder, data)  # Raises of what is in quarantine.
