@@ -185,6 +185,7 @@ def overseen(
         if step > first_step and validation.run(step, state, frozen, writer, workdir, finished):
           progress.pause()
       if at_end:
+        oversight.stop.release()
         break
       profile.start_at(step)
       with timing.spending('input'):

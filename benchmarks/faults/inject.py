@@ -28,7 +28,7 @@ from i2vgen_jax.training import compilation, validation
 
 AIMED, STRUCK = 'aimed', reads.STRUCK
 # Of a process without space: more than its log has, less than its part of a checkpoint's arrays.
-MAX_FILE_BYTES = 1 << 19
+MAX_FILE_BYTES = 1 << 17
 PLACES = {
   'start': (session_lib, 'build'),
   'compile': (compilation.Steps, 'compile'),

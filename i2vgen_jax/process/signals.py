@@ -72,12 +72,12 @@ class StopRequest:
 
   At first there is nothing to save, and the signal ends the process at once with PREEMPTED, also in
   the middle of a compilation. From `hold` on it waits for a step boundary, where `requested` tells
-  it. A second SIGINT then aborts at once. `close` it when nobody asks any longer: the signals then
-  do what they did before.
+  it. A second SIGINT then aborts at once. After `release` the run only finishes what it saves, and
+  SIGTERM changes nothing. `close` it at the end: the signals then do what they did before.
   """
 
   def __init__(self) -> None:
-    self._asked, self._holds = False, False
+    self._asked, self._holds, self._released = False, False, False
     self._closed = threading.Event()
     self._stack = contextlib.ExitStack()
     if threading.current_thread() is not threading.main_thread():
@@ -96,6 +96,11 @@ class StopRequest:
   def hold(self) -> None:
     """From now on there is something to save."""
     self._holds = True
+
+  def release(self) -> None:
+    """From now on nobody asks: JAX, told of a SIGTERM then, would wait at its end for a step of
+    the other processes, until all abort."""
+    self._released = True
 
   def close(self) -> None:
     """Gives the signals back."""
@@ -118,7 +123,7 @@ class StopRequest:
       print(_NOTHING_TO_SAVE, file=sys.stderr, flush=True)
       sys.exit(exit_codes.PREEMPTED)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if jax.distributed.is_initialized():
+    if jax.distributed.is_initialized() and not self._released:
       self._of_jax.put_back()
       os.kill(os.getpid(), signal.SIGTERM)
 

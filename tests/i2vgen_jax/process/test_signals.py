@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from i2vgen_jax.process import exit_codes, signals
+from i2vgen_jax.process import exit_codes, hosts, signals
+from launch import local
 from tests import runs
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -158,3 +159,49 @@ def test_handlers_that_are_c_code_are_put_back():
   with signals.signals_to(lambda number, frame: None, signal.SIGUSR2):
     os.kill(os.getpid(), signal.SIGUSR2)
   assert libc.signal(signal.SIGUSR2, before) == code
+
+
+AT_THE_END = """
+import os, signal, sys, time
+from i2vgen_jax.process import hosts, signals
+hosts.join(leave_secs=15)
+stop = signals.StopRequest()
+stop.hold()
+assert not stop.requested(1)
+if sys.argv[1] == 'release':
+  stop.release()
+hosts.meet('the last step is taken')
+if not hosts.is_lead():  # The other one ends meanwhile.
+  time.sleep(1)
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(3)  # JAX looks every second.
+stop.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_last_step_is_not_waited_for():
+  """Else JAX itself aborts all processes, once leave_secs are over."""
+  codes = {}
+  for how in ('release', 'go on'):
+    port = local.free_port()
+    processes = [
+      subprocess.Popen(
+        [sys.executable, '-c', AT_THE_END, how],
+        cwd=runs.ROOT,
+        env=runs.environment()
+        | {
+          'JAX_COORDINATOR_ADDRESS': f'{local.LOOPBACK}:{port}',
+          'JAX_COORDINATOR_BIND_ADDRESS': f'{local.LOOPBACK}:{port}',
+          'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+          hosts.NUM_PROCESSES: '2',
+          hosts.PROCESS_ID: str(index),
+        },
+        stderr=subprocess.PIPE,
+      )
+      for index in range(2)
+    ]
+    logs = [process.communicate(timeout=120)[1].decode() for process in processes]
+    codes[how] = [process.returncode for process in processes]
+    assert 'SIGTERM received' in logs[1]
+  assert codes == {'release': [0, 0], 'go on': [-signal.SIGABRT] * 2}
