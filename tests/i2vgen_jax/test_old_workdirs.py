@@ -26,7 +26,7 @@ FROM_WORKDIR = """
 import sys
 from absl import logging
 from i2vgen_jax import train
-from i2vgen_jax.stored import checkpoint
+from i2vgen_jax.stored import run_config
 config = run_config.read(sys.argv[1])
 config.train.stop_at = 0
 logging.set_verbosity(logging.INFO)
