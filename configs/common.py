@@ -187,6 +187,7 @@ def release():
     num_eval_examples=64,
     num_sample_videos=4,
     tensorboard=True,
+    wandb='',  # Project of Weights & Biases, where curves and samples go besides; '' for none.
     profile_at=0,  # Write a profile of profile_steps steps from this one on; 0 is never.
     profile_steps=3,
   )

@@ -126,9 +126,7 @@ def level_edges(timestep_range: Sequence[int]) -> list[int]:
   return [start - -level * (stop - start) // NUM_LEVELS for level in range(NUM_LEVELS + 1)]
 
 
-def by_level(
-  loss_B: jax.Array, timesteps_B: jax.Array, timestep_range: Sequence[int]
-) -> jax.Array:
+def by_level(loss_B: jax.Array, timesteps_B: jax.Array, timestep_range: Sequence[int]) -> jax.Array:
   """float32 (2, NUM_LEVELS): the sum of the losses at each level of noise, and how many they are.
 
   Args:
