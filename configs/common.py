@@ -172,6 +172,7 @@ def release():
     num_eval_examples=64,
     num_sample_videos=4,
     tensorboard=True,
+    wandb='',
     profile_at=0,
     profile_steps=3,
   )

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines import user_errors
+from data_pipelines import progress, user_errors
 from data_pipelines.corpus import json_lines, storage
 from i2vgen_jax.process import run_folder
 
@@ -35,6 +35,8 @@ class Status:
     damaged_checkpoints: names of those.
     steps_per_sec: with all that comes between steps, over the last reports.
     secs_left: at this speed; 0 if it is finished.
+    loss: of the newest report.
+    eval_loss: of held-out clips, the newest.
     goodput: share of the last start's time that went into steps, in [0, 1].
     starts: how often it was started.
     num_bad_samples: that were replaced since the last start, on the first host.
@@ -55,6 +57,8 @@ class Status:
   damaged_checkpoints: list[str] = dataclasses.field(default_factory=list)
   steps_per_sec: float | None = None
   secs_left: float | None = None
+  loss: float | None = None
+  eval_loss: float | None = None
   goodput: float | None = None
   starts: int = 0
   num_bad_samples: int = 0
@@ -157,6 +161,9 @@ def _number(fields: Mapping[str, Any], name: str) -> Any:
 def _read_metrics(rows: Sequence[Mapping[str, Any]], status: Status) -> None:
   skipped = {_number(row, 'step') for row in rows if 'skipped_reason' in row}
   status.skipped_steps = len(skipped)
+  for name in ('loss', 'eval_loss'):
+    known = [number for row in rows if (number := _number(row, name)) is not None]
+    setattr(status, name, known[-1] if known else None)
   reports = [row for row in rows if _number(row, 'goodput') is not None]
   if reports:
     status.num_bad_samples = int(_number(reports[-1], 'num_bad_samples') or 0)
@@ -186,18 +193,22 @@ def describe(status: Status, now: float) -> str:
   if status.holder:
     lines['state'] += f': {status.holder}'
   if status.reported_secs_ago is not None:
-    lines['step'] += f', last sign {_span(status.reported_secs_ago)} ago'
+    lines['step'] += f', last sign {progress.spell_secs(status.reported_secs_ago)} ago'
   lines['checkpoint'] = 'none'
   if status.checkpoint is not None:
     lines['checkpoint'] = f'step {status.checkpoint}'
     if status.checkpoint_secs_ago is not None:
-      lines['checkpoint'] += f', {_span(status.checkpoint_secs_ago)} old'
+      lines['checkpoint'] += f', {progress.spell_secs(status.checkpoint_secs_ago)} old'
   if status.steps_per_sec:
     lines['speed'] = f'{status.steps_per_sec:.3g} steps/s'
   if status.secs_left:
     end = datetime.datetime.fromtimestamp(now + status.secs_left).strftime('%Y-%m-%d %H:%M')
     when = f'about {end}' if status.state == 'running' else 'once it runs again'
-    lines['ends'] = f'in {_span(status.secs_left)}, {when}'
+    lines['ends'] = f'in {progress.spell_secs(status.secs_left)}, {when}'
+  if status.loss is not None:
+    lines['loss'] = f'{status.loss:.4g}'
+  if status.eval_loss is not None:
+    lines['held out'] = f'loss {status.eval_loss:.4g}'
   if status.goodput is not None:
     lines['goodput'] = f'{status.goodput:.1%} of the time since the last start'
   lines['restarts'] = str(max(0, status.starts - 1))
@@ -209,14 +220,6 @@ def describe(status: Status, now: float) -> str:
     lines['last error'] = status.last_error
   described = [f'{name:<11}{text}' for name, text in lines.items()]
   return '\n'.join([*described, *(f'{"problem":<11}{problem}' for problem in status.problems)])
-
-
-def _span(secs: float) -> str:
-  """Seconds for people: 42 s, 3 min, 2.5 h, 1.2 d."""
-  for unit, size, most in (('s', 1, 120), ('min', 60, 120 * 60), ('h', 3600, 48 * 3600)):
-    if secs < most:
-      return f'{secs / size:.{int(size == 3600)}f} {unit}'
-  return f'{secs / 86400:.1f} d'
 
 
 def main(arguments: Sequence[str]) -> int:

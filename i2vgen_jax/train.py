@@ -45,8 +45,10 @@ from i2vgen_jax.training import (
   losses,
   optimizer,
   profiler,
+  wandb_run,
   warm_start,
 )
+from i2vgen_jax.training import progress as progress_lib
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import validation as validation_lib
 from i2vgen_jax.training import writer as writer_lib
@@ -130,15 +132,18 @@ def overseen(
     if config.start:
       first = warm_start.load(config, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
-    if lead:
-      write_overview(workdir, config, state.params)
   else:
     data.resume(position, stream, config.data.accept_changed)
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
+  table = write_overview(workdir, config, state.params) if lead else ''
+
   # 5 The step: jitted, and compiled for every bucket and each of its aspects that has examples.
   steps = compilation.Steps(step_lib.by_bucket(session, step_of_loss), mesh, xla_options)
-  writer = writer_lib.Writer(workdir, lead, config.train.tensorboard, resumed_at)
+  boards = writer_lib.boards_of(config, workdir, resumed_at) if lead else []
+  writer = writer_lib.Writer(workdir, lead, boards, resumed_at)
+  writer.text(first_step, 'run/config', config.to_json(indent=2))
+  writer.text(first_step, 'run/parameters', table)
   budget = {name: config.train[name] for name in ('max_skipped', 'skip_window')}
   skips = guard.Skips(state.guard, stream, writer, **budget)
   reported = losses.Losses(config.loss.timestep_range, config.train.levels_every, first_step)
@@ -147,7 +152,7 @@ def overseen(
   profile = profiler.Profile(
     workdir, config.train.profile_at, config.train.profile_steps, oversight.takes_profile
   )
-  progress = writer_lib.Progress(first_step, config.train.num_steps, active=lead)
+  progress = progress_lib.Progress(first_step, config.train.num_steps, active=lead)
 
   # 6 Loop: save, report and validate one state, then one more step.
   last_step = min(config.train.stop_at or config.train.num_steps, config.train.num_steps)
@@ -228,6 +233,8 @@ def opened(
   """(the config with what its start decides, its session without weights); raises ValueError for
   what a config can be wrong in before there are devices."""
   has_state = run_folder.is_saved(workdir)
+  if config.train.wandb:
+    wandb_run.check(config.train.wandb)
   if config.start:
     config = warm_start.check(config)
   elif config.lora.rank and not has_state:
@@ -241,8 +248,9 @@ def opened(
   return config, session
 
 
-def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, params: Any) -> None:
-  """Writes the table of all parameters beside the run; logs how many there are, and learn."""
+def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, params: Any) -> str:
+  """Writes the table of all parameters beside the run, and returns it; logs how many there are, and
+  learn."""
   table = parameter_overview.get_parameter_overview(params, include_stats=False)
   path = epath.Path(workdir) / 'parameters.txt'
   path.write_text(table)
@@ -250,3 +258,4 @@ def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, p
   learn = jax.tree.map(lambda size, learns: size * learns, sizes, optimizer.trained(config, params))
   counts = (sum(jax.tree.leaves(tree)) for tree in (sizes, learn))
   logging.info('%s parameters, of which %s learn (table: %s)', *map('{:,}'.format, counts), path)
+  return table

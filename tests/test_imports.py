@@ -18,20 +18,23 @@ PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch', 'benchmarks')
 ROWS = {
   'data_pipelines/children': '',
   'data_pipelines/demo_corpus': 'children',
+  'data_pipelines/progress': '',
   'data_pipelines/user_errors': '',
   'data_pipelines/media': 'children',
   'data_pipelines/sources': 'media user_errors',
-  'data_pipelines/corpus': 'children media sources',
+  'data_pipelines/corpus': 'children media progress sources',
   'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus media sources',
   'data_pipelines/curate': 'corpus media sources user_errors',
   'data_pipelines/score': 'corpus media',
   'data_pipelines/stream': 'corpus index media',
   'data_pipelines/pages': '',
-  'data_pipelines/report': 'corpus index media pages',
+  'data_pipelines/report': 'corpus index media pages progress',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
   'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
-  'i2vgen_jax/status': 'process data_pipelines/corpus data_pipelines/user_errors',
+  'i2vgen_jax/status': (
+    'process data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors'
+  ),
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
@@ -53,7 +56,7 @@ ROWS = {
   'i2vgen_jax/exports': 'models pretrained process sampling session data_pipelines/corpus',
   'i2vgen_jax/training': (
     'conditions diffusion frozen models parallel process sampling session '
-    'stored data_pipelines/corpus data_pipelines/stream'
+    'stored data_pipelines/corpus data_pipelines/progress data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
     'frozen models parallel process sampling session training data_pipelines/corpus'

@@ -35,6 +35,7 @@ ADDED = {
   'train.replay_every': 0,
   'train.norms_every': 0,
   'train.levels_every': 0,
+  'train.wandb': '',
   'train.first_look': 0,
   'watchdog.start_secs': 0.0,
   'watchdog.compile_secs': 0.0,

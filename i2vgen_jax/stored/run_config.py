@@ -20,7 +20,7 @@ RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
   r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|first_look|\w+_every|num_eval_examples|num_sample_videos|accumulation'
-  r'|tensorboard|profile_\w+|max_skipped|skip_\w+)$'
+  r'|tensorboard|wandb|profile_\w+|max_skipped|skip_\w+)$'
 )
 
 

@@ -62,7 +62,7 @@ def first():
 
 def test_a_step_is_taken_twice_at_its_cadence_and_its_result_is_that_of_once(tmp_path):
   steps, calls = steps_of()
-  examined = examine.Examined(steps, writer.Writer(tmp_path, tensorboard=False), 3, 0)
+  examined = examine.Examined(steps, writer.Writer(tmp_path), 3, 0)
   state, plain = first(), first()
   for step in range(4):
     state, metrics = examined(step, f'{step}', state, {}, 0.1)
@@ -73,7 +73,7 @@ def test_a_step_is_taken_twice_at_its_cadence_and_its_result_is_that_of_once(tmp
 
 def test_another_bit_the_second_time_ends_the_run_with_the_tensor_and_device(tmp_path):
   steps, _ = steps_of(flipped_call=2)
-  examined = examine.Examined(steps, writer.Writer(tmp_path, tensorboard=False), 1, 0)
+  examined = examine.Examined(steps, writer.Writer(tmp_path), 1, 0)
   message = r'DATA_LOSS: step 0 taken twice: 1 of 3 .*\n  params/mid/kernel: by up to .*, on .*CPU'
   with pytest.raises(jax.errors.JaxRuntimeError, match=f'(?i){message}'):
     examined(0, '', first(), {}, 0.1)
@@ -81,7 +81,7 @@ def test_another_bit_the_second_time_ends_the_run_with_the_tensor_and_device(tmp
 
 def test_norms_by_block_are_of_the_gradient_and_of_what_the_step_changed(tmp_path):
   steps, calls = steps_of()
-  examined = examine.Examined(steps, writer.Writer(tmp_path, tensorboard=False), 0, 2)
+  examined = examine.Examined(steps, writer.Writer(tmp_path), 0, 2)
   state = first()
   for step in range(3):
     before = jax.tree.map(np.array, state.params)

@@ -31,7 +31,8 @@ def run(tmp_path):
     for back in reversed(range(9))
   ]
   write(tmp_path / 'goodput.jsonl', events)
-  rows = [{'step': 480, 'goodput': 0.5, 'num_bad_samples': 7}]
+  rows = [{'step': 480, 'goodput': 0.5, 'num_bad_samples': 7}, {'step': 300, 'eval_loss': 0.75}]
+  rows += [{'step': 390, 'loss': 0.625}]
   rows += [{'step': 391, 'skipped_reason': 'not finite'}, {'step': 395, 'skipped_reason': 'norm'}]
   rows += [
     {
@@ -70,6 +71,7 @@ def test_a_running_run_says_where_it_is_how_fast_and_when_it_ends(run):
   assert (found.checkpoint, found.checkpoint_secs_ago) == (350, 90.0)
   assert found.steps_per_sec == pytest.approx(0.5) and found.secs_left == pytest.approx(1200)
   assert (found.goodput, found.starts) == (0.875, 2)
+  assert (found.loss, found.eval_loss) == (0.625, 0.75)
   assert (found.num_bad_samples, found.skipped_steps) == (3, 2)
   assert (found.slowest_host, found.slowest_host_ratio) == (2, 1.25)
   assert not found.problems and found.last_error is None

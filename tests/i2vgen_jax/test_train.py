@@ -11,6 +11,7 @@ from i2vgen_jax import train
 from i2vgen_jax.models import lora
 from i2vgen_jax.stored import checkpoint
 from tests import runs, tiny
+from tests.i2vgen_jax.training import test_writer
 
 
 @pytest.mark.slow  # Its fast form is in training/test_step.py.
@@ -65,8 +66,11 @@ def test_every_run_leaves_what_people_look_at(demo_corpus, tmp_path):
     '00.mp4', '00.png', '00.txt', '00_real.mp4', '01.mp4', '01.png', '01.txt', '01_real.mp4',
     'contact_sheet.png',
   ]  # fmt: skip
-  events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
-  assert b'loss' in events and b'GIF89a' in events
+  found = test_writer.shown(tmp_path)
+  assert {'loss/all', 'loss/videos', 'eval/loss', 'speed/steps_per_sec', 'samples/00'} <= set(found)
+  texts = [value.tensor.string_val[0].decode() for tag, value in found.items() if 'run/' in tag]
+  assert len(texts) == 2 and '"head_dim": 8' in ''.join(texts)
+  assert '| conv_in/kernel' in ''.join(texts)
 
 
 def test_a_run_says_how_many_of_its_parameters_learn(tmp_path, monkeypatch):

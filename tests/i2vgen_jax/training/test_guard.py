@@ -128,7 +128,7 @@ def test_skipped_steps_are_reported_once_with_their_keys(demo_corpus, tmp_path, 
   source = stream.TrainStream(
     str(demo_corpus / 'videos'), [video], fields.released(len, 16), seed=0, sandbox=False
   )
-  log = writer.Writer(tmp_path, tensorboard=False)
+  log = writer.Writer(tmp_path)
   skips = guard.Skips(state_of([1]), source, log, max_skipped=2, skip_window=10)
   metrics = dict(loss=np.float32(np.nan), num_skipped_steps=2, bucket='video')
   absl_logging.use_absl_handler()
@@ -149,7 +149,7 @@ def test_skipped_steps_are_reported_once_with_their_keys(demo_corpus, tmp_path, 
 
 
 def test_a_run_without_a_gradient_says_so_once(tmp_path, caplog):
-  log = writer.Writer(tmp_path, tensorboard=False)
+  log = writer.Writer(tmp_path)
   absl_logging.use_absl_handler()
   with caplog.at_level(logging.WARNING, 'absl'):
     absl_logging.get_absl_logger().propagate = True
