@@ -24,7 +24,7 @@ ZOOMS = {'in': 1, 'out': -1}
 MOTIONS = (*MOVES, *SIZES, *TURNS)
 CAMERAS = (*MOVES, *ZOOMS)
 SPEEDS = ('slowly', '', 'fast')
-RELATIONS = ('behind', 'in front of', 'above', 'below', 'beside')
+RELATIONS = ('behind', 'in front of', 'above', 'below')
 MAX_WORDS = 14  # With start and end 16 tokens, if each word is one.
 
 _PHRASES = {

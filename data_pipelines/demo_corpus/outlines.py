@@ -4,6 +4,7 @@ Lengths are in radii: a shape reaches about one from its centroid, which is the 
 areas within a third. x goes right, y down.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -48,6 +49,20 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, angle: float = 0.0) -> np
     'star': (5, 1.25, 0.56),
   }[shape]
   return _points(x, y, corners, outer, inner, math.pi / 4 if shape == 'square' else 0)
+
+
+@functools.cache
+def extent(shape: str, right: float, down: float) -> float:
+  """How far an upright shape reaches in a direction of length one, to a hundredth.
+
+  Args:
+    shape: of SYMMETRY.
+    right: of the direction.
+    down: likewise.
+  """
+  axis = np.linspace(-REACH, REACH, 251)
+  x, y = np.meshgrid(axis, axis)
+  return float((x * right + y * down)[distance(shape, x, y) < 0].max())
 
 
 def _box(x: np.ndarray, y: np.ndarray) -> np.ndarray:

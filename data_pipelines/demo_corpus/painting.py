@@ -77,7 +77,7 @@ def _scatter(rng: np.random.Generator, image: Image.Image, kind: str, tones: np.
   draw, side = ImageDraw.Draw(image), image.width
   count = 150 if kind == 'dots' else 260
   for x, y in rng.uniform(0, side, (count, 2)):
-    tone = tones[rng.integers(2)] * rng.choice([0.86, 0.93, 1.06]) + rng.uniform(-5, 5, 3)
+    tone = tones[rng.integers(2)] * rng.choice([0.86, 0.93, 1.06]) + rng.uniform(-4, 4, 3)
     fill = tuple(np.clip(np.rint(tone), 0, 255).astype(int).tolist())
     radius = (
       side / EXTENT * (rng.uniform(0.02, 0.06) if kind == 'dots' else rng.uniform(0.02, 0.048))

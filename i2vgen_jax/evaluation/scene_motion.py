@@ -10,7 +10,7 @@ from i2vgen_jax.evaluation.scene_things import Track
 # In units of the rate that a caption means which names no speed. 'slowly' and 'fast' are factors of
 # 3 ** -0.5 and 3 ** 0.5; what is slower than half of 'slowly' does not happen.
 STILL_BELOW, SLOW_BELOW, FAST_ABOVE = 3**-0.5 / 2, 3**-0.25, 3**0.25
-MIN_FREE = 3  # Frames that show all of a thing, to measure it in those alone.
+MIN_WHOLE = 3  # Frames that show all of a thing, to measure it in those alone.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ def measure_thing(track: Track, windows_F3: np.ndarray, fps: float) -> Motion:
     windows_F3: the camera's, of scene_camera.windows.
     fps: frames per second.
   """
-  used = np.flatnonzero(track.is_seen & track.is_free_F)
-  if len(used) < MIN_FREE:
+  used = np.flatnonzero(track.is_seen & track.is_whole_F)
+  if len(used) < MIN_WHOLE:
     used = np.flatnonzero(track.is_seen)
   windows_N3, times = windows_F3[used], used / fps
   middle, zoom_N1 = windows_F3[0, :2], windows_N3[:, 2:]

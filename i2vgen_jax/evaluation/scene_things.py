@@ -18,8 +18,8 @@ MIN_COLORFULNESS = 60.0  # Grey levels. Backdrops have 36 at most, shapes 93 at 
 # Pixels of WIDTH. What is thinner than three is where two colours meet.
 MIN_AREA, MIN_OPENED_AREA = 5, 12
 GRID, SPAN, ANGLE_STEP = 25, 1.75, math.radians(5)  # Of the templates that shapes are compared to.
-# Of the smallest area at which contours are told apart.
-MIN_SHAPE_AREA = 40
+MIN_SHAPE_AREA = 40  # Pixels of WIDTH; outlines of smaller things are not told apart.
+MAX_LOSS = 0.04  # Share of a thing's area, if nothing lies over it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Track:
     color: of captions.COLORS.
     centers_F2: centroid (x, y), shares of the frame's width.
     areas_F: share of a square of the frame's width.
-    is_free_F: whether it touches no other thing, so that all of it is seen.
+    is_whole_F: whether all of it is seen, nothing lies over it.
     scores_FS: likeness to each of captions.SHAPES at its best angle, up to 1.
     angles_FS: those angles, radians clockwise from upright, up to the shape's symmetry.
   """
@@ -38,7 +38,7 @@ class Track:
   color: str
   centers_F2: np.ndarray
   areas_F: np.ndarray
-  is_free_F: np.ndarray
+  is_whole_F: np.ndarray
   scores_FS: np.ndarray
   angles_FS: np.ndarray
 
@@ -92,9 +92,7 @@ def find(video_FHWC: np.ndarray) -> Things:
   for frame, labels_HW in enumerate(labels_FHW):
     counts_F[frame], touches_FC[frame] = _groups(labels_HW, present, len(palette))
   names = list(captions.COLORS)
-  tracks = [
-    _track(names[c], labels_FHW == c, strength_FHW, ~touches_FC[:, c]) for c in present
-  ]  # fmt: skip
+  tracks = [_track(names[c], labels_FHW == c, strength_FHW, touches_FC[:, c]) for c in present]
   tracks.sort(key=lambda track: -np.nansum(track.areas_F))
   return Things({track.color: track for track in tracks}, counts_F, labels_FHW >= 0, frames_FHWC)
 
@@ -142,7 +140,7 @@ def _groups(labels_HW: np.ndarray, present: list[int], num_colors: int) -> tuple
 
 
 def _track(
-  color: str, masks_FHW: np.ndarray, strength_FHW: np.ndarray, is_free_F: np.ndarray
+  color: str, masks_FHW: np.ndarray, strength_FHW: np.ndarray, touches_F: np.ndarray
 ) -> Track:
   num_frames, height, width = masks_FHW.shape
   shapes = len(captions.SHAPES)
@@ -150,7 +148,7 @@ def _track(
     color,
     centers_F2=np.full((num_frames, 2), np.nan),
     areas_F=np.full(num_frames, np.nan),
-    is_free_F=is_free_F,
+    is_whole_F=~touches_F,
     scores_FS=np.full((num_frames, shapes), np.nan),
     angles_FS=np.full((num_frames, shapes), np.nan),
   )
@@ -164,6 +162,10 @@ def _track(
     track.areas_F[frame], track.centers_F2[frame] = area / width**2, center / width
     if area >= MIN_SHAPE_AREA:
       track.scores_FS[frame], track.angles_FS[frame] = _compare(weight_HW, center, area)
+  if not touches_F.all():
+    # A thing that touches another is whole while it is as large as where it touches none.
+    loss_F = 1 - np.nan_to_num(track.areas_F) / np.nanmedian(track.areas_F[~touches_F])
+    track.is_whole_F[np.abs(loss_F) < MAX_LOSS] = True
   return track
 
 

@@ -119,7 +119,7 @@ def _keeps_shape(words: captions.Words, track: Track | None) -> bool:
   if track is None:
     return False
   has_shape = ~np.isnan(track.scores_FS[:, 0])
-  used = np.flatnonzero(has_shape & track.is_free_F)
+  used = np.flatnonzero(has_shape & track.is_whole_F)
   used = used if len(used) else np.flatnonzero(has_shape)
   return len(used) > 0 and all(
     track.shape(half) == words.shape for half in np.array_split(used, 2) if len(half)
@@ -127,16 +127,15 @@ def _keeps_shape(words: captions.Words, track: Track | None) -> bool:
 
 
 def _follows_depth(relation: str, tracks: Sequence[Track | None]) -> float:
-  """Whether of two things that meet the one behind loses more of its area; NaN if they do not."""
+  """Whether of two things the one behind loses more of its area; NaN if neither loses any."""
   if relation not in ('behind', 'in front of'):
     return np.nan
   hidden = []
   for track in tracks[:2]:
-    meets_F = ~track.is_free_F if track else np.zeros(1, bool)
-    if track is None or not meets_F.any() or not (track.is_seen & ~meets_F).any():
+    if track is None or not (track.is_seen & track.is_whole_F).any():
       return np.nan
-    whole = np.median(track.areas_F[track.is_seen & ~meets_F])
-    hidden.append(1 - np.nan_to_num(track.areas_F[meets_F]).min() / whole)
+    whole = np.median(track.areas_F[track.is_seen & track.is_whole_F])
+    hidden.append(1 - np.nan_to_num(track.areas_F).min() / whole)
   if max(hidden) < MIN_HIDDEN:
     return np.nan
   return float((hidden[0] > hidden[1]) == (relation == 'behind'))

@@ -171,7 +171,7 @@ def test_outlines_reach_no_farther_than_they_say_and_keep_their_symmetry():
 def test_colours_are_told_apart_by_hue_and_from_any_backdrop():
   hues = sorted(colorsys.rgb_to_hsv(*rgb)[0] * 360 for rgb in captions.COLORS.values())
   assert min(b - a for a, b in itertools.pairwise([*hues, hues[0] + 360])) > 37
-  for kind, seed in itertools.product(scenes.BACKDROPS, range(12)):
+  for kind, seed in itertools.product(scenes.BACKDROPS, range(30)):
     scene = Scene((), backdrop=kind, backdrop_seed=seed)
     assert np.ptp(np.asarray(painting.paint_backdrop(scene, 32)), axis=-1).max() <= 40
   assert min(np.ptp(rgb) for rgb in captions.COLORS.values()) >= 115
