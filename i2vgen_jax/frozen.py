@@ -111,8 +111,8 @@ def load(
   draw = xla_profiles.jit_once(lambda key: init(networks, key), out_shardings=shardings)
   drawn = functools.cache(lambda: draw(jax.random.key(RANDOM_SEED)))
   started = functools.cache(
-    lambda: trees.load_tree(
-      epath.Path(config.start) / 'frozen',
+    lambda folder: trees.load_tree(
+      folder,
       placed,
       f'Give the weights themselves, such as --config.vae.weights, or mend {config.start}.',
       partly=True,
@@ -127,13 +127,9 @@ def load(
       zeros = functools.partial(_zeros, placed[name])
       source = paths.find(weights)
       frozen[name] = read.read_params(name, source, config, module, placed[name], zeros)
-    elif config.start:
-      frozen[name] = started()[name]
     else:
-      raise ValueError(
-        f'{name}.weights is not set: give --config.{name}.weights=FILE_OR_FOLDER, or '
-        "'random', or start from a folder that has them: --config.start=DIR."
-      )
+      folder = _of_start(config, name)
+      frozen[name] = started(folder)[name]
     logging.info('%s weights: %s', name, weights or config.start)
   if copy is not None:
     trees.save_tree(copy, frozen)
@@ -145,6 +141,50 @@ def check_files(config: Any, networks: Mapping[str, nn.Module]) -> None:
   for name in networks:
     if config[name].weights not in ('', 'random'):
       files.check_files(f'{name}.weights', config[name].weights)
+
+
+def check_fit(
+  config: Any, networks: Mapping[str, nn.Module], workdir: epath.PathLike
+) -> dict[str, str]:
+  """Network -> where `load` would take its weights from; names and shapes alone are read.
+
+  Args:
+    config: as of `load`, like all others.
+    networks: modules by name.
+    workdir: of the run.
+
+  Raises:
+    ValueError: the config gives no weights, or a file does not fit its network.
+  """
+  shapes, found = abstract(networks), {}
+  copy = epath.Path(workdir) / 'frozen'
+  for name, module in networks.items():
+    weights = config[name].weights
+    if copy.exists():
+      found[name] = _check_stored(copy, name, shapes[name])
+    elif weights == 'random':
+      found[name] = 'random'
+    elif weights:
+      form = read.check_params(name, paths.find(weights), config, module, shapes[name])
+      found[name] = f'{weights} ({form})'
+    else:
+      found[name] = _check_stored(_of_start(config, name), name, shapes[name])
+  return found
+
+
+def _check_stored(folder: epath.Path, name: str, shapes: Any) -> str:
+  trees.check_tree(trees.stored(folder).tree.get(name, {}), shapes, f'{folder}, {name},')
+  return str(folder)
+
+
+def _of_start(config: Any, name: str) -> epath.Path:
+  """The folder of the start's frozen weights; raises ValueError without a start."""
+  if not config.start:
+    raise ValueError(
+      f'{name}.weights is not set: give --config.{name}.weights=FILE_OR_FOLDER, or '
+      "'random', or start from a folder that has them: --config.start=DIR."
+    )
+  return epath.Path(config.start) / 'frozen'
 
 
 def _zeros(abstract_params: Any) -> Any:

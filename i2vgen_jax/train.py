@@ -14,6 +14,10 @@ if __name__ == '__main__':  # Above the other imports, which --help need not wai
   config_reference.define()
   flags.DEFINE_string('workdir', None, 'Where the run lives: checkpoints, logs, samples.')
   flags.DEFINE_bool('distributed', False, 'Train together with the other hosts of this job.')
+  flags.DEFINE_bool('dry_run', False, 'Only say what a start would do; compile and write nothing.')
+  flags.DEFINE_string('topology', '', '--dry_run: machines, as v5p-128; default those here.')
+  flags.DEFINE_float('price_per_chip_hour', None, '--dry_run: what an hour of a chip costs.')
+  flags.DEFINE_string('sheet', 'first_batch.png', '--dry_run: PNG to write the first batch to.')
   flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(__file__)
 
@@ -25,14 +29,14 @@ import ml_collections
 from absl import logging
 from clu import parameter_overview
 from etils import epath
+from ml_collections.config_flags import config_flags
 
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import frozen as frozen_lib
-from i2vgen_jax import session as session_lib
+from i2vgen_jax import dry_run
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.plan import memory
-from i2vgen_jax.process import errors, exit_codes, hosts, output_folder, run_folder
+from i2vgen_jax.process import errors, exit_codes, hosts, output_folder
 from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import (
@@ -56,9 +60,15 @@ from i2vgen_jax.training import writer as writer_lib
 
 def main() -> int:
   """Entry point; returns the exit code."""
-  if flags.FLAGS.distributed:
-    hosts.join(**flags.FLAGS.config.hosts)
-  return train(flags.FLAGS.config, flags.FLAGS.workdir)
+  given = flags.FLAGS
+  if given.dry_run:
+    source = config_flags.get_config_filename(given['config'])
+    planned = dict(topology=given.topology, price_per_chip_hour=given.price_per_chip_hour)
+    dry_run.dry_run(given.config, given.workdir, source, sheet=given.sheet, **planned)
+    return exit_codes.DONE
+  if given.distributed:
+    hosts.join(**given.config.hosts)
+  return train(given.config, given.workdir)
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> int:
@@ -87,7 +97,9 @@ def overseen(
   lead = hosts.is_lead()
   output_folder.check_writable(workdir, 'workdir')
   compilation.use_cache(config, workdir)
-  config, session = opened(config, workdir)
+  if config.train.wandb:
+    wandb_run.check(config.train.wandb)
+  config, session = warm_start.opened(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)
   xla_options = xla_profiles.options(
@@ -225,27 +237,6 @@ def overseen(
     return exit_codes.PREEMPTED
   logging.info('Saved step %d of %d in %s.', step, config.train.num_steps, workdir)
   return 0
-
-
-def opened(
-  config: ml_collections.ConfigDict, workdir: epath.PathLike
-) -> tuple[ml_collections.ConfigDict, session_lib.Session]:
-  """(the config with what its start decides, its session without weights); raises ValueError for
-  what a config can be wrong in before there are devices."""
-  has_state = run_folder.is_saved(workdir)
-  if config.train.wandb:
-    wandb_run.check(config.train.wandb)
-  if config.start:
-    config = warm_start.check(config)
-  elif config.lora.rank and not has_state:
-    raise ValueError(
-      f'lora.rank={config.lora.rank} trains adapters alone, and the weights that they adapt would '
-      'be random: give --config.start=FOLDER, of `load` or of a run.'
-    )
-  session = session_lib.build(config, workdir if has_state else None)
-  if not has_state:
-    frozen_lib.check_files(config, session.networks)
-  return config, session
 
 
 def write_overview(workdir: epath.PathLike, config: ml_collections.ConfigDict, params: Any) -> str:

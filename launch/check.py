@@ -301,13 +301,7 @@ class Check:
   def _memory(self) -> str:
     if self.job.topology.kind != 'tpu':
       raise NotCheckedError('plans are made for TPUs')
-    plan = estimate.make(
-      self.config,
-      self.job.topology,
-      buckets_lib.from_config(self.config),
-      mfu=0.4,
-      clip_cpu_secs=0.15,
-    )
+    plan = estimate.make(self.config, self.job.topology, buckets_lib.from_config(self.config))
     total = sum(plan.bytes.values())
     text = f'{total / 2**30:.1f} of {plan.capacity / 2**30:.1f} GiB per device, by estimate'
     if total > plan.capacity:

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -37,6 +38,30 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   if step < 0:
     raise ValueError(f'step={step} should be >= 0.')
+  seen, batch = look(storage.read_json(path, 'data'), step, decodes=not dry_run)
+  if batch is None:
+    return seen
+  folder = pathlib.Path(output)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / f'step-{step:08d}.json').write_text(json.dumps(seen, indent=2))
+  contact_sheet(batch).save(folder / f'step-{step:08d}.png')
+  return seen
+
+
+def look(
+  config: Mapping[str, Any], step: int, every: int = 1, decodes: bool = True
+) -> tuple[dict[str, Any], stream_lib.Batch | None]:
+  """(what a step of a config sees, as of `peek`; its pictures).
+
+  Args:
+    config: nested dicts, as a run's config.json holds them.
+    step: of the run, from 0 on.
+    every: takes one row of so many, which must divide all batches.
+    decodes: False gives neither captions nor pictures.
+
+  Raises:
+    ValueError: the corpora cannot be opened.
+  """
   captions: list[str] = []
 
   def keep_captions(batch_captions: Sequence[str]) -> np.ndarray:
@@ -44,15 +69,14 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     return np.zeros((len(batch_captions), 1), np.int32)
 
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
-  config = storage.read_json(path, 'data')
   side = config['image_encoder']['model']['image_size']
   fields = fields_lib.released(keep_captions, side)
-  stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='')
-  found, bucket = stream.examples_at(step), stream.bucket_at(step)
+  stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='', host_count=every)
+  found, bucket = stream.examples_at(step)[::every], stream.bucket_at(step)
   seen = dict(step=step, fingerprint=stream.fingerprint, bucket=dataclasses.asdict(bucket))
   seen |= dict(by_aspect=stream.counts_by_aspect(bucket), examples=found)
-  if dry_run:
-    return seen
+  if not decodes:
+    return seen, None
   try:
     batch = stream.batch_at(step)
   finally:
@@ -61,11 +85,7 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     example['caption'] = caption
     if example['key'] in stream.bad_examples:
       example['replaced'] = stream.bad_examples[example['key']]
-  folder = pathlib.Path(output)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / f'step-{step:08d}.json').write_text(json.dumps(seen, indent=2))
-  contact_sheet(batch).save(folder / f'step-{step:08d}.png')
-  return seen
+  return seen, batch
 
 
 def contact_sheet(batch: stream_lib.Batch) -> PIL.Image.Image:

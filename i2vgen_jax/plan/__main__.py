@@ -45,7 +45,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import flops, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips, compiled, estimate, sampling
+from i2vgen_jax.plan import chips, compiled, estimate, sampling, table
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     price_per_chip_hour=values.price_per_chip_hour,
     memory_gib=values.memory_gib,
   )
-  print(table(plan, values.topology, values.mfu))
+  print(table.lines(plan, values.topology, values.mfu))
   result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
   if values.compile:
@@ -161,46 +161,3 @@ def compile_for(
     compile_cpu_secs=secs,
     **compiled.report(executable, mesh, device, model_flops),
   )
-
-
-def table(plan: estimate.Plan, topology: str, mfu: float) -> str:
-  """The plan as lines to read.
-
-  Args:
-    plan: the plan to show.
-    topology: its name.
-    mfu: share of the peak that the plan assumes.
-  """
-  total = sum(plan.bytes.values())
-  gib = lambda number: f'{number / estimate.GIB:9.2f} GiB'  # noqa: E731
-  lines = [f'{plan.num_parameters / 1e6:,.1f} M parameters on {topology}; per device:']
-  lines += [f'  {kind:48s}{gib(value)}' for kind, value in plan.bytes.items()]
-  lines += [f'  {"in all, of what a device has":48s}{gib(total)} of {gib(plan.capacity).strip()}']
-  lines += [
-    '',
-    f'{"bucket":20s}{"batch":>8s}{"share":>8s}{"TFLOP a step":>14s}{"done again":>14s}'
-    f'{"of encoders":>14s}',
-  ]
-  lines += [
-    f'{row["name"]:20s}{row["batch_size"]:8d}{row["share"]:8.1%}{row["step_tflops"]:14,.0f}'
-    f'{row["again_tflops"]:14,.0f}{row["encode_tflops"]:14,.0f}'
-    for row in plan.buckets
-  ]
-  lines += [
-    '',
-    f'programs             {plan.programs:9d} at most: train steps to compile, by shape of batch',
-    f'checkpoint           {gib(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept',
-    f'step                 {plan.secs_per_step:9.3f} s, estimate: at {mfu:.0%} of the peak',
-    f'samples              {plan.samples_per_sec:9.0f} per second, likewise',
-    f'the whole run        {plan.hours:9,.1f} hours, {plan.chip_hours:,.0f} chip-hours, likewise',
-    *(
-      [f'price                {plan.price:9,.0f}, likewise; without restarts, validation, storage']
-      if plan.price is not None
-      else []
-    ),
-    f'loader               {plan.loader_vcpus:9.1f} vCPUs of {plan.host_vcpus} of each host, '
-    'likewise',
-    '',
-    *(f'- {hint}' for hint in plan.hints),
-  ]
-  return '\n'.join(lines)

@@ -6,7 +6,7 @@ chip shows as two devices; its figures are halved here.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -61,6 +61,21 @@ def device(topology: topology_lib.Topology) -> Device:
       f'topology={topology.name!r}: plans are made for TPUs, such as v5p-128 or 2xv5e-256.'
     )
   return DEVICES[topology.generation_name]
+
+
+def here(devices: Sequence[jax.Device]) -> topology_lib.Topology | None:
+  """The topology that a process's TPUs are of, all devices of the run; None of other devices."""
+  names = [name for name, device in DEVICES.items() if device.kind == devices[0].device_kind]
+  if not names:
+    return None
+  generation = topology_lib.GENERATIONS[names[0]]
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  hosts = len({device.process_index for device in devices})
+  chips = len(devices) // generation.devices_per_chip
+  return topology_lib.Topology(
+    f'{chips} chips of {names[0]}', 'tpu', slices, hosts // slices, chips // hosts,
+    generation.devices_per_chip, generation,
+  )  # fmt: skip
 
 
 def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:

@@ -26,6 +26,7 @@ from i2vgen_jax.plan import chips, cost
 from i2vgen_jax.training import optimizer, step
 
 GIB = 2**30
+MFU = 0.4  # Share of the peak that a run is assumed to reach, unless told.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +57,8 @@ def make(
   topology: topology_lib.Topology,
   buckets: Sequence[buckets_lib.Bucket],
   *,
-  mfu: float,
-  clip_cpu_secs: float,
+  mfu: float = MFU,
+  clip_cpu_secs: float = 0.15,
   price_per_chip_hour: float | None = None,
   memory_gib: float = 0.0,
 ) -> Plan:

@@ -35,6 +35,13 @@ class Explanation:
 
   def text(self) -> str:
     """Lines: bytes of one device by kind, their sum, and fields of the config."""
+    samples, bucket, lines = self.held()
+    return '\n'.join(
+      [*lines, 'To need less:', *(f'  {hint}' for hint in self._hints(samples, bucket.name))]
+    )
+
+  def held(self) -> tuple[float, buckets_lib.Bucket, list[str]]:
+    """(samples that a device works on at a time, bucket that takes most, lines on its memory)."""
     device = jax.local_devices()[0]
     kinds = [each for each in chips.DEVICES.values() if each.kind == device.device_kind]
     bucket = max(self.buckets, key=lambda b: b.batch_size * b.frames * b.height * b.width)
@@ -49,8 +56,7 @@ class Explanation:
     has = f' of {limit / estimate.GIB:.2f} GiB' if limit else ''
     lines = [f'One {device.device_kind} holds, by the shapes of this config:']
     lines += [f'  {value / estimate.GIB:9.2f} GiB  {kind}' for kind, value in held.items()]
-    lines += [f'  {sum(held.values()) / estimate.GIB:9.2f} GiB  in all{has}', 'To need less:']
-    return '\n'.join(lines + [f'  {hint}' for hint in self._hints(samples, bucket.name)])
+    return samples, bucket, [*lines, f'  {sum(held.values()) / estimate.GIB:9.2f} GiB  in all{has}']
 
   def _hints(self, samples: float, bucket: str) -> list[str]:
     config, mesh = self.session.config, self.session.mesh

@@ -136,7 +136,7 @@ def make_plan(config: Any, topology: str, mfu: float) -> estimate.Plan | None:
     return None
   machines = topology_lib.parse(topology)
   buckets = buckets_lib.from_config(config)
-  return estimate.make(config, machines, buckets, mfu=mfu, clip_cpu_secs=0.15)
+  return estimate.make(config, machines, buckets, mfu=mfu)
 
 
 def write(path: epath.Path, lines: list[report.Line]) -> None:

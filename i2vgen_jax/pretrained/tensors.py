@@ -146,6 +146,40 @@ def to_torch(
   return tensors
 
 
+def fit(
+  tensors: Mapping[str, Any],
+  abstract_params: Params,
+  name_of: Callable[[str], str],
+  formats: tuple[Format, ...] = (Format('diffusers'),),
+) -> tuple[Format, dict[str, Slot | None], dict[str, tuple[int, ...]]]:
+  """(the format found, the slot of each parameter, its shape in torch); reads no tensor.
+
+  Args:
+    tensors: as of `from_formats`, like all others.
+    abstract_params: nested dict of ShapeDtypeStructs.
+    name_of: parameter path to tensor name.
+    formats: the layouts to try.
+
+  Raises:
+    ValueError: as `from_formats`.
+  """
+  wanted = sharding.by_path(abstract_params)
+  names = {path: name_of(path) for path in wanted}
+  found = choose_format(formats, list(names.values()), tensors)
+  slots = {path: found.slot_of(name) for path, name in names.items()}
+  shapes = {path: _torch_shape(path, abstract.shape) for path, abstract in wanted.items()}
+  missing, unexpected, _ = found.mismatch(names.values(), tensors)
+  misshapen = [
+    f'{slot.name}: {tuple(tensors[slot.name].shape)}, model has {slot.shape(shapes[path])}'
+    for path, slot in slots.items()
+    if slot is not None
+    and slot.name in tensors
+    and tuple(tensors[slot.name].shape) != slot.shape(shapes[path])
+  ]
+  _raise_unless_all_fit(found, missing, unexpected, misshapen)
+  return found, slots, shapes
+
+
 def from_formats(
   tensors: Mapping[str, Any],
   abstract_params: Params,
@@ -168,22 +202,8 @@ def from_formats(
     ValueError: no format fits at all, or a tensor is missing, unexpected or of another shape; all
       of them are named.
   """
-  wanted = sharding.by_path(abstract_params)
-  names = {path: name_of(path) for path in wanted}
-  found = choose_format(formats, list(names.values()), tensors)
-  slots = {path: found.slot_of(name) for path, name in names.items()}
-  shapes = {path: _torch_shape(path, abstract.shape) for path, abstract in wanted.items()}
-  missing, unexpected, _ = found.mismatch(names.values(), tensors)
-  misshapen = [
-    f'{slot.name}: {tuple(tensors[slot.name].shape)}, model has {slot.shape(shapes[path])}'
-    for path, slot in slots.items()
-    if slot is not None
-    and slot.name in tensors
-    and tuple(tensors[slot.name].shape) != slot.shape(shapes[path])
-  ]
-  _raise_unless_all_fit(found, missing, unexpected, misshapen)
-
-  flat = {}
+  found, slots, shapes = fit(tensors, abstract_params, name_of, formats)
+  wanted, flat = sharding.by_path(abstract_params), {}
   if any(slot is None for slot in slots.values()):
     if initial is None:
       raise ValueError(f'{found.name} has no tensor for every parameter of this model.')

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import shutil
 import sys
@@ -214,9 +215,16 @@ def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | 
     raise ValueError(
       f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
     ) from error
+  return check_room(workdir, needed_bytes)
+
+
+def check_room(workdir: str | os.PathLike[str], needed_bytes: int) -> int | None:
+  """Free bytes where the workdir is or will be, or None in a bucket; raises ValueError for less
+  than the checkpoints of a run may still take."""
   if '://' in str(workdir):
     return None
-  free = shutil.disk_usage(workdir).free
+  folder = pathlib.Path(workdir).absolute()
+  free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
   if free < needed_bytes:
     raise ValueError(
       f'{workdir} has {free / 2**30:.1f} GiB free, but the checkpoints of this run take '

@@ -46,10 +46,15 @@ def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   storage.write_bytes(absolute(workdir) / 'config.json', text.encode())
 
 
-def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: bool = True) -> None:
   """Makes the workdir, or compares the config with the one that it was started with.
 
   A start that saved no step does not bind. train.num_steps may rise: the run is extended.
+
+  Args:
+    workdir: of the run.
+    config: that it is to go on with.
+    makes: False makes no folder.
 
   Raises:
     ValueError: the workdir is not writable, holds loaded weights, or was started with another
@@ -63,7 +68,8 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
       'another --workdir.'
     )
   try:
-    retries.call(path.parent.mkdir, parents=True, exist_ok=True)
+    if makes:
+      retries.call(path.parent.mkdir, parents=True, exist_ok=True)
     if not retries.call(lambda: path.exists() and run_folder.is_saved(workdir)):
       return
   except retries.StorageError:

@@ -17,9 +17,11 @@ from absl import logging
 from etils import epath
 
 from i2vgen_jax import conditions
+from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import checkpoint, run_config
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
@@ -29,6 +31,25 @@ CHANGEABLE = re.compile(
   r'unet\.(dropout|remat|row_margin|free_u|growing)'
   r'|\w+\.(weights|tokenizer|frames_per_chunk|tile|tile_overlap)'
 )
+
+
+def opened(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> tuple[ml_collections.ConfigDict, session_lib.Session]:
+  """(the config with what its start decides, its session without weights); raises ValueError for
+  what a config can be wrong in before there are devices."""
+  has_state = run_folder.is_saved(workdir)
+  if config.start:
+    config = check(config)
+  elif config.lora.rank and not has_state:
+    raise ValueError(
+      f'lora.rank={config.lora.rank} trains adapters alone, and the weights that they adapt would '
+      'be random: give --config.start=FOLDER, of `load` or of a run.'
+    )
+  session = session_lib.build(config, workdir if has_state else None)
+  if not has_state:
+    frozen_lib.check_files(config, session.networks)
+  return config, session
 
 
 def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ from i2vgen_jax.models import layers, unet3d
 from i2vgen_jax.parallel import flops, topology
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import __main__ as command
-from i2vgen_jax.plan import chips, compiled, cost, estimate, hlo
+from i2vgen_jax.plan import chips, compiled, cost, estimate, hlo, table
 from i2vgen_jax.training import abstract, data, step
 from tests import tiny
 
@@ -193,7 +193,7 @@ def test_plans_say_what_fits():
   lines = estimate.hints(short, dict(fsdp=4), config)
   assert lines[0].startswith('does not fit')
   assert 'not one video of this size fits a device' in lines
-  text = command.table(kept, 'v5p-8', 0.4)
+  text = table.lines(kept, 'v5p-8', 0.4)
   assert 'estimate' in text and json.dumps(dataclasses.asdict(kept))
 
 
@@ -316,8 +316,8 @@ def test_encoders_count_unless_a_cache_spares_them():
   assert plan.hours == pytest.approx(config.train.num_steps * tflops * 1e12 / peak / 3600)
   assert plan.chip_hours == pytest.approx(4 * plan.hours)
   assert plan.price == pytest.approx(2 * plan.chip_hours)
-  assert 'price ' in command.table(plan, 'v5p-8', 0.5)
-  assert 'price ' not in command.table(dataclasses.replace(plan, price=None), 'v5p-8', 0.5)
+  assert 'price ' in table.lines(plan, 'v5p-8', 0.5)
+  assert 'price ' not in table.lines(dataclasses.replace(plan, price=None), 'v5p-8', 0.5)
   config.data.cache = 'elsewhere'
   assert cost.encoding_flops(session, videos) == 0
 
