@@ -184,8 +184,8 @@ def release():
     eval_every=1000,
     sample_every=1000,
     first_look=0,  # Step after which both are done besides, early; 0 does not.
-    num_eval_examples=64,
-    num_sample_videos=4,
+    num_eval_examples=64,  # 0: none are evaluated.
+    num_sample_videos=4,  # 0: none are sampled.
     tensorboard=True,
     wandb='',  # Project of Weights & Biases, where curves and samples go besides; '' for none.
     profile_at=0,  # Write a profile of profile_steps steps from this one on; 0 is never.
