@@ -145,5 +145,5 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
       source,
       *(warm_start.input_names(each.unet.conditioners) for each in (whole, config)),
     ),
-    generate=generate.make_generate(session, seed=seed, **run.settings),
+    generate=generate.make_generate(session, seed=seed, steps=run.steps, **run.settings),
   )

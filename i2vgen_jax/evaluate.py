@@ -37,6 +37,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from data_pipelines import progress
 from data_pipelines.corpus import reader
 from i2vgen_jax.evaluation import captioned, clip_scores, frechet, measures, report, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -177,7 +178,9 @@ def measure_sets(
   found = {}
   for name, videos_BFHWC in videos.items():
     rows, curves = [], []
-    for video, real, caption in zip(videos_BFHWC, real_BFHWC, captions, strict=True):
+    triples = zip(videos_BFHWC, real_BFHWC, captions, strict=True)
+    shown = progress.over(triples, len(captions), 'clip', f'measuring {name}')
+    for video, real, caption in shown:
       curve = measures.likeness_to_image(video, real[0])
       row = dict(
         psnr_db=measures.psnr(video, real),

@@ -57,7 +57,7 @@ from data_pipelines.media import pictures
 from i2vgen_jax import conditions
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
-from i2vgen_jax.sampling import given_video, lists, stage_flags, video_file
+from i2vgen_jax.sampling import given_video, lists, prompts, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
 
 
@@ -75,7 +75,9 @@ def main() -> None:
   if given.list:
     lists.check(given.list, needs_caption=read_captions)
   stages_lib.make_folder(given.output if given.list else epath.Path(given.output).parent)
-  check_conditions(more, session_lib.open_run(given.workdir).signals)
+  signals = session_lib.open_run(given.workdir).signals
+  check_conditions(more, signals)
+  prompts.warn(signals, {f'--{name}': given[name].value for name in ('prompt', 'negative_prompt')})
   stages = load_stages(given)
   prompt = given.prompt or ''
   if source:

@@ -203,7 +203,10 @@ class Check:
   def _corpus(self, name: str) -> str:
     folder = self._reach(f'data.directories.{name}', self.config.data.directories[name])
     manifest = reader.read_manifest(folder)
-    validates = self.config.train.eval_every or self.config.train.sample_every
+    train = self.config.train
+    validates = (train.eval_every and train.num_eval_examples) or (
+      train.sample_every and train.num_sample_videos
+    )
     has_videos = any(bucket.media == 'video' for bucket in buckets_lib.from_config(self.config))
     counts = {}
     for split, held in manifest['splits'].items():

@@ -67,7 +67,7 @@ sheet="$samples/contact_sheet.png"
 if [ -z "$videos" ]; then
   echo "== 5/6 measure on 64 held-out pairs"
   python -m i2vgen_jax.evaluate --workdir="$run" --output="$output/evaluation"
-  sheet="$output/evaluation/contact_sheet.png (pairs of rows: real, sampled)"
+  sheet="$output/evaluation/contact_sheet.png (below each caption: real, sampled)"
 fi
 echo "== 6/6 export for diffusers"
 [ -d "$output/export" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$output/export"

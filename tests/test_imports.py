@@ -31,7 +31,7 @@ ROWS = {
   'data_pipelines/pages': '',
   'data_pipelines/report': 'corpus index media pages progress',
   'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
-  'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/user_errors',
+  'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors',
   'i2vgen_jax/status': (
     'process data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors'
   ),
@@ -40,7 +40,7 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
   'configs': 'data_pipelines/corpus data_pipelines/index i2vgen_jax/stored',
-  'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus',
+  'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus data_pipelines/progress',
   'i2vgen_jax/frozen': 'stored models parallel pretrained process',
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
@@ -50,7 +50,8 @@ ROWS = {
   ),
   'i2vgen_jax/sampling': (
     'conditions diffusion models parallel process session stored '
-    'data_pipelines/corpus data_pipelines/media data_pipelines/sources data_pipelines/stream'
+    'data_pipelines/corpus data_pipelines/media data_pipelines/progress data_pipelines/sources '
+    'data_pipelines/stream'
   ),
   'i2vgen_jax/exports/torch_model': '',
   'i2vgen_jax/exports': 'models pretrained process sampling session data_pipelines/corpus',
@@ -68,8 +69,7 @@ ROWS = {
   'i2vgen_jax': (
     'conditions evaluation exports frozen models parallel plan pretrained process '
     'sampling session stored training configs data_pipelines data_pipelines/corpus '
-    'data_pipelines/index '
-    'data_pipelines/media '
+    'data_pipelines/index data_pipelines/media data_pipelines/progress '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),
   'i2vgen_jax/preflight': (

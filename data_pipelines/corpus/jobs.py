@@ -20,10 +20,9 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias
 
-import tqdm
 from etils import epath
 
-from data_pipelines import children
+from data_pipelines import children, progress
 from data_pipelines.corpus import storage
 from data_pipelines.media import failures
 
@@ -220,10 +219,12 @@ def _progress(parts: epath.Path, total: int) -> Generator[None, None, None]:
   stopped = threading.Event()
 
   def watch():
-    with tqdm.tqdm(total=total, unit='shard', disable=None) as bar:
+    done = 0
+    with progress.Progress(total, 'shard') as shown:
       while True:
         last = stopped.wait(_poll_secs(parts))
-        bar.update(len(_done(parts)) - bar.n)
+        before, done = done, len(_done(parts))
+        shown.update(done - before)
         if last:
           return
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from etils import epath
 
+from data_pipelines import progress
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import command as index_lib
 from data_pipelines.index import table as table_lib
@@ -182,7 +182,7 @@ def _sheets(
     wanted = {(row, kind == 'cut') for kind, _, rows in groups for row in rows}
     drawn = {
       (row, at_cut): strips(row, dict(details[row], at_cut=at_cut))
-      for row, at_cut in tqdm.tqdm(sorted(wanted), disable=None, unit='ex')
+      for row, at_cut in progress.over(sorted(wanted), len(wanted), 'example', 'drawing')
     }
   finally:
     strips.close()

@@ -101,6 +101,10 @@ class Signal(abc.ABC):
     """The Flax module of its network, the first if it reads several."""
     return self.modules[self.networks[0]]
 
+  def unread(self, caption: str) -> str:
+    """What it leaves out of a caption that is too long for it, in words; '' if it reads all."""
+    return ''
+
   @abc.abstractmethod
   def fields(self) -> tuple[fields.Field, ...]:
     """The fields that it reads from a batch."""

@@ -52,6 +52,13 @@ class Tokens(Signal):
     """The token ids."""
     return (fields.TokenIds(self.tokenize, self.field),)
 
+  def unread(self, caption: str) -> str:
+    """What the tokenizer cuts off; as Signal.unread."""
+    if not isinstance(self.tokenize, tokenizers.Tokenize):  # A plan's, or a user's own.
+      return ''
+    lost = self.tokenize.beyond(caption)
+    return f'it reads {self.tokenize.length} tokens, and not "{lost}".' if lost else ''
+
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(L, D)."""
     return self.module.max_length, self.module.hidden_size

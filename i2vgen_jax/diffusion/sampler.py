@@ -150,6 +150,7 @@ def sample(
   *,
   prediction_type: str = 'v',
   keys_B: jax.Array | None = None,
+  on_call: Callable[[], None] | None = None,
 ) -> jax.Array:
   """Runs a table.
 
@@ -159,6 +160,7 @@ def sample(
     table: what `make_table` or `inversion_table` returns.
     prediction_type: what `denoise` returns.
     keys_B: one key per sample; needed by tables that add noise.
+    on_call: called on the host after each network call, at any time.
 
   Returns:
     float32 latents, same shape.
@@ -180,6 +182,8 @@ def sample(
     x0_BFHWC, _ = parameterization.TO_X0_EPS[prediction_type](
       prediction_BFHWC, z_BFHWC, row['alpha'], row['sigma']
     )
+    if on_call:
+      jax.debug.callback(on_call)
     z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
     if adds_noise:
       # pyrefly: ignore[bad-argument-type] - keys_B is None only where nothing adds noise.

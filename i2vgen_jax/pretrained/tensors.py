@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from data_pipelines import progress
 from i2vgen_jax.parallel import sharding
 
 Params = Any  # A nested dict of arrays, as `module.init(...)['params']`.
@@ -130,7 +131,8 @@ def to_torch(
     ValueError: two parameters get one place, or values are not finite in `dtype`.
   """
   parts = collections.defaultdict(dict)
-  for path, value in sharding.by_path(params).items():
+  found = sharding.by_path(params)
+  for path, value in progress.over(found.items(), len(found), 'tensor', 'converting'):
     slot = cast(Slot, slot_of(name_of(path)))  # None is of formats that are only read.
     i, num_parts = slot.part
     if i in parts[slot.name]:
@@ -208,7 +210,8 @@ def from_formats(
     if initial is None:
       raise ValueError(f'{found.name} has no tensor for every parameter of this model.')
     flat = sharding.by_path(initial())
-  for path, abstract in wanted.items():
+  shown = progress.over(wanted.items(), len(wanted), 'tensor', f'reading {found.name}')
+  for path, abstract in shown:
     slot = slots[path]
     if slot is not None:
       value = np.asarray(tensors[slot.name]).astype(abstract.dtype, copy=False)

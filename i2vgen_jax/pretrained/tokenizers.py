@@ -1,10 +1,11 @@
 """Captions to token ids, by the tokenizer's own files in a folder; never from the network."""
 
+import bisect
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +82,7 @@ def load_clip(path: str, pad_token: str) -> transformers.CLIPTokenizer:
   return tokenizer
 
 
-def clip(
-  path: str, pad_token: str, text_encoder: clip_model.CLIPText
-) -> Callable[[Sequence[str]], np.ndarray]:
+def clip(path: str, pad_token: str, text_encoder: clip_model.CLIPText) -> 'Tokenize':
   """captions -> int32 (B, max_length), truncated and padded.
 
   Args:
@@ -102,7 +101,7 @@ def clip(
       'checkpoint, or the config of its model.'
     )
   length = min(tokenizer.model_max_length, text_encoder.max_length)
-  return _padded(tokenizer, length)
+  return Tokenize(tokenizer, length)
 
 
 def load_t5(path: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBase:
@@ -132,9 +131,7 @@ def load_t5(path: str | os.PathLike[str]) -> transformers.PreTrainedTokenizerBas
   )
 
 
-def t5(
-  path: str | os.PathLike[str], vocab_size: int, max_length: int, pad_id: int
-) -> Callable[[Sequence[str]], np.ndarray]:
+def t5(path: str | os.PathLike[str], vocab_size: int, max_length: int, pad_id: int) -> 'Tokenize':
   """captions -> int32 (B, max_length), each ended by </s>, cut before it or padded after it.
 
   Args:
@@ -158,7 +155,7 @@ def t5(
       f'T5 tokenizer {os.fspath(path)!r} pads with id {tokenizer.pad_token_id}, the encoder '
       f'masks id {pad_id}: it is no tokenizer of T5. Give that of a T5 checkpoint.'
     )
-  return _padded(tokenizer, max_length)
+  return Tokenize(tokenizer, max_length)
 
 
 def t5_pieces(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -181,11 +178,32 @@ def t5_pieces(path: str | os.PathLike[str]) -> dict[str, Any]:
   return dict(pieces=pieces, unknown=unknown, end=tokenizer.eos_token_id)
 
 
-def _padded(
-  tokenizer: transformers.PreTrainedTokenizerBase, length: int
-) -> Callable[[Sequence[str]], np.ndarray]:
-  def tokenize(captions: Sequence[str]) -> np.ndarray:
-    ids = tokenizer(list(captions), padding='max_length', truncation=True, max_length=length)
+class Tokenize:
+  """captions -> int32 (B, length), truncated and padded.
+
+  Args:
+    tokenizer: of transformers.
+    length: tokens of each caption.
+  """
+
+  def __init__(self, tokenizer: transformers.PreTrainedTokenizerBase, length: int):
+    self._tokenizer: Any = tokenizer
+    self.length = length
+
+  def __call__(self, captions: Sequence[str]) -> np.ndarray:
+    """The ids."""
+    ids = self._tokenizer(
+      list(captions), padding='max_length', truncation=True, max_length=self.length
+    )
     return np.asarray(ids['input_ids'], np.int32)
 
-  return tokenize
+  def beyond(self, caption: str) -> str:
+    """The words that are not read as a whole; '' if all are."""
+    words = caption.split()
+
+    def count(number: int) -> int:
+      """Tokens of so many words."""
+      return len(self._tokenizer(' '.join(words[:number]), verbose=False)['input_ids'])
+
+    kept = bisect.bisect_right(range(len(words) + 1), self.length, key=count)
+    return ' '.join(words[kept:])

@@ -13,13 +13,14 @@ import os
 import pathlib
 import re
 import sys
+import time
 import traceback
 from typing import Any
 
 from absl import app, flags, logging
 from absl.logging import converter
 
-from data_pipelines import user_errors
+from data_pipelines import progress, user_errors
 from i2vgen_jax.process import exit_codes
 
 
@@ -98,6 +99,7 @@ def log_to_stderr() -> None:
   """Logs what this project says, and only warnings of libraries: at every save Orbax logs twenty
   lines, one of which holds all digests."""
   logging.use_absl_handler()
+  logging.get_absl_handler().setFormatter(_Line())
   logging.set_verbosity(logging.INFO)
   # It logs tracebacks of what it raises as well.
   standard_logging.getLogger('gcsfs').setLevel(standard_logging.CRITICAL)
@@ -106,6 +108,16 @@ def log_to_stderr() -> None:
       record.levelno >= converter.STANDARD_WARNING or user_errors.is_ours(record.pathname)
     )
   )
+
+
+class _Line(standard_logging.Formatter):
+  """The time and the message, of what is worse than information its level too."""
+
+  def format(self, record: standard_logging.LogRecord) -> str:
+    is_worse = record.levelno > standard_logging.INFO
+    level = f'{record.levelname.lower()}: ' if is_worse else ''
+    when = time.strftime(progress.CLOCK, time.localtime(record.created))
+    return f'{when} {level}{super().format(record)}'
 
 
 def command(file: str) -> Any:

@@ -22,6 +22,7 @@ from i2vgen_jax.diffusion import sampler as samplers
 from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import ranges
+from i2vgen_jax.sampling import steps as steps_lib
 
 
 class Inputs(NamedTuple):
@@ -83,6 +84,7 @@ def make_generate(
   levels: int = 0,
   inversion_steps: int = 0,
   seed: int = 0,
+  steps: steps_lib.Steps | None = None,
 ) -> jax.stages.Wrapped:
   """(params, frozen, inputs, noise_BFHWC) -> (latents_BFHWC float32, video_BFHWC uint8), jitted.
 
@@ -102,6 +104,7 @@ def make_generate(
     inversion_steps: reach that noise level by this many steps of DDIM backwards, under the negative
       prompt, instead of adding noise; 0 adds noise.
     seed: of the noise that `eta` or the sampler adds.
+    steps: told of how many network calls there are, and of each.
 
   `inputs` are Inputs. The image's latents are the posterior's mean.
 
@@ -114,8 +117,13 @@ def make_generate(
     sampled, num_steps, kind=sampler, spacing=spacing, levels=levels or None, eta=eta,
     set_alpha_to_one=set_alpha_to_one,
   )  # fmt: skip
+  num_calls = len(table['timestep'])
   if inversion_steps:
     inversion = samplers.inversion_table(trained, inversion_steps, levels)
+    num_calls += len(inversion['timestep'])
+  on_call = None
+  if steps:
+    steps.per_run, on_call = num_calls, steps.callback
 
   def start_of(denoise, frozen, video_BFHWC, noise_BFHWC):
     """z at the table's first timestep, of a video brought to the size of `noise_BFHWC`."""
@@ -123,7 +131,9 @@ def make_generate(
       frozen, resize(video_BFHWC, *(codec.downsampling * s for s in noise_BFHWC.shape[2:4]))
     )
     if inversion_steps:
-      return samplers.sample(denoise, latents_BFHWC, inversion, prediction_type=prediction_type)
+      return samplers.sample(
+        denoise, latents_BFHWC, inversion, prediction_type=prediction_type, on_call=on_call
+      )
     timesteps_B = jnp.full(latents_BFHWC.shape[:1], table['timestep'][0])
     return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, sampled)
 
@@ -147,6 +157,7 @@ def make_generate(
       table,
       prediction_type=prediction_type,
       keys_B=row_keys(seed, noise_BFHWC.shape[0]),
+      on_call=on_call,
     )
     return latents_BFHWC, codec.decode_video(frozen, latents_BFHWC)
 

@@ -92,12 +92,13 @@ def refine(
   bucket = stage.bucket
   decode_part = functools.partial(source.frames, bucket.height, bucket.width)
   made = []
-  for part, num_known in pieces(len(source.times), bucket.frames):
+  parts = list(pieces(len(source.times), bucket.frames))
+  for number, (part, num_known) in enumerate(parts, 1):
+    logging.info('piece %d of %d: frames %d to %d', number, len(parts), part.start, part.stop - 1)
     video_FHWC = decode_part(part)
     own = dataclasses.replace(bucket, frames=len(video_FHWC), fps=source.fps, framing=None)
     first = PIL.Image.fromarray(video_FHWC[0])
     refined = dataclasses.replace(stage, bucket=own).run(first, caption, seed, video_FHWC, more)
     made.append(refined[num_known:])
-    logging.info('%d of %d frames', sum(map(len, made)), len(source.times))
   video_file.write(path, np.concatenate(made), source.fps)
   logging.info('%d frames at %g fps in %s', len(source.times), source.fps, path)

@@ -89,7 +89,9 @@ def sample(
   signals = jax.tree.map(np.asarray, stage.session.of_batch(batch))
   arrays = signals, np.asarray(stage.noise(seed, total)), videos_BFHWC if stage.refines else None
   made = []
-  for part, count in parts(arrays, total, min(BATCH, total), stage.session.mesh):
-    made.append(np.asarray(jax.device_get(stage(*part)))[:count])
-    logging.info('%d of %d videos', sum(map(len, made)), total)
+  with stage.steps.shown(-(-total // BATCH)):
+    for part, count in parts(arrays, total, min(BATCH, total), stage.session.mesh):
+      made.append(np.asarray(jax.device_get(stage(*part)))[:count])
+      stage.steps.end_run()
+  logging.info('%d videos sampled', total)
   return np.concatenate(made)

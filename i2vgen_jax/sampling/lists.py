@@ -9,6 +9,7 @@ from etils import epath
 
 from data_pipelines.media import pictures
 from data_pipelines.sources import text
+from i2vgen_jax.sampling import prompts
 from i2vgen_jax.sampling import stages as stages_lib
 
 SEPARATOR = '|||'
@@ -53,6 +54,7 @@ def make(
       if output.exists():
         logging.info('%s is there: skipped', output)
         continue
+      prompts.warn(stages[0].session.signals, {f'the caption of line {number}': caption})
       stages_lib.make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
       logging.error('line %d: %s', number, error)

@@ -19,6 +19,7 @@ from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate as generate_lib
+from i2vgen_jax.sampling import steps as steps_lib
 from i2vgen_jax.sampling import video_file
 from i2vgen_jax.stored import checkpoint, run_config
 
@@ -36,6 +37,7 @@ class Stage:
     negative_prompt: what to move away from.
     step: updates done, of the weights; 0 if they were loaded.
     rests: whether the weights lie in the host's memory but while the stage works.
+    steps: that `generate` tells of its network calls.
   """
 
   session: session_lib.Session
@@ -46,6 +48,7 @@ class Stage:
   negative_prompt: str
   step: int = 0
   rests: bool = False
+  steps: steps_lib.Steps = dataclasses.field(default_factory=steps_lib.Steps)
 
   @property
   def refines(self) -> bool:
@@ -105,7 +108,10 @@ class Stage:
     request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     signals = self.session.of_request(request)
-    return np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
+    with stage.steps.shown(1):
+      made_FHWC = np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
+      stage.steps.end_run()
+    return made_FHWC
 
 
 def load(
@@ -152,15 +158,17 @@ def load(
   if rests:
     params, frozen = jax.device_get((params, session.frozen))
     session = dataclasses.replace(session, frozen=frozen)
+  steps = steps_lib.Steps()
   return Stage(
     session=session,
     params=params,
     bucket=bucket,
     settings=settings,
-    generate=generate_lib.make_generate(session, seed=seed, **settings),
+    generate=generate_lib.make_generate(session, seed=seed, steps=steps, **settings),
     negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
     step=step,
     rests=rests,
+    steps=steps,
   )
 
 

@@ -25,7 +25,8 @@ from i2vgen_jax.training import writer as writer_lib
 
 
 class Validation:
-  """Runs every `train.eval_every` and `train.sample_every` steps, 0 is never, and at a first look.
+  """Runs every `train.eval_every` and `train.sample_every` steps, and at a first look; never where
+  one of the two, or how many clips it is of, is 0.
 
   Args:
     session: of the run.
@@ -36,14 +37,17 @@ class Validation:
     config = session.config
     self._session, self._bucket = session, bucket
     self._train, self._mesh = config.train, session.mesh
-    if not (self._train.eval_every or self._train.sample_every):
+    num_eval, num_samples = self._train.num_eval_examples, self._train.num_sample_videos
+    self._eval_every = self._train.eval_every if num_eval else 0
+    self._sample_every = self._train.sample_every if num_samples else 0
+    if not (self._eval_every or self._sample_every):
       return
-    most = max(self._train.num_eval_examples, self._train.num_sample_videos)
+    most = max(num_eval if self._eval_every else 0, num_samples if self._sample_every else 0)
     batch = held_out.clips(session, bucket, most)
     self._captions = batch.pop('caption')
     batch.pop('key')
-    self._num_eval = min(self._train.num_eval_examples, len(self._captions))
-    self._num_samples = min(self._train.num_sample_videos, len(self._captions))
+    self._num_eval = min(num_eval, len(self._captions))
+    self._num_samples = min(num_samples, len(self._captions))
     self._batch = batch
     self._eval_loss = jax.jit(
       mesh_lib.within(self._mesh, objective.make_eval_loss(session, config.loss.timestep_range)),
@@ -65,12 +69,12 @@ class Validation:
       frozen: parameters by network, or their ShapeDtypeStructs.
     """
     programs: dict[str, compilation.Program] = {}
-    if self._train.eval_every:
+    if self._eval_every:
       size = min(self._num_eval, self._bucket.batch_size)
       part = self._abstract(self._batch, size)
       lowered = self._eval_loss.lower(state.averaged, frozen, part, state.seed, state.step)
       programs['validation'] = lowered, {}
-    if self._train.sample_every:
+    if self._sample_every:
       part = self._abstract(self._batch, self._num_samples)
       bucket, count = self._bucket, part['video'].shape[0]
       noise = self._session.unet_inputs(bucket.frames, bucket.height, bucket.width, count)[0]
@@ -150,7 +154,7 @@ class Validation:
     """
     evaluates, samples = (
       bool(every) and (at_end or step == self._train.first_look or step % every == 0) and step > 0
-      for every in (self._train.eval_every, self._train.sample_every)
+      for every in (self._eval_every, self._sample_every)
     )
     if evaluates:
       writer.scalars(step, {'eval_loss': self.loss(state, frozen)})

@@ -49,8 +49,10 @@ def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
       for file in sorted(later.rglob('*'), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
       later.rmdir()
-  # What is reported, and how often, changes no bit.
-  second = runs.start(tmp_path, demo_corpus, 'train.log_every=5', 'train.levels_every=4')
+  # What is reported, and how often, changes no bit; and no video is sampled at the end.
+  reports = 'train.log_every=5', 'train.levels_every=4'
+  none = 'train.sample_every=3', 'train.num_sample_videos=0'
+  second = runs.start(tmp_path, demo_corpus, *reports, *none)
   _, stderr = second.communicate(timeout=600)
   assert second.returncode == 0, stderr[-3000:]
   assert 'Resuming at step 3' in stderr
@@ -59,6 +61,7 @@ def test_killed_and_resumed_run_equals_the_straight_one_bit_for_bit(
   assert expected[1].keys() == found[1].keys()
   for name, value in expected[1].items():
     np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+  assert not (tmp_path / 'samples').exists()
   assert_reports_are_of_the_steps_since_it_resumed(tmp_path, runs.losses(finished_run))
 
 
