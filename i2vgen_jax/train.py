@@ -32,10 +32,9 @@ from etils import epath
 from ml_collections.config_flags import config_flags
 
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import dry_run
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
-from i2vgen_jax.plan import memory
+from i2vgen_jax.plan import dry_run, memory
 from i2vgen_jax.process import errors, exit_codes, hosts, output_folder
 from i2vgen_jax.process import oversight as oversight_lib
 from i2vgen_jax.stored import checkpoint, run_config

@@ -60,7 +60,8 @@ ROWS = {
     'stored data_pipelines/corpus data_pipelines/progress data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
-    'frozen models parallel process sampling session training data_pipelines/corpus'
+    'frozen models parallel process sampling session stored training data_pipelines/corpus '
+    'data_pipelines/stream'
   ),
   'i2vgen_jax/evaluation': (
     'models pretrained sampling data_pipelines/corpus data_pipelines/curate '

@@ -9,8 +9,7 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
-from i2vgen_jax import dry_run
-from i2vgen_jax.plan import chips
+from i2vgen_jax.plan import chips, dry_run
 from i2vgen_jax.process import config_flag, exit_codes, lease
 from tests import commands, mistakes, runs
 from tests.test_mistakes import LOGGED, places  # noqa: F401  # A fixture.
