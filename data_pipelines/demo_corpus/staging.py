@@ -71,10 +71,11 @@ def _occlusion(rng: np.random.Generator, split: str) -> Scene:
   """One thing goes behind or in front of another, which it reaches about half-way."""
   actor = _actor(rng, split, tuple(MOVES), SMALLER, speeds=('', 'fast'))
   other = _extra(rng, [actor], STILL)
-  direction = np.array(MOVES[actor.motion])
+  right, down = MOVES[actor.motion]
   apart = FREE[actor.speed] * actor.rate * scenes.SECONDS
-  apart += actor.radius * outlines.extent(actor.shape, *MOVES[actor.motion])
-  apart += other.radius * outlines.extent(other.shape, *-direction)
+  apart += actor.radius * outlines.extent(actor.shape, right, down)
+  apart += other.radius * outlines.extent(other.shape, -right, -down)
+  direction = np.array([right, down])
   start = 0.5 - direction * apart / 2 + rng.uniform(-0.05, 0.05, 2)
   end = start + direction * apart + direction[::-1] * rng.uniform(-0.03, 0.03)
   things = _move_to(actor, start), _move_to(other, end)

@@ -10,7 +10,7 @@ from i2vgen_jax.evaluation.scene_things import Track
 # In units of the rate that a caption means which names no speed. 'slowly' and 'fast' are factors of
 # 3 ** -0.5 and 3 ** 0.5; what is slower than half of 'slowly' does not happen.
 STILL_BELOW, SLOW_BELOW, FAST_ABOVE = 3**-0.5 / 2, 3**-0.25, 3**0.25
-MIN_WHOLE = 3  # Frames that show all of a thing, to measure it in those alone.
+MIN_WHOLE = 2  # Frames that show all of a thing, to measure it in those alone.
 
 
 @dataclasses.dataclass(frozen=True)
