@@ -21,10 +21,10 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.demo import make_tokenizer
 from i2vgen_jax.pretrained import files, read, tensors
+from i2vgen_jax.pretrained import frozen as frozen_lib
 
 
 def main():

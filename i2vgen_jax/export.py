@@ -39,11 +39,10 @@ import re
 from etils import epath
 
 from data_pipelines.corpus import storage
-from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import card, diffusers_folder, torch_folder, vgen_file
 from i2vgen_jax.models import lora
-from i2vgen_jax.pretrained import configs, peft, pipelines
+from i2vgen_jax.pretrained import configs, frozen, peft, pipelines
 from i2vgen_jax.process import output_folder
 from i2vgen_jax.stored import checkpoint, run_config
 

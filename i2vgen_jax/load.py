@@ -32,11 +32,10 @@ import jax
 import ml_collections
 from etils import epath
 
-from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import xla_profiles
-from i2vgen_jax.pretrained import files, read
+from i2vgen_jax.pretrained import files, frozen, read
 from i2vgen_jax.pretrained import sources as sources_lib
 from i2vgen_jax.process import output_folder, paths
 from i2vgen_jax.stored import run_config, trees

@@ -51,9 +51,9 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import failures
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.stream import cache as cache_lib
-from i2vgen_jax import frozen
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.pretrained import frozen
 from i2vgen_jax.process import hosts, output_folder
 from i2vgen_jax.training import cache
 

@@ -16,12 +16,12 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import fields as fields_lib
 from i2vgen_jax import conditions
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax.conditions import base, dropout
 from i2vgen_jax.diffusion import loss, parameterization, schedule
 from i2vgen_jax.models import autoencoder, lora, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.process import ranges
 from i2vgen_jax.stored import run_config

@@ -40,12 +40,13 @@ ROWS = {
   'i2vgen_jax/parallel': '',
   'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
   'configs': 'data_pipelines/corpus data_pipelines/index i2vgen_jax/stored',
-  'i2vgen_jax/pretrained': 'models parallel process data_pipelines/corpus data_pipelines/progress',
-  'i2vgen_jax/frozen': 'stored models parallel pretrained process',
+  'i2vgen_jax/pretrained': (
+    'models parallel process stored data_pipelines/corpus data_pipelines/progress'
+  ),
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
   'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
-    'conditions diffusion frozen models parallel pretrained process stored '
+    'conditions diffusion models parallel pretrained process stored '
     'data_pipelines/corpus data_pipelines/stream'
   ),
   'i2vgen_jax/sampling': (
@@ -56,11 +57,11 @@ ROWS = {
   'i2vgen_jax/exports/torch_model': '',
   'i2vgen_jax/exports': 'models pretrained process sampling session data_pipelines/corpus',
   'i2vgen_jax/training': (
-    'conditions diffusion frozen models parallel process sampling session '
+    'conditions diffusion models parallel pretrained process sampling session '
     'stored data_pipelines/corpus data_pipelines/progress data_pipelines/stream'
   ),
   'i2vgen_jax/plan': (
-    'frozen models parallel process sampling session stored training data_pipelines/corpus '
+    'models parallel pretrained process sampling session stored training data_pipelines/corpus '
     'data_pipelines/stream'
   ),
   'i2vgen_jax/evaluation': (
@@ -68,7 +69,7 @@ ROWS = {
     'data_pipelines/demo_corpus data_pipelines/pages'
   ),
   'i2vgen_jax': (
-    'conditions evaluation exports frozen models parallel plan pretrained process '
+    'conditions evaluation exports models parallel plan pretrained process '
     'sampling session stored training configs data_pipelines data_pipelines/corpus '
     'data_pipelines/index data_pipelines/media data_pipelines/progress '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
@@ -88,7 +89,6 @@ ROWS = {
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
     'i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
     'i2vgen_jax/diffusion '
-    'i2vgen_jax/frozen '
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),

@@ -15,12 +15,12 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import peek
 from data_pipelines.stream import stream as stream_lib
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, estimate, memory, table
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.process import config_flag, hosts, lease, output_folder
 from i2vgen_jax.stored import checkpoint, metadata, run_config
 from i2vgen_jax.training import data, warm_start

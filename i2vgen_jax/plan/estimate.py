@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from data_pipelines.corpus import buckets as buckets_lib
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import attention, layers, lora, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import chips, cost
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.training import optimizer, step
 
 GIB = 2**30

@@ -7,10 +7,10 @@ import numpy as np
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.stream import fields as fields_lib
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.pretrained import frozen as frozen_lib
 
 
 def batch(

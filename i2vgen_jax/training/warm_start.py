@@ -17,10 +17,10 @@ from absl import logging
 from etils import epath
 
 from i2vgen_jax import conditions
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import checkpoint, run_config
 

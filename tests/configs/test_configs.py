@@ -13,10 +13,10 @@ import pytest
 from configs import common, meshes, refine, refine_demo
 from data_pipelines.corpus import buckets
 from data_pipelines.index import command as index
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax import train
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -9,12 +9,12 @@ import pytest
 
 from configs import common
 from data_pipelines.media import crops
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import configs, tensors, unet_names
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.sampling import generate as generate_lib
 
 torch = pytest.importorskip('torch')

@@ -13,12 +13,12 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import load, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.stored import checkpoint, run_config
 from i2vgen_jax.training import warm_start
 from tests import tiny

@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 
 from configs import common
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import diffusers_folder
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests import corpora, runs
 from tests.i2vgen_jax.test_export import random_params, small_config
 

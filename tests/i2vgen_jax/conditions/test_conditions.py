@@ -14,9 +14,9 @@ from configs import common
 from data_pipelines.corpus import buckets
 from data_pipelines.stream import fields
 from i2vgen_jax import conditions
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import lora, unet3d
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.training import objective
 from tests import tiny
 

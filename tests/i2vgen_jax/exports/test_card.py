@@ -10,9 +10,9 @@ import PIL.Image
 import pytest
 import yaml
 
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import card, diffusers_folder, torch_folder
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests.i2vgen_jax.exports.test_text_pipelines import text_config
 from tests.i2vgen_jax.exports.test_torch_folder import with_bucket
 from tests.i2vgen_jax.test_export import random_params, small_config

@@ -9,12 +9,12 @@ import PIL.Image
 import pytest
 
 from configs import refine
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import load
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.exports import diffusers_folder
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.pretrained import pipelines, sources, tensors, unet_names
 from i2vgen_jax.sampling import generate as generate_lib
 from tests.i2vgen_jax.test_export import (

@@ -15,13 +15,13 @@ import pytest
 
 from configs import common
 from data_pipelines.stream import decoder, fields
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.diffusion import sampler, schedule
 from i2vgen_jax.exports import torch_folder
 from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import mesh as mesh_lib
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.pretrained import tokenizers
 from i2vgen_jax.sampling import generate as generate_lib
 from tests import tiny

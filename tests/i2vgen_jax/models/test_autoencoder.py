@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax.conditions import signals
 from i2vgen_jax.models import autoencoder, clip, vae
+from i2vgen_jax.pretrained import frozen as frozen_lib
 
 FAST_COMPILE = {'xla_backend_optimization_level': 0}
 

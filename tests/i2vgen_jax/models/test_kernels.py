@@ -9,12 +9,12 @@ import pytest
 
 from data_pipelines.corpus import buckets
 from data_pipelines.stream import fields
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import kernels, pallas_attention, unet3d, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import chips, compiled
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.sampling import generate as generate_lib
 from tests import tiny
 

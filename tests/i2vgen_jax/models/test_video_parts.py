@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.corpus import buckets
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax.conditions import image_latents
 from i2vgen_jax.models import attention, layers, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.plan import hlo
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests.i2vgen_jax.models import test_autoencoder
 
 SIZES = dict(data=2, fsdp=2, context=2, tensor=1)

@@ -8,10 +8,10 @@ import torch
 from diffusers.loaders import single_file_utils
 
 from configs import common
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import clip, unet3d, vae
 from i2vgen_jax.pretrained import clip_names, read, tensors, unet_names, vae_names
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests import tiny
 from tests.golden import recorded
 

@@ -13,11 +13,11 @@ from configs import refine
 from data_pipelines.corpus import buckets
 from data_pipelines.media import decode, pictures
 from data_pipelines.stream import fields
-from i2vgen_jax import frozen as frozen_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
+from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import stages
 from tests import tiny

@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import logging
@@ -48,7 +47,7 @@ def wanted(config: Any, read_by_signals: set[str]) -> tuple[str, ...]:
   )
 
 
-def init(networks: Mapping[str, nn.Module], key: jax.Array) -> dict[str, Any]:
+def init(networks: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
   """Random parameters of the networks by name; jit- and eval_shape-able."""
   keys = dict(zip(_FIRST, jax.random.split(key, len(_FIRST)), strict=True))
   return {
@@ -60,12 +59,12 @@ def init(networks: Mapping[str, nn.Module], key: jax.Array) -> dict[str, Any]:
   }
 
 
-def abstract(networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+def abstract(networks: Mapping[str, Any]) -> dict[str, Any]:
   """ShapeDtypeStructs of the networks' parameters."""
   return jax.eval_shape(lambda: init(networks, jax.random.key(0)))
 
 
-def _example(module: nn.Module) -> jax.Array:
+def _example(module: Any) -> jax.Array:
   """The smallest input of a network."""
   if isinstance(module, vae.AutoencoderKL):
     pixels = 2 ** len(module.block_channels)
@@ -77,7 +76,7 @@ def _example(module: nn.Module) -> jax.Array:
 
 def load(
   config: Any,
-  networks: Mapping[str, nn.Module],
+  networks: Mapping[str, Any],
   mesh: jax.sharding.Mesh,
   workdir: epath.PathLike | None = None,
 ) -> dict[str, Any]:
@@ -136,16 +135,14 @@ def load(
   return frozen
 
 
-def check_files(config: Any, networks: Mapping[str, nn.Module]) -> None:
+def check_files(config: Any, networks: Mapping[str, Any]) -> None:
   """Raises ValueError for weights that the config names and that are not there."""
   for name in networks:
     if config[name].weights not in ('', 'random'):
       files.check_files(f'{name}.weights', config[name].weights)
 
 
-def check_fit(
-  config: Any, networks: Mapping[str, nn.Module], workdir: epath.PathLike
-) -> dict[str, str]:
+def check_fit(config: Any, networks: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, str]:
   """Network -> where `load` would take its weights from; names and shapes alone are read.
 
   Args:
