@@ -5,7 +5,7 @@ Commands, each read top to bottom: `train`, `finetune`, `status`, `replay`, `sam
 `evaluation`, `plan`.
 What they share: `session` (a config's networks, mesh and frozen weights), `conditions` (what the
 U-Net is conditioned on). Below them, knowing nothing of each other: `diffusion`, `models`,
-`parallel`, `process`; `stored`, what a run keeps; and `pretrained`, the frozen networks and the names
+`parallel`, `process`; `stored`, what a run keeps; and `pretrained`, the frozen networks and names
 of PyTorch weights' tensors.
 
 docs/architecture.md draws a batch's way through them.

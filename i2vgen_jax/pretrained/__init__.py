@@ -1,1 +1,1 @@
-"""The frozen networks, and weights in PyTorch names: tables and strict conversion, without PyTorch."""
+"""The frozen networks, and weights in PyTorch names: strict conversion, without PyTorch."""
