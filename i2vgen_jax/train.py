@@ -48,7 +48,6 @@ from i2vgen_jax.training import (
   losses,
   optimizer,
   profiler,
-  wandb_run,
   warm_start,
 )
 from i2vgen_jax.training import progress as progress_lib
@@ -96,8 +95,6 @@ def overseen(
   lead = hosts.is_lead()
   output_folder.check_writable(workdir, 'workdir')
   compilation.use_cache(config, workdir)
-  if config.train.wandb:
-    wandb_run.check(config.train.wandb)
   config, session = warm_start.opened(config, workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
   session = session.on(mesh)

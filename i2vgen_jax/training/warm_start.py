@@ -23,6 +23,7 @@ from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.training import wandb_run
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
 NOISE = 'the noisy latents'
@@ -39,6 +40,8 @@ def opened(
   """(the config with what its start decides, its session without weights); raises ValueError for
   what a config can be wrong in before there are devices."""
   has_state = run_folder.is_saved(workdir)
+  if config.train.wandb:
+    wandb_run.check(config.train.wandb)
   if config.start:
     config = check(config)
   elif config.lora.rank and not has_state:

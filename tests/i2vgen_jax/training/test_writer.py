@@ -12,9 +12,8 @@ from tensorboardX.proto import event_pb2
 
 from configs import demo
 from data_pipelines.corpus import json_lines, retries, storage
-from i2vgen_jax import train
 from i2vgen_jax.sampling import sheets
-from i2vgen_jax.training import tensorboard, wandb_run, writer
+from i2vgen_jax.training import tensorboard, wandb_run, warm_start, writer
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
 
@@ -115,7 +114,7 @@ def test_a_project_without_the_client_is_named_before_anything_starts(tmp_path, 
   config.train.wandb = 'videos'
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ValueError, match="train.wandb='videos' needs .*pip install"):
-    train.opened(config, tmp_path)
+    warm_start.opened(config, tmp_path)
 
 
 def test_weights_and_biases_gets_what_tensorboard_gets(tmp_path, monkeypatch):
