@@ -179,7 +179,10 @@ class DecodeRow:
 
   def __init__(self, fields: Sequence[fields_lib.PixelField]):
     self._fields = tuple(fields)
-    self._records: reader.Records | None = None
+
+  def prepare(self) -> None:
+    """Only there: open files are not to be pickled, and what reads them is slow to import."""
+    self._records = reader.Records()
 
   def __call__(
     self,
@@ -202,8 +205,6 @@ class DecodeRow:
     Raises:
       DecodeError: it cannot be decoded.
     """
-    if self._records is None:  # Only there: open files are not to be pickled.
-      self._records = reader.Records()
     found = self._records.read(shard, record)
     pixels = {
       name: np.empty((len(times) or 1, *shape), np.uint8)
