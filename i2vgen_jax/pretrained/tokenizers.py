@@ -205,5 +205,5 @@ class Tokenize:
       """Tokens of so many words."""
       return len(self._tokenizer(' '.join(words[:number]), verbose=False)['input_ids'])
 
-    kept = bisect.bisect_right(range(len(words) + 1), self.length, key=count)
+    kept = bisect.bisect_right(range(len(words) + 1), self.length, key=count) - 1
     return ' '.join(words[kept:])
