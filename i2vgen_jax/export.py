@@ -17,6 +17,7 @@ code cannot express is refused. Each has a model card, README.md; --license is a
 from absl import flags
 
 from i2vgen_jax.process import cli, tables
+from i2vgen_jax.stored import trained
 
 if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
   flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
@@ -44,7 +45,7 @@ from i2vgen_jax.exports import card, diffusers_folder, torch_folder, vgen_file
 from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import configs, frozen, peft, pipelines
 from i2vgen_jax.process import output_folder
-from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.stored import run_config
 
 FORMATS = ('diffusers', 'torch', 'vgen', 'peft')
 DTYPES = ('float32', 'float16', 'bfloat16')
@@ -65,7 +66,7 @@ def main() -> None:
     raise ValueError('--lora=beside is for --format=torch of a run with adapters: leave it out.')
 
   check(given.format, session)
-  params, step = checkpoint.load_params(given.workdir, session.abstract_params(), given.weights)
+  params, step = trained.load_params(given.workdir, session.abstract_params(), given.weights)
   run_config.check_grown(config, step, f'--workdir={given.workdir}')
   if given.format != 'peft' and given.lora == 'merged':
     params = lora.merge(params, config.lora.alpha)

@@ -13,6 +13,8 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from data_pipelines.corpus import json_lines
+from i2vgen_jax.process import hosts
+from launch import local
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = """
@@ -48,6 +50,28 @@ def start(workdir, corpus, *overrides, stderr=subprocess.PIPE):
     stderr=stderr,
     text=True,
   )
+
+
+def pod(code, *arguments):
+  """Two processes of a run that execute the code; pipes hold what they print."""
+  address = f'{local.LOOPBACK}:{local.free_port()}'
+  shared = {
+    'JAX_COORDINATOR_ADDRESS': address,
+    'JAX_COORDINATOR_BIND_ADDRESS': address,
+    'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+    hosts.NUM_PROCESSES: '2',
+  }
+  return [
+    subprocess.Popen(
+      [sys.executable, '-c', code, *map(str, arguments)],
+      cwd=ROOT,
+      env=environment() | shared | {hosts.PROCESS_ID: str(index)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
 
 
 def module(*arguments):

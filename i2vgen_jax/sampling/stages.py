@@ -21,7 +21,7 @@ from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import steps as steps_lib
 from i2vgen_jax.sampling import video_file
-from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.stored import run_config, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def load(
     ValueError: there is no such run, or a setting is invalid.
   """
   session, bucket, settings = prepare(workdir, size, devices, seed, **overrides)
-  params, step = checkpoint.load_params(workdir, session.abstract_params(), weights, step)
+  params, step = trained.load_params(workdir, session.abstract_params(), weights, step)
   if run_config.still_grows(session.config, step):
     session = dataclasses.replace(session, step=step)
   if shares:

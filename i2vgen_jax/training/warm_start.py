@@ -22,7 +22,7 @@ from i2vgen_jax.models import lora
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.process import run_folder
-from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.stored import run_config, trained
 from i2vgen_jax.training import wandb_run
 
 FIRST_CONVOLUTION = 'conv_in/kernel'
@@ -154,7 +154,7 @@ def load(config: ml_collections.ConfigDict, abstract_params: Any, mesh: jax.shar
   with started_config.unlocked():
     started_config.start = ''  # The run has all of its own.
   started = session_lib.build(started_config, config.start, reads_captions=False).on(mesh)
-  params, step = checkpoint.load_params(config.start, started.abstract_params())
+  params, step = trained.load_params(config.start, started.abstract_params())
   run_config.check_grown(started_config, step, f'start={config.start}')
   if lora.is_used(started_config):
     params = jax.jit(lora.merge)(params, started_config.lora.alpha)

@@ -19,7 +19,7 @@ from i2vgen_jax.exports import diffusers_folder, vgen_file
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import files, tensors, unet_names
 from i2vgen_jax.pretrained import frozen as frozen_lib
-from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.stored import run_config, trained
 from i2vgen_jax.training import warm_start
 from tests import tiny
 from tests.i2vgen_jax.test_export import random_params, random_unet, small_config, vgen_config
@@ -78,7 +78,7 @@ def test_a_pipeline_comes_out_as_it_went_in_bit_for_bit(release, tmp_path):
   load.load(release.config, load.find_parts(str(release.pipeline)), tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'loaded')
   config = session.config
-  params, step = checkpoint.load_params(tmp_path / 'loaded', session.abstract_params())
+  params, step = trained.load_params(tmp_path / 'loaded', session.abstract_params())
   assert step == 0
   frozen = frozen_lib.load(config, session.networks, session.mesh, tmp_path / 'loaded')
   diffusers_folder.export_diffusers(tmp_path / 'out', config, (frozen | {'unet': params}).get)
@@ -324,7 +324,7 @@ def test_a_new_run_starts_from_loaded_weights_and_keeps_what_it_needs(demo_corpu
   assert train.train(config, tmp_path / 'run') == 0
   shutil.rmtree(tmp_path / 'loaded')
   session = session_lib.open_run(tmp_path / 'run')
-  params, step = checkpoint.load_params(tmp_path / 'run', session.abstract_params(), 'raw')
+  params, step = trained.load_params(tmp_path / 'run', session.abstract_params(), 'raw')
   assert step == 2
   assert_same(tensors.to_torch(params, unet_names.name_of), named)
   assert session.load_frozen(tmp_path / 'run').frozen['null']['text'].shape[1] == 16

@@ -183,10 +183,10 @@ class FirstFrameLatents(Conditioner):
     return functional.pad(latents_BCHW[:, None], (0, 0, 0, 0, 0, 0, 0, num_frames - 1))
 
 
-class Fps(Conditioner):
-  """Frames per second, (B,), embedded as the timestep is."""
+class Number(Conditioner):
+  """A number that is embedded as the timestep is."""
 
-  signals, route = ('fps',), 'embedding'
+  route = 'embedding'
 
   def __init__(self, widths: Widths) -> None:
     super().__init__(widths)
@@ -196,25 +196,22 @@ class Fps(Conditioner):
       nn.SiLU(),
       nn.Linear(widths.embedding, widths.embedding),
     )
+
+
+class Fps(Number):
+  """Frames per second, (B,)."""
+
+  signals = ('fps',)
 
   def forward(self, fps_B: Tensor, num_frames: int) -> Tensor:
     """(B,) -> (B, E)."""
     return self.linear(sinusoid(fps_B, self.width).to(next(self.parameters()).dtype))
 
 
-class Motion(Conditioner):
+class Motion(Number):
   """Motion, (B, 2): frame diagonals per second, and 1 where that is known."""
 
-  signals, route = ('motion',), 'embedding'
-
-  def __init__(self, widths: Widths) -> None:
-    super().__init__(widths)
-    self.width = widths.embedding // 4
-    self.linear = nn.Sequential(
-      nn.Linear(self.width, widths.embedding),
-      nn.SiLU(),
-      nn.Linear(widths.embedding, widths.embedding),
-    )
+  signals = ('motion',)
 
   def forward(self, motion_B2: Tensor, num_frames: int) -> Tensor:
     """(B, 2) -> (B, E)."""

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from i2vgen_jax.process import exit_codes, hosts, signals
-from launch import local
+from i2vgen_jax.process import exit_codes, signals
 from tests import runs
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -184,24 +183,8 @@ def test_a_signal_after_the_last_step_is_not_waited_for():
   """Else JAX itself aborts all processes, once leave_secs are over."""
   codes = {}
   for how in ('release', 'go on'):
-    port = local.free_port()
-    processes = [
-      subprocess.Popen(
-        [sys.executable, '-c', AT_THE_END, how],
-        cwd=runs.ROOT,
-        env=runs.environment()
-        | {
-          'JAX_COORDINATOR_ADDRESS': f'{local.LOOPBACK}:{port}',
-          'JAX_COORDINATOR_BIND_ADDRESS': f'{local.LOOPBACK}:{port}',
-          'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
-          hosts.NUM_PROCESSES: '2',
-          hosts.PROCESS_ID: str(index),
-        },
-        stderr=subprocess.PIPE,
-      )
-      for index in range(2)
-    ]
-    logs = [process.communicate(timeout=120)[1].decode() for process in processes]
+    processes = runs.pod(AT_THE_END, how)
+    logs = [process.communicate(timeout=120)[1] for process in processes]
     codes[how] = [process.returncode for process in processes]
     assert 'SIGTERM received' in logs[1]
   assert codes == {'release': [0, 0], 'go on': [-signal.SIGABRT] * 2}

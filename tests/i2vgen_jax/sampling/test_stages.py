@@ -16,7 +16,7 @@ from i2vgen_jax import train
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import generate, given_video, lists, stage_flags, video_file
 from i2vgen_jax.sampling import stages as stages_lib
-from i2vgen_jax.stored import checkpoint, run_config
+from i2vgen_jax.stored import run_config, trained
 from i2vgen_jax.training import warm_start
 from tests import tiny
 
@@ -68,7 +68,7 @@ def read_frames(path):
 
 def test_a_refinement_starts_from_the_base_weights_that_it_has_a_place_for(runs):
   base, refinement = (
-    checkpoint.load_params(workdir, session_lib.open_run(workdir).abstract_params(), weights)[0]
+    trained.load_params(workdir, session_lib.open_run(workdir).abstract_params(), weights)[0]
     for workdir, weights in zip(runs, ('ema', 'raw'), strict=True)
   )
   assert set(base) - set(refinement) == {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
-from i2vgen_jax.stored import checkpoint, run_config, trees
+from i2vgen_jax.stored import checkpoint, run_config, trained, trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
 
@@ -165,12 +165,12 @@ def test_parameters_come_from_an_older_step_if_the_newest_is_damaged_but_not_if_
     checkpoints.save(step, {'params': TREE, 'ema_params': TREE}, {'step': step})
   checkpoints.close()
   (tmp_path / 'checkpoints/2/state/_METADATA').write_text('{')
-  assert checkpoint.load_params(tmp_path, abstract(TREE))[1] == 1
+  assert trained.load_params(tmp_path, abstract(TREE))[1] == 1
   with pytest.raises(trees.DamagedError, match='checkpoints/2'):
-    checkpoint.load_params(tmp_path, abstract(TREE), step=2)
+    trained.load_params(tmp_path, abstract(TREE), step=2)
   assert said == ['Loaded averaged weights of step 1']
   (tmp_path / 'config.json').write_text('{"train": {"ema_decay": 0.0}}')
-  checkpoint.load_params(tmp_path, abstract(TREE))
+  trained.load_params(tmp_path, abstract(TREE))
   assert said[1:] == ['Loaded last weights of step 1']
   assert checkpoint.latest_step(tmp_path / 'checkpoints') == 2  # Only `train` sets aside.
 

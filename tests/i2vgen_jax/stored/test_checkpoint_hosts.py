@@ -1,13 +1,9 @@
 """Two processes save and restore together; what only one of them sees damaged, both pass over, and
 one that alone cannot write says so at once."""
 
-import subprocess
-import sys
-
 import pytest
 
 from i2vgen_jax.process import exit_codes
-from launch import local
 from tests import runs
 
 pytestmark = pytest.mark.slow
@@ -69,32 +65,9 @@ except checkpoint.SaveError as error:
 """
 
 
-def start(code, *arguments):
-  """Two processes of it."""
-  port = local.free_port()
-  return [
-    subprocess.Popen(
-      [sys.executable, '-c', SETUP + code, *map(str, arguments)],
-      cwd=runs.ROOT,
-      env=runs.environment()
-      | {
-        'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
-        'JAX_COORDINATOR_BIND_ADDRESS': f'127.0.0.1:{port}',
-        'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
-        'JAX_NUM_PROCESSES': '2',
-        'JAX_PROCESS_ID': str(index),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-
-
 @pytest.mark.parametrize('damage', ['flip', 'cut'])
 def test_both_processes_take_the_older_step_when_the_part_of_one_is_damaged(tmp_path, damage):
-  for process in start(DAMAGE, tmp_path, damage, 200_000):
+  for process in runs.pod(SETUP + DAMAGE, tmp_path, damage, 200_000):
     printed, log = process.communicate(timeout=300)
     assert process.returncode == 0, log[-3000:]
     assert 'restored 2 2 ' in printed
@@ -105,7 +78,7 @@ def test_both_processes_take_the_older_step_when_the_part_of_one_is_damaged(tmp_
 @pytest.mark.parametrize('host', [0, 1])
 def test_one_that_alone_cannot_write_ends_the_run_at_once(tmp_path, host):
   """Orbax's own meeting of all processes would last twenty minutes."""
-  processes = start(FULL, tmp_path, host, 2_000_000)
+  processes = runs.pod(SETUP + FULL, tmp_path, host, 2_000_000)
   logs = [process.communicate(timeout=90)[1] for process in processes]
   assert [process.returncode for process in processes] == [exit_codes.STORAGE] * 2, logs
   assert 'Step 2 is not saved: ' in logs[host] and 'File too large' in logs[host]

@@ -20,7 +20,7 @@ from i2vgen_jax import load, train
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import tensors, unet_names
-from i2vgen_jax.stored import checkpoint, run_config, trees
+from i2vgen_jax.stored import run_config, trained, trees
 from i2vgen_jax.training import objective, warm_start
 from tests import tiny
 
@@ -62,7 +62,7 @@ def made_up(session, seed):
   return dict(latents=np.repeat(first, 2, axis=1), conditioning=found, position=np.arange(8))
 
 
-def trained(session, params, num_steps=24):
+def after_steps(session, params, num_steps=24):
   """(parameters after so many steps of Adam, held-out losses before and after)."""
   encoded_loss = objective.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   seed, rule = objective.data_seed(0), optax.adam(3e-3)
@@ -98,7 +98,7 @@ def test_each_of_two_links_starts_where_the_last_ended_and_learns(tmp_path):
     params = jax.jit(session.unet.init)(jax.random.key(0), *session.smallest_unet_zeros())['params']
     if last:
       params |= warm_start.load(config, session.abstract_params(), mesh)
-    params, before, after = trained(session, params)
+    params, before, after = after_steps(session, params)
     assert after < before
     assert last in (None, before)  # To the bit.
     last = after
@@ -126,7 +126,7 @@ def image_model(config, folder):
   config.train.eval_every = 0
   assert train.train(config, folder / 'images') == 0
   session = session_lib.open_run(folder / 'images')
-  params, _ = checkpoint.load_params(folder / 'images', session.abstract_params())
+  params, _ = trained.load_params(folder / 'images', session.abstract_params())
   named = tensors.to_torch(params, unet_names.name_of)
   slot_of = unet_names.stable_diffusion().slot_of
   path = folder / 'diffusion_pytorch_model.safetensors'

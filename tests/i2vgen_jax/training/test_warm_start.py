@@ -155,7 +155,7 @@ def test_a_start_that_still_grows_is_refused_with_what_to_do(text_start, tmp_pat
   assert grown.unet.growing == ()
   for step, refused in ((999, True), (1000, False)):
     found = random_params(session, 4), step
-    monkeypatch.setattr(warm_start.checkpoint, 'load_params', lambda *_, found=found: found)
+    monkeypatch.setattr(warm_start.trained, 'load_params', lambda *_, found=found: found)
     load = functools.partial(warm_start.load, grown, session.abstract_params(), session.mesh)
     if refused:
       with pytest.raises(ValueError, match='is at step 999, and its conditioners .* train it on'):
