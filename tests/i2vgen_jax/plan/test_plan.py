@@ -292,6 +292,7 @@ def test_a_plan_bounds_the_programs_by_shapes_and_rates():
 def test_encoders_count_unless_a_cache_spares_them():
   """What is counted of a bucket is what its encoding counts by itself, per example."""
   config = tiny.get_config('unused', images=True)
+  config.unet.remat = 'block'
   config.mesh = meshes.get('v5p-8')
   session = session_lib.build(config, reads_captions=False)
   buckets = session.buckets()
@@ -307,6 +308,7 @@ def test_encoders_count_unless_a_cache_spares_them():
   rows = {row['name']: row for row in cost.bucket_rows(session, buckets)}
   assert rows['videos']['encode_tflops'] == pytest.approx(three / 3 * 8 / 1e12)
   assert rows['videos']['encode_tflops'] > rows['images']['encode_tflops'] > 0
+  assert rows['videos']['again_tflops'] > 0
   plan = estimate.make(
     config, topology.parse('v5p-8'), buckets, mfu=0.5, clip_cpu_secs=0.1, price_per_chip_hour=2.0
   )
