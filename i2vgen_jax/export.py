@@ -17,7 +17,6 @@ code cannot express is refused. Each has a model card, README.md; --license is a
 from absl import flags
 
 from i2vgen_jax.process import cli, tables
-from i2vgen_jax.stored import trained
 
 if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
   flags.DEFINE_string('workdir', None, 'Workdir of the run to export.')
@@ -45,7 +44,7 @@ from i2vgen_jax.exports import card, diffusers_folder, torch_folder, vgen_file
 from i2vgen_jax.models import lora
 from i2vgen_jax.pretrained import configs, frozen, peft, pipelines
 from i2vgen_jax.process import output_folder
-from i2vgen_jax.stored import run_config
+from i2vgen_jax.stored import run_config, trained
 
 FORMATS = ('diffusers', 'torch', 'vgen', 'peft')
 DTYPES = ('float32', 'float16', 'bfloat16')

@@ -32,7 +32,9 @@ DEVICE = re.compile(
 )
 FETCHED = re.compile('(INTERNAL|UNKNOWN|DATA_LOSS|ABORTED|CANCELLED|FAILED_PRECONDITION): ')
 OUT_OF_MEMORY = re.compile(r'\bRESOURCE_EXHAUSTED\b|[Oo]ut of memory')
-# Of other libraries' errors. TensorStore, beneath checkpoints, raises ValueErrors with these words.
+# Of other libraries' errors. TensorStore, beneath checkpoints, raises ValueErrors with these words,
+# and with the number of an OSError where there was one.
+OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
 STATUS = re.compile(
   r'\b(RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b|No space left on device'
 )
@@ -42,7 +44,7 @@ AWAY = re.compile(
   rf'(^|HTTP\S* |[Ss]tatus:? |[Cc]ode:? |[Ee]rror:? )({"|".join(map(str, HTTP))})\b'
   r'|[Tt]im(ed |e)?out|[Cc]onnection|[Uu]navailable|[Tt]emporar(y|ily)'
 )
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def classify(error: BaseException) -> tuple[int, str | None]:
@@ -72,7 +74,8 @@ def _is_xla(error: BaseException) -> bool:
   if isinstance(error, jax.errors.JaxRuntimeError):
     return True
   text = str(error)
-  return type(error) is ValueError and bool(FETCHED.match(text)) and 'tensorstore' not in text
+  stored = 'tensorstore' in text or OS_ERROR.search(text)
+  return type(error) is ValueError and bool(FETCHED.match(text)) and not stored
 
 
 def _of_xla(text: str) -> tuple[int, str | None]:
@@ -87,6 +90,8 @@ def _of_xla(text: str) -> tuple[int, str | None]:
 def _is_storage(error: BaseException) -> bool:
   if isinstance(error, retries.StorageError) or STATUS.search(str(error)):
     return True
+  if number := OS_ERROR.search(str(error)):
+    error = OSError(int(number[1]), str(error))
   if not isinstance(error, OSError):
     return retries.is_transient(error)
   if isinstance(error, BrokenPipeError):  # Of who reads our output.
