@@ -43,7 +43,10 @@ ALONE = [
   (ValueError('RESOURCE_EXHAUSTED: Error writing "a/w0.0" [tensorstore]'), exit_codes.STORAGE),
   (ValueError('UNAVAILABLE: HTTP response code: 503 [tensorstore]'), exit_codes.STORAGE),
   (ValueError("OUT_OF_RANGE: File too large [os_error_code='27']"), exit_codes.STORAGE),
-  (ValueError("UNKNOWN: Error reading: Input/output error [os_error_code='5']"), exit_codes.STORAGE),
+  (
+    ValueError("UNKNOWN: Error reading: Input/output error [os_error_code='5']"),
+    exit_codes.STORAGE,
+  ),
   (ValueError("NOT_FOUND: Failed to open [os_error_code='2']"), exit_codes.BUG),
   (OSError(errno.EFBIG, 'File too large'), exit_codes.STORAGE),
 ]
