@@ -1,24 +1,29 @@
-"""Writes the demo's tokenizer: CLIP's byte-pair encoding with a vocabulary of our own.
+"""Writes the demo's tokenizers: CLIP's byte-pair encoding with vocabularies of our own.
 
   python -m i2vgen_jax.demo.make_tokenizer --output=i2vgen_jax/demo/tokenizer
+  python -m i2vgen_jax.demo.make_tokenizer --output=i2vgen_jax/demo/scenes/tokenizer --kind=scenes
 
 Like CLIP's, the vocabulary starts with one symbol per byte, alone and at the end of a word, so that
 any text can be written, and ends with the two special tokens. Between them are the merges that make
-one token of each of `WORDS`. Running it reproduces the folder in the repository.
+one token of each word of `words`. Running it reproduces the folders in the repository.
 """
 
 from absl import flags
 
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, tables
 
 if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
   flags.DEFINE_string('output', None, 'Folder to write the four files to.')
+  known = tables.names('data_pipelines/demo_corpus/kinds.py', 'KINDS')
+  flags.DEFINE_enum('kind', 'shapes', known, 'Kind of demo corpus whose captions it reads.')
   flags.mark_flags_as_required(['output'])
   cli.run(__file__)
 
 import json
 import pathlib
 from collections.abc import Sequence
+
+from data_pipelines.demo_corpus import captions
 
 WORDS = """
   a an the of in on and is are to from with no it its
@@ -35,6 +40,12 @@ WORDS = """
 START, END = '<|startoftext|>', '<|endoftext|>'
 # Start and end tokens, and room for any caption of the demo.
 MAX_LENGTH = 16
+
+
+def words(kind: str) -> list[str]:
+  """The words that are one token each, for a kind of demo corpus."""
+  more = captions.vocabulary() if kind == 'scenes' else []
+  return list(dict.fromkeys([*WORDS, *more]))
 
 
 def byte_symbols() -> list[str]:
@@ -61,10 +72,10 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
   return merges
 
 
-def files() -> dict[str, str]:
-  """The content of each file of the tokenizer's folder, as transformers' CLIPTokenizer reads it."""
+def files(kind: str = 'shapes') -> dict[str, str]:
+  """The content of each file of a tokenizer's folder, as transformers' CLIPTokenizer reads it."""
   symbols = byte_symbols()
-  merges = learn_merges(WORDS)
+  merges = learn_merges(words(kind))
   tokens = [*symbols, *(f'{symbol}</w>' for symbol in symbols)]
   tokens += [*dict.fromkeys(''.join(merge) for merge in merges), START, END]
   special_tokens = dict(bos_token=START, eos_token=END, pad_token=END, unk_token=END)
@@ -89,7 +100,7 @@ def main() -> None:
   """Writes the folder."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)
-  for name, content in files().items():
+  for name, content in files(flags.FLAGS.kind).items():
     (output / name).write_text(content, encoding='utf-8')
 
 

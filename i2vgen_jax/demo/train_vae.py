@@ -1,4 +1,4 @@
-"""Trains the demo's autoencoder on frames of the demo corpus: vae.safetensors beside this file.
+"""Trains a demo's autoencoder on frames of the demo corpus.
 
   python -m i2vgen_jax.demo.train_vae --output=i2vgen_jax/demo
 
@@ -9,17 +9,23 @@ A larger one for larger frames, which the demo's refinement stage takes:
 
   python -m i2vgen_jax.demo.train_vae --output=quickstart/vae_128 --frame_size=128 \
       --block_channels=8,16,32,64 --num_steps=1400
+
+And that of the shipped model, for the corpus's scenes:
+
+  python -m i2vgen_jax.demo.train_vae --output=i2vgen_jax/demo/scenes --kind=scenes
 """
 
 from absl import flags
 
-from i2vgen_jax.process import cli
+from i2vgen_jax.process import cli, tables
 
 if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
   flags.DEFINE_string('output', None, 'Folder to write vae.safetensors and vae.json to.')
+  known = tables.names('data_pipelines/demo_corpus/kinds.py', 'KINDS')
+  flags.DEFINE_enum('kind', 'shapes', known, 'Kind of demo corpus that it is for.')
   flags.DEFINE_integer('frame_size', None, 'Side of a frame in pixels; default FRAME_SIZE.')
   flags.DEFINE_list(
-    'block_channels', None, 'Channels of the levels, such as 8,16,32,64; default MODEL.'
+    'block_channels', None, 'Channels of the levels, such as 8,16,32,64; default BLOCK_CHANNELS.'
   )
   flags.DEFINE_integer('num_steps', 3000, 'Number of optimizer steps.')
   flags.DEFINE_integer('batch_size', 8, 'Frames per step.')
@@ -46,19 +52,17 @@ import PIL.Image
 import safetensors.numpy
 
 from data_pipelines import demo_corpus
+from data_pipelines.demo_corpus import kinds
 from i2vgen_jax.models import vae
 from i2vgen_jax.pretrained import tensors, vae_names
 
-# 64x64 frames to 8x8x4 latents; encoding a frame takes 31 MFLOP.
-MODEL: dict[str, Any] = dict(
-  in_channels=3,
-  latent_channels=4,
-  block_channels=(8, 16, 16, 32),
-  layers_per_block=1,
-  norm_groups=2,
-)
+# 64x64 frames to 8x8x4 latents, by 31 MFLOP a frame. Of scenes, whose shapes are to be told apart,
+# to 16x16x4: in 8x8 a third of the outlines is lost.
+BLOCK_CHANNELS = {'shapes': (8, 16, 16, 32), 'scenes': (16, 32, 32)}
+MODEL: dict[str, Any] = dict(in_channels=3, latent_channels=4, layers_per_block=1, norm_groups=2)
 FRAME_SIZE = 64
 FRAMES_PER_VIDEO = 8
+HELD_OUT = 100_000  # Number of the first example that is measured, beyond all that are seen.
 WINDOW_SHARE = 0.5  # Share of a frame's side.
 WINDOWS_STEPS = 0.85  # Share of the steps; the last see whole frames, whose norms differ.
 ADAM_LR_SHARE = 0.15  # Share of the kernels' learning rate, for biases and norms.
@@ -68,12 +72,13 @@ OPPONENT_COLORS = np.array([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / np.sqrt([3, 2,
 
 
 def render_frames(
-  seed: int, num_videos: int, num_images: int, size: int = FRAME_SIZE
+  kind: str, first: int, num_videos: int, num_images: int, size: int = FRAME_SIZE
 ) -> np.ndarray:
   """Renders frames as training sees them: after H.264 or JPEG, at `size`.
 
   Args:
-    seed: seed of all random draws.
+    kind: of demo corpus.
+    first: number of the first example, beyond the corpus's own where frames are held out.
     num_videos: clips, of each of which FRAMES_PER_VIDEO frames are taken.
     num_images: single pictures.
     size: side of a frame in pixels.
@@ -81,17 +86,17 @@ def render_frames(
   Returns:
     uint8 (num_videos * FRAMES_PER_VIDEO + num_images, size, size, 3).
   """
-  rng = np.random.default_rng(seed)
-  source_size = max(size, demo_corpus.SIZE)
+  made = kinds.KINDS[kind]
+  source_size = max(size, made.size)
   frames = []
-  for _ in range(num_videos):
-    video, _, _ = demo_corpus.render_video(rng, size=source_size)
+  for number in range(first, first + num_videos):
+    video = made.clip(0, number, source_size).frames
     with av.open(io.BytesIO(demo_corpus.encode_video(video)), 'r') as container:
       decoded = [frame.to_image() for frame in container.decode(video=0)]
-    picks = rng.choice(len(decoded), FRAMES_PER_VIDEO, replace=False)
+    picks = np.random.default_rng(number).choice(len(decoded), FRAMES_PER_VIDEO, replace=False)
     frames.extend(_resize(decoded[pick], size) for pick in picks)
-  for _ in range(num_images):
-    image, _, _ = demo_corpus.render_image(rng, size=source_size)
+  for number in range(first, first + num_images):
+    image = made.picture(0, number, source_size).frames[0]
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, 'jpeg', quality=95, subsampling=0)
     frames.append(_resize(PIL.Image.open(buffer), size))
@@ -142,9 +147,10 @@ def loss_of(
 
 
 def windows(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Cuts a window that holds the shape, or part of it, from each frame (uint8).
+  """Cuts a window from each frame (uint8), of WINDOW_SHARE of its side.
 
-  A window costs a quarter of a frame, and four times as much of it is outline.
+  A window costs a quarter of a frame. It holds the shape, or part of it, where one stands on a plain
+  ground: four times as much of it is outline. In front of a texture it is anywhere.
   """
   size = int(WINDOW_SHARE * frames.shape[1])
   corners = frames[:, :1, :1].astype(np.int16)
@@ -283,12 +289,13 @@ def main() -> None:
   """Renders, trains, measures on other frames, writes."""
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)  # Before minutes of training.
-  fields = dict(MODEL)
-  if flags.FLAGS.block_channels:
-    fields['block_channels'] = tuple(map(int, flags.FLAGS.block_channels))
+  kind, channels = flags.FLAGS.kind, flags.FLAGS.block_channels
+  fields = MODEL | dict(block_channels=BLOCK_CHANNELS[kind])
+  if channels:
+    fields['block_channels'] = tuple(map(int, channels))
   model = vae.AutoencoderKL(**fields)
   size = flags.FLAGS.frame_size or FRAME_SIZE
-  frames = render_frames(flags.FLAGS.seed, num_videos=700, num_images=2500, size=size)
+  frames = render_frames(kind, 0, num_videos=1000, num_images=2500, size=size)
   print(f'{len(frames)} frames', flush=True)
   params = train(
     model,
@@ -304,7 +311,7 @@ def main() -> None:
   moments = measure(model, params, frames[::16])
   params = normalize(params, moments['latent_mean'], moments['latent_std'])
   params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), params)
-  held_out = render_frames(flags.FLAGS.seed + 1, num_videos=32, num_images=128, size=size)
+  held_out = render_frames(kind, HELD_OUT, num_videos=32, num_images=128, size=size)
   report = measure(model, params, held_out)  # As stored, in half precision.
   print({name: np.round(np.float64(value), 3).tolist() for name, value in report.items()})
 

@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from data_pipelines import demo_corpus
+from data_pipelines.demo_corpus import captions
 from i2vgen_jax.demo import make_tokenizer, train_vae
 from i2vgen_jax.models import vae
 from i2vgen_jax.pretrained import files, tensors, vae_names
@@ -17,20 +18,32 @@ from i2vgen_jax.pretrained import files, tensors, vae_names
 DEMO = pathlib.Path(make_tokenizer.__file__).parent
 
 
+TOKENIZERS = {'shapes': DEMO / 'tokenizer', 'scenes': DEMO / 'scenes' / 'tokenizer'}
+
+
+def tokenizer_of(kind):
+  return transformers.CLIPTokenizer.from_pretrained(TOKENIZERS[kind], local_files_only=True)
+
+
 @pytest.fixture(scope='module')
 def tokenizer():
-  return transformers.CLIPTokenizer.from_pretrained(DEMO / 'tokenizer', local_files_only=True)
+  return tokenizer_of('shapes')
 
 
-def test_the_script_reproduces_the_committed_tokenizer():
-  files = make_tokenizer.files()
-  assert {path.name for path in (DEMO / 'tokenizer').iterdir()} == set(files)
+@pytest.mark.parametrize('kind', TOKENIZERS)
+def test_the_script_reproduces_the_committed_tokenizer(kind):
+  files = make_tokenizer.files(kind)
+  assert {path.name for path in TOKENIZERS[kind].iterdir()} == set(files)
   for name, content in files.items():
-    assert (DEMO / 'tokenizer' / name).read_text('utf-8') == content
+    assert (TOKENIZERS[kind] / name).read_text('utf-8') == content
 
 
-def test_every_word_of_the_demo_is_one_token(tokenizer):
-  shown = (*demo_corpus.SHAPES, *demo_corpus.COLORS, *demo_corpus.DIRECTIONS)
+@pytest.mark.parametrize('kind', TOKENIZERS)
+def test_every_word_of_the_demo_is_one_token(kind):
+  tokenizer = tokenizer_of(kind)
+  shown = [*demo_corpus.SHAPES, *demo_corpus.COLORS, *demo_corpus.DIRECTIONS]
+  if kind == 'scenes':
+    shown = captions.vocabulary()
   for word in (*shown, *make_tokenizer.WORDS):
     assert len(tokenizer(word)['input_ids']) == 3, word
 
@@ -69,7 +82,7 @@ def autoencoder():
 
 def test_demo_autoencoder_restores_frames_it_was_not_trained_on(autoencoder):
   model, params, scaling_factor = autoencoder
-  frames = train_vae.render_frames(seed=12345, num_videos=2, num_images=32)
+  frames = train_vae.render_frames('shapes', 12345, num_videos=2, num_images=32)
   report = train_vae.measure(model, params, frames)
   assert report['psnr'] > 30
   np.testing.assert_allclose(report['latent_std'] * scaling_factor, 1, atol=0.25)
