@@ -143,7 +143,7 @@ def _no_space() -> Generator[None, None, None]:
   resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, hard))
   try:
     yield
-    time.sleep(1)  # The save goes on in the background.
+    time.sleep(5)  # The save goes on in the background; it takes less, on a busy machine too.
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
