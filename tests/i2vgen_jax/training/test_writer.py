@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import PIL.Image
 import pytest
+import wandb
 from tensorboardX.proto import event_pb2
 
 from configs import demo
@@ -118,7 +119,6 @@ def test_a_project_without_the_client_is_named_before_anything_starts(tmp_path, 
 
 
 def test_weights_and_biases_gets_what_tensorboard_gets(tmp_path, monkeypatch):
-  wandb = pytest.importorskip('wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
   config = demo.get_config()
   config.train.update(wandb='videos', tensorboard=False)
@@ -146,7 +146,6 @@ def test_weights_and_biases_gets_what_tensorboard_gets(tmp_path, monkeypatch):
 
 
 def test_a_service_that_does_not_let_us_in_is_one_line(tmp_path, monkeypatch):
-  wandb = pytest.importorskip('wandb')
 
   def refused(**options):
     raise wandb.errors.UsageError('No API key configured.')
