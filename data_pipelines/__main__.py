@@ -90,4 +90,4 @@ def _demo(
 
 
 if __name__ == '__main__':
-  main()
+  jobs.end_with(main)

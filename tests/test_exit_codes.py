@@ -21,12 +21,13 @@ for line in json.loads(sys.argv[1]):
   if not os.fork():
     sys.stdout = open(os.devnull, 'w')
     sys.argv, end = line, 'nothing'
+    leave, os._exit = os._exit, sys.exit
     try:
       runpy.run_module(line[0], run_name='__main__', alter_sys=True)
     except BaseException as error:
       end = repr(error)
     os.write(writer, json.dumps([end, 'jax' in sys.modules]).encode())
-    os._exit(0)
+    leave(0)
   os.close(writer)
   found.append(json.loads(os.read(reader, 10_000)))
 print(json.dumps(found))

@@ -6,6 +6,7 @@ Nothing but the shards' names goes through Beam: media is never shuffled.
 """
 
 import argparse
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from etils import epath
 
@@ -134,6 +136,31 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
   """Adds --dry_run, spelled either way."""
   text = 'only say what would be done; nothing is written'
   parser.add_argument('--dry_run', '--dry-run', action='store_true', help=text)
+
+
+def end_with(command: Callable[[], None]) -> NoReturn:
+  """Runs a command and ends the process with its exit code, without taking Python down.
+
+  Beam leaves threads behind. One that stirs while the interpreter goes ends it with 134, though all
+  work is done (seen once in five runs on a busy machine).
+  """
+  code: Any = 0
+  try:
+    command()
+  except SystemExit as error:
+    code = error.code
+  except KeyboardInterrupt:
+    raise  # It ends the process as a signal does.
+  except BaseException:
+    traceback.print_exc()
+    code = 1
+  if code is not None and not isinstance(code, int):
+    print(code, file=sys.stderr)
+    code = 1
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code or 0)
 
 
 @dataclasses.dataclass

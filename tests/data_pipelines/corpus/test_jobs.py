@@ -201,3 +201,40 @@ def test_another_identity_drops_old_parts_and_the_same_keeps_them(tmp_path):
   assert (parts / '00000').exists() and not (parts / 'partial-killed').exists()
   jobs.claim(parts, 'b')
   assert not (parts / '00000').exists()
+
+
+ENDS = """
+import atexit, os, sys
+from data_pipelines.corpus import jobs
+
+class Torn:
+  def __del__(self, abort=os.abort):
+    abort()
+
+torn = Torn()
+atexit.register(print, 'left in order')
+
+def command():
+  print('all is done', end='', flush=False)
+  {end}
+
+jobs.end_with(command)
+"""
+
+
+@pytest.mark.parametrize(
+  ('end', 'code', 'said'),
+  [
+    ('return', 0, ''),
+    ('sys.exit()', 0, ''),
+    ('sys.exit(2)', 2, ''),
+    ('sys.exit("in words")', 1, 'in words\n'),
+    ('1 / 0', 1, 'ZeroDivisionError: division by zero\n'),
+  ],
+)
+def test_nothing_that_happens_while_python_goes_changes_a_commands_exit_code(end, code, said):
+  run = [sys.executable, '-c', ENDS.format(end=end)]
+  done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == code, done.stderr
+  assert done.stdout == 'all is doneleft in order\n'
+  assert done.stderr.endswith(said)
