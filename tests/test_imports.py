@@ -44,10 +44,13 @@ ROWS = {
     'models parallel process stored data_pipelines/corpus data_pipelines/progress'
   ),
   'i2vgen_jax/conditions': 'models pretrained process data_pipelines/media data_pipelines/stream',
-  'i2vgen_jax/demo': 'models pretrained process data_pipelines/demo_corpus',
   'i2vgen_jax/session': (
     'conditions diffusion models parallel pretrained process stored '
     'data_pipelines/corpus data_pipelines/stream'
+  ),
+  'i2vgen_jax/load': 'parallel pretrained process session stored',
+  'i2vgen_jax/demo': (
+    'models pretrained process session stored data_pipelines/demo_corpus i2vgen_jax/load'
   ),
   'i2vgen_jax/sampling': (
     'conditions diffusion models parallel process session stored '
@@ -69,7 +72,7 @@ ROWS = {
     'data_pipelines/demo_corpus data_pipelines/pages'
   ),
   'i2vgen_jax': (
-    'conditions evaluation exports models parallel plan pretrained process '
+    'conditions evaluation exports i2vgen_jax/load models parallel plan pretrained process '
     'sampling session stored training configs data_pipelines data_pipelines/corpus '
     'data_pipelines/index data_pipelines/media data_pipelines/progress '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
@@ -88,7 +91,7 @@ ROWS = {
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
     'i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
-    'i2vgen_jax/diffusion '
+    'i2vgen_jax/diffusion i2vgen_jax/load '
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),

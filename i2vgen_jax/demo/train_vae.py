@@ -149,8 +149,8 @@ def loss_of(
 def windows(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Cuts a window from each frame (uint8), of WINDOW_SHARE of its side.
 
-  A window costs a quarter of a frame. It holds the shape, or part of it, where one stands on a plain
-  ground: four times as much of it is outline. In front of a texture it is anywhere.
+  A window costs a quarter of a frame. Where a shape stands on a plain ground, it holds part of it:
+  four times as much of it is outline. In front of a texture it is anywhere.
   """
   size = int(WINDOW_SHARE * frames.shape[1])
   corners = frames[:, :1, :1].astype(np.int16)
@@ -317,6 +317,7 @@ def main() -> None:
 
   named = tensors.to_torch(jax.tree.map(np.float16, params), vae_names.name_of)
   safetensors.numpy.save_file(named, output / 'vae.safetensors')
+  (output / 'vae.safetensors').chmod(0o644)  # safetensors lets only the owner read.
   fields['scaling_factor'] = 1.0
   (output / 'vae.json').write_text(json.dumps(fields, indent=2) + '\n')
 

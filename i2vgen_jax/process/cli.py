@@ -120,11 +120,27 @@ class _Line(standard_logging.Formatter):
     return f'{when} {level}{super().format(record)}'
 
 
+SHIPPED = 'builtin:'  # Before the name of a shipped model, in place of a folder.
+
+
 def command(file: str) -> Any:
   """The module of a command's file, imported by its name with all that it imports."""
   path = pathlib.Path(file).resolve()
   root = next(folder for folder in path.parents if not (folder / '__init__.py').exists())
   return importlib.import_module('.'.join(path.relative_to(root).with_suffix('').parts))
+
+
+def unpack_shipped() -> None:
+  """Puts a folder in place of each flag that names a shipped model, such as builtin:demo; raises
+  ValueError if there is no such model."""
+  values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
+  for name, value in values.items():
+    if isinstance(value, str) and value.startswith(SHIPPED):
+      shipped = pathlib.Path(__file__).parents[1] / 'demo' / 'shipped.py'
+      found = command(str(shipped)).folder(value)
+      flags.FLAGS[name].value = found
+      if name == 'config.start':
+        flags.FLAGS.config.start = found
 
 
 def run(file: str, num_arguments: int = 0) -> None:
@@ -148,6 +164,7 @@ def run(file: str, num_arguments: int = 0) -> None:
 
     log_to_stderr()
     try:
+      unpack_shipped()
       sys.exit(main(*arguments) or 0)
     except Exception as error:
       hosts.leave_pod(error)
