@@ -61,6 +61,7 @@ A config is a Python file of `configs/`; `--config.BLOCK.FIELD=VALUE` replaces a
 `python -m i2vgen_jax.train --help_config=WORD` shows the fields that have a word in their name or
 meaning. This page is made from `configs/words/` and the code:
 
+<!-- run -->
 ```bash
 python -m i2vgen_jax.config_reference --output=docs/config.md
 ```

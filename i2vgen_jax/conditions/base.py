@@ -144,7 +144,7 @@ class Signal(abc.ABC):
     """The value that replaces it when it is dropped, broadcastable to (B, ...); None if it is
     never dropped.
 
-    frozen['null'][name] is the encoding of `negative` of the run's own negative prompt, if it has
+    `frozen['null'][name]` is the encoding of `negative` of the run's own negative prompt, if it has
     one.
     """
     return jnp.zeros(())
