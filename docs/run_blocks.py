@@ -1,16 +1,17 @@
-"""Runs the shell blocks of the README and of docs/ as a reader would, in order, in a fresh folder.
+"""Runs the shell blocks of all pages as a reader would, in order, in a fresh folder.
 
-  python docs/run_blocks.py [--long] [--list] [--folder=DIR] [PAGE ...]
+  python docs/run_blocks.py [--minutes=N] [--list] [--folder=DIR] [PAGE ...]
 
 A comment before each block, which no reader sees, says what is done with it:
 
   <!-- run -->                         it runs, within a few minutes
   <!-- run DIR=tutorial/source -->     so too, with a word of the block replaced
-  <!-- run long: 12 minutes -->        only with --long
+  <!-- run long: 12 minutes -->        only with --minutes=12 or more
   <!-- not run: needs a TPU -->        and why
 
-The folder is a copy of the repository's files. Each block is a bash script there; its output is in
-FOLDER/blocks.log. Exit code 1 if one fails, and what comes after it runs all the same.
+The folder becomes a copy of the repository's files; what is in it already stays, such as a quickstart
+that has been made. Each block is a bash script there; its output is in FOLDER/blocks.log. Exit code
+1 if one fails, and what comes after it runs all the same.
 """
 
 import argparse
@@ -27,8 +28,9 @@ from collections.abc import Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHELL = ('bash', 'sh', 'shell', 'console')
+COMMAND = re.compile(r'^(python|bash|pip|git) ', re.MULTILINE)  # In a block without a language.
 MARK = re.compile(
-  r'<!-- (?:(?P<run>run)(?P<words>(?: \w+=\S+)*)(?: long: (?P<long>.+))?|not run: (?P<why>.+)) -->'
+  r'<!-- (?:(?P<run>run)(?P<words>(?: \w+=\S+)*)(?: long: (?P<long>(?P<minutes>\d+) minutes?.*))?|not run: (?P<why>.+)) -->'
 )
 
 
@@ -57,10 +59,13 @@ class Block:
       text = re.sub(rf'\b{word}\b', value, text)
     return text
 
-  @property
-  def skipped(self) -> str:
-    """Why it never runs; '' if it may."""
-    return (self.mark['why'] or '') if self.mark else 'it is not marked'
+  def skipped(self, minutes: float) -> str:
+    """Why it does not run in so many minutes; '' if it does."""
+    if not self.mark:
+      return 'it is not marked'
+    return self.mark['why'] or (
+      f'takes {self.mark["long"]}' if int(self.mark['minutes'] or 0) > minutes else ''
+    )
 
 
 def blocks_of(page: str, text: str) -> list[Block]:
@@ -76,15 +81,18 @@ def _blocks(page: str, lines: Sequence[str]) -> Iterator[Block]:
       before, number = lines[number].strip() or before, number + 1
       continue
     end = lines.index(fence[1], number + 1)
-    if fence[2] in SHELL:
-      yield Block(page, number + 2, '\n'.join(lines[number + 1 : end]), MARK.fullmatch(before))
+    text = '\n'.join(lines[number + 1 : end])
+    if fence[2] in SHELL or (not fence[2] and COMMAND.search(text)):
+      yield Block(page, number + 2, text, MARK.fullmatch(before))
     before, number = '', end + 1
 
 
 def pages() -> list[str]:
-  """The tutorial, the README, and the other pages, in this order."""
-  others = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
-  return ['docs/tutorial.md', 'README.md', *(page for page in others if 'tutorial' not in page)]
+  """The tutorial, the README with the quickstart, and the other pages, in this order."""
+  first = ['docs/tutorial.md', 'README.md', 'data_pipelines/README.md', 'docs/commands.md']
+  found = sorted(path for folder in ('docs', 'launch', '') for path in (ROOT / folder).glob('*.md'))
+  names = [path.relative_to(ROOT).as_posix() for path in found]
+  return [*first, *(name for name in names if name not in first)]
 
 
 def copy_repository(folder: pathlib.Path) -> None:
@@ -114,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs or lists the blocks; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('pages', nargs='*', metavar='PAGE', help='such as README.md; default all')
-  parser.add_argument('--long', action='store_true', help='also what takes long')
+  parser.add_argument('--minutes', type=float, default=2, help='the longest that a block may take')
   parser.add_argument('--list', action='store_true', help='run nothing')
-  parser.add_argument('--folder', help='new folder to run in; default a temporary one')
+  parser.add_argument('--folder', help='to run in; default a new one')
   options = parser.parse_args(arguments)
   folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix='blocks_')).absolute()
   if not options.list:
@@ -126,11 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   failed = 0
   for page in options.pages or pages():
     for block in blocks_of(page, (ROOT / page).read_text(encoding='utf-8')):
-      place, long = f'{page}:{block.line}', block.mark['long'] if block.mark else None
-      if block.skipped or (long and not options.long):
-        print(f'not run  {place}: {block.skipped or f"long, {long}"}', flush=True)
+      place, why = f'{page}:{block.line}', block.skipped(options.minutes)
+      if why:
+        print(f'not run  {place}: {why}', flush=True)
       elif options.list:
-        print(f'runs     {place}{f": {long}" if long else ""}')
+        print(f'runs     {place}')
       else:
         started = time.monotonic()
         code = run(block, folder, folder / 'blocks.log')

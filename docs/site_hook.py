@@ -4,6 +4,7 @@ A hook of MkDocs (mkdocs.yml). Links between files of the repository become link
 to a file that is no page becomes its name.
 """
 
+import ast
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # File of the repository -> page of the site.
 ELSEWHERE = {
-  'README.md': 'readme.md',
+  'README.md': 'index.md',
   'data_pipelines/README.md': 'corpora.md',
   'launch/README.md': 'launch.md',
   'CONTRIBUTING.md': 'contributing.md',
@@ -44,8 +45,9 @@ def api() -> dict[str, str]:
       modules = [path.stem for path in sorted(folder.glob('*.py')) if path.stem[:2] != '__']
       name = '.'.join(folder.relative_to(ROOT).parts)
       if modules and folder.name != 'torch_model':
+        about = ast.get_docstring(ast.parse((folder / '__init__.py').read_text(encoding='utf-8')))
         blocks = [f'::: {name}.{module}' for module in modules]
-        pages[f'api/{name}.md'] = '\n\n'.join([f'# {name}', *blocks]) + '\n'
+        pages[f'api/{name}.md'] = '\n\n'.join([f'# {name}', about or '', *blocks]) + '\n'
   return pages
 
 

@@ -1,4 +1,4 @@
-"""Every shell block of the README and of docs/ says whether it runs; docs/run_blocks.py runs it."""
+"""Every shell block of a page says whether it runs; docs/run_blocks.py runs it."""
 
 import importlib.util
 import pathlib
@@ -18,7 +18,7 @@ PAGE = """
 echo one > made
 ```
 
-<!-- run FOLDER=made/here long: a minute -->
+<!-- run FOLDER=made/here long: 1 minute -->
 
 ```bash
 ls FOLDER && echo "FOLDERS"
@@ -33,15 +33,22 @@ print('no shell')
 ```bash
 echo not marked
 ```
+```
+no command
+```
+```
+python -m in_no_language
+```
 """
 
 
 def test_marks_say_what_is_done_with_a_block():
-  one, two, three, four = run_blocks.blocks_of('page.md', PAGE)
-  assert (one.line, one.script, one.skipped) == (4, 'echo one > made', '')
-  assert two.script == 'ls made/here && echo "FOLDERS"' and two.mark['long'] == 'a minute'
-  assert three.skipped == 'needs a TPU'
-  assert four.mark is None and four.skipped
+  one, two, three, four, five = run_blocks.blocks_of('page.md', PAGE)
+  assert (one.line, one.script, one.skipped(0)) == (4, 'echo one > made', '')
+  assert two.script == 'ls made/here && echo "FOLDERS"' and two.skipped(1) == ''
+  assert two.skipped(0.5) == 'takes 1 minute' and three.skipped(99) == 'needs a TPU'
+  assert four.mark is None and four.skipped(99)
+  assert five.mark is None and five.text == 'python -m in_no_language'
 
 
 @pytest.mark.parametrize('page', run_blocks.pages())
@@ -58,7 +65,7 @@ def test_the_pages_have_blocks_that_run():
     for page in run_blocks.pages()
     for block in run_blocks.blocks_of(page, (ROOT / page).read_text())
   ]
-  assert sum(not block.skipped for block in found) > 10
+  assert sum(not block.skipped(30) for block in found) > 10
 
 
 def test_a_block_runs_to_its_first_error_and_is_logged(tmp_path):

@@ -3,6 +3,7 @@ what a file defines."""
 
 import ast
 import io
+import os
 import pathlib
 import re
 import sys
@@ -16,7 +17,8 @@ import pytest
 
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.conditions import base
-from tests import tiny
+from i2vgen_jax.process import exit_codes
+from tests import commands, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ('benchmarks', 'configs', 'data_pipelines', 'i2vgen_jax', 'launch')
@@ -37,6 +39,7 @@ SCRIPT = re.compile(r'(?<![\w/.*-])\w[\w./-]*\.(?:py|sh)\b')
 NONE = {'utils.py', 'modeling.py'}  # CONTRIBUTING.md: there is none; `export` writes the other.
 MODULE = re.compile(rf'(?<![\w/.-])(?:{"|".join(PACKAGES)})(?:\.\w+)+')
 LINK = re.compile(r'\]\((?!https?:)([^)#]+)')
+ANCHOR = re.compile(r'\]\((?!https?:)([^)#]*)#([^)]+)\)')
 DEFINED = re.compile(r'([\w/]+\.py): ([\w.]+)')  # In a diagram: file.py: Name.
 NAME = re.compile(r'`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)`')
 
@@ -81,6 +84,39 @@ def test_files_modules_and_links_that_a_page_names_exist(page):
   assert not absent, f'{page} names {sorted(set(absent))}.'
 
 
+def anchors(page):
+  """Those of a page's headings, as GitHub and MkDocs make them."""
+  text = re.sub(r'^```.*?^```', '', read(page), flags=re.MULTILINE | re.DOTALL)
+  titles = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
+  titles = [re.sub(r'\]\([^)]*\)|[^\w\s-]', '', title).strip().lower() for title in titles]
+  return {re.sub(r'\s', '-', title) for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_a_link_into_a_page_leads_to_a_heading(page):
+  for file, anchor in ANCHOR.findall(read(page)):
+    target = os.path.normpath((pathlib.PurePosixPath(page).parent / file) if file else page)
+    assert anchor in anchors(target), f'{target} has no heading #{anchor}.'
+
+
+def test_the_readme_is_short_and_shows_a_picture_and_three_commands():
+  text = read('README.md')
+  assert len(text.splitlines()) <= 120
+  before = text[: text.index('```bash')]
+  assert re.search(r'^!\[.+\]\(docs/\w+\.png\)$', before, re.MULTILINE)
+  [block] = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
+  assert len(block.splitlines()) == 3 and 'launch/quickstart.sh' in block
+  assert 'bash launch/test.sh' in text
+
+
+def test_the_page_of_commands_names_them_all_and_every_exit_code():
+  text = read('docs/commands.md')
+  absent = [found.name for found in commands.find_all() if f'`{found.name}`' not in text]
+  assert [name for name in absent if name not in ('i2vgen_jax', 'launch local')] == []
+  codes = {value for value in vars(exit_codes).values() if isinstance(value, int)}
+  assert {int(code) for code in re.findall(r'^\| (\d+) \|', text, re.MULTILINE)} == codes
+
+
 @pytest.mark.parametrize('package', PACKAGES)
 def test_modules_and_paths_in_docstrings_and_comments_exist(package):
   absent = []
@@ -108,7 +144,7 @@ def test_a_packages_docstring_names_its_modules(file):
 
 
 def test_the_site_has_every_page_of_docs():
-  nav = re.findall(r'^ +- ([\w.]+\.md)$', read('mkdocs.yml'), re.MULTILINE)
+  nav = re.findall(r'^ +- .+: ([\w.]+\.md)$', read('mkdocs.yml'), re.MULTILINE)
   elsewhere = dict(re.findall(r"'(\S+\.md)': '(\w+\.md)'", read('docs/site_hook.py')))
   assert elsewhere.keys() >= {'README.md', 'launch/README.md'} and set(elsewhere) <= set(PAGES)
   own = [page.removeprefix('docs/') for page in PAGES if page.startswith('docs/')]
