@@ -9,9 +9,9 @@ A comment before each block, which no reader sees, says what is done with it:
   <!-- run long: 12 minutes -->        only with --minutes=12 or more
   <!-- not run: needs a TPU -->        and why
 
-The folder becomes a copy of the repository's files; what is in it already stays, such as a quickstart
-that has been made. Each block is a bash script there; its output is in FOLDER/blocks.log. Exit code
-1 if one fails, and what comes after it runs all the same.
+The folder becomes a copy of the repository's files; what is in it already stays, such as a
+quickstart that has been made. Each block is a bash script there; its output is in
+FOLDER/blocks.log. Exit code 1 if one fails, and what comes after it runs all the same.
 """
 
 import argparse
@@ -30,7 +30,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHELL = ('bash', 'sh', 'shell', 'console')
 COMMAND = re.compile(r'^(python|bash|pip|git) ', re.MULTILINE)  # In a block without a language.
 MARK = re.compile(
-  r'<!-- (?:(?P<run>run)(?P<words>(?: \w+=\S+)*)(?: long: (?P<long>(?P<minutes>\d+) minutes?.*))?|not run: (?P<why>.+)) -->'
+  r'<!-- (?:run(?P<words>(?: \w+=\S+)*)(?: long: (?P<long>(?P<minutes>\d+) minutes?.*))?'
+  r'|not run: (?P<why>.+)) -->'
 )
 
 
@@ -54,7 +55,7 @@ class Block:
   def script(self) -> str:
     """The text with its words replaced."""
     text = self.text
-    for item in self.mark['words'].split() if self.mark else ():
+    for item in (self.mark['words'] or '').split() if self.mark else ():
       word, _, value = item.partition('=')
       text = re.sub(rf'\b{word}\b', value, text)
     return text

@@ -105,7 +105,7 @@ def test_the_readme_is_short_and_shows_a_picture_and_three_commands():
   before = text[: text.index('```bash')]
   assert re.search(r'^!\[.+\]\(docs/\w+\.png\)$', before, re.MULTILINE)
   [block] = re.findall(r'```bash\n(.*?)```', text, re.DOTALL)
-  assert len(block.splitlines()) == 3 and 'launch/quickstart.sh' in block
+  assert len(block.replace('\\\n', '').splitlines()) == 3 and 'launch/quickstart.sh' in block
   assert 'bash launch/test.sh' in text
 
 
