@@ -1,7 +1,6 @@
 """The site builds without a warning, and no link on it is dead."""
 
 import html.parser
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -11,9 +10,6 @@ import urllib.parse
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(
-  not importlib.util.find_spec('mkdocs'), reason='mkdocs is of requirements-test.txt'
-)
 
 
 class Page(html.parser.HTMLParser):

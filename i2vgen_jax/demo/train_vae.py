@@ -290,7 +290,7 @@ def main() -> None:
   output = pathlib.Path(flags.FLAGS.output)
   output.mkdir(parents=True, exist_ok=True)  # Before minutes of training.
   kind, channels = flags.FLAGS.kind, flags.FLAGS.block_channels
-  fields = MODEL | dict(block_channels=BLOCK_CHANNELS[kind])
+  fields: dict[str, Any] = MODEL | dict(block_channels=BLOCK_CHANNELS[kind])
   if channels:
     fields['block_channels'] = tuple(map(int, channels))
   model = vae.AutoencoderKL(**fields)
