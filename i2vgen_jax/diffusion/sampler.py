@@ -172,7 +172,8 @@ def sample(
   noise_keys_B = keys_B if adds_noise(table) else None
 
   def step(carry, row):
-    carry = advance(denoise, *carry, row, prediction_type, noise_keys_B)
+    z_BFHWC, last_x0_BFHWC = carry
+    carry = advance(denoise, z_BFHWC, last_x0_BFHWC, row, prediction_type, noise_keys_B)
     if on_call:
       jax.debug.callback(on_call)
     return carry, None
@@ -224,7 +225,9 @@ def advance(
   return z_BFHWC, x0_BFHWC
 
 
-def step_noise(keys_B: jax.Array, timestep: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def step_noise(
+  keys_B: jax.Array, timestep: jax.Array | np.ndarray, shape: tuple[int, ...]
+) -> jax.Array:
   """Standard normal noise of one step; each sample's depends on its key and the timestep alone.
 
   Args:

@@ -108,7 +108,8 @@ class Stepwise:
     self, params, sides, z, last_x0, row, keys_B, guidance_scale, guidance_rescale, prediction_type
   ):
     denoise = generate_lib.denoiser(self.session, params)
-    guided = guidance.guided(denoise, *sides, guidance_scale, guidance_rescale)
+    conditioning, unconditional = sides
+    guided = guidance.guided(denoise, conditioning, unconditional, guidance_scale, guidance_rescale)
     return samplers.advance(guided, z, last_x0, row, prediction_type, keys_B)
 
   def _one_call_back(self, params, unconditional, z, last_x0, row, prediction_type):
