@@ -15,7 +15,7 @@ COOKIE = 'i2vgen_jax_studio'
 # The page loads its own files alone, and stands in no other page.
 POLICY = '; '.join([
   "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'",
-  "img-src 'self' blob:", "media-src 'self'", "form-action 'self'", "base-uri 'none'",
+  "img-src 'self' blob: data:", "media-src 'self'", "form-action 'self'", "base-uri 'none'",
   "frame-ancestors 'none'",
 ])  # fmt: skip
 HEADERS = {

@@ -112,6 +112,7 @@ class Card {
     this.find('.cancel').addEventListener('click', () => this.cancel());
     this.find('.play').addEventListener('click', () => this.toggle());
     results.prepend(copy);
+    this.card.scrollIntoView({ block: 'nearest' });
   }
 
   find(selector) { return this.card.querySelector(selector); }

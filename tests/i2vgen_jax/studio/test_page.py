@@ -1,0 +1,327 @@
+"""The page as a user has it: a server of its own, asked over HTTP and through Chromium."""
+
+import contextlib
+import http.client
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.parse
+
+import PIL.Image
+import pytest
+
+from tests import browser as browser_lib
+from tests import runs
+from tests.data_pipelines.test_pages import contrast
+
+ENDED = ('done', 'failed', 'cancelled')
+MANY = 900  # Steps: more than any test waits for.
+needs_a_browser = pytest.mark.skipif(not browser_lib.PATH, reason='needs chromium')
+
+
+@contextlib.contextmanager
+def serving(workdir, *more):
+  """(address, process) of a server of its own."""
+  command = [sys.executable, '-m', 'i2vgen_jax.studio', f'--workdir={workdir}', '--port=0', *more]
+  process = subprocess.Popen(
+    command, cwd=runs.ROOT, env=runs.environment(), stdout=subprocess.PIPE, text=True
+  )
+  try:
+    yield process.stdout.readline().strip(), process
+  finally:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    process.stdout.close()
+
+
+@pytest.fixture(scope='module')
+def address(finished_run):
+  with serving(finished_run) as (address, _):
+    yield address
+
+
+@pytest.fixture(scope='module')
+def picture(tmp_path_factory):
+  path = tmp_path_factory.mktemp('picture') / 'a red one.png'
+  PIL.Image.new('RGB', (50, 40), (180, 30, 30)).save(path)
+  return path
+
+
+def request(address, method, path, body=None, **headers):
+  """(status, headers, bytes); the path is sent as it is."""
+  connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=120)
+  connection.request(method, path, body, headers)
+  answer = connection.getresponse()
+  found = answer.status, answer.headers, answer.read()
+  connection.close()
+  return found
+
+
+def ask(address, picture, **fields):
+  """(status, answer) of a form."""
+  parts = [
+    f'--x\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}' for n, v in fields.items()
+  ]
+  head = f'--x\r\nContent-Disposition: form-data; name="image"; filename="{picture.name}"\r\n\r\n'
+  text = '\r\n'.join([*parts, head]).encode()
+  body = text + picture.read_bytes() + b'\r\n--x--\r\n'
+  kind = {'Content-Type': 'multipart/form-data; boundary=x'}
+  status, _, answer = request(address, 'POST', '/videos', body, **kind)
+  return status, json.loads(answer)
+
+
+def follow(address, job, until=ENDED):
+  """The job once it is in one of these states."""
+  while job['state'] not in until:
+    path = f'/videos/{job["name"]}?after={job["version"]}'
+    job = json.loads(request(address, 'GET', path)[2])
+  return job
+
+
+def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, picture, tmp_path):
+  fields = dict(prompt='a red circle', seed='5', sampler='dpmpp_2m_sde', guidance='2.5', steps='3')
+  status, job = ask(address, picture, **fields)
+  assert status == 201
+  job = follow(address, job)
+  assert job['state'] == 'done', job['error']
+  [video] = job['videos']
+  assert (video['done'], video['total'], video['size']) == (3, 3, [4, 32, 32])
+  assert video['previews'] >= 1
+  files = f'/videos/{job["name"]}/0'
+  _, headers, made = request(address, 'GET', f'{files}/video.mp4')
+  assert headers['Content-Type'] == 'video/mp4'
+  assert request(address, 'GET', f'{files}/video.gif')[2][:6] == b'GIF89a'
+  assert request(address, 'GET', f'{files}/preview')[2][8:12] == b'WEBP'
+  status, _, part = request(address, 'GET', f'{files}/video.mp4', Range='bytes=4-7')
+  assert status == 206 and part == made[4:8] == b'ftyp'
+  (tmp_path / picture.name).write_bytes(picture.read_bytes())
+  words = shlex.split(video['command'])
+  environment = runs.environment() | {'PYTHONPATH': str(runs.ROOT)}
+  done = subprocess.run(
+    [sys.executable, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'video.mp4').read_bytes() == made
+
+
+def test_bad_requests_are_answered_in_words(address, picture, tmp_path):
+  bad = tmp_path / 'bad.png'
+  bad.write_text('# no picture')
+  status, answer = ask(address, bad, prompt='a')
+  assert status == 422 and answer['error'].startswith('image bad.png cannot be read')
+  status, answer = ask(address, picture, prompt='a', width='65')
+  assert status == 422 and 'size 65x32 must be multiples of 8' in answer['error']
+  assert request(address, 'POST', '/videos', b'')[0] == 422
+  bad.write_bytes(b'x' * 41_000_000)
+  status, answer = ask(address, bad, prompt='a')
+  assert status == 422 and 'too large' in answer['error']
+
+
+@pytest.mark.parametrize(
+  'path',
+  ['/../../../../etc/passwd', '/%2e%2e/%2e%2e/etc/passwd', '//etc/passwd', '/server.py',
+   '/page.html', '/page.js/../server.py', '/videos/../../../etc/passwd',
+   '/videos/{job}/0/../../../etc/passwd', '/videos/{job}/0/%2e%2e%2f%2e%2e%2fetc%2fpasswd',
+   '/videos/{job}/0/video.mp4/../../0', '/videos/{job}/1/video.mp4', '/videos/nobody',
+   '/file=/etc/passwd', '/static/page.js'],
+)  # fmt: skip
+def test_no_file_of_the_machine_can_be_read(path, address, picture):
+  _, job = ask(address, picture, prompt='a', steps='2')
+  status, _, body = request(address, 'GET', path.replace('{job}', job['name']))
+  assert status == 404 and b'root:' not in body and b'import' not in body
+  follow(address, job)
+
+
+def test_others_need_the_token_that_is_printed_once(finished_run):
+  with serving(finished_run, '--host=0.0.0.0') as (printed, _):
+    parts = urllib.parse.urlsplit(printed)
+    token = urllib.parse.parse_qs(parts.query)['token'][0]
+    local = f'http://127.0.0.1:{parts.port}/'
+    assert request(local, 'GET', '/')[0] == 403
+    assert request(local, 'GET', '/page.js')[0] == 403
+    status, headers, _ = request(local, 'GET', f'/?token={token}')
+    assert status == 303
+    cookie = headers['Set-Cookie'].partition(';')[0]
+    status, _, page = request(local, 'GET', '/', Cookie=cookie)
+    assert status == 200 and token.encode() not in page
+
+
+@pytest.fixture(scope='module')
+def chromium(tmp_path_factory):
+  with browser_lib.chromium(tmp_path_factory.mktemp('chromium')) as chromium:
+    yield chromium
+
+
+@pytest.fixture
+def tab(chromium, address):
+  return chromium.open(address)
+
+
+def fill(tab, picture, prompt='a red circle', **fields):
+  tab.upload('#image', picture)
+  for name, value in dict(prompt=prompt, **fields).items():
+    tab.js(f'document.querySelector("[name={name}]").value = {json.dumps(str(value))}')
+
+
+def press(tab, selector):
+  tab.js(f'document.querySelector("{selector}").click()')
+
+
+def state(tab):
+  return tab.js('document.querySelector("article .state").textContent')
+
+
+SHOWN = 'document.querySelector("article.done video")?.readyState >= 2'
+
+
+@needs_a_browser
+def test_a_picture_becomes_a_video_that_plays(tab, picture):
+  fill(tab, picture, steps=40)
+  press(tab, '#make')
+  tab.wait('document.querySelector("article .look")?.naturalWidth > 0')
+  assert state(tab).startswith('step ')
+  tab.wait(SHOWN)
+  tab.wait('document.querySelector("video").currentTime > 0')
+  assert tab.js('document.querySelector("video").videoWidth') == 32
+  assert tab.js('document.querySelector(".mp4").href.endsWith("/0/video.mp4")')
+  assert tab.js('document.querySelector("code").textContent').startswith('python -m i2vgen_jax.sam')
+  own = tab.js('location.origin')
+  asked = [url for url in tab.requested if not url.startswith(('data:', 'blob:'))]
+  assert asked and all(url.startswith(own) for url in asked)
+  assert not tab.complaints
+
+
+@needs_a_browser
+def test_two_seeds_are_shown_beside_each_other(tab, picture):
+  tab.show_as(1280, 900)
+  fill(tab, picture, other_seed=9)
+  tab.js('document.getElementById("comparing").open = true')
+  press(tab, '#make')
+  tab.wait('document.querySelectorAll("article.done video").length === 2')
+  tops = tab.js('[...document.querySelectorAll("figure")].map(f => f.getBoundingClientRect().top)')
+  assert tops[0] == tops[1]
+  shown = tab.js('[...document.querySelectorAll("code")].map(c => c.textContent)')
+  assert '--seed=0' in shown[0] and '--seed=9' in shown[1]
+
+
+@needs_a_browser
+def test_a_video_is_cancelled_and_the_next_one_is_made(tab, picture):
+  fill(tab, picture, steps=MANY)
+  press(tab, '#make')
+  tab.wait('document.querySelector("article .state")?.textContent.startsWith("step ")')
+  press(tab, '.cancel')
+  tab.wait('document.querySelector("article.cancelled")', secs=10)
+  assert state(tab) == 'Cancelled.'
+  fill(tab, picture, steps=2)
+  press(tab, '#make')
+  tab.wait(SHOWN)
+
+
+@needs_a_browser
+def test_of_two_users_one_waits_and_sees_for_how_many(chromium, address, picture):
+  one, other = chromium.open(address), chromium.open(address)
+  fill(one, picture, steps=MANY)
+  press(one, '#make')
+  one.wait('document.querySelector("article .state")?.textContent.startsWith("step ")')
+  fill(other, picture, steps=2)
+  press(other, '#make')
+  other.wait('document.querySelector("article .state")?.textContent === "Waiting: 1 before it."')
+  press(one, '.cancel')
+  other.wait(SHOWN)
+  assert one.js('document.querySelector("article").className') == 'cancelled'
+
+
+@needs_a_browser
+def test_what_is_wrong_is_said_where_it_is_read_aloud(tab, picture, tmp_path):
+  bad = tmp_path / 'bad.png'
+  bad.write_text('# no picture')
+  fill(tab, bad)
+  press(tab, '#make')
+  error = 'document.getElementById("error")'
+  text = tab.wait(f'!{error}.hidden && {error}.textContent')
+  assert text.startswith('image bad.png cannot be read') and 'Traceback' not in text
+  assert tab.js(f'{error}.role === "alert" && document.activeElement === {error}')
+  fill(tab, picture, width=65)
+  press(tab, '#make')
+  tab.wait(f'{error}.textContent.startsWith("size 65x32 must be multiples of 8 pixels")')
+  assert not tab.js('document.querySelector("article")')
+
+
+@needs_a_browser
+def test_all_is_done_by_the_keyboard_alone(tab, picture):
+  """But for the dialog of files, which is the system's."""
+  name = (
+    'document.activeElement.name || document.activeElement.className || document.activeElement.id'
+  )
+
+  def tab_to(wanted, most=40):
+    for _ in range(most):
+      tab.press('Tab')
+      if tab.js(name) == wanted:
+        outline = tab.js('getComputedStyle(document.activeElement).outlineStyle')
+        assert outline == 'solid', wanted
+        return
+    raise AssertionError(f'{wanted} is not reached')
+
+  tab_to('skip')
+  tab_to('image')
+  tab.upload('#image', picture)
+  tab_to('prompt')
+  tab.type('a red circle')
+  tab.press('Enter', browser_lib.CONTROL)
+  tab.wait(SHOWN)
+  tab_to('make')
+  tab.press('Enter')
+  tab.wait('document.querySelectorAll("article.done").length === 2')
+  tab_to('mp4')
+  tab_to('copy', most=8) if tab.js('document.querySelector("figure details").open') else None
+  tab_to('play')
+  tab.press(' ')
+  tab.wait('document.querySelector("article video").paused')
+
+
+@needs_a_browser
+@pytest.mark.parametrize('width', [375, 1280])
+def test_it_fits_its_screen_and_all_that_is_used_has_a_name(width, tab, picture):
+  tab.show_as(width, 800, 'dark', mobile=width < 500)
+  tab.js('for (const part of document.querySelectorAll("details")) part.open = true')
+  fill(tab, picture, steps=2)
+  press(tab, '#make')
+  tab.wait(SHOWN)
+  assert tab.js('document.documentElement.scrollWidth <= innerWidth')
+  nodes = tab.call('Accessibility.getFullAXTree')['nodes']
+  used = {'textbox', 'spinbutton', 'combobox', 'button', 'link', 'checkbox', 'Video', 'progressbar'}
+  found = [node for node in nodes if node.get('role', {}).get('value') in used]
+  nameless = [node['role']['value'] for node in found if not node.get('name', {}).get('value')]
+  assert len(found) > 15 and not nameless
+
+
+def test_its_colours_have_the_contrasts_of_wcag_aa():
+  """1.4.3: 4.5 for text. 1.4.11: 3 for what is used."""
+  style = (runs.ROOT / 'i2vgen_jax' / 'studio' / 'page.css').read_text()
+  blocks = [line for line in style.splitlines() if ':root {' in line]
+  assert len(blocks) == 2
+  for block in blocks:
+    pairs = [part.split(':') for part in block.partition(':root {')[2].partition('}')[0].split(';')]
+    found = {pair[0].strip(): bytes.fromhex(pair[1].strip()[1:]) for pair in pairs if len(pair) > 1}
+    for ground in ('--page', '--soft'):
+      for text in ('--ink', '--quiet', '--link', '--bad'):
+        assert contrast(found[text], found[ground]) >= 4.5, (text, ground)
+    assert contrast(found['--on'], found['--link']) >= 4.5
+    assert contrast(found['--edge'], found['--page']) >= 3
+
+
+def test_a_page_names_no_other_site():
+  for name in ('page.html', 'page.css', 'page.js'):
+    text = (runs.ROOT / 'i2vgen_jax' / 'studio' / name).read_text()
+    assert '//' not in text.replace('// ', '').replace('//\n', ''), name
+
+
+def test_without_its_extra_the_command_says_what_to_install(finished_run):
+  line = ['ABSENT=aiohttp', 'i2vgen_jax.studio', f'--workdir={finished_run}']
+  [(code, _, stderr)] = runs.commands({'absent': line}).values()
+  assert code == 2 and stderr.splitlines()[-1] == (
+    'error: the page is served by aiohttp: pip install "i2vgen_jax[studio]".'
+  )
