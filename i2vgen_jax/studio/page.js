@@ -157,7 +157,7 @@ class Card {
     const look = figure.querySelector('.look');
     const player = figure.querySelector('video');
     if (video.secs === null) {
-      if (video.previews && look.dataset.number !== String(video.previews)) {
+      if (!still && video.previews && look.dataset.number !== String(video.previews)) {
         look.dataset.number = video.previews;
         look.src = `${path}preview?${video.previews}`;
         look.hidden = false;

@@ -29,6 +29,7 @@ ASSETS = {'page.css': 'text/css', 'page.js': 'text/javascript'}
 FILES = {'video.mp4': 'video/mp4', 'video.gif': 'image/gif'}
 MAX_REQUEST = 2 * asked_lib.MAX_BYTES + 100_000
 WAIT_SECS, TICK_SECS = 20.0, 0.05  # Of who waits for news.
+SHUTDOWN_SECS = 1.0  # For requests that are answered when a signal comes.
 
 
 class Server:
@@ -91,11 +92,8 @@ class Server:
 
   async def state(self, request: web.Request) -> web.Response:
     """The state of a job, once it differs from the one that is known."""
-    job, after = self._job(request), request.query.get('after', '')
-    ahead, until = self._jobs.ahead(job), time.monotonic() + WAIT_SECS
-    while after == str(job.version) and ahead == self._jobs.ahead(job) and not job.ended:
-      if time.monotonic() > until:
-        break
+    job, until = self._job(request), time.monotonic() + WAIT_SECS
+    while request.query.get('after') == self._version(job) and time.monotonic() < until:
       await asyncio.sleep(TICK_SECS)
     return web.json_response(self._describe(job))
 
@@ -133,14 +131,16 @@ class Server:
       raise web.HTTPNotFound
     return videos[number]
 
+  def _version(self, job: jobs_lib.Job) -> str:
+    return f'{job.version}.{self._jobs.ahead(job)}'
+
   def _describe(self, job: jobs_lib.Job) -> dict[str, Any]:
-    waits = job.state == 'waiting'
     return dict(
       name=job.name,
       state=job.state,
-      version=str(job.version),
+      version=self._version(job),
       error=job.error,
-      ahead=self._jobs.ahead(job) if waits else 0,
+      ahead=self._jobs.ahead(job),
       videos=[
         dict(
           command=video.asked.command, notes=video.asked.notes, stage=video.stage,
@@ -238,4 +238,4 @@ def serve(
   logging.info('the page is ready')
   # Printed and not logged: logs are kept, and the token is for visitors alone.
   shown = lambda text: print(f'{address}?token={token}' if token else address, flush=True)  # noqa: E731
-  web.run_app(app, sock=listening, print=shown, access_log=None, handle_signals=True)
+  web.run_app(app, sock=listening, print=shown, access_log=None, shutdown_timeout=SHUTDOWN_SECS)
