@@ -191,17 +191,19 @@ def prepare(
 ) -> tuple[session_lib.Session, buckets_lib.Bucket, dict[str, Any]]:
   """(session without weights, bucket of the videos, settings of the sampler) of a stage.
 
-  Args:
-    workdir: as of `load`, like all others.
-    size: of the videos.
-    devices: to sample on.
-    seed: of the noise that a sampler adds.
-    **overrides: fields of config.sample.
-
-  Raises:
-    ValueError: there is no such run, or a setting is invalid; before weights are read.
+  The arguments are as of `load`. Raises ValueError as that does, before weights are read.
   """
   session = session_lib.open_run(workdir, devices)
+  return session, *prepare_request(session, size, seed, **overrides)
+
+
+def prepare_request(
+  session: session_lib.Session,
+  size: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  **overrides: Any,
+) -> tuple[buckets_lib.Bucket, dict[str, Any]]:
+  """(bucket of the videos, settings of the sampler) of a session, as `prepare`."""
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
   if not 0 < given.get('fps', 1) < math.inf:
@@ -211,14 +213,12 @@ def prepare(
     bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
   settings = generate_lib.settings(session.config, **overrides)
   generate_lib.make_generate(session, seed=seed, **settings)
-  return session, dataclasses.replace(bucket, **given), settings
+  return dataclasses.replace(bucket, **given), settings
 
 
 def share(session: session_lib.Session, bucket: buckets_lib.Bucket) -> session_lib.Session:
-  """The session on as many of its devices as can share one video of the bucket.
-
-  These divide its frames, and the latent pixels of each level of the U-Net.
-  """
+  """The session on as many of its devices as can share one video of the bucket: they divide its
+  frames, and the latent pixels of each level of the U-Net."""
   unet, numbers = lora.bare(session.unet), [bucket.frames]
   for height, width in bucket.framing.sizes if bucket.framing else (bucket.size,):
     height, width = (side // session.autoencoder.downsampling for side in (height, width))

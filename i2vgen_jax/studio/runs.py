@@ -54,9 +54,15 @@ class Runs:
   def __init__(self, workdirs: Sequence[str], refine_workdir: str | None = None):
     self.workdirs, self.refine_workdir = tuple(workdirs), refine_workdir
     self.reads_captions = stage_flags.read_captions(*workdirs, refine_workdir)
-    self.sessions = [session_lib.open_run(workdir) for workdir in workdirs]
+    opened = [*workdirs, *filter(None, [refine_workdir])]
+    self._sessions = {workdir: session_lib.open_run(workdir) for workdir in opened}
     self._held: collections.OrderedDict[tuple, stages_lib.Stage] = collections.OrderedDict()
     self._lock = threading.Lock()
+
+  @property
+  def first(self) -> session_lib.Session:
+    """Of the first run, without weights."""
+    return self._sessions[self.workdirs[0]]
 
   def number(self, text: str) -> int:
     """Of the run that a form names by it; raises ValueError if there is none."""
@@ -66,7 +72,7 @@ class Runs:
 
   def signals(self, number: int) -> Mapping[str, base.Signal]:
     """Of a run."""
-    return self.sessions[number].signals
+    return self._sessions[self.workdirs[number]].signals
 
   def controls(self, number: int) -> list[Flag]:
     """The controls of a run's conditions.
@@ -91,7 +97,7 @@ class Runs:
 
   def sizes(self) -> list[tuple[str, int, int]]:
     """(name, width, height) of aspects: those that the first run was trained at, or usual ones."""
-    bucket, factor = self.bucket(), self.sessions[0].autoencoder.downsampling
+    bucket, factor = self.bucket(), self.first.autoencoder.downsampling
     if bucket.framing:
       return [(f'{width}x{height}', width, height) for height, width in bucket.framing.sizes]
     area, found = bucket.width * bucket.height, []
@@ -103,11 +109,11 @@ class Runs:
 
   def bucket(self) -> buckets_lib.Bucket:
     """Whose shape the first run's videos have."""
-    return self.sessions[0].sample_bucket()
+    return self.first.sample_bucket()
 
   def settings(self) -> dict[str, Any]:
     """Of the first run's sampler."""
-    return stages_lib.prepare(self.workdirs[0])[2]
+    return stages_lib.prepare_request(self.first)[1]
 
   def check(self, given: flags.FlagValues) -> None:
     """Raises ValueError, in the words of `sample`, for a video that cannot be made."""
@@ -127,7 +133,8 @@ class Runs:
     rests: bool = False,
     **overrides: Any,
   ) -> Checked:
-    session, bucket, _ = stages_lib.prepare(workdir, size, devices, seed, **overrides)
+    session = self._sessions[str(workdir)]
+    bucket, _ = stages_lib.prepare_request(session, size, seed, **overrides)
     own = session.sample_bucket()
     pixels = [each.frames * each.height * each.width for each in (bucket, own)]
     if pixels[0] > MOST_TIMES * pixels[1]:
@@ -156,7 +163,8 @@ class Runs:
     **overrides: Any,
   ) -> stages_lib.Stage:
     """As stages.load, but for weights that are held: these are taken."""
-    session, bucket, settings = stages_lib.prepare(workdir, size, devices, seed, **overrides)
+    session = self._sessions[str(workdir)]
+    bucket, settings = stages_lib.prepare_request(session, size, seed, **overrides)
     key = (str(workdir), weights, step, rests)
     with self._lock:
       if key not in self._held:

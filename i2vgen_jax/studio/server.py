@@ -185,7 +185,7 @@ def describe(runs: runs_lib.Runs) -> dict[str, Any]:
     sizes=runs.sizes(),
     settings=settings,
     samplers=list(samplers.KINDS),
-    negative_prompt=runs.sessions[0].config.negative_prompt,
+    negative_prompt=runs.first.config.negative_prompt,
     max_megabytes=asked_lib.MAX_BYTES // 1_000_000,
   )
 
