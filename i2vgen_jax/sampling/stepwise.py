@@ -6,6 +6,7 @@ compiled for a new shape alone. The numbers are those of the one program, to the
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -35,15 +36,18 @@ class Stepwise:
 
   def __init__(self, session: session_lib.Session):
     self.session = session
+    # Latents lie alike before and after each call: else a second program is compiled.
+    self._whole = mesh_lib.replicated(session.mesh)
+    within = functools.partial(mesh_lib.within, session.mesh)
     jit = lambda function, *static: jax.jit(  # noqa: E731
-      mesh_lib.within(session.mesh, function), static_argnames=static
+      within(function), static_argnames=static, out_shardings=self._whole
     )
-    self._sides = jit(self._both_sides)
+    self._sides = jax.jit(within(self._both_sides))
     self._encode = jit(self._encode_start)
     self._add_noise = jit(generate_lib.with_noise, 'schedule')
     self._advance = jit(self._one_call, 'guidance_rescale', 'prediction_type')
     self._invert = jit(self._one_call_back, 'prediction_type')
-    self._decode = jit(session.autoencoder.decode_video)
+    self._decode = jax.jit(within(session.autoencoder.decode_video))
 
   def __call__(
     self,
@@ -69,11 +73,12 @@ class Stepwise:
     chosen = calls.tables(self.session, **own)
     prediction_type = settings['prediction_type']
     conditioning, unconditional = self._sides(frozen, inputs, noise_BFHWC)
-    z_BFHWC, done = jnp.asarray(noise_BFHWC, jnp.float32), 0
+    z_BFHWC, done = jax.device_put(jnp.asarray(noise_BFHWC, jnp.float32), self._whole), 0
+    zeros_BFHWC = jax.device_put(jnp.zeros_like(z_BFHWC), self._whole)
     if settings['levels']:
       z_BFHWC = self._encode(frozen, inputs.video, noise_BFHWC)
     if chosen.inversion:
-      x0_BFHWC = jnp.zeros_like(z_BFHWC)
+      x0_BFHWC = zeros_BFHWC
       for row in _rows(chosen.inversion):
         z_BFHWC, x0_BFHWC = self._invert(
           params, unconditional, z_BFHWC, x0_BFHWC, row, prediction_type
@@ -86,7 +91,7 @@ class Stepwise:
     keys_B = None
     if samplers.adds_noise(chosen.table):
       keys_B = generate_lib.row_keys(seed, noise_BFHWC.shape[0])
-    x0_BFHWC = jnp.zeros_like(z_BFHWC)
+    x0_BFHWC = zeros_BFHWC
     for row in _rows(chosen.table):
       z_BFHWC, x0_BFHWC = self._advance(
         params, (conditioning, unconditional), z_BFHWC, x0_BFHWC, row, keys_B,

@@ -1,5 +1,6 @@
 """One network call at a time gives what one program gives, tells of each call, and can stop."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -12,7 +13,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import stages as stages_lib
 from i2vgen_jax.sampling import stepwise as stepwise_lib
-from tests import tiny
+from tests import commands, tiny
 from tests.i2vgen_jax.sampling.test_generate import drawn
 
 IMAGE = PIL.Image.new('RGB', (32, 32), 'gray')
@@ -46,9 +47,27 @@ def stage():
   return stage_of(num_steps=4, sampler='dpmpp_2m_sde', guidance_rescale=0.5, guidance_scale=3.0)
 
 
+@contextlib.contextmanager
+def lowered():
+  """Names of the programs that are made meanwhile."""
+  found = []
+
+  def listen(event, secs, fun_name='', **more):
+    if event == commands.LOWERED:
+      found.append(fun_name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield found
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_a_video_is_that_of_the_one_program_to_the_bit(stage):
   told = []
-  made = stage.run(IMAGE, 'a circle', SEED, watch=lambda *call: told.append(call))
+  with lowered() as programs:
+    made = stage.run(IMAGE, 'a circle', SEED, watch=lambda *call: told.append(call))
+  assert programs.count('jit(_one_call)') == 1
   np.testing.assert_array_equal(made, by_one_program(stage, None))
   assert made.std() > 1
   assert [call[:2] for call in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -70,17 +89,12 @@ def test_a_refined_video_is_that_of_the_one_program_to_the_bit(inversion_steps):
 def test_other_settings_and_words_compile_nothing(stage):
   run = lambda stage, words, seed: stage.run(IMAGE, words, seed, watch=lambda *call: None)  # noqa: E731
   run(stage, 'a circle', SEED)
-  compiled = []
-  listen = lambda event, secs, **more: compiled.append(more)  # noqa: E731
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    settings = stage.settings | dict(num_steps=6, guidance_scale=7.5, spacing='trailing')
-    other = dataclasses.replace(stage, settings=settings, negative_prompt='worse')
+  settings = stage.settings | dict(num_steps=6, guidance_scale=7.5, spacing='trailing')
+  other = dataclasses.replace(stage, settings=settings, negative_prompt='worse')
+  with lowered() as programs:
     made = run(other, 'a blue square', 9)
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
   assert (made != run(stage, 'a circle', SEED)).any()
-  assert not [each for each in compiled if 'fun_name' in each]
+  assert not programs
 
 
 def test_an_error_of_who_watches_stops_the_next_call(stage):
