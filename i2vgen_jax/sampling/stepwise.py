@@ -42,6 +42,7 @@ class Stepwise:
     jit = lambda function, *static: jax.jit(  # noqa: E731
       within(function), static_argnames=static, out_shardings=self._whole
     )
+    self._schedules: dict[str, Any] = {}  # A program is compiled for each object.
     self._sides = jax.jit(within(self._both_sides))
     self._encode = jit(self._encode_start)
     self._add_noise = jit(generate_lib.with_noise, 'schedule')
@@ -87,7 +88,8 @@ class Stepwise:
         watch(done, chosen.num_calls, x0_BFHWC)
     elif settings['levels']:
       timestep = chosen.table['timestep'][0]
-      z_BFHWC = self._add_noise(z_BFHWC, noise_BFHWC, timestep, chosen.schedule)
+      schedule = self._schedules.setdefault(settings['schedule'], chosen.schedule)
+      z_BFHWC = self._add_noise(z_BFHWC, noise_BFHWC, timestep, schedule)
     keys_B = None
     if samplers.adds_noise(chosen.table):
       keys_B = generate_lib.row_keys(seed, noise_BFHWC.shape[0])
