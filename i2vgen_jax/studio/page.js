@@ -34,14 +34,15 @@ function complain(text) {
   if (text) error.focus();
 }
 
+let sending = false;  // Its button is not disabled meanwhile: it would lose the focus.
 form.addEventListener('submit', async (event) => {
   event.preventDefault();
+  if (sending) return;
   complain('');
   const data = new FormData(form);
   const compared = [...form.elements].some((e) => e.name.startsWith('other_') && e.value);
   if (compared && document.getElementById('comparing').open) data.set('compare', '1');
-  const button = document.getElementById('make');
-  button.disabled = true;
+  sending = true;
   try {
     const job = await ask('/videos', { method: 'POST', body: data });
     document.getElementById('none')?.remove();
@@ -49,7 +50,7 @@ form.addEventListener('submit', async (event) => {
   } catch (failed) {
     complain(failed.message);
   } finally {
-    button.disabled = false;
+    sending = false;
   }
 });
 

@@ -80,11 +80,16 @@ def follow(address, job, until=ENDED):
   return job
 
 
-def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, picture, tmp_path):
+@pytest.fixture(scope='module')
+def job(address, picture):
+  """That made a video."""
   fields = dict(prompt='a red circle', seed='5', sampler='dpmpp_2m_sde', guidance='2.5', steps='3')
   status, job = ask(address, picture, **fields)
   assert status == 201
-  job = follow(address, job)
+  return follow(address, job)
+
+
+def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, job, picture, tmp_path):
   assert job['state'] == 'done', job['error']
   [video] = job['videos']
   assert (video['done'], video['total'], video['size']) == (3, 3, [4, 32, 32])
@@ -127,11 +132,9 @@ def test_bad_requests_are_answered_in_words(address, picture, tmp_path):
    '/videos/{job}/0/video.mp4/../../0', '/videos/{job}/1/video.mp4', '/videos/nobody',
    '/file=/etc/passwd', '/static/page.js'],
 )  # fmt: skip
-def test_no_file_of_the_machine_can_be_read(path, address, picture):
-  _, job = ask(address, picture, prompt='a', steps='2')
+def test_no_file_of_the_machine_can_be_read(path, address, job):
   status, _, body = request(address, 'GET', path.replace('{job}', job['name']))
-  assert status == 404 and b'root:' not in body and b'import' not in body
-  follow(address, job)
+  assert status in (400, 404) and b'root:' not in body and b'import' not in body
 
 
 def test_others_need_the_token_that_is_printed_once(finished_run):
@@ -181,7 +184,6 @@ def test_a_picture_becomes_a_video_that_plays(tab, picture):
   fill(tab, picture, steps=40)
   press(tab, '#make')
   tab.wait('document.querySelector("article .look")?.naturalWidth > 0')
-  assert state(tab).startswith('step ')
   tab.wait(SHOWN)
   tab.wait('document.querySelector("video").currentTime > 0')
   assert tab.js('document.querySelector("video").videoWidth') == 32
@@ -272,11 +274,10 @@ def test_all_is_done_by_the_keyboard_alone(tab, picture):
   tab.type('a red circle')
   tab.press('Enter', browser_lib.CONTROL)
   tab.wait(SHOWN)
-  tab_to('make')
+  tab_to('main')
   tab.press('Enter')
   tab.wait('document.querySelectorAll("article.done").length === 2')
   tab_to('mp4')
-  tab_to('copy', most=8) if tab.js('document.querySelector("figure details").open') else None
   tab_to('play')
   tab.press(' ')
   tab.wait('document.querySelector("article video").paused')
