@@ -214,7 +214,7 @@ def test_a_video_is_cancelled_and_the_next_one_is_made(tab, picture):
   press(tab, '#make')
   tab.wait('document.querySelector("article .state")?.textContent.startsWith("step ")')
   press(tab, '.cancel')
-  tab.wait('document.querySelector("article.cancelled")', secs=10)
+  tab.wait('!!document.querySelector("article.cancelled")', secs=10)
   assert state(tab) == 'Cancelled.'
   fill(tab, picture, steps=2)
   press(tab, '#make')
@@ -248,7 +248,7 @@ def test_what_is_wrong_is_said_where_it_is_read_aloud(tab, picture, tmp_path):
   fill(tab, picture, width=65)
   press(tab, '#make')
   tab.wait(f'{error}.textContent.startsWith("size 65x32 must be multiples of 8 pixels")')
-  assert not tab.js('document.querySelector("article")')
+  assert tab.js('document.querySelector("article") === null')
 
 
 @needs_a_browser
@@ -291,7 +291,7 @@ def test_it_fits_its_screen_and_all_that_is_used_has_a_name(width, tab, picture)
   fill(tab, picture, steps=2)
   press(tab, '#make')
   tab.wait(SHOWN)
-  assert tab.js('document.documentElement.scrollWidth <= innerWidth')
+  assert tab.js('document.documentElement.scrollWidth') <= width
   nodes = tab.call('Accessibility.getFullAXTree')['nodes']
   used = {'textbox', 'spinbutton', 'combobox', 'button', 'link', 'checkbox', 'Video', 'progressbar'}
   found = [node for node in nodes if node.get('role', {}).get('value') in used]
