@@ -219,10 +219,10 @@ function words(job) {
   if (job.state !== 'making') return { done: 'Done.', cancelled: 'Cancelled.' }[job.state];
   const index = job.videos.findIndex((video) => video.secs === null);
   const video = job.videos[Math.max(index, 0)];
-  const which = job.videos.length > 1 ? `Video ${index + 1} of 2: ` : '';
-  const stage = video.stages > 1 ? `stage ${Math.max(video.stage, 1)} of ${video.stages}, ` : '';
-  if (!video.total) return `${which}starting; what is new of its size is compiled.`;
-  return `${which}${stage}step ${video.done} of ${video.total}.`;
+  const which = job.videos.length > 1 ? `Video ${index + 1} of 2. ` : '';
+  const stage = video.stages > 1 ? `Stage ${Math.max(video.stage, 1)} of ${video.stages}. ` : '';
+  if (!video.total) return `${which}Starting; what is new of its size is compiled.`;
+  return `${which}${stage}Step ${video.done} of ${video.total}.`;
 }
 
 async function copyText(text, button) {

@@ -212,7 +212,7 @@ def test_two_seeds_are_shown_beside_each_other(tab, picture):
 def test_a_video_is_cancelled_and_the_next_one_is_made(tab, picture):
   fill(tab, picture, steps=MANY)
   press(tab, '#make')
-  tab.wait('document.querySelector("article .state")?.textContent.startsWith("step ")')
+  tab.wait('document.querySelector("article .state")?.textContent.startsWith("Step ")')
   press(tab, '.cancel')
   tab.wait('!!document.querySelector("article.cancelled")', secs=10)
   assert state(tab) == 'Cancelled.'
@@ -226,7 +226,7 @@ def test_of_two_users_one_waits_and_sees_for_how_many(chromium, address, picture
   one, other = chromium.open(address), chromium.open(address)
   fill(one, picture, steps=MANY)
   press(one, '#make')
-  one.wait('document.querySelector("article .state")?.textContent.startsWith("step ")')
+  one.wait('document.querySelector("article .state")?.textContent.startsWith("Step ")')
   fill(other, picture, steps=2)
   press(other, '#make')
   other.wait('document.querySelector("article .state")?.textContent === "Waiting: 1 before it."')
