@@ -25,8 +25,8 @@ def png(mode='RGB', size=(40, 30)):
 PICTURE = asked_lib.Upload('a red "one".png', png())
 
 
-def read(runs, tmp_path, image=PICTURE, **fields):
-  uploads = {'image': image} if image else {}
+def read(runs, tmp_path, sent=PICTURE, **fields):
+  uploads = {'image': sent} if sent else {}
   return asked_lib.read({'prompt': 'a red circle'} | fields, uploads, runs, tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_a_bad_picture_is_told_by_its_name(data, says, runs, tmp_path):
     read(runs, tmp_path, asked_lib.Upload('bad.png', data))
   assert says in str(error.value) and 'bad.png' in str(error.value)
   with pytest.raises(ValueError, match='Give a picture'):
-    read(runs, tmp_path, image=None)
+    read(runs, tmp_path, sent=None)
 
 
 @pytest.mark.parametrize(
