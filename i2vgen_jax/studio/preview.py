@@ -4,6 +4,7 @@ A latent and its eight neighbours give SIDE x SIDE pixels. The map is fitted, by
 what the decoder makes of pictures that are drawn here: soft colours, discs and rectangles.
 """
 
+import functools
 import io
 
 import jax
@@ -55,17 +56,21 @@ def fit(codec: autoencoder.Autoencoder, frozen: dict) -> Preview:
     frozen: with its parameters.
   """
   pictures = draw_pictures(NUM_PICTURES, LATENTS * codec.downsampling)
-
-  def there_and_back(frozen, video_BFHWC):
-    latents_BFHWC = codec.encode_video(frozen, video_BFHWC)
-    return latents_BFHWC, codec.decode_video(frozen, latents_BFHWC)
-
-  latents, decoded = jax.jit(there_and_back)(frozen, pictures[:, None])
-  inputs = features(np.asarray(latents)[:, 0])
+  latents_NHWC, decoded_NHWC = there_and_back(codec, frozen, pictures)
+  inputs = features(np.asarray(latents_NHWC))
   inputs = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
-  wanted = _patches(np.asarray(decoded)[:, 0])
+  wanted = _patches(np.asarray(decoded_NHWC))
   gram = inputs.T @ inputs + RIDGE * np.eye(inputs.shape[1])
   return Preview(np.linalg.solve(gram, inputs.T @ wanted).astype(np.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def there_and_back(
+  codec: autoencoder.Autoencoder, frozen: dict, pictures_NHWC: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+  """(latents, what the decoder makes of them) of uint8 pictures."""
+  latents_BFHWC = codec.encode_video(frozen, pictures_NHWC[:, None])
+  return latents_BFHWC[:, 0], codec.decode_video(frozen, latents_BFHWC)[:, 0]
 
 
 def draw_pictures(number: int, side: int) -> np.ndarray:
