@@ -8,6 +8,7 @@ import functools
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -69,7 +70,7 @@ def there_and_back(
   codec: autoencoder.Autoencoder, frozen: dict, pictures_NHWC: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
   """(latents, what the decoder makes of them) of uint8 pictures."""
-  latents_BFHWC = codec.encode_video(frozen, pictures_NHWC[:, None])
+  latents_BFHWC = codec.encode_video(frozen, jnp.asarray(pictures_NHWC)[:, None])
   return latents_BFHWC[:, 0], codec.decode_video(frozen, latents_BFHWC)[:, 0]
 
 
