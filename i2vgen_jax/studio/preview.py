@@ -4,11 +4,10 @@ A latent and its eight neighbours give SIDE x SIDE pixels. The map is fitted, by
 what the decoder makes of pictures that are drawn here: soft colours, discs and rectangles.
 """
 
-import functools
 import io
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -57,7 +56,7 @@ def fit(codec: autoencoder.Autoencoder, frozen: dict) -> Preview:
     frozen: with its parameters.
   """
   pictures = draw_pictures(NUM_PICTURES, LATENTS * codec.downsampling)
-  latents_NHWC, decoded_NHWC = there_and_back(codec, frozen, pictures)
+  latents_NHWC, decoded_NHWC = there_and_back(codec)(frozen, pictures)
   inputs = features(np.asarray(latents_NHWC))
   inputs = inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
   wanted = _patches(np.asarray(decoded_NHWC))
@@ -65,13 +64,14 @@ def fit(codec: autoencoder.Autoencoder, frozen: dict) -> Preview:
   return Preview(np.linalg.solve(gram, inputs.T @ wanted).astype(np.float32))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def there_and_back(
-  codec: autoencoder.Autoencoder, frozen: dict, pictures_NHWC: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
-  """(latents, what the decoder makes of them) of uint8 pictures."""
-  latents_BFHWC = codec.encode_video(frozen, jnp.asarray(pictures_NHWC)[:, None])
-  return latents_BFHWC[:, 0], codec.decode_video(frozen, latents_BFHWC)[:, 0]
+def there_and_back(codec: autoencoder.Autoencoder) -> Callable[..., tuple[jax.Array, jax.Array]]:
+  """(frozen, uint8 pictures (N, H, W, 3)) -> (latents, what the decoder makes of them), jitted."""
+
+  def pass_through(frozen, pictures_NHWC):
+    latents_BFHWC = codec.encode_video(frozen, pictures_NHWC[:, None])
+    return latents_BFHWC[:, 0], codec.decode_video(frozen, latents_BFHWC)[:, 0]
+
+  return jax.jit(pass_through)
 
 
 def draw_pictures(number: int, side: int) -> np.ndarray:
