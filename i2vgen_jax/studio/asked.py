@@ -21,7 +21,7 @@ MAX_TEXT = 2_000  # Characters of a field.
 # Fields of the form that are flags of `sample` of the same name; an empty one is left out.
 FIELDS = (
   'prompt', 'negative_prompt', 'seed', 'frames', 'fps', 'width', 'height', 'steps', 'guidance',
-  'sampler', 'weights', 'refine_steps', 'refine_guidance',
+  'sampler', 'weights',
 )  # fmt: skip
 # In a second video, to compare: field of the form -> the field that it stands for.
 OTHER = {'other_seed': 'seed', 'other_run': 'run', 'other_step': 'step', 'other_weights': 'weights'}
@@ -141,8 +141,6 @@ def _asked(
     given['step'] = step
   if fields.get('refine') and runs.refine_workdir:
     given['refine_workdir'] = runs.refine_workdir
-  else:
-    given = {name: value for name, value in given.items() if not name.startswith('refine_')}
   if runs.reads_captions:
     given.setdefault('prompt', '')
   arguments += [f'--{name}={value}' for name, value in given.items()]
