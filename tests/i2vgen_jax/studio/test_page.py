@@ -137,6 +137,7 @@ def test_no_file_of_the_machine_can_be_read(path, address, job):
   assert status in (400, 404) and b'root:' not in body and b'import' not in body
 
 
+@pytest.mark.slow
 def test_others_need_the_token_that_is_printed_once(finished_run):
   with serving(finished_run, '--host=0.0.0.0') as (printed, _):
     parts = urllib.parse.urlsplit(printed)
