@@ -1,10 +1,7 @@
 """The page as a user has it: a server of its own, asked over HTTP and through Chromium."""
 
-import contextlib
-import http.client
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import urllib.parse
@@ -13,32 +10,15 @@ import PIL.Image
 import pytest
 
 from tests import browser as browser_lib
-from tests import runs
-from tests.data_pipelines.test_pages import contrast
+from tests import runs, studio_server
 
-ENDED = ('done', 'failed', 'cancelled')
 MANY = 900  # Steps: more than any test waits for.
 needs_a_browser = pytest.mark.skipif(not browser_lib.PATH, reason='needs chromium')
 
 
-@contextlib.contextmanager
-def serving(workdir, *more):
-  """(address, process) of a server of its own."""
-  command = [sys.executable, '-m', 'i2vgen_jax.studio', f'--workdir={workdir}', '--port=0', *more]
-  process = subprocess.Popen(
-    command, cwd=runs.ROOT, env=runs.environment(), stdout=subprocess.PIPE, text=True
-  )
-  try:
-    yield process.stdout.readline().strip(), process
-  finally:
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    process.stdout.close()
-
-
 @pytest.fixture(scope='module')
 def address(finished_run):
-  with serving(finished_run) as (address, _):
+  with studio_server.serving(finished_run) as (address, _):
     yield address
 
 
@@ -49,44 +29,13 @@ def picture(tmp_path_factory):
   return path
 
 
-def request(address, method, path, body=None, **headers):
-  """(status, headers, bytes); the path is sent as it is."""
-  connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=120)
-  connection.request(method, path, body, headers)
-  answer = connection.getresponse()
-  found = answer.status, answer.headers, answer.read()
-  connection.close()
-  return found
-
-
-def ask(address, picture, **fields):
-  """(status, answer) of a form."""
-  parts = [
-    f'--x\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}' for n, v in fields.items()
-  ]
-  head = f'--x\r\nContent-Disposition: form-data; name="image"; filename="{picture.name}"\r\n\r\n'
-  text = '\r\n'.join([*parts, head]).encode()
-  body = text + picture.read_bytes() + b'\r\n--x--\r\n'
-  kind = {'Content-Type': 'multipart/form-data; boundary=x'}
-  status, _, answer = request(address, 'POST', '/videos', body, **kind)
-  return status, json.loads(answer)
-
-
-def follow(address, job, until=ENDED):
-  """The job once it is in one of these states."""
-  while job['state'] not in until:
-    path = f'/videos/{job["name"]}?after={job["version"]}'
-    job = json.loads(request(address, 'GET', path)[2])
-  return job
-
-
 @pytest.fixture(scope='module')
 def job(address, picture):
   """That made a video."""
   fields = dict(prompt='a red circle', seed='5', sampler='dpmpp_2m_sde', guidance='2.5', steps='3')
-  status, job = ask(address, picture, **fields)
+  status, job = studio_server.ask(address, picture, **fields)
   assert status == 201
-  return follow(address, job)
+  return studio_server.follow(address, job)
 
 
 def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, job, picture, tmp_path):
@@ -95,11 +44,11 @@ def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, job,
   assert (video['done'], video['total'], video['size']) == (3, 3, [4, 32, 32])
   assert video['previews'] >= 1
   files = f'/videos/{job["name"]}/0'
-  _, headers, made = request(address, 'GET', f'{files}/video.mp4')
+  _, headers, made = studio_server.request(address, 'GET', f'{files}/video.mp4')
   assert headers['Content-Type'] == 'video/mp4'
-  assert request(address, 'GET', f'{files}/video.gif')[2][:6] == b'GIF89a'
-  assert request(address, 'GET', f'{files}/preview')[2][8:12] == b'WEBP'
-  status, _, part = request(address, 'GET', f'{files}/video.mp4', Range='bytes=4-7')
+  assert studio_server.request(address, 'GET', f'{files}/video.gif')[2][:6] == b'GIF89a'
+  assert studio_server.request(address, 'GET', f'{files}/preview')[2][8:12] == b'WEBP'
+  status, _, part = studio_server.request(address, 'GET', f'{files}/video.mp4', Range='bytes=4-7')
   assert status == 206 and part == made[4:8] == b'ftyp'
   (tmp_path / picture.name).write_bytes(picture.read_bytes())
   words = shlex.split(video['command'])
@@ -114,13 +63,13 @@ def test_the_video_is_to_the_bit_that_of_the_command_that_is_shown(address, job,
 def test_bad_requests_are_answered_in_words(address, picture, tmp_path):
   bad = tmp_path / 'bad.png'
   bad.write_text('# no picture')
-  status, answer = ask(address, bad, prompt='a')
+  status, answer = studio_server.ask(address, bad, prompt='a')
   assert status == 422 and answer['error'].startswith('image bad.png cannot be read')
-  status, answer = ask(address, picture, prompt='a', width='65')
+  status, answer = studio_server.ask(address, picture, prompt='a', width='65')
   assert status == 422 and 'size 65x32 must be multiples of 8' in answer['error']
-  assert request(address, 'POST', '/videos', b'')[0] == 422
+  assert studio_server.request(address, 'POST', '/videos', b'')[0] == 422
   bad.write_bytes(b'x' * 41_000_000)
-  status, answer = ask(address, bad, prompt='a')
+  status, answer = studio_server.ask(address, bad, prompt='a')
   assert status == 422 and 'too large' in answer['error']
 
 
@@ -133,22 +82,22 @@ def test_bad_requests_are_answered_in_words(address, picture, tmp_path):
    '/file=/etc/passwd', '/static/page.js'],
 )  # fmt: skip
 def test_no_file_of_the_machine_can_be_read(path, address, job):
-  status, _, body = request(address, 'GET', path.replace('{job}', job['name']))
+  status, _, body = studio_server.request(address, 'GET', path.replace('{job}', job['name']))
   assert status in (400, 404) and b'root:' not in body and b'import' not in body
 
 
 @pytest.mark.slow
 def test_others_need_the_token_that_is_printed_once(finished_run):
-  with serving(finished_run, '--host=0.0.0.0') as (printed, _):
+  with studio_server.serving(finished_run, '--host=0.0.0.0') as (printed, _):
     parts = urllib.parse.urlsplit(printed)
     token = urllib.parse.parse_qs(parts.query)['token'][0]
     local = f'http://127.0.0.1:{parts.port}/'
-    assert request(local, 'GET', '/')[0] == 403
-    assert request(local, 'GET', '/page.js')[0] == 403
-    status, headers, _ = request(local, 'GET', f'/?token={token}')
+    assert studio_server.request(local, 'GET', '/')[0] == 403
+    assert studio_server.request(local, 'GET', '/page.js')[0] == 403
+    status, headers, _ = studio_server.request(local, 'GET', f'/?token={token}')
     assert status == 303
     cookie = headers['Set-Cookie'].partition(';')[0]
-    status, _, page = request(local, 'GET', '/', Cookie=cookie)
+    status, _, page = studio_server.request(local, 'GET', '/', Cookie=cookie)
     assert status == 200 and token.encode() not in page
 
 
@@ -298,27 +247,6 @@ def test_it_fits_its_screen_and_all_that_is_used_has_a_name(width, tab, picture)
   found = [node for node in nodes if node.get('role', {}).get('value') in used]
   nameless = [node['role']['value'] for node in found if not node.get('name', {}).get('value')]
   assert len(found) > 15 and not nameless
-
-
-def test_its_colours_have_the_contrasts_of_wcag_aa():
-  """1.4.3: 4.5 for text. 1.4.11: 3 for what is used."""
-  style = (runs.ROOT / 'i2vgen_jax' / 'studio' / 'page.css').read_text()
-  blocks = [line for line in style.splitlines() if ':root {' in line]
-  assert len(blocks) == 2
-  for block in blocks:
-    pairs = [part.split(':') for part in block.partition(':root {')[2].partition('}')[0].split(';')]
-    found = {pair[0].strip(): bytes.fromhex(pair[1].strip()[1:]) for pair in pairs if len(pair) > 1}
-    for ground in ('--page', '--soft'):
-      for text in ('--ink', '--quiet', '--link', '--bad'):
-        assert contrast(found[text], found[ground]) >= 4.5, (text, ground)
-    assert contrast(found['--on'], found['--link']) >= 4.5
-    assert contrast(found['--edge'], found['--page']) >= 3
-
-
-def test_a_page_names_no_other_site():
-  for name in ('page.html', 'page.css', 'page.js'):
-    text = (runs.ROOT / 'i2vgen_jax' / 'studio' / name).read_text()
-    assert '//' not in text.replace('// ', '').replace('//\n', ''), name
 
 
 def test_without_its_extra_the_command_says_what_to_install(finished_run):
