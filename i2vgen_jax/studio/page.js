@@ -214,7 +214,7 @@ class Card {
 }
 
 function words(job) {
-  if (job.state === 'waiting') return `Waiting: ${job.ahead} before it.`;
+  if (job.state === 'waiting') return job.ahead ? `Waiting: ${job.ahead} before it.` : 'Waiting.';
   if (job.state === 'failed') return job.error;
   if (job.state !== 'making') return { done: 'Done.', cancelled: 'Cancelled.' }[job.state];
   const index = job.videos.findIndex((video) => video.secs === null);
