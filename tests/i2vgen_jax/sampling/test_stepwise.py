@@ -27,6 +27,7 @@ def stage_of(levels=0, **overrides):
   config.refine.update(levels=levels, height=16, width=16)
   session, params, frozen = drawn(config)
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  params, frozen = jax.device_put((params, frozen), mesh_lib.replicated(mesh))  # As `load`.
   session = dataclasses.replace(session, frozen=frozen).on(mesh)
   settings = generate_lib.settings(config, **overrides)
   generate = generate_lib.make_generate(session, seed=SEED, **settings)
