@@ -5,8 +5,8 @@ import sys
 from data_pipelines import user_errors
 
 COMMANDS = (
-  'train finetune status replay sample evaluate ablate export load precompute precompile preflight '
-  'plan score'
+  'train finetune status replay sample studio evaluate ablate export load precompute precompile '
+  'preflight plan score'
 )
 
 

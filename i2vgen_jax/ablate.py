@@ -146,4 +146,5 @@ def take_out(run: stages.Stage, kind: str, seed: int, source: epath.PathLike) ->
       *(warm_start.input_names(each.unet.conditioners) for each in (whole, config)),
     ),
     generate=generate.make_generate(session, seed=seed, steps=run.steps, **run.settings),
+    stepwise=None,
   )

@@ -16,37 +16,15 @@ own file may have any size: it is centre-cropped and resized. The same seed give
 
 from absl import flags
 
-from i2vgen_jax.process import cli, run_flags, tables
+from i2vgen_jax.process import cli, run_flags
 
 if __name__ == '__main__':  # Above the other imports, which --help need not wait for.
-  run_flags.define()
-  flags.DEFINE_string('image', None, 'First frame: any picture file.')
-  flags.DEFINE_string('video', None, 'Video to refine; --workdir is then a refinement stage.')
-  flags.DEFINE_string('prompt', None, 'What happens in the video; for models that read captions.')
-  for name, text in tables.of_classes('i2vgen_jax/conditions', 'flags').items():
-    flags.DEFINE_string(name, None, text)
-  flags.DEFINE_multi_string('condition', [], 'NAME=VALUE for a condition of your own; repeatable.')
-  flags.DEFINE_string('list', None, 'List of image|||caption lines, not --image and --prompt.')
-  flags.DEFINE_string('part', '0/1', 'I/N: every Nth line of the list only, from the Ith on.')
-  flags.DEFINE_string('negative_prompt', None, "What to move away from; default the run's.")
-  flags.DEFINE_string(
-    'output', None, '.mp4, .gif or .webp; with --list the folder of mp4s to write.'
-  )
-  spacings = ', '.join(tables.names('i2vgen_jax/diffusion/sampler.py', 'SPACINGS'))
-  flags.DEFINE_string('spacing', None, f"Spacing of timesteps: {spacings}; default the run's.")
-  flags.DEFINE_float('guidance_rescale', None, "Guidance rescaling, 0 to 1; default the run's.")
-  flags.DEFINE_float('eta', None, "Noise of DDIM: 0 none, 1 ancestral; default the run's.")
-  flags.DEFINE_integer('frames', None, "Frames of the video; default the sampling bucket's.")
-  flags.DEFINE_float('fps', None, "Frames per second; default the sampling bucket's.")
-  flags.DEFINE_integer('height', None, "Pixels; default the bucket's, at the image's aspect.")
-  flags.DEFINE_integer('width', None, "Pixels; default the bucket's, at the image's aspect.")
-  flags.DEFINE_integer('refine_height', None, "Refined height; default its sampling bucket's.")
-  flags.DEFINE_integer('refine_width', None, "Refined width; default its sampling bucket's.")
+  run_flags.define_request()
   flags.mark_flags_as_required(['workdir', 'output'])
   cli.run(__file__)
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -66,10 +44,7 @@ def main() -> None:
   given = flags.FLAGS
   check_flags(given)
   more = condition_flags(given)
-  stage_flags.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
-  read_captions = stage_flags.read_captions(given.workdir, given.refine_workdir)
-  if not given.list and given.prompt is None and read_captions:
-    raise ValueError('This model reads captions: give --prompt=TEXT.')
+  read_captions = check_runs(given)
   source = given_video.read(given.video, given.fps) if given.video else None
   image = pictures.read_image(given.image) if given.image else None
   if given.list:
@@ -90,8 +65,28 @@ def main() -> None:
     stages_lib.make_video(stages, first, prompt, given.seed, given.output, more)
 
 
-def load_stages(given: flags.FlagValues) -> list[stages_lib.Stage]:
-  """The stages that the flags name: one with --video; raises ValueError as stages.load."""
+def check_runs(given: flags.FlagValues) -> bool:
+  """Whether the runs read captions.
+
+  Raises:
+    ValueError: they do, and none is given; or a run stands in another's place.
+  """
+  stage_flags.check_stages(given.workdir, given.refine_workdir, of_video=bool(given.video))
+  read_captions = stage_flags.read_captions(given.workdir, given.refine_workdir)
+  if not given.list and given.prompt is None and read_captions:
+    raise ValueError('This model reads captions: give --prompt=TEXT.')
+  return read_captions
+
+
+def load_stages(
+  given: flags.FlagValues, load: Callable[..., stages_lib.Stage] = stages_lib.load
+) -> list[stages_lib.Stage]:
+  """The stages that the flags name: one with --video; raises ValueError as stages.load.
+
+  Args:
+    given: with the flags of run_flags.define_request.
+    load: in place of stages.load, for who holds weights.
+  """
   size = {name: given[name].value for name in ('frames', 'height', 'width', 'fps')}
   options: dict[str, Any] = dict(
     negative_prompt=given.negative_prompt,
@@ -101,10 +96,10 @@ def load_stages(given: flags.FlagValues) -> list[stages_lib.Stage]:
   )
   if given.video:  # Its last piece may be of any number of frames, which devices cannot share.
     options |= dict(devices=jax.local_devices()[:1], levels=given.refine_levels)
-    return [stage_flags.load_first(given, size, **options)]
+    return [stage_flags.load_first(given, size, load=load, **options)]
   refine_size = dict(height=given.refine_height, width=given.refine_width)
   devices = jax.local_devices()
-  return stage_flags.load(given, size, refine_size, devices, shares=True, **options)
+  return stage_flags.load(given, size, refine_size, devices, shares=True, load=load, **options)
 
 
 def condition_flags(given: flags.FlagValues) -> dict[str, str]:

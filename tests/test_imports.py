@@ -77,6 +77,10 @@ ROWS = {
     'data_pipelines/index data_pipelines/media data_pipelines/progress '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),
+  'i2vgen_jax/studio': (
+    'i2vgen_jax conditions diffusion models parallel process sampling session '
+    'data_pipelines/corpus data_pipelines/media data_pipelines/user_errors'
+  ),
   'i2vgen_jax/preflight': (
     'i2vgen_jax models parallel plan process session stored training data_pipelines/corpus '
     'data_pipelines/stream'

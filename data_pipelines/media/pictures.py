@@ -84,6 +84,20 @@ def read_image(path: str | os.PathLike[str]) -> Encoded:
   return Encoded(data, image.height, image.width)
 
 
+def from_bytes(data: bytes, name: str) -> Encoded:
+  """A user's picture that was sent, of which all has been decoded once; raises as open_image.
+
+  Args:
+    data: of its file.
+    name: of its file, for messages.
+  """
+  try:
+    image = decode_image(data)
+  except DecodeError as error:
+    raise ValueError(f'image {name} cannot be read: {error}.') from error
+  return Encoded(data, image.height, image.width)
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, PIL.Image.Image]:
   from etils import epath  # A process that decodes would take a fifth longer to start.
 

@@ -9,7 +9,7 @@ are float64 numpy, computed before anything compiles.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -165,36 +165,69 @@ def sample(
   Returns:
     float32 latents, same shape.
   """
-  adds_noise = bool(np.any(table['noise']))
-  if adds_noise and keys_B is None:
+  if adds_noise(table) and keys_B is None:
     raise ValueError('This sampler adds noise at every step: pass keys_B.')
-  rows = {
-    name: jnp.asarray(column, jnp.int32 if name == 'timestep' else jnp.float32)
-    for name, column in table.items()
-  }
-  batch_size = start_BFHWC.shape[0]
+  rows = {name: jnp.asarray(column, _dtype(name)) for name, column in table.items()}
   start_BFHWC = start_BFHWC.astype(jnp.float32)
+  noise_keys_B = keys_B if adds_noise(table) else None
 
   def step(carry, row):
     z_BFHWC, last_x0_BFHWC = carry
-    timesteps_B = jnp.full((batch_size,), row['timestep'], jnp.int32)
-    prediction_BFHWC = denoise(z_BFHWC, timesteps_B).astype(jnp.float32)
-    x0_BFHWC, _ = parameterization.TO_X0_EPS[prediction_type](
-      prediction_BFHWC, z_BFHWC, row['alpha'], row['sigma']
-    )
+    carry = advance(denoise, z_BFHWC, last_x0_BFHWC, row, prediction_type, noise_keys_B)
     if on_call:
       jax.debug.callback(on_call)
-    z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
-    if adds_noise:
-      # pyrefly: ignore[bad-argument-type] - keys_B is None only where nothing adds noise.
-      z_BFHWC += row['noise'] * step_noise(keys_B, row['timestep'], z_BFHWC.shape)
-    return (z_BFHWC, x0_BFHWC), None
+    return carry, None
 
   (z_BFHWC, _), _ = jax.lax.scan(step, (start_BFHWC, jnp.zeros_like(start_BFHWC)), rows)
   return z_BFHWC
 
 
-def step_noise(keys_B: jax.Array, timestep: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def adds_noise(table: Table) -> bool:
+  """Whether its rows add fresh noise."""
+  return bool(np.any(table['noise']))
+
+
+def row(table: Table, index: int) -> dict[str, np.ndarray]:
+  """A row of a table as `advance` takes it: scalars, of the types that `sample` has them in."""
+  return {name: np.asarray(column[index], _dtype(name)) for name, column in table.items()}
+
+
+def _dtype(column: str) -> type:
+  return np.int32 if column == 'timestep' else np.float32
+
+
+def advance(
+  denoise: Callable[[jax.Array, jax.Array], jax.Array],
+  z_BFHWC: jax.Array,
+  last_x0_BFHWC: jax.Array,
+  row: Mapping[str, jax.Array | np.ndarray],
+  prediction_type: str,
+  keys_B: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """One network call: float32 (z, x0) after a row, of what they were before it.
+
+  Args:
+    denoise: as of `sample`, like `prediction_type`.
+    z_BFHWC: float32 latents.
+    last_x0_BFHWC: x0 of the row before; zeros before the first.
+    row: scalars by the name of their column.
+    prediction_type: what `denoise` returns.
+    keys_B: one key per sample, if the row adds noise.
+  """
+  timesteps_B = jnp.full((z_BFHWC.shape[0],), row['timestep'], jnp.int32)
+  prediction_BFHWC = denoise(z_BFHWC, timesteps_B).astype(jnp.float32)
+  x0_BFHWC, _ = parameterization.TO_X0_EPS[prediction_type](
+    prediction_BFHWC, z_BFHWC, row['alpha'], row['sigma']
+  )
+  z_BFHWC = row['z'] * z_BFHWC + row['x0'] * x0_BFHWC + row['last_x0'] * last_x0_BFHWC
+  if keys_B is not None:
+    z_BFHWC += row['noise'] * step_noise(keys_B, row['timestep'], z_BFHWC.shape)
+  return z_BFHWC, x0_BFHWC
+
+
+def step_noise(
+  keys_B: jax.Array, timestep: jax.Array | np.ndarray, shape: tuple[int, ...]
+) -> jax.Array:
   """Standard normal noise of one step; each sample's depends on its key and the timestep alone.
 
   Args:

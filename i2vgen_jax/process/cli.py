@@ -48,10 +48,10 @@ def parse_flags(argv: list[str], file: str) -> list[str]:
     user_errors.fail(flag_message(error))
 
 
-def check_numbers() -> None:
+def check_numbers(values: flags.FlagValues = flags.FLAGS) -> None:
   """Raises an error for a flag that is not a number: no range holds one."""
-  for name in flags.FLAGS:
-    value = flags.FLAGS[name].value
+  for name in values:
+    value = values[name].value
     if isinstance(value, float) and math.isnan(value) and not name.startswith('config.'):
       raise flags.Error(f'--{name}={value} must be a number.')
 

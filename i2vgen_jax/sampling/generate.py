@@ -8,7 +8,7 @@ them.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,11 @@ import numpy as np
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.diffusion import guidance, loss
 from i2vgen_jax.diffusion import sampler as samplers
+from i2vgen_jax.diffusion import schedule as schedule_lib
 from i2vgen_jax.models import video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import ranges
+from i2vgen_jax.sampling import calls
 from i2vgen_jax.sampling import steps as steps_lib
 
 
@@ -111,57 +113,80 @@ def make_generate(
   Raises:
     ValueError: settings that are unknown or do not fit the schedule.
   """
-  codec, trained = session.autoencoder, session.schedule
-  sampled = trained.like(schedule) if schedule else trained
-  table = samplers.make_table(
-    sampled, num_steps, kind=sampler, spacing=spacing, levels=levels or None, eta=eta,
-    set_alpha_to_one=set_alpha_to_one,
+  chosen = calls.tables(
+    session, num_steps=num_steps, sampler=sampler, spacing=spacing, schedule=schedule, eta=eta,
+    set_alpha_to_one=set_alpha_to_one, levels=levels, inversion_steps=inversion_steps,
   )  # fmt: skip
-  num_calls = len(table['timestep'])
-  if inversion_steps:
-    inversion = samplers.inversion_table(trained, inversion_steps, levels)
-    num_calls += len(inversion['timestep'])
   on_call = None
   if steps:
-    steps.per_run, on_call = num_calls, steps.callback
-
-  def start_of(denoise, frozen, video_BFHWC, noise_BFHWC):
-    """z at the table's first timestep, of a video brought to the size of `noise_BFHWC`."""
-    latents_BFHWC = codec.encode_video(
-      frozen, resize(video_BFHWC, *(codec.downsampling * s for s in noise_BFHWC.shape[2:4]))
-    )
-    if inversion_steps:
-      return samplers.sample(
-        denoise, latents_BFHWC, inversion, prediction_type=prediction_type, on_call=on_call
-      )
-    timesteps_B = jnp.full(latents_BFHWC.shape[:1], table['timestep'][0])
-    return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, sampled)
+    steps.per_run, on_call = chosen.num_calls, steps.callback
 
   def generate(params, frozen, inputs, noise_BFHWC):
-    conditioning = session.condition(frozen, inputs.signals)
-    unconditional = session.unconditional(frozen, inputs.negative, conditioning)
-    growth = session.growth(noise_BFHWC.shape[0], inputs.step)
-    conditioning, unconditional = conditioning | growth, unconditional | growth
-
-    def denoise(noisy_BFHWC, timesteps_B, conditioning):
-      apply = video_parts.split_videos(session.unet.apply)
-      return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
-
+    batch_size = noise_BFHWC.shape[0]
+    conditioning, unconditional = both_sides(session, frozen, inputs, batch_size)
+    denoise = denoiser(session, params)
     start_BFHWC = noise_BFHWC
     if levels:
-      without = functools.partial(denoise, conditioning=unconditional)
-      start_BFHWC = start_of(without, frozen, inputs.video, noise_BFHWC)
+      start_BFHWC = encode_start(session, frozen, inputs.video, noise_BFHWC)
+      if chosen.inversion is None:
+        timestep = chosen.table['timestep'][0]
+        start_BFHWC = with_noise(start_BFHWC, noise_BFHWC, timestep, chosen.schedule)
+      else:
+        start_BFHWC = samplers.sample(
+          functools.partial(denoise, conditioning=unconditional), start_BFHWC, chosen.inversion,
+          prediction_type=prediction_type, on_call=on_call,
+        )  # fmt: skip
     latents_BFHWC = samplers.sample(
       guidance.guided(denoise, conditioning, unconditional, guidance_scale, guidance_rescale),
       start_BFHWC,
-      table,
+      chosen.table,
       prediction_type=prediction_type,
-      keys_B=row_keys(seed, noise_BFHWC.shape[0]),
+      keys_B=row_keys(seed, batch_size),
       on_call=on_call,
     )
-    return latents_BFHWC, codec.decode_video(frozen, latents_BFHWC)
+    return latents_BFHWC, session.autoencoder.decode_video(frozen, latents_BFHWC)
 
   return jax.jit(mesh_lib.within(session.mesh, generate))
+
+
+def both_sides(
+  session: session_lib.Session, frozen: Any, inputs: Inputs, batch_size: int
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """`conditioning` that guidance moves towards, and that it moves away from."""
+  conditioning = session.condition(frozen, inputs.signals)
+  unconditional = session.unconditional(frozen, inputs.negative, conditioning)
+  growth = session.growth(batch_size, inputs.step)
+  return conditioning | growth, unconditional | growth
+
+
+def denoiser(session: session_lib.Session, params: Any) -> Callable[..., jax.Array]:
+  """(noisy_BFHWC, timesteps_B, conditioning) -> prediction_BFHWC, by the U-Net."""
+
+  def denoise(noisy_BFHWC, timesteps_B, conditioning):
+    apply = video_parts.split_videos(session.unet.apply)
+    return apply({'params': params}, noisy_BFHWC, timesteps_B, conditioning)
+
+  return denoise
+
+
+def encode_start(
+  session: session_lib.Session, frozen: Any, video_BFHWC: Any, noise_BFHWC: jax.Array
+) -> jax.Array:
+  """Latents of a uint8 video of any size, brought to the size of `noise_BFHWC`."""
+  codec = session.autoencoder
+  size = [codec.downsampling * side for side in noise_BFHWC.shape[2:4]]
+  return codec.encode_video(frozen, resize(video_BFHWC, *size))
+
+
+def with_noise(
+  latents_BFHWC: jax.Array,
+  noise_BFHWC: jax.Array,
+  timestep: jax.Array | np.ndarray,
+  schedule: schedule_lib.NoiseSchedule,
+) -> jax.Array:
+  """z at a timestep, the same for all videos."""
+  timesteps_B = jnp.full(latents_BFHWC.shape[:1], timestep)
+  return loss.add_noise(latents_BFHWC, noise_BFHWC, timesteps_B, schedule)
 
 
 def resize(video_BFHWC: jax.Array, height: int, width: int) -> jax.Array:

@@ -1,6 +1,6 @@
 """What a user should know of a prompt before anything is sampled from it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from absl import logging
 
@@ -8,7 +8,13 @@ from i2vgen_jax.conditions import base
 
 
 def warn(signals: Mapping[str, base.Signal], prompts: Mapping[str, str | None]) -> None:
-  """Logs a warning for each prompt that is empty, or of which words are cut off.
+  """Logs a warning for each prompt that is empty, or of which words are cut off; as `notes`."""
+  for note in notes(signals, prompts):
+    logging.warning('%s', note)
+
+
+def notes(signals: Mapping[str, base.Signal], prompts: Mapping[str, str | None]) -> Iterator[str]:
+  """A line for each prompt that is empty, or of which words are cut off.
 
   Args:
     signals: of the model.
@@ -19,7 +25,7 @@ def warn(signals: Mapping[str, base.Signal], prompts: Mapping[str, str | None]) 
     if prompt is None or not readers:
       continue
     if not prompt.strip() and 'negative' not in name:
-      logging.warning('%s is empty: the model gets no text to follow.', name)
+      yield f'{name} is empty: the model gets no text to follow.'
     for signal in readers:
       if cut := signal.unread(prompt):
-        logging.warning('%s is too long for the condition %s: %s', name, signal.name, cut)
+        yield f'{name} is too long for the condition {signal.name}: {cut}'

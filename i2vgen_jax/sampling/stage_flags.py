@@ -1,6 +1,6 @@
 """The stages that the flags of process/run_flags.py name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -17,6 +17,7 @@ def load(
   refine_size: Mapping[str, Any] | None = None,
   devices: list | None = None,
   shares: bool = False,
+  load: Callable[..., stages.Stage] = stages.load,
   **base: Any,
 ) -> list[stages.Stage]:
   """The base stage, and the refinement stage if --refine_workdir names one.
@@ -29,6 +30,7 @@ def load(
     devices: to sample on; default all. With a refinement, each stage's weights are on them while it
       works alone.
     shares: as of stages.load.
+    load: in place of stages.load, for who holds weights.
     **base: further arguments of stages.load for the base stage.
 
   Raises:
@@ -45,7 +47,7 @@ def load(
         f'--{lonely[0]}={given[lonely[0]].value} is of a refinement stage: give '
         '--refine_workdir=RUN, or leave it out.'
       )
-    return [load_first(given, size, **shared, **base)]
+    return [load_first(given, size, load=load, **shared, **base)]
   refined: dict[str, Any] = dict(
     num_steps=given.refine_steps,
     guidance_scale=given.refine_guidance,
@@ -54,9 +56,9 @@ def load(
     seed=given.seed,
   )
   stages.prepare(given.refine_workdir, refine_size, devices, **refined)
-  first = load_first(given, size, **shared, **base)
+  first = load_first(given, size, load=load, **shared, **base)
   clip = dict(frames=first.bucket.frames, fps=first.bucket.fps)
-  refinement = stages.load(
+  refinement = load(
     given.refine_workdir,
     size=refine_size and clip | dict(refine_size),
     negative_prompt=given.refine_negative_prompt,
@@ -71,6 +73,7 @@ def load_first(
   given: flags.FlagValues,
   size: Mapping[str, Any] | None = None,
   devices: list | None = None,
+  load: Callable[..., stages.Stage] = stages.load,
   **more: Any,
 ) -> stages.Stage:
   """The stage of --workdir, whichever it is.
@@ -79,12 +82,13 @@ def load_first(
     given: with the flags of run_flags.define.
     size: of its videos, as stages.load takes it.
     devices: to sample on; default all.
+    load: as of `load`.
     **more: further arguments of stages.load.
 
   Raises:
     ValueError: as stages.load.
   """
-  return stages.load(
+  return load(
     given.workdir,
     step=given.step,
     size=size,

@@ -20,6 +20,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import output_folder
 from i2vgen_jax.sampling import generate as generate_lib
 from i2vgen_jax.sampling import steps as steps_lib
+from i2vgen_jax.sampling import stepwise as stepwise_lib
 from i2vgen_jax.sampling import video_file
 from i2vgen_jax.stored import run_config, trained
 
@@ -38,6 +39,7 @@ class Stage:
     step: updates done, of the weights; 0 if they were loaded.
     rests: whether the weights lie in the host's memory but while the stage works.
     steps: that `generate` tells of its network calls.
+    stepwise: the same computation, call by call, for `run`; None makes it for each video.
   """
 
   session: session_lib.Session
@@ -49,6 +51,7 @@ class Stage:
   step: int = 0
   rests: bool = False
   steps: steps_lib.Steps = dataclasses.field(default_factory=steps_lib.Steps)
+  stepwise: Callable | None = None
 
   @property
   def refines(self) -> bool:
@@ -68,16 +71,20 @@ class Stage:
       noise_BFHWC: to start from, of generate.start_noise.
       video_BFHWC: uint8, what a refinement stage refines, of any size.
     """
-    negative = self.session.negative(self.negative_prompt)
-    inputs = generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
+    return self.generate(*self._weights(), self._inputs(signals, video_BFHWC), noise_BFHWC)[1]
+
+  def _weights(self) -> tuple[Any, Any]:
     weights = self.params, self.session.frozen
     if self.rests:
       weights = jax.device_put(weights, mesh_lib.replicated(self.session.mesh))
-    return self.generate(*weights, inputs, noise_BFHWC)[1]
+    return weights
+
+  def _inputs(self, signals: Mapping[str, Mapping], video_BFHWC: Any) -> generate_lib.Inputs:
+    negative = self.session.negative(self.negative_prompt)
+    return generate_lib.Inputs(signals, negative, video_BFHWC if self.refines else None)
 
   def fitting(self, height: int, width: int) -> 'Stage':
-    """The stage at the aspect of its bucket that crops such a picture least, in pixels; itself
-    without aspects, or where a size was asked for."""
+    """The stage at the aspect of its bucket that crops such a picture least; itself without any."""
     return dataclasses.replace(self, bucket=buckets_lib.fitting(self.bucket, height, width))
 
   def noise(self, seed: int, num_videos: int) -> jax.Array:
@@ -92,6 +99,7 @@ class Stage:
     seed: int,
     video_FHWC: np.ndarray | None = None,
     more: Mapping[str, str] | None = None,
+    watch: stepwise_lib.Watch | None = None,
   ) -> np.ndarray:
     """uint8 (F, H, W, 3) of a picture and a caption, at the aspect that is nearest to it.
 
@@ -101,17 +109,18 @@ class Stage:
       seed: of the noise.
       video_FHWC: what a refinement stage refines; its aspect is kept.
       more: values of the signals' own flags.
+      watch: told of each network call; by default a bar is.
     """
     size = (image.height, image.width) if video_FHWC is None else video_FHWC.shape[1:3]
     stage = self.fitting(*size)
     bucket = stage.bucket
     request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
-    signals = self.session.of_request(request)
-    with stage.steps.shown(1):
-      made_FHWC = np.asarray(stage(signals, stage.noise(seed, 1), video_BFHWC)[0])
-      stage.steps.end_run()
-    return made_FHWC
+    inputs = stage._inputs(self.session.of_request(request), video_BFHWC)
+    stepwise = self.stepwise or stepwise_lib.Stepwise(self.session)
+    given = stage._weights(), inputs, stage.noise(seed, 1), self.settings, seed
+    with stepwise_lib.bar() as bar:
+      return np.asarray(stepwise(*given, watch or bar)[0])
 
 
 def load(
@@ -160,15 +169,16 @@ def load(
     session = dataclasses.replace(session, frozen=frozen)
   steps = steps_lib.Steps()
   return Stage(
-    session=session,
-    params=params,
-    bucket=bucket,
-    settings=settings,
+    session,
+    params,
+    bucket,
+    settings,
     generate=generate_lib.make_generate(session, seed=seed, steps=steps, **settings),
     negative_prompt=session.config.negative_prompt if negative_prompt is None else negative_prompt,
     step=step,
     rests=rests,
     steps=steps,
+    stepwise=stepwise_lib.Stepwise(session),
   )
 
 
@@ -181,17 +191,19 @@ def prepare(
 ) -> tuple[session_lib.Session, buckets_lib.Bucket, dict[str, Any]]:
   """(session without weights, bucket of the videos, settings of the sampler) of a stage.
 
-  Args:
-    workdir: as of `load`, like all others.
-    size: of the videos.
-    devices: to sample on.
-    seed: of the noise that a sampler adds.
-    **overrides: fields of config.sample.
-
-  Raises:
-    ValueError: there is no such run, or a setting is invalid; before weights are read.
+  The arguments are as of `load`. Raises ValueError as that does, before weights are read.
   """
   session = session_lib.open_run(workdir, devices)
+  return session, *prepare_request(session, size, seed, **overrides)
+
+
+def prepare_request(
+  session: session_lib.Session,
+  size: Mapping[str, Any] | None = None,
+  seed: int = 0,
+  **overrides: Any,
+) -> tuple[buckets_lib.Bucket, dict[str, Any]]:
+  """(bucket of the videos, settings of the sampler) of a session, as `prepare`."""
   bucket = session.sample_bucket()
   given = {name: value for name, value in (size or {}).items() if value is not None}
   if not 0 < given.get('fps', 1) < math.inf:
@@ -201,14 +213,12 @@ def prepare(
     bucket = dataclasses.replace(bucket, framing=None)  # Told: no aspect is chosen.
   settings = generate_lib.settings(session.config, **overrides)
   generate_lib.make_generate(session, seed=seed, **settings)
-  return session, dataclasses.replace(bucket, **given), settings
+  return dataclasses.replace(bucket, **given), settings
 
 
 def share(session: session_lib.Session, bucket: buckets_lib.Bucket) -> session_lib.Session:
-  """The session on as many of its devices as can share one video of the bucket.
-
-  These divide its frames, and the latent pixels of each level of the U-Net.
-  """
+  """The session on as many of its devices as can share one video of the bucket: they divide its
+  frames, and the latent pixels of each level of the U-Net."""
   unet, numbers = lora.bare(session.unet), [bucket.frames]
   for height, width in bucket.framing.sizes if bucket.framing else (bucket.size,):
     height, width = (side // session.autoencoder.downsampling for side in (height, width))
@@ -235,8 +245,10 @@ def make_video(
   seed: int,
   path: epath.PathLike,
   more: Mapping[str, str] | None = None,
-) -> None:
-  """Runs the stages one after the other and writes the last one's video.
+  watch: stepwise_lib.Watch | None = None,
+) -> np.ndarray:
+  """Runs the stages one after the other, writes the last one's video, and returns it: uint8
+  (F, H, W, 3).
 
   Args:
     stages: to run, a base stage first.
@@ -245,11 +257,13 @@ def make_video(
     seed: of the noise.
     path: of the video; its ending says what is written, see video_file.write.
     more: values of the signals' own flags.
+    watch: as of Stage.run, of each stage.
   """
   video_FHWC: Any = None  # Of the stage before.
   for stage in stages:
-    video_FHWC = stage.run(image, caption, seed, video_FHWC, more)
+    video_FHWC = stage.run(image, caption, seed, video_FHWC, more, watch)
     logging.info('%d frames of %dx%d', *(video_FHWC.shape[i] for i in (0, 2, 1)))
   fps = stages[-1].bucket.fps
   video_file.write(path, video_FHWC, fps)
   logging.info('%d frames at %g fps in %s', len(video_FHWC), fps, path)
+  return video_FHWC

@@ -255,13 +255,13 @@ def stage_of_aspects(refines=False, **changes):
   session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
   factor = session.autoencoder.downsampling
 
-  def generate_noise(params, frozen, inputs, noise_BFHWC):
+  def black(weights, inputs, noise_BFHWC, *settings):
     batch, frames, height, width = noise_BFHWC.shape[:4]
-    return noise_BFHWC, np.zeros((batch, frames, factor * height, factor * width, 3), np.uint8)
+    return np.zeros((batch, frames, factor * height, factor * width, 3), np.uint8)
 
   bucket = dataclasses.replace(session.sample_bucket(), **changes)
   settings = dict(levels=600 if refines else 0)
-  return stages_lib.Stage(session, None, bucket, settings, generate_noise, '')
+  return stages_lib.Stage(session, None, bucket, settings, None, '', stepwise=black)
 
 
 @pytest.mark.parametrize('size, made', [((300, 500), (128, 192)), ((50, 40), (192, 128))])
