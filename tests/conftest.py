@@ -22,9 +22,21 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '1'
 
 def pytest_collection_modifyitems(config, items):
   """Files that compile, which take minutes each, come first: so no process is left with one while
-  the other has nothing more to do."""
-  short = {config.rootpath / 'tests' / name for name in ('data_pipelines', 'launch', 'media_kinds')}
-  items.sort(key=lambda item: not short.isdisjoint(item.path.parents))
+  the other has nothing more to do. Of those that need the finished run, which is made once, one is
+  the first and the others are late: so that nobody waits for it."""
+  tests = config.rootpath / 'tests'
+  short = {tests / name for name in ('data_pipelines', 'launch', 'media_kinds')}
+  needing = {item.path for item in items if 'finished_run' in item.fixturenames}
+  maker = tests / 'i2vgen_jax' / 'test_train.py'
+
+  def order(item):
+    return (
+      not short.isdisjoint(item.path.parents),
+      item.path != maker and maker in needing,
+      item.path in needing,
+    )
+
+  items.sort(key=order)
 
 
 def made_once(tmp_path_factory, name, make):

@@ -40,7 +40,7 @@ PARAMETERS = dict(
   paper_base=RELEASED - 3_780 - 4 * 9 * 320,
   base_t5=RELEASED + 4096 * 1024,
 )
-IMAGES = {'base', 'base_t5', 'demo', 'i2v', 'paper_base', 't2v'}
+IMAGES = {'base', 'base_t5', 'demo', 'i2v', 'paper_base', 'scenes', 't2v'}
 
 
 @functools.cache

@@ -301,6 +301,7 @@ def test_a_map_that_is_no_probability_is_refused(tmp_path):
     saliency.Saliency(str(tmp_path / 'logits.onnx'))(pictures)
 
 
+@pytest.mark.slow
 def test_a_killed_score_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
   tmp_path, clip_folder
 ):
