@@ -57,7 +57,7 @@ from i2vgen_jax.models import vae
 from i2vgen_jax.pretrained import tensors, vae_names
 
 # 64x64 frames to 8x8x4 latents, by 31 MFLOP a frame. Of scenes, whose shapes are to be told apart,
-# to 16x16x4: in 8x8 a third of the outlines is lost.
+# to 16x16x4 (docs/evaluation.md).
 BLOCK_CHANNELS = {'shapes': (8, 16, 16, 32), 'scenes': (16, 32, 32)}
 MODEL: dict[str, Any] = dict(in_channels=3, latent_channels=4, layers_per_block=1, norm_groups=2)
 FRAME_SIZE = 64
