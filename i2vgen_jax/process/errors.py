@@ -74,7 +74,7 @@ def _is_xla(error: BaseException) -> bool:
   if isinstance(error, jax.errors.JaxRuntimeError):
     return True
   text = str(error)
-  stored = 'tensorstore' in text or OS_ERROR.search(text)
+  stored = 'tensorstore' in text or os_error(error) is not error
   return type(error) is ValueError and bool(FETCHED.match(text)) and not stored
 
 
@@ -87,11 +87,16 @@ def _of_xla(text: str) -> tuple[int, str | None]:
   return exit_codes.BUG, None
 
 
+def os_error(error: BaseException) -> BaseException:
+  """The OSError of which TensorStore tells in words; any other error as it is."""
+  number = OS_ERROR.search(str(error))
+  return OSError(int(number[1]), str(error)) if number else error
+
+
 def _is_storage(error: BaseException) -> bool:
   if isinstance(error, retries.StorageError) or STATUS.search(str(error)):
     return True
-  if number := OS_ERROR.search(str(error)):
-    error = OSError(int(number[1]), str(error))
+  error = os_error(error)
   if not isinstance(error, OSError):
     return retries.is_transient(error)
   if isinstance(error, BrokenPipeError):  # Of who reads our output.

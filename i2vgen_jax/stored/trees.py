@@ -14,8 +14,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from data_pipelines.corpus import retries
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.process import run_folder
+from i2vgen_jax.process import errors, run_folder
 from i2vgen_jax.process.paths import absolute
 from i2vgen_jax.stored import digests
 
@@ -158,6 +159,9 @@ def _raise_alike(error: Exception | None, directory: epath.Path) -> None:
 
 def _is_damage(error: Exception) -> bool:
   """Whether another attempt would meet the error again."""
+  told = errors.os_error(error)
+  if told is not error and retries.is_transient(told):
+    return False
   if isinstance(error, OSError) and not isinstance(
     error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)
   ):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from absl import logging as absl_logging
 
+from i2vgen_jax.process import errors, exit_codes
 from i2vgen_jax.stored import checkpoint, run_config, trained, trees
 
 TREE = {'block': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones((3,))}}
@@ -100,6 +101,26 @@ def test_the_newest_step_that_is_whole_is_restored_and_the_next_saves_go_over_th
   checkpoints.save(3, TREE, {'step': 3})
   checkpoints.check_saved(3)
   checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  ('words', 'raised'),
+  [
+    ("UNKNOWN: Error reading: Input/output error [os_error_code='5']", 'Input/output'),
+    ("UNKNOWN: Error reading: Stale file handle [os_error_code='116']", 'Stale'),
+    ("FAILED_PRECONDITION: Failed to open: Not a directory [os_error_code='20']", None),
+  ],
+)
+def test_a_disk_that_fails_to_answer_is_no_damage(words, raised, tmp_path, monkeypatch):
+  trees.save_tree(tmp_path / 'tree', TREE)
+
+  def fails(self, abstract):
+    raise ValueError(words)
+
+  monkeypatch.setattr(trees.Stored, '_read', fails)
+  with pytest.raises(ValueError, match=raised or 'is damaged') as error:
+    trees.load_tree(tmp_path / 'tree', abstract(TREE), fix='')
+  assert (errors.classify(error.value)[0] == exit_codes.STORAGE) == (raised is not None)
 
 
 def test_if_every_step_is_damaged_all_are_named_and_stay(tmp_path):
