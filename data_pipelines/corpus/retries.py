@@ -40,7 +40,7 @@ def is_transient(error: BaseException) -> bool:
   """Whether the same request may succeed later: timeouts, lost connections, 429 and 5xx."""
   if isinstance(error, StorageError):
     return False  # It has been repeated already.
-  status = _status(error)
+  status = status_of(error)
   if status is not None:
     return status in _TRANSIENT_STATUS
   if isinstance(error, (TimeoutError, ConnectionError)):
@@ -52,7 +52,7 @@ def is_transient(error: BaseException) -> bool:
   return type(error) is OSError and 'Forbidden' not in str(error)  # What gcsfs says of 403.
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
   """HTTP's, if the error of a client tells it."""
   response = getattr(error, 'response', None)
   if isinstance(response, dict):  # botocore's

@@ -4,6 +4,7 @@ features.json, dataset_info.json           read back by tfds.builder_from_direct
 corpus-<split>.array_record-IIIII-of-NNNNN the records: key, caption, media, data (the file's bytes)
 sidecar/<split>-IIIII-of-NNNNN.parquet     row i describes record i of the same shard
 sidecar/<stage>/<split>-IIIII-of-NNNNN.parquet  the same, added later by curate or score
+rows/<split>.parquet                       of all shards' sidecars, what a stream asks of every row
 rejected/IIIII.jsonl                       what was not taken, and why
 manifest.json                              counts, checksums; written last: it marks a whole corpus
 """

@@ -1,19 +1,20 @@
 """Sidecars queried with SQL: the stages' columns side by side, the rows numbered through.
 
 Conditions come from a command line, and may be somebody else's: a condition is one expression, and
-the database reads nothing but the sidecars, writes no file and loads no extension.
+the database reads nothing but the sidecars, writes no file and loads no extension. Those of a
+bucket are copied to the local disk first, many at a time: the database asks for one thing at a time.
 """
 
 import collections
 import contextlib
 import itertools
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 
-import fsspec
 import numpy as np
 from etils import epath
 
-from data_pipelines.corpus import buckets, reader, schema
+from data_pipelines.corpus import buckets, reader, schema, storage
 
 # SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
 _CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
@@ -33,9 +34,8 @@ class Sidecars:
     self._duckdb = duckdb
     self._db = duckdb.connect()
     self._db.execute('SET preserve_insertion_order = true')
-    for protocol in {path.split('://')[0] for path in map(str, corpora.sidecars) if '://' in path}:
-      self._db.register_filesystem(fsspec.filesystem(protocol))
-    parts = stages(corpora.sidecars)
+    self._copies = tempfile.TemporaryDirectory(prefix='sidecars-')
+    parts = _on_disk(stages(corpora.sidecars), self._copies.name)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
     gaps = [name for name in ('span_gap', 'longest_gap') if name in self.columns]
@@ -52,10 +52,7 @@ class Sidecars:
     self._close_off([path for part in parts for path in part.values()])
 
   def _close_off(self, files: Sequence[str]) -> None:
-    # A file in a bucket is asked for by the name here, and by the one that its file system gives.
-    given = self._db.execute(f'SELECT file FROM glob([{_listed(files)}])').fetchall()
-    allowed = _listed([*files, *(name for (name,) in given)])
-    self._db.execute(f'SET allowed_paths = [{allowed}]')
+    self._db.execute(f'SET allowed_paths = [{_listed(files)}]')
     self._db.execute('SET enable_external_access = false')
     self._db.execute('SET lock_configuration = true')
 
@@ -170,6 +167,15 @@ def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
     for path in sorted(folder.glob('*/*.parquet')):  # One listing: a bucket takes its time.
       added[folder / path.name][path.parent.name] = str(path)
   return [{'': str(path)} | added[path] for path in sidecars]
+
+
+def _on_disk(parts: Sequence[Mapping[str, str]], folder: str) -> list[dict[str, str]]:
+  """The parts, of copies in the folder where they are in a bucket."""
+  paths = [path for part in parts for path in part.values()]
+  remote = [path for path in paths if not storage.is_local(path)]
+  local = {path: f'{folder}/{number}.parquet' for number, path in enumerate(remote)}
+  storage.in_threads(lambda path: storage.fetch(path, local[path]), remote)
+  return [{stage: local.get(path, path) for stage, path in part.items()} for part in parts]
 
 
 def _all_stages(parts: Sequence[Mapping[str, str]]) -> list[str]:

@@ -31,6 +31,9 @@ for _protocol in ('s3', 'gs', 'gcs'):
   fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
 
 
+IN_FLIGHT = 32  # Requests of a process at a time, where one does not need another's answer.
+
+
 def is_local(path: epath.PathLike) -> bool:
   """False in a bucket."""
   return '://' not in str(path)
@@ -227,7 +230,7 @@ def sha256(path: epath.Path) -> str:
 
 def in_threads(function: Callable, items: Iterable) -> list[Any]:
   """function of each item, several at a time: a bucket answers late."""
-  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+  with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
     return list(pool.map(function, items))
 
 
@@ -245,6 +248,12 @@ def remove_folder(path: epath.Path) -> None:
   """Deletes a folder with all that is in it, if it is there."""
   if path.exists():
     path.rmtree()
+
+
+def fetch(path: epath.PathLike, local: epath.PathLike) -> None:
+  """Copies a small file of a bucket to this disk, by one request."""
+  filesystem, name = fsspec.core.url_to_fs(str(path))
+  pathlib.Path(local).write_bytes(retries.call(filesystem.cat_file, name))
 
 
 @contextlib.contextmanager

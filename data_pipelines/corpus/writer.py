@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
-from data_pipelines.corpus import schema
+from data_pipelines.corpus import remote_records, schema
 from data_pipelines.sources import raw
 
 if TYPE_CHECKING:
@@ -67,15 +67,18 @@ class ShardWriter:
     self._rows.append(known | dict(example.origin) | dict(measured))
 
   def close(self) -> dict:
-    """Ends the files; returns their counts and the records' checksum."""
+    """Ends the files; returns their counts, and the checksum and layout of the records' file."""
     counts = self._writer.close()
     table = pa.Table.from_pylist(self._rows, schema.SIDECAR)
     pa.parquet.write_table(table, self._sidecar, write_page_checksum=True)
     with self._records.open('rb') as file:
       sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
+    layout = remote_records.layout_of(self._records)
     return counts | dict(
       num_by_media={m: sum(row['media'] == m for row in self._rows) for m in schema.MEDIA},
       sha256=sha256,
+      size=layout.size,
+      footer=layout.footer,
     )
 
 

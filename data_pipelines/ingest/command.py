@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from data_pipelines import sources
-from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.corpus import jobs, reader, remote_records, rows, schema, storage
 from data_pipelines.corpus import writer as writer_lib
 from data_pipelines.ingest import shard as shard_lib
 from data_pipelines.media import failures
@@ -54,7 +54,7 @@ def ingest(
   """
   plan = _Plan.of(path, output, layout, validation_fraction, takes, follow_outside)
   if plan.is_done():
-    return reader.read_manifest(output)
+    return _with_rows(plan.output, reader.read_manifest(output))
   jobs.claim(plan.parts, plan.identity)
   work = shard_lib.IngestShard(plan.source, plan.threshold, plan.takes)
   results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
@@ -187,6 +187,20 @@ def _finish(plan: _Plan, results: list[dict]) -> dict:
   return manifest
 
 
+def _with_rows(output: epath.Path, manifest: dict) -> dict:
+  """The manifest, with what a corpus of before lacks: rows/, and the layouts of its shards."""
+  lacking = {name: split for name, split in manifest['splits'].items() if 'rows' not in split}
+  for name, split in lacking.items():
+    paths = [output / shard['records'] for shard in split['shards']]
+    layouts = storage.in_threads(remote_records.layout_of, paths)
+    for shard, layout in zip(split['shards'], layouts, strict=True):
+      shard |= dict(size=layout.size, footer=layout.footer)
+    split['rows'] = rows.write(output, name, split['shards'])
+  if lacking:
+    storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
+  return manifest
+
+
 def _unlisted(manifest: dict) -> str:
   names, number = manifest['unlisted'], manifest['num_unlisted']
   more = ', ...' if number > len(names) else ''
@@ -224,6 +238,7 @@ def _place_shards(plan: _Plan, results: list[dict], split: str) -> dict:
     num_examples=sum(shard['num_examples'] for shard in shards),
     num_by_media=num_by_media,
     shards=shards,
+    **(dict(rows=rows.write(plan.output, split, shards)) if shards else {}),
   )
 
 

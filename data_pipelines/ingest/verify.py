@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from data_pipelines.corpus import jobs, reader, records, schema, storage
+from data_pipelines.corpus import jobs, reader, records, rows, schema, storage
 from data_pipelines.media import failures, probe, sandbox
 
 
@@ -72,6 +72,7 @@ def verify(
     found = json.loads(_stage_manifest(output, stage).read_text())['corpus']
     if found != manifest['fingerprint']:
       problems.append(f'sidecar/{stage} is of corpus {found}, not {manifest["fingerprint"]}')
+  problems = problems or _of_rows(output, manifest['splits'])
   storage.remove_folder(parts)
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
   num_decoded = sum(result['num_decoded'] for result in results)
@@ -83,6 +84,15 @@ def verify(
 
 def _stage_manifest(output: epath.Path, stage: str) -> epath.Path:
   return output / 'sidecar' / stage / 'manifest.json'
+
+
+def _of_rows(output: epath.Path, splits: Mapping[str, dict]) -> list[str]:
+  """Of rows/, if the sidecars are right."""
+  return [
+    f'{split["rows"]} is not what the sidecars say'
+    for name, split in splits.items()
+    if 'rows' in split and not rows.is_right(output, name, split['shards'])
+  ]
 
 
 def _of_keys(results: Iterable[Mapping]) -> list[str]:
@@ -126,16 +136,18 @@ class VerifyShard:
       return result
     if storage.sha256(self._output / shard['records']) != shard['sha256']:
       problems.append(f'{shard["records"]} has another checksum than its manifest says')
-    rows = storage.read_table(self._output / shard['sidecar']).to_pylist()
-    result['keys'] = [row['key'] for row in rows]
-    result['sha256'] = [row['sha256'] for row in rows]
-    if len(rows) != shard['num_examples']:
-      problems.append(f'{shard["sidecar"]} has {len(rows)} rows, not {shard["num_examples"]}')
+    known = storage.read_table(self._output / shard['sidecar']).to_pylist()
+    result['keys'] = [row['key'] for row in known]
+    result['sha256'] = [row['sha256'] for row in known]
+    if len(known) != shard['num_examples']:
+      problems.append(f'{shard["sidecar"]} has {len(known)} rows, not {shard["num_examples"]}')
     for stage in self._stages:
       problems += self._of_stage(stage, shard, result['keys'])
     failed: collections.Counter = collections.Counter()
     try:
-      for row, record in itertools.zip_longest(rows, records.read(self._output / shard['records'])):
+      for row, record in itertools.zip_longest(
+        known, records.read(self._output / shard['records'])
+      ):
         found, is_decoded = self._of_record(shard['records'], row, record, failed)
         problems += found
         result['num_decoded'] += is_decoded

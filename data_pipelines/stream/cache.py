@@ -327,18 +327,25 @@ class Reader:
   ) -> Iterator[tuple[int, decoder.Decoded]]:
     """As decoder.Decoder.fill."""
     batch = cast('_Batch', batch)  # `empty` made it.
-    for row, request in requests.items():
-      shard = epath.Path(request.shard)
-      path = self._folders[str(shard.parent), batch.size] / shard.name
-      key = ''
+    places = [
+      (self._path(request.shard, batch.size), request.record) for request in requests.values()
+    ]
+    records = self._records.read_ahead(places)
+    for (row, request), record in zip(requests.items(), records, strict=True):
+      if isinstance(record, DecodeError):
+        yield row, decoder.Decoded('', error=str(record))
+        continue
       try:
-        record = self._records.read(str(path), request.record)
-        key = record['key']
         self._take(batch, row, record, request.times)
       except DecodeError as error:
-        yield row, decoder.Decoded(key, error=str(error))
+        yield row, decoder.Decoded(record['key'], error=str(error))
         continue
-      yield row, decoder.Decoded(key, record['caption'])
+      yield row, decoder.Decoded(record['key'], record['caption'])
+
+  def _path(self, shard: str, size: tuple[int, int]) -> str:
+    """The cache's shard for one of the corpora's."""
+    folder, _, name = shard.rpartition('/')
+    return f'{self._folders[folder, size]}/{name}'
 
   def _take(
     self, batch: '_Batch', row: int, record: Mapping[str, bytes], times: Sequence[float]

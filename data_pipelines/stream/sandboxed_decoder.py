@@ -24,6 +24,7 @@ class SandboxedDecoder:
 
   Args:
     fields: what of an example is wanted.
+    remote: as of Decoder.
     timeout_secs: of the processor, for one example.
 
   Attributes:
@@ -34,9 +35,14 @@ class SandboxedDecoder:
 
   max_duration = math.inf
 
-  def __init__(self, fields: Sequence[fields_lib.PixelField], timeout_secs: float = TIMEOUT_SECS):
+  def __init__(
+    self,
+    fields: Sequence[fields_lib.PixelField],
+    remote: reader.Remote | None = None,
+    timeout_secs: float = TIMEOUT_SECS,
+  ):
     self.fields = tuple(fields)
-    self.sandbox = sandbox.Sandbox(_Fill(self.fields), timeout_secs)
+    self.sandbox = sandbox.Sandbox(_Fill(self.fields, remote), timeout_secs)
     self.num_lost = 0
     self.quarantine: set[str] = set()
     self._memory = shared_memory.Memory()
@@ -94,12 +100,13 @@ class SandboxedDecoder:
 class _Fill:
   """In the child: (where the batch is, requests, quarantine) -> [(row, Decoded)]."""
 
-  def __init__(self, fields: Sequence[fields_lib.PixelField]):
-    self._fields = fields
+  def __init__(self, fields: Sequence[fields_lib.PixelField], remote: reader.Remote | None):
+    self._fields, self._remote = fields, remote
 
   def prepare(self) -> None:
     """Only there: what it opens is not to be pickled, and takes a second to import."""
-    self._decoder, self._memory = decoder.Decoder(self._fields), shared_memory.Opened()
+    self._decoder = decoder.Decoder(self._fields, self._remote)
+    self._memory = shared_memory.Opened()
 
   def __call__(
     self,
@@ -118,8 +125,8 @@ class _Fill:
 
 
 def make_decoder(
-  fields: Sequence[fields_lib.Field], sandbox: bool
+  fields: Sequence[fields_lib.Field], sandbox: bool, remote: reader.Remote | None = None
 ) -> decoder.Decoder | SandboxedDecoder:
   """Of the fields that are pixels: in child processes, or in the threads themselves."""
   pixels = fields_lib.pixel_fields(fields)
-  return SandboxedDecoder(pixels) if sandbox else decoder.Decoder(pixels)
+  return SandboxedDecoder(pixels, remote) if sandbox else decoder.Decoder(pixels, remote)

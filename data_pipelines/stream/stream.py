@@ -94,7 +94,7 @@ class TrainStream:
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
       if cache
-      else sandboxed_decoder.make_decoder(fields, sandbox)
+      else sandboxed_decoder.make_decoder(fields, sandbox, corpora.remote)
     )
     fields = (fields_lib.Position(), *fields)
     groups = buckets_lib.groups(buckets)
@@ -299,7 +299,7 @@ def held_out(
     raise ValueError(
       f'split {split!r}: {error} Or choose another aspect: sample.bucket.'
     ) from error
-  decoder = sandboxed_decoder.make_decoder(fields, sandbox)
+  decoder = sandboxed_decoder.make_decoder(fields, sandbox, corpora.remote)
   batch = decoder.empty(bucket, num_examples)
   captions: list[str] = []
   keys: list[str] = []
