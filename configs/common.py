@@ -132,6 +132,8 @@ def release():
     max_enlarge=0.0,
     index='',
     cache='',
+    shard_cache='',
+    shard_cache_gb=100.0,
     sources=dict(),
     phases=(),
     num_threads=8,

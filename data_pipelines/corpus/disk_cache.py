@@ -30,13 +30,23 @@ class DiskCache:
   max_bytes: int
   _num_added: int = 0
 
+  @classmethod
+  def at(cls, folder: str, max_bytes: int) -> 'DiskCache':
+    """A cache in a folder that is made; raises ValueError if that cannot be."""
+    try:
+      pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+      tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+      raise ValueError(f'shard_cache={folder} cannot be written: {error.strerror}.') from error
+    return cls(folder, max_bytes)
+
   def get(self, name: str) -> bytes | None:
     """The value, or None if it is not there (any more)."""
     path = self._path(name)
     try:
       data = path.read_bytes()
       os.utime(path)
-    except FileNotFoundError:
+    except OSError:
       return None
     return data
 

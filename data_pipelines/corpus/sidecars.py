@@ -2,7 +2,7 @@
 
 Conditions come from a command line, and may be somebody else's: a condition is one expression, and
 the database reads nothing but the sidecars, writes no file and loads no extension. Those of a
-bucket are copied to the local disk first, many at a time: the database asks for one thing at a time.
+bucket are first copied to the local disk, many at once: the database asks for one after another.
 """
 
 import collections

@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
-from data_pipelines.corpus import reader
+from data_pipelines.corpus import disk_cache, reader
 from data_pipelines.index import table as table_lib
 from data_pipelines.stream import batches, mixture, replacements, sandboxed_decoder, shares, shuffle
 from data_pipelines.stream import cache as cache_lib
@@ -56,6 +56,8 @@ class TrainStream:
     cache: folder of a cache (cache.py), or ''. Then the arrays of `kept` take the place of the
       fields that are pixels.
     kept: which arrays of the cache a batch holds.
+    shard_cache: folder on a local disk for what is read from shards in buckets, or ''.
+    shard_cache_gb: at most so much of it.
     salt: more that the fingerprint tells, for JSON.
 
   Attributes:
@@ -83,6 +85,8 @@ class TrainStream:
     phases: Sequence[Mapping] = (),
     cache: str = '',
     kept: Sequence[cache_lib.Kept] = (),
+    shard_cache: str = '',
+    shard_cache_gb: float = 100.0,
     salt: Sequence = (),
   ):
     _check_buckets(buckets, host_index, host_count)
@@ -91,10 +95,14 @@ class TrainStream:
     self._num_threads = num_threads
     self.health = health_lib.Health(len(corpora), max_bad_fraction)
     self._replaced = replacements.Replacements()
+    remote = corpora.remote
+    if shard_cache:
+      kept_records = disk_cache.DiskCache.at(shard_cache, int(shard_cache_gb * 1e9))
+      remote = dataclasses.replace(remote, cache=kept_records)
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
       if cache
-      else sandboxed_decoder.make_decoder(fields, sandbox, corpora.remote)
+      else sandboxed_decoder.make_decoder(fields, sandbox, remote)
     )
     fields = (fields_lib.Position(), *fields)
     groups = buckets_lib.groups(buckets)
@@ -226,7 +234,10 @@ def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options: 
     options: those of TrainStream.
   """
   data = config['data']
-  names = ('num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache')
+  names = (
+    'num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache',
+    'shard_cache', 'shard_cache_gb',
+  )  # fmt: skip
   options = {name: data[name] for name in names if name in data} | options
   # Not a matter of the order, but checkpoints of all runs so far have it in their fingerprint.
   salt = [config['image_encoder']['model']['image_size']]

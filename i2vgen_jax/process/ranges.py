@@ -32,6 +32,7 @@ RANGES = {
   'loss.timestep_shift': '(0, inf)',
   'loss.min_snr_gamma': '[0, inf)',
   'data.num_threads': '[1, inf)',
+  'data.shard_cache_gb': '(0, inf)',
   'checkpoint.every': '[0, inf)',
   'checkpoint.every_minutes': '[0, inf)',
   'checkpoint.keep_last': '[1, inf)',

@@ -21,6 +21,8 @@ ADDED = {
   'data.phases': (),
   'data.cache': '',
   'data.aspects': (),
+  'data.shard_cache': '',
+  'data.shard_cache_gb': 100.0,
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
   'train.growth_steps': 1000,

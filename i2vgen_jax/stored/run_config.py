@@ -18,7 +18,7 @@ from i2vgen_jax.stored import old_configs
 # computes.
 RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
-  r'|data\.(directories\.|index$|num_threads$|sandbox$|max_bad_fraction$|accept_changed$)'
+  r'|data\.(directories\.|index$|num_threads$|sandbox$|shard_cache|max_bad_fraction$|accept_changed$)'
   r'|train\.(stop_at|first_look|\w+_every|num_eval_examples|num_sample_videos|accumulation'
   r'|tensorboard|wandb|profile_\w+|max_skipped|skip_\w+)$'
 )
