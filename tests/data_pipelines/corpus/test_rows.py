@@ -1,4 +1,4 @@
-"""One file of rows says what the sidecars of all shards say, and corpora without it open as before."""
+"""One file of rows says what all sidecars say, and corpora without it open as before."""
 
 import json
 
