@@ -39,10 +39,13 @@ def main():
   parser.add_argument('--index_shards', type=int, default=2_612)
   parser.add_argument('--videos')
   parser.add_argument('--delay_ms', type=float, default=30.0)
+  parser.add_argument('--server_cores', default='', help='with commas; the server takes no others')
   parser.add_argument('--threads', type=int, default=8)
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--batches', type=int, default=12, help='of 8 clips, in each round')
   options = parser.parse_args()
+  cores = {int(core) for core in options.server_cores.split(',') if core}
+  cores = cores or os.sched_getaffinity(0)
   with tempfile.TemporaryDirectory() as folder:
     base = make_base(pathlib.Path(folder, 'base'), options.videos)
     held = pathlib.Path(folder, 'buckets', 'held')
@@ -50,7 +53,7 @@ def main():
     repeat(base, corpus, options.shards)
     repeat(base, held / 'small', options.index_shards)
     slow_server.describe(held)
-    with slow_server.gs_server(held.parent, options.delay_ms / 1e3) as (url, relay):
+    with slow_server.gs_server(held.parent, options.delay_ms / 1e3, cores) as (url, relay):
       os.environ |= {
         'STORAGE_EMULATOR_HOST': url,
         'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',

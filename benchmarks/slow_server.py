@@ -15,7 +15,7 @@ import pathlib
 import subprocess
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from typing import Any
 
 import google_crc32c
@@ -27,13 +27,16 @@ _METHODS = (b'GET ', b'HEAD ', b'POST ', b'PUT ', b'PATCH ', b'DELETE ')
 class Relay:
   """From a port to a port; `count` is of the requests so far."""
 
-  def __init__(self, to_port: int, delay_secs: float):
+  def __init__(self, to_port: int, delay_secs: float, cores: Collection[int]):
     self.port = _server._find_free_port()
     self._count = multiprocessing.Value('q', 0)
     arguments = (self.port, to_port, delay_secs, self._count)
-    self._process = multiprocessing.get_context('fork').Process(
-      target=lambda: asyncio.run(_relay(*arguments)), daemon=True
-    )
+
+    def run() -> None:
+      os.sched_setaffinity(0, cores)
+      asyncio.run(_relay(*arguments))
+
+    self._process = multiprocessing.get_context('fork').Process(target=run, daemon=True)
 
   def start(self) -> None:
     """In a process of its own."""
@@ -91,10 +94,12 @@ def describe(bucket: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def gs_server(folder: pathlib.Path, delay_secs: float) -> Generator[tuple[str, Relay], None, None]:
-  """(URL, relay) of a server whose buckets are the folders in `folder`."""
+def gs_server(
+  folder: pathlib.Path, delay_secs: float, cores: Collection[int]
+) -> Generator[tuple[str, Relay], None, None]:
+  """(URL, relay) of a server whose buckets are the folders in `folder`; both run on these cores."""
   port = _server._find_free_port()
-  relay = Relay(port, delay_secs)
+  relay = Relay(port, delay_secs, cores)
   url = f'http://127.0.0.1:{relay.port}'
   process = subprocess.Popen(
     [
@@ -103,6 +108,7 @@ def gs_server(folder: pathlib.Path, delay_secs: float) -> Generator[tuple[str, R
       '-external-url', url,
     ],
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    preexec_fn=lambda: os.sched_setaffinity(0, cores),
   )  # fmt: skip
   relay.start()
   try:

@@ -132,6 +132,7 @@ def release():
     max_enlarge=0.0,
     index='',
     cache='',
+    captions=False,
     shard_cache='',
     shard_cache_gb=100.0,
     sources=dict(),

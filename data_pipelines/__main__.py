@@ -7,6 +7,7 @@ import sys
 import time
 
 from data_pipelines import demo_corpus, user_errors
+from data_pipelines.caption import command as caption
 from data_pipelines.corpus import jobs
 from data_pipelines.curate import command as curate
 from data_pipelines.demo_corpus import kinds
@@ -28,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_command,
     ingest.add_command,
     curate.add_command,
+    caption.add_command,
     verify.add_command,
     index.add_command,
     report.add_command,

@@ -4,6 +4,7 @@ features.json, dataset_info.json           read back by tfds.builder_from_direct
 corpus-<split>.array_record-IIIII-of-NNNNN the records: key, caption, media, data (the file's bytes)
 sidecar/<split>-IIIII-of-NNNNN.parquet     row i describes record i of the same shard
 sidecar/<stage>/<split>-IIIII-of-NNNNN.parquet  the same, added later by curate or score
+captions/<the records' name>               by caption: all captions of each record, for the stream
 rows/<split>.parquet                       of all shards' sidecars, what a stream asks of every row
 rejected/IIIII.jsonl                       what was not taken, and why
 manifest.json                              counts, checksums; written last: it marks a whole corpus
@@ -103,7 +104,22 @@ SCORE = pa.schema(
     ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )
-STAGES = {'curate': CURATE, 'score': SCORE}
+# What `caption` adds.
+CAPTION = pa.schema(
+  [
+    ('key', pa.string()),
+    ('caption', pa.string()),  # The one of most weight; '' if there is none.
+    (
+      'captions',
+      pa.list_(
+        pa.struct([('text', pa.string()), ('weight', pa.float32()), ('source', pa.string())])
+      ),
+    ),
+    ('language', pa.string()),  # Of `caption`, ISO 639-1, as langid guesses it.
+    ('num_words', pa.int32()),  # Of `caption`.
+  ]
+)
+STAGES = {'curate': CURATE, 'score': SCORE, 'caption': CAPTION}
 
 
 def features() -> 'tfds.features.FeaturesDict':
@@ -118,6 +134,13 @@ def features() -> 'tfds.features.FeaturesDict':
       'data': tfds.features.Tensor(shape=(), dtype=np.object_),
     }
   )
+
+
+def caption_features() -> 'tfds.features.FeaturesDict':
+  """The record of captions/: `captions` is JSON, a list of [text, weight]."""
+  import tensorflow_datasets as tfds
+
+  return tfds.features.FeaturesDict({'key': tfds.features.Text(), 'captions': tfds.features.Text()})
 
 
 def shard_names(split: str, index: int, num_shards: int) -> tuple[str, str]:

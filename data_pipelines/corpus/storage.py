@@ -15,7 +15,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 import fsspec
@@ -291,13 +291,30 @@ def written(path: epath.Path) -> Generator[pathlib.Path, None, None]:
     retries.call(local.copy, path, overwrite=True)
 
 
-def stamp(path: epath.Path) -> list:
-  """Changes when a file is written again: its size, and its time or a bucket's tag."""
-  if is_local(path):
-    found = os.stat(path)
-    return [found.st_size, found.st_mtime_ns]
-  filesystem, name = fsspec.core.url_to_fs(str(path))
-  info = retries.call(filesystem.info, name)
+def stamps(paths: Sequence[epath.PathLike]) -> list[list]:
+  """Of each file what changes when it is written again: its size, and its time or a bucket's tag.
+
+  In a bucket a folder is listed once, however many of its files are asked for.
+  """
+  listed: dict[str, dict[str, list]] = {}
+  found = []
+  for path in map(str, paths):
+    if is_local(path):
+      known = os.stat(path)
+      found.append([known.st_size, known.st_mtime_ns])
+      continue
+    folder, _, name = path.rpartition('/')
+    if folder not in listed:
+      filesystem, inner = fsspec.core.url_to_fs(folder)
+      infos = retries.call(filesystem.ls, inner, detail=True)
+      listed[folder] = {info['name'].rpartition('/')[2]: _stamp(info) for info in infos}
+    if name not in listed[folder]:
+      raise FileNotFoundError(f'{path} is gone')
+    found.append(listed[folder][name])
+  return found
+
+
+def _stamp(info: Mapping[str, Any]) -> list:
   return [info['size'], *(str(info[tag]) for tag in ('ETag', 'etag', 'created') if tag in info)]
 
 

@@ -196,7 +196,7 @@ def _identity(
 ) -> str:
   """Changes if the sidecars, of any stage, or an option change."""
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
-  files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
+  files = list(zip(paths, storage.stamps(paths), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
   options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
   described = [table_lib.VERSION, corpora.fingerprints, files, options]

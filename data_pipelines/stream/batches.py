@@ -11,6 +11,7 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
 from data_pipelines.index import table as table_lib
 from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import captions as captions_lib
 from data_pipelines.stream import decoder as decoder_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import health as health_lib
@@ -64,6 +65,7 @@ class Batches:
     seed: of the windows and the replacements.
     health: counts what is decoded and what is not.
     replaced: remembers what is replaced, and knows what was in earlier attempts of the run.
+    captions: that are drawn in place of those in the records, if any.
   """
 
   def __init__(
@@ -77,8 +79,10 @@ class Batches:
     seed: int,
     health: health_lib.Health,
     replaced: replacements.Replacements,
+    captions: captions_lib.Captions | None = None,
   ):
     self._decoder = decoder
+    self._captions = captions
     self._corpora = corpora
     self._table = table
     self._bucket = bucket
@@ -95,6 +99,7 @@ class Batches:
     rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
+    rows = [0] * len(drawn)
     for _ in range(self._health.max_tries):
       known = self._replaced_before(drawn, places)
       requests = {i: self._request(at, starts[i]) for i, at in places.items() if i not in known}
@@ -108,7 +113,9 @@ class Batches:
           places[i] = int(cell.places[rngs[i].integers(len(cell.places))])
         else:
           self._health.count()
-          captions[i], motion[i] = decoded.caption, self._table.motion(places.pop(i))
+          place = places.pop(i)
+          rows[i] = self._table.row(place)
+          captions[i], motion[i] = decoded.caption, self._table.motion(place)
       if not places:
         break
     else:
@@ -116,6 +123,11 @@ class Batches:
         f'bucket {self._bucket.name!r}: {self._health.max_tries} examples in a row cannot be '
         f'decoded: {self._health.listing()}'
       )
+    if self._captions:
+      # Of a generator of their own: they change no window and no replacement.
+      fractions = [np.random.default_rng((self._seed, index, 1)).random() for index, _ in drawn]
+      chosen = self._captions.draw(rows, fractions)
+      captions = [new or old for new, old in zip(chosen, captions, strict=True)]
     positions = [index % self._bucket.batch_size for index, _ in drawn]
     return fields_lib.add_rows(
       batch, self._fields, fields_lib.Rows(self._bucket, captions, positions, motion)

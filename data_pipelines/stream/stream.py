@@ -26,6 +26,7 @@ from data_pipelines.corpus import disk_cache, reader
 from data_pipelines.index import table as table_lib
 from data_pipelines.stream import batches, mixture, replacements, sandboxed_decoder, shares, shuffle
 from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import captions as captions_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import health as health_lib
 
@@ -56,6 +57,7 @@ class TrainStream:
     cache: folder of a cache (cache.py), or ''. Then the arrays of `kept` take the place of the
       fields that are pixels.
     kept: which arrays of the cache a batch holds.
+    captions: draw from those that `caption` wrote, in place of those in the records.
     shard_cache: folder on a local disk for what is read from shards in buckets, or ''.
     shard_cache_gb: at most so much of it.
     salt: more that the fingerprint tells, for JSON.
@@ -85,6 +87,7 @@ class TrainStream:
     phases: Sequence[Mapping] = (),
     cache: str = '',
     kept: Sequence[cache_lib.Kept] = (),
+    captions: bool = False,
     shard_cache: str = '',
     shard_cache_gb: float = 100.0,
     salt: Sequence = (),
@@ -95,15 +98,17 @@ class TrainStream:
     self._num_threads = num_threads
     self.health = health_lib.Health(len(corpora), max_bad_fraction)
     self._replaced = replacements.Replacements()
-    remote = corpora.remote
     if shard_cache:
       kept_records = disk_cache.DiskCache.at(shard_cache, int(shard_cache_gb * 1e9))
-      remote = dataclasses.replace(remote, cache=kept_records)
+      corpora.remote = dataclasses.replace(corpora.remote, cache=kept_records)
     self._decoder: batches.Decoder = (
       cache_lib.Reader(cache, corpora, self._table, buckets, kept)
       if cache
-      else sandboxed_decoder.make_decoder(fields, sandbox, remote)
+      else sandboxed_decoder.make_decoder(fields, sandbox, corpora.remote)
     )
+    if captions and cache:
+      raise ValueError('data.captions and data.cache are given: a cache holds one caption of each.')
+    drawn_captions = captions_lib.Captions(corpora) if captions else None
     fields = (fields_lib.Position(), *fields)
     groups = buckets_lib.groups(buckets)
     weights = {name: sum(one.weight for one in members) for name, members in groups.items()}
@@ -120,7 +125,7 @@ class TrainStream:
       bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
       make = batches.Batches(
         self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self.health,
-        self._replaced,
+        self._replaced, drawn_captions,
       )  # fmt: skip
       # Its phases begin at the bucket's own draws.
       starts = [self._mixture.counts(p.start)[number] * bucket.batch_size for p in planned]
@@ -133,6 +138,8 @@ class TrainStream:
     described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
     if isinstance(self._decoder, cache_lib.Reader):
       described.append(self._decoder.fingerprint)
+    if drawn_captions:
+      described.append(drawn_captions.fingerprints)
     self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
   def _make(self, step: int) -> Batch:
@@ -235,7 +242,7 @@ def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options: 
   """
   data = config['data']
   names = (
-    'num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache',
+    'num_threads', 'max_bad_fraction', 'index', 'sandbox', 'sources', 'phases', 'cache', 'captions',
     'shard_cache', 'shard_cache_gb',
   )  # fmt: skip
   options = {name: data[name] for name in names if name in data} | options

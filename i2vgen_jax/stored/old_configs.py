@@ -21,6 +21,7 @@ ADDED = {
   'data.phases': (),
   'data.cache': '',
   'data.aspects': (),
+  'data.captions': False,
   'data.shard_cache': '',
   'data.shard_cache_gb': 100.0,
   'data.max_crop': 0.0,

@@ -1,0 +1,1 @@
+"""Captions: several for each example, by a model or a function, drawn by weight."""

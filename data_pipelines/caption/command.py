@@ -1,0 +1,349 @@
+"""Caption: several captions for each example, drawn by weight, beside the one that came with it.
+
+Each source (a model, a function) is asked once, shard by shard, and its answers stay in
+_captioned/SOURCE/. Then all sources' captions are gathered, in seconds: weights may be changed and
+the command run again. Records are never rewritten:
+
+sidecar/caption/<split>-IIIII-of-NNNNN.parquet   for --where: caption (of most weight), language
+captions/<the name of the shard's records>       for the stream: all captions of each record
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from etils import epath
+
+from data_pipelines.caption import captioners
+from data_pipelines.corpus import jobs, reader, records, remote_records, schema, storage
+from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.media import crops, decode, failures, sandbox
+
+VERSION = 1
+STAGE = 'caption'
+ALT = 'alt'  # The source of what came with the example.
+FOLDER = 'captions'
+BATCH = 32  # Clips that a captioner is given at a time.
+MAX_SIDE = 512  # Pixels of the frames that it sees.
+
+_ANSWERS = pa.schema([('key', pa.string()), ('text', pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One captioner's part.
+
+  Attributes:
+    name: of its captions' source.
+    captioner: that writes them.
+    num_frames: of a video that it sees.
+  """
+
+  name: str
+  captioner: captioners.Captioner
+  num_frames: int = 4
+
+  def __post_init__(self):
+    if not re.fullmatch(r'[A-Za-z0-9_.-]+', self.name) or self.name == ALT:
+      raise ValueError(
+        f'--source={self.name} should be letters, digits, "_", "-" and ".", and not {ALT!r}.'
+      )
+
+
+def caption(
+  directory: str,
+  source: Source | None = None,
+  weights: Mapping[str, float] | None = None,
+  num_processes: int = 2,
+  beam_flags: Sequence[str] = (),
+) -> dict:
+  """Writes sidecar/caption/ and captions/ of the corpus in `directory`.
+
+  Args:
+    directory: an ingested corpus, on a disk or in a bucket.
+    source: that is asked now; None only gathers what there is.
+    weights: by which captions are drawn, by source; 1 for those not named, 0 leaves one out.
+    num_processes, beam_flags: see jobs.run.
+  Returns:
+    The stage's manifest.
+  Raises:
+    ValueError: if the folder holds no corpus, a weight is of no source or negative, or the
+      captioner cannot be used.
+  """
+  output, manifest = epath.Path(directory), reader.read_manifest(directory)
+  shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
+  failed: dict[str, int] = {}
+  if source:
+    parts = output / '_captioned' / source.name
+    spans = [output / schema.stage_sidecar('curate', shard['sidecar']) for shard in shards]
+    marks = [storage.sha256(path) if path.exists() else '' for path in spans]
+    described = [VERSION, manifest['fingerprint'], marks, source.captioner.identity()]
+    jobs.claim(parts, json.dumps([*described, source.num_frames]))
+    work = CaptionShard(output, source)
+    failed = jobs.failures_of(jobs.run(work, shards, parts, num_processes, beam_flags), parts)
+    work.close()
+  return _gather(output, manifest, shards, dict(weights or {}), failed)
+
+
+def _gather(
+  output: epath.Path, manifest: Mapping, shards: Sequence[Mapping], weights: dict, failed: Mapping
+) -> dict:
+  names = [ALT, *sorted(path.name for path in (output / '_captioned').glob('*') if path.is_dir())]
+  names = [n for n in names if n == ALT or _is_whole(output, n, len(shards))]
+  for name, weight in weights.items():
+    if name not in names or weight < 0:
+      raise ValueError(
+        f'--weight={name}={weight}: the sources are {", ".join(names)}, and weights 0 or more.'
+      )
+  of_source = {name: weights.get(name, 1.0) for name in names}
+  if not any(of_source.values()):
+    raise ValueError('all weights are 0: no caption would ever be drawn.')
+  marker = output / 'sidecar' / STAGE / 'manifest.json'
+  marker.unlink(missing_ok=True)  # While the files change, there is none.
+  digest, layouts, num_captions = hashlib.sha256(), {}, 0
+  for number, shard in enumerate(shards):
+    rows = _rows(output, number, shard, of_source)
+    num_captions += sum(len(row['captions']) for row in rows)
+    table = pa.Table.from_pylist(rows, schema.CAPTION)
+    storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
+    digest.update(json.dumps([row['captions'] for row in rows]).encode())
+    layouts[shard['records']] = _write_records(output / FOLDER / shard['records'], rows)
+  summary = dict(
+    version=VERSION,
+    corpus=manifest['fingerprint'],
+    weights=of_source,
+    fingerprint=digest.hexdigest()[:16],
+    num_examples=sum(shard['num_examples'] for shard in shards),
+    num_captions=num_captions,
+    failed=dict(failed),
+    shards=layouts,
+  )
+  storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
+  return summary
+
+
+def _is_whole(output: epath.Path, name: str, num_shards: int) -> bool:
+  folder = output / '_captioned' / name
+  if sum(1 for _ in folder.glob(f'*/{jobs.MARKER}')) == num_shards:
+    return True
+  logging.warning('the captions of %r are not whole yet, and are left out: ask it again.', name)
+  return False
+
+
+def _rows(
+  output: epath.Path, number: int, shard: Mapping, weights: Mapping[str, float]
+) -> list[dict[str, Any]]:
+  """Rows of schema.CAPTION of a shard."""
+  import py3langid  # Half a second.
+
+  found: list[tuple[str, list[str]]] = []
+  for name in weights:
+    if name == ALT:
+      read = records.read(output / shard['records'])
+      found.append((name, ['' if isinstance(r, Exception) else r['caption'] for r in read]))
+    else:
+      part = jobs.part(output / '_captioned' / name, number)
+      found.append((name, storage.read_table(part / 'captions.parquet')['text'].to_pylist()))
+  keys = storage.read_table(output / shard['sidecar'], ['key'])['key'].to_pylist()
+  rows = []
+  for i, key in enumerate(keys):
+    captions = [
+      dict(text=texts[i], weight=weights[name], source=name)
+      for name, texts in found
+      if texts[i] and texts[i].strip() and weights[name]
+    ]
+    first = max(captions, key=lambda caption: caption['weight'], default=dict(text=''))['text']
+    rows.append(
+      dict(
+        key=key,
+        caption=first,
+        captions=captions,
+        language=py3langid.classify(first)[0] if first else None,
+        num_words=len(first.split()),
+      )
+    )
+  return rows
+
+
+def _write_records(path: epath.Path, rows: Sequence[Mapping]) -> dict[str, Any]:
+  """Writes what the stream reads of a shard; returns its layout, for JSON."""
+  with storage.written(path) as local:
+    writer = writer_lib.RecordWriter(local, schema.caption_features())
+    for row in rows:
+      told = [[caption['text'], caption['weight']] for caption in row['captions']]
+      writer.write(dict(key=row['key'], captions=json.dumps(told)))
+    writer.close()
+    layout = remote_records.layout_of(local)
+    sha256 = storage.sha256(epath.Path(local))
+  return dict(size=layout.size, footer=layout.footer, sha256=sha256)
+
+
+class CaptionShard:
+  """(shard of the manifest, folder) -> captions.parquet, one row per record."""
+
+  def __init__(self, output: epath.Path, source: Source):
+    self._output = output
+    self._source = source
+    self._frames = sandbox.Sandbox(frames_of)
+
+  def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
+    """What cannot be decoded, or gets no answer, becomes a null."""
+    known = storage.read_table(self._output / shard['sidecar']).to_pylist()
+    spans = self._output / schema.stage_sidecar('curate', shard['sidecar'])
+    if spans.exists():
+      table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
+      known = [row | span for row, span in zip(known, table, strict=True)]
+    texts: list[str | None] = [None] * len(known)
+    failed: collections.Counter = collections.Counter()
+    example = ''
+    waiting: dict[int, captioners.Clip] = {}
+
+    def lose(row: int, error: Exception) -> None:
+      nonlocal example
+      lost = failures.of(error)
+      failed[lost.reason] += 1
+      example = f'{known[row]["key"]}: {lost}'
+
+    def ask() -> None:
+      answers = self._source.captioner(list(waiting.values())) if waiting else []
+      for row, answer in zip(waiting, answers, strict=True):
+        if isinstance(answer, Exception):
+          lose(row, answer)
+        else:
+          texts[row] = ' '.join(answer.split())
+      waiting.clear()
+
+    for row, record in enumerate(records.read(self._output / shard['records'])):
+      try:
+        if isinstance(record, Exception):
+          raise record
+        frames = self._frames(record['data'], known[row], self._source.num_frames)
+        waiting[row] = captioners.Clip(record['key'], record['caption'], frames)
+      except Exception as error:  # One example never ends a command.
+        lose(row, error)
+      if len(waiting) == BATCH:
+        ask()
+    ask()
+    keys = [row['key'] for row in known]
+    table = pa.table(dict(key=keys, text=texts), schema=_ANSWERS)
+    pa.parquet.write_table(table, folder / 'captions.parquet', write_page_checksum=True)
+    return dict(num_examples=len(known), failed=failed, example=example)
+
+  def close(self) -> None:
+    """Ends the child that decodes."""
+    self._frames.close()
+
+
+def frames_of(data: bytes, known: Mapping[str, Any], num_frames: int) -> np.ndarray:
+  """Frames of a shot, evenly spread: uint8 (F, H, W, 3) of at most MAX_SIDE pixels a side.
+
+  Args:
+    data: an encoded file.
+    known: its sidecar's row, with span_start and span_end if curate found them.
+    num_frames: F of a video.
+  Raises:
+    DecodeError: it is damaged.
+  """
+  scale = min(1.0, MAX_SIDE / max(known['height'], known['width']))
+  height, width = (max(16, round(scale * known[side])) for side in ('height', 'width'))
+  if known['media'] == 'image':
+    image = decode.decode_image(data)
+    return np.asarray(crops.center_crop_resize(image, height, width))[None]
+  start, end = known['first_time'], known['first_time'] + known['duration']
+  if known.get('span_end'):
+    start, end = known['span_start'], known['span_end']
+  times = start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
+  return decode.decode_video(data, times, height, width)[0]
+
+
+def add_command(commands: jobs.Commands) -> None:
+  """Adds `caption` to the command line."""
+  text = 'Write captions by a model or a function, and gather all for training and --where.'
+  parser = commands.add_parser('caption', help=text, description=text)
+  parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
+  texts = {
+    'source': 'name of the captions that are written',
+    'server': 'URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1',
+    'model': 'of the server',
+    'by': 'module:function in place of a server: [captioners.Clip] -> [str]',
+  }
+  for name, text in texts.items():
+    parser.add_argument(f'--{name}', default='', help=text)
+  parser.add_argument('--prompt', default=captioners.PROMPT, help='what the model is asked')
+  text = 'of a video that are shown; %(default)s'
+  parser.add_argument('--num_frames', type=jobs.at_least_one, default=4, help=text)
+  text = 'requests at a time; %(default)s'
+  parser.add_argument('--in_flight', type=jobs.at_least_one, default=8, help=text)
+  text = f'of being drawn; 1 if not given, 0 leaves it out; {ALT} is what came with the example'
+  parser.add_argument('--weight', action='append', default=[], metavar='SOURCE=WEIGHT', help=text)
+  jobs.add_dry_run(parser)
+  jobs.add_flags(parser)
+  parser.set_defaults(run=_run_command)
+
+
+def _run_command(
+  directory: str,
+  source: str,
+  server: str,
+  model: str,
+  prompt: str,
+  by: str,
+  num_frames: int,
+  in_flight: int,
+  weight: Sequence[str],
+  dry_run: bool,
+  **options: Any,
+) -> None:
+  start = time.monotonic()
+  asked = _source(source, server, model, prompt, by, num_frames, in_flight)
+  weights = dict(_weight(item) for item in weight)
+  if dry_run:
+    splits = reader.read_manifest(directory)['splits'].values()
+    num = sum(split['num_examples'] for split in splits)
+    print(f'{directory}: {num:,} examples to caption; nothing was written')
+    return
+  summary = caption(directory, asked, weights, **options)
+  if summary['failed']:
+    print(failures.sentence(summary['failed'], 'captioned'))
+  told = ', '.join(f'{name} {value:g}' for name, value in summary['weights'].items())
+  print(
+    f'{directory}: {summary["num_captions"]:,} captions of {summary["num_examples"]:,} examples; '
+    f'weights: {told}; {time.monotonic() - start:.1f} s'
+  )
+
+
+def _source(
+  name: str, server: str, model: str, prompt: str, by: str, num_frames: int, in_flight: int
+) -> Source | None:
+  if not server and not by:
+    if name:
+      raise ValueError(f'--source={name} needs --server=URL with --model=NAME, or --by=FUNCTION.')
+    return None
+  if server and by:
+    raise ValueError('--server and --by are given: give one of them.')
+  if server and not model:
+    raise ValueError(f'--server={server} needs --model=NAME.')
+  if not name:
+    raise ValueError('--source=NAME is missing: it names the captions that are written.')
+  captioner = (
+    captioners.ByServer(server, model, prompt, in_flight) if server else captioners.ByFunction(by)
+  )
+  return Source(name, captioner, num_frames)
+
+
+def _weight(item: str) -> tuple[str, float]:
+  name, _, value = item.rpartition('=')
+  try:
+    return name, float(value)
+  except ValueError:
+    raise ValueError(f'--weight={item} should be SOURCE=NUMBER.') from None

@@ -1,0 +1,73 @@
+"""Which of its captions an example is drawn with: by their weights, as a function of the step."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.corpus import reader, remote_records, storage
+from data_pipelines.media.errors import DecodeError
+
+
+class Captions:
+  """Those that `caption` wrote beside corpora.
+
+  Args:
+    corpora: whose rows are drawn.
+
+  Attributes:
+    fingerprints: one per corpus; each changes with any of its captions and weights.
+
+  Raises:
+    ValueError: a corpus has none, or those of another version of it.
+  """
+
+  def __init__(self, corpora: reader.Corpora):
+    self._corpora = corpora
+    self.fingerprints: list[str] = []
+    layouts = {}
+    for directory, fingerprint in zip(
+      corpora.directories.values(), corpora.fingerprints, strict=True
+    ):
+      path = directory / 'sidecar' / 'caption' / 'manifest.json'
+      command = f'python -m data_pipelines caption --corpus={directory}'
+      try:
+        manifest = storage.read_json(path, 'corpus', 'fingerprint', 'shards')
+      except FileNotFoundError:
+        raise ValueError(f'data.captions: {directory} has none. Make them: {command}') from None
+      if manifest['corpus'] != fingerprint:
+        raise ValueError(
+          f'data.captions: those of {directory} are of another version of the corpus: {command}'
+        )
+      self.fingerprints.append(manifest['fingerprint'])
+      for name, shard in manifest['shards'].items():
+        layouts[_path(f'{directory}/{name}')] = remote_records.Layout(**shard)
+    remote = reader.Remote(layouts, corpora.remote.cache)
+    self._records = reader.Records(('captions',), (), remote)
+
+  def draw(self, rows: Sequence[int], fractions: Sequence[float]) -> list[str | None]:
+    """A caption of each row; None where what came with the example is all there is.
+
+    Args:
+      rows: of the corpora.
+      fractions: in [0, 1), which of its captions, laid side by side as wide as their weights.
+    """
+    places = [self._corpora.locate(row) for row in rows]
+    found = self._records.read_ahead((_path(shard), record) for shard, record in places)
+    drawn: list[str | None] = []
+    for record, fraction in zip(found, fractions, strict=True):
+      if isinstance(record, DecodeError):
+        raise ValueError(f'data.captions: {record}; write them again.') from record
+      told = json.loads(record['captions'])
+      if not told:
+        drawn.append(None)
+        continue
+      ends = np.cumsum([weight for _, weight in told])
+      drawn.append(told[int(np.searchsorted(ends, fraction * ends[-1], side='right'))][0])
+    return drawn
+
+
+def _path(shard: str) -> str:
+  """Of the captions of a shard of records."""
+  folder, _, name = shard.rpartition('/')
+  return f'{folder}/captions/{name}'
