@@ -26,11 +26,12 @@ ROWS = {
   'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus media sources',
   'data_pipelines/curate': 'corpus media sources user_errors',
+  'data_pipelines/caption': 'corpus media',
   'data_pipelines/score': 'corpus media',
   'data_pipelines/stream': 'corpus index media',
   'data_pipelines/pages': '',
   'data_pipelines/report': 'corpus index media pages progress',
-  'data_pipelines': 'corpus curate demo_corpus index ingest report stream user_errors',
+  'data_pipelines': 'caption corpus curate demo_corpus index ingest report stream user_errors',
   'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors',
   'i2vgen_jax/status': (
     'process data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors'
@@ -93,8 +94,8 @@ ROWS = {
   ),
   'benchmarks': (
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
-    'data_pipelines/ingest data_pipelines/media data_pipelines/stream i2vgen_jax '
-    'i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
+    'data_pipelines/index data_pipelines/ingest data_pipelines/media data_pipelines/stream '
+    'i2vgen_jax i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
     'i2vgen_jax/diffusion i2vgen_jax/load '
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
