@@ -11,6 +11,7 @@ from data_pipelines.caption import command as caption
 from data_pipelines.corpus import jobs
 from data_pipelines.curate import command as curate
 from data_pipelines.demo_corpus import kinds
+from data_pipelines.engines import choice
 from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import inspect, verify
@@ -74,7 +75,7 @@ def _add_demo(commands: jobs.Commands) -> None:
   for name in ('num_videos', 'num_validation', 'num_images'):
     own = ', '.join(f'{kind} {made.counts[name]}' for kind, made in kinds.KINDS.items())
     parser.add_argument(f'--{name}', type=int, help=f'default: {own}')
-  parser.add_argument('--num_processes', type=jobs.at_least_one, default=2)
+  parser.add_argument('--num_processes', type=choice.at_least_one, default=2)
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_demo)
 

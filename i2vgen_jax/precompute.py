@@ -29,6 +29,7 @@ if __name__ == '__main__':  # Above the other imports, which --help need not wai
   cli.run(__file__)
 
 import collections
+import contextlib
 import dataclasses
 import json
 import math
@@ -120,17 +121,19 @@ def precompute(
   items = _items(corpora, identity['sizes'])
   parts = output / PARTS
   hosts.meet('all have looked for a cache')
-  if hosts.is_lead():
-    jobs.claim(parts, cache_lib.fingerprint(identity))
-  hosts.meet('the folder of the parts is ready')
-  host = jax.process_index(), jax.process_count()
-  results = jobs.run(work, items, parts, num_processes=1, host=host)
-  work.close()
-  if hosts.is_lead():
-    failed = jobs.failures_of(results, parts)
-    if failed:
-      logging.warning(failures.sentence(failed, 'decoded'))
-    return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
+  with contextlib.ExitStack() as stack:
+    if hosts.is_lead():
+      identifier = cache_lib.fingerprint(identity)
+      stack.enter_context(jobs.claimed(parts, identifier, kept=False))
+    hosts.meet('the folder of the parts is ready')
+    host = jax.process_index(), jax.process_count()
+    results = jobs.run(work, items, parts, num_processes=1, host=host)
+    work.close()
+    if hosts.is_lead():
+      failed = jobs.failures_of(results, parts)
+      if failed:
+        logging.warning(failures.sentence(failed, 'decoded'))
+      return _publish(output, items, results, parts, dict(identity=identity, shapes=shapes), dtype)
   while not (output / 'manifest.json').exists():  # Who leaves before the others ends their run.
     time.sleep(1.0)
   return cache_lib.read_manifest(output)
@@ -347,5 +350,4 @@ def _publish(
     num_bytes=sum(result['num_bytes'] for result in results),
   )
   storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
-  storage.remove_folder(parts)
   return manifest

@@ -18,6 +18,12 @@ if __name__ == '__main__':  # Above the other imports, which --help need not wai
   flags.DEFINE_string('saliency', '', 'ONNX file of a saliency network, such as U2-Net.')
   flags.DEFINE_integer('batch_size', 32, 'Examples per step, of three pictures each.')
   flags.DEFINE_integer('num_threads', 4, 'Number of threads that decode.')
+  flags.DEFINE_enum('engine', 'local', ('local', 'ray'), 'This process, or actors of Ray.')
+  flags.DEFINE_string(
+    'ray_address', '', 'HOST:PORT of a Ray cluster that runs; empty starts one on this machine.'
+  )
+  flags.DEFINE_string('ray_resources', '', 'What each actor takes, such as CPU=4,GPU=1.')
+  flags.DEFINE_integer('ray_actors', 0, 'Number of actors; 0 for as many as there is room for.')
   flags.DEFINE_bool('dry_run', False, 'Only say what would be done; write nothing.')
   flags.mark_flags_as_required(['corpus'])
   cli.run(__file__)
@@ -26,6 +32,7 @@ import time
 from typing import Any
 
 from data_pipelines.corpus import reader
+from data_pipelines.engines import choice
 from data_pipelines.media import failures
 from data_pipelines.score import shards
 from i2vgen_jax.evaluation import clip_scorer
@@ -40,6 +47,9 @@ def main() -> None:
     num = sum(split['num_examples'] for split in splits)
     print(f'{given.corpus}: {num:,} examples to score; nothing was written')
     return
+  engine = choice.engine_of(
+    given.engine, given.ray_address, given.ray_resources, num_actors=given.ray_actors
+  )
   summary = score(
     given.corpus,
     given.clip,
@@ -48,6 +58,7 @@ def main() -> None:
     saliency=given.saliency,
     batch_size=given.batch_size,
     num_threads=given.num_threads,
+    engine=engine,
   )
   if summary['failed']:
     print(failures.sentence(summary['failed'], 'scored'))
@@ -63,7 +74,7 @@ def score(corpus: str, clip: str = '', **options: Any) -> dict[str, Any]:
   Args:
     corpus: its folder, as ingest wrote it.
     clip: folder of a CLIPModel of transformers (clip_scorer.py); '' goes without.
-    **options: of `shards.score`: the other networks' files, batch_size, num_threads.
+    **options: of `shards.score`: the other networks' files, batch_size, num_threads, engine.
 
   Returns:
     The stage's manifest.

@@ -22,16 +22,19 @@ ROWS = {
   'data_pipelines/user_errors': '',
   'data_pipelines/media': 'children',
   'data_pipelines/sources': 'media user_errors',
-  'data_pipelines/corpus': 'children media progress sources',
+  'data_pipelines/engines': 'children media user_errors',
+  'data_pipelines/corpus': 'engines media progress sources',
   'data_pipelines/index': 'corpus',
-  'data_pipelines/ingest': 'corpus media sources',
-  'data_pipelines/curate': 'corpus media sources user_errors',
-  'data_pipelines/caption': 'corpus media',
-  'data_pipelines/score': 'corpus media',
+  'data_pipelines/ingest': 'corpus engines media sources',
+  'data_pipelines/curate': 'corpus engines media sources user_errors',
+  'data_pipelines/caption': 'corpus engines media',
+  'data_pipelines/score': 'corpus engines media',
   'data_pipelines/stream': 'corpus index media',
   'data_pipelines/pages': '',
   'data_pipelines/report': 'corpus index media pages progress',
-  'data_pipelines': 'caption corpus curate demo_corpus index ingest report stream user_errors',
+  'data_pipelines': (
+    'caption corpus curate demo_corpus engines index ingest report stream user_errors'
+  ),
   'i2vgen_jax/process': 'data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors',
   'i2vgen_jax/status': (
     'process data_pipelines/corpus data_pipelines/progress data_pipelines/user_errors'
@@ -75,7 +78,7 @@ ROWS = {
   'i2vgen_jax': (
     'conditions evaluation exports i2vgen_jax/load models parallel plan pretrained process '
     'sampling session stored training configs data_pipelines data_pipelines/corpus '
-    'data_pipelines/index data_pipelines/media data_pipelines/progress '
+    'data_pipelines/engines data_pipelines/index data_pipelines/media data_pipelines/progress '
     'data_pipelines/score data_pipelines/stream data_pipelines/user_errors'
   ),
   'i2vgen_jax/studio': (
@@ -125,6 +128,7 @@ TORCH_ROOM = 'i2vgen_jax/exports/torch_model'  # Is copied for torch, and never 
 # These import what a user names as 'module:function', or the command that calls them.
 BY_NAME = (
   'benchmarks/same_numbers/batches.py',
+  'data_pipelines/caption/captioners.py',
   'data_pipelines/curate/measure.py',
   'i2vgen_jax/conditions/__init__.py',
   'i2vgen_jax/evaluation/frechet.py',

@@ -27,6 +27,7 @@ from etils import epath
 from data_pipelines.caption import captioners
 from data_pipelines.corpus import jobs, reader, records, remote_records, schema, storage
 from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.engines import choice
 from data_pipelines.media import crops, decode, failures, sandbox
 
 VERSION = 1
@@ -65,7 +66,7 @@ def caption(
   source: Source | None = None,
   weights: Mapping[str, float] | None = None,
   num_processes: int = 2,
-  beam_flags: Sequence[str] = (),
+  engine: choice.Engine | None = None,
 ) -> dict:
   """Writes sidecar/caption/ and captions/ of the corpus in `directory`.
 
@@ -73,7 +74,7 @@ def caption(
     directory: an ingested corpus, on a disk or in a bucket.
     source: that is asked now; None only gathers what there is.
     weights: by which captions are drawn, by source; 1 for those not named, 0 leaves one out.
-    num_processes, beam_flags: see jobs.run.
+    num_processes, engine: see jobs.run.
   Returns:
     The stage's manifest.
   Raises:
@@ -88,11 +89,12 @@ def caption(
     spans = [output / schema.stage_sidecar('curate', shard['sidecar']) for shard in shards]
     marks = [storage.sha256(path) if path.exists() else '' for path in spans]
     described = [VERSION, manifest['fingerprint'], marks, source.captioner.identity()]
-    jobs.claim(parts, json.dumps([*described, source.num_frames]))
-    work = CaptionShard(output, source)
-    failed = jobs.failures_of(jobs.run(work, shards, parts, num_processes, beam_flags), parts)
-    work.close()
-  return _gather(output, manifest, shards, dict(weights or {}), failed)
+    with jobs.claimed(parts, json.dumps([*described, source.num_frames])):
+      work = CaptionShard(output, source)
+      failed = jobs.failures_of(jobs.run(work, shards, parts, num_processes, engine), parts)
+      work.close()
+  with jobs.claimed(output / '_gathered', '', kept=False):
+    return _gather(output, manifest, shards, dict(weights or {}), failed)
 
 
 def _gather(
@@ -281,13 +283,13 @@ def add_command(commands: jobs.Commands) -> None:
     parser.add_argument(f'--{name}', default='', help=text)
   parser.add_argument('--prompt', default=captioners.PROMPT, help='what the model is asked')
   text = 'of a video that are shown; %(default)s'
-  parser.add_argument('--num_frames', type=jobs.at_least_one, default=4, help=text)
+  parser.add_argument('--num_frames', type=choice.at_least_one, default=4, help=text)
   text = 'requests at a time; %(default)s'
-  parser.add_argument('--in_flight', type=jobs.at_least_one, default=8, help=text)
+  parser.add_argument('--in_flight', type=choice.at_least_one, default=8, help=text)
   text = f'of being drawn; 1 if not given, 0 leaves it out; {ALT} is what came with the example'
   parser.add_argument('--weight', action='append', default=[], metavar='SOURCE=WEIGHT', help=text)
   jobs.add_dry_run(parser)
-  jobs.add_flags(parser)
+  choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
 
 
@@ -305,6 +307,7 @@ def _run_command(
   **options: Any,
 ) -> None:
   start = time.monotonic()
+  options = choice.given(options)
   asked = _source(source, server, model, prompt, by, num_frames, in_flight)
   weights = dict(_weight(item) for item in weight)
   if dry_run:

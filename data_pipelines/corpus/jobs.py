@@ -1,8 +1,7 @@
-"""One function over many shards: in this process, or as an Apache Beam job wherever Beam runs.
+"""One function over many shards, wherever an engine runs it, by one process at a time.
 
 Each shard's files appear in parts/IIIII at once, with result.json as the marker. So a job that was
-killed, run again, does only what is unfinished, with the same bytes; Beam itself cannot resume.
-Nothing but the shards' names goes through Beam: media is never shuffled.
+killed, run again, does only what is unfinished, with the same bytes, whatever the engine.
 """
 
 import argparse
@@ -13,7 +12,8 @@ import dataclasses
 import json
 import os
 import pathlib
-import shlex
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -24,8 +24,9 @@ from typing import Any, NoReturn, TypeAlias
 
 from etils import epath
 
-from data_pipelines import children, progress
-from data_pipelines.corpus import storage
+from data_pipelines import progress
+from data_pipelines.corpus import lease, storage
+from data_pipelines.engines import beam, choice, local
 from data_pipelines.media import failures
 
 Work = Callable[[Any, pathlib.Path], dict]
@@ -39,7 +40,7 @@ def run(
   items: Sequence[Any],
   parts: epath.Path,
   num_processes: int = 2,
-  beam_flags: Sequence[str] = (),
+  engine: choice.Engine | None = None,
   host: tuple[int, int] = (0, 1),
 ) -> list[dict]:
   """Does the work on all items that are not done yet.
@@ -48,9 +49,9 @@ def run(
     work: picklable. work(item, folder) writes files into an empty local folder and returns what
       there is to say about them, as JSON. The same item gives the same bytes.
     items: what to work on. Their order names the parts, so it must not change between runs.
-    parts: folder for the parts, on a disk that all workers share, or in a bucket.
-    num_processes: of Beam's own runner on this machine; 1 does the work here, without Beam.
-    beam_flags: Beam's own, such as --runner=DataflowRunner with what that needs.
+    parts: folder for the parts, on a disk that all workers share, or in a bucket; `claimed`.
+    num_processes: on this machine; without an engine, 1 does the work in this one.
+    engine: None is child processes of this machine.
     host: (index, count) of this one among those that run it at once: each does every count-th item,
       and the first waits until the others have done theirs.
   Returns:
@@ -59,16 +60,18 @@ def run(
   done = _done(parts)
   mine = range(host[0], len(items), host[1])
   todo = [(index, items[index]) for index in mine if index not in done]
-  shard_work = _ShardWork(work, parts)
-  if beam_flags or (num_processes > 1 and len(todo) > 1):
-    with _stderr_in_a_file(), _progress(parts, len(items)):
-      _run_beam(shard_work, todo, num_processes, beam_flags)
-  else:
-    with _progress(parts, len(items)):
-      for numbered in todo:
-        shard_work(numbered)
-      while host[1] > 1 and host[0] == 0 and len(_done(parts)) < len(items):
-        time.sleep(_poll_secs(parts))
+  engine = engine or local.Local()
+  if isinstance(engine, beam.Beam) and engine.is_elsewhere() and storage.is_local(parts):
+    raise ValueError(
+      f'{parts.parent} is on this machine, where the workers of Dataflow cannot write: give an '
+      '--output in a bucket, gs://...'
+    )
+  quiet = beam.stderr_in_a_file() if isinstance(engine, beam.Beam) else contextlib.nullcontext()
+  with quiet, _progress(parts, len(items)):
+    if todo:
+      engine.run(_ShardWork(work, parts), todo, num_processes)
+    while host[1] > 1 and host[0] == 0 and len(_done(parts)) < len(items):
+      time.sleep(_poll_secs(parts))
   markers = [part(parts, index) / MARKER for index in (mine if host[0] else range(len(items)))]
   return [json.loads(text) for text in storage.in_threads(_read_text, markers)]
 
@@ -100,36 +103,56 @@ def part(parts: epath.Path, index: int) -> epath.Path:
   return parts / f'{index:05d}'
 
 
-def claim(parts: epath.Path, identity: str) -> None:
-  """Prepares the folder for parts; what a run with other input or options left there is dropped."""
-  marker = parts / 'identity'
-  if parts.exists() and (not marker.exists() or marker.read_text() != identity):
-    storage.remove_folder(parts)
+@contextlib.contextmanager
+def claimed(parts: epath.Path, identity: str, kept: bool = True) -> Generator[None, None, None]:
+  """Within, the folder for parts is this process's; another run is refused.
+
+  Args:
+    parts: the folder; what a run with other input or options left there is dropped.
+    identity: of the input and options.
+    kept: whether the parts stay once the context has ended without an exception.
+  Raises:
+    ValueError: another run is at work there, or nothing can be written.
+  """
   try:
     parts.mkdir(parents=True, exist_ok=True)
-    storage.write_bytes(marker, identity.encode())
+    held = lease.Lease(parts, _lost, 'works on it. Wait for its end, or stop it.')
   except OSError as error:
     raise ValueError(f'{parts.parent} is not writable: {error}') from error
+  try:
+    marker = parts / 'identity'
+    if not marker.exists() or marker.read_text() != identity:
+      _empty(parts)
+      storage.write_bytes(marker, identity.encode())
+    _sweep(parts)
+    yield
+    _sweep(parts)
+  finally:
+    held.release()
+  if not kept:
+    storage.remove_folder(parts)
+
+
+def _sweep(parts: epath.Path) -> None:
+  """Deletes what workers that were killed left behind."""
   if storage.is_local(parts):
-    for folder in parts.glob('partial-*'):  # Of workers that were killed.
+    for folder in parts.glob('partial-*'):
       storage.remove_folder(folder)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of `run` to a command's."""
-  parser.add_argument(
-    '--num_processes', type=at_least_one, default=2, help='on this machine; 1 works without Beam'
-  )
-  parser.add_argument(
-    'beam_flags', nargs='*', metavar='-- BEAM_FLAGS', help="Beam's, as -- --runner=DataflowRunner"
-  )
+def _empty(parts: epath.Path) -> None:
+  """Deletes all but the lease."""
+  for path in parts.iterdir():
+    if path.is_dir():
+      storage.remove_folder(path)
+    elif lease.NAME not in path.name:
+      path.unlink()
 
 
-def at_least_one(text: str) -> int:
-  """The number of a flag that counts what there must be one of."""
-  if int(text) < 1:
-    raise argparse.ArgumentTypeError(f'{text} must be at least 1')
-  return int(text)
+def _lost(sentence: str) -> None:
+  """Ends this process, with its children, before it writes what another one would read."""
+  print(f'error: {sentence}', file=sys.stderr, flush=True)
+  os.kill(os.getpid(), signal.SIGTERM)
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:
@@ -167,77 +190,22 @@ def end_with(command: Callable[[], None]) -> NoReturn:
 class _ShardWork:
   work: Work
   parts: epath.Path
-  parent: int = dataclasses.field(default_factory=os.getpid)
 
   def __call__(self, numbered: tuple[int, Any]) -> None:
-    if os.getppid() == self.parent:  # A worker on this machine.
-      children.follow(self.parent)
     index, item = numbered
     target = part(self.parts, index)
-    if (target / MARKER).exists():  # Beam may give a shard to two workers.
+    if (target / MARKER).exists():  # An engine may give a shard to two workers.
       return
+    if not (self.parts / 'identity').exists():
+      raise ValueError(
+        f'{self.parts.parent} of the machine that started the job is not that of '
+        f'{socket.gethostname()}: give a folder on a disk that all machines share, or in a bucket.'
+      )
     parent = self.parts if storage.is_local(self.parts) else None
     folder = pathlib.Path(tempfile.mkdtemp(prefix='partial-', dir=parent))
     result = self.work(item, folder)
     (folder / MARKER).write_text(json.dumps(result))
     storage.publish(folder, target, last=MARKER)
-
-
-def _run_beam(
-  shard_work: _ShardWork,
-  todo: Sequence[tuple[int, Any]],
-  num_processes: int,
-  beam_flags: Sequence[str],
-) -> None:
-  import apache_beam as beam  # Half a second, and not needed to train.
-  from apache_beam.options import pipeline_options
-
-  # What --runner=DirectRunner stands for, without its attempt to download another runner first.
-  flags = ['--runner=FnApiRunner', f'--direct_num_workers={min(num_processes, len(todo))}']
-  if beam_flags:
-    flags += ['--direct_running_mode=multi_processing', *beam_flags]
-  options = pipeline_options.PipelineOptions(flags)
-  runner = options.view_as(pipeline_options.StandardOptions).runner
-  if runner == 'DataflowRunner' and storage.is_local(shard_work.parts):
-    raise ValueError(
-      f'{shard_work.parts.parent} is on this machine, where the workers of {runner} cannot write: '
-      'give an --output in a bucket, gs://...'
-    )
-  with beam.Pipeline(None if beam_flags else _local_runner(), options) as pipeline:
-    shards = pipeline | 'Shards' >> beam.Create(todo)
-    _ = shards | 'Spread' >> beam.Reshuffle() | 'Work' >> beam.Map(shard_work)
-
-
-def _local_runner() -> Any:
-  """Beam's, of processes on this machine that are our own children, not those of a shell."""
-  from apache_beam.runners.portability.fn_api_runner import fn_runner
-  from apache_beam.transforms import environments
-
-  command = f'exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main'
-  return fn_runner.FnApiRunner(environments.SubprocessSDKEnvironment.from_command_string(command))
-
-
-@contextlib.contextmanager
-def _stderr_in_a_file() -> Generator[None, None, None]:
-  """Beam's processes on this machine say 18 lines each to stderr: kept for those who need them."""
-  sys.stderr.flush()
-  terminal, python_stderr = os.dup(2), sys.stderr
-  descriptor, log = tempfile.mkstemp(prefix='beam-', suffix='.log')
-  os.dup2(descriptor, 2)
-  sys.stderr = os.fdopen(os.dup(terminal), 'w')  # The progress bar's and our own messages'.
-  try:
-    yield
-  except Exception as error:
-    error.add_note(f'What the processes wrote is in {log}.')
-    raise
-  else:
-    os.remove(log)
-  finally:
-    sys.stderr.close()
-    sys.stderr = python_stderr
-    os.dup2(terminal, 2)
-    os.close(terminal)
-    os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -246,11 +214,12 @@ def _progress(parts: epath.Path, total: int) -> Generator[None, None, None]:
   stopped = threading.Event()
 
   def watch():
-    done = 0
+    done, took = 0, 0.0
     with progress.Progress(total, 'shard') as shown:
       while True:
-        last = stopped.wait(_poll_secs(parts))
-        before, done = done, len(_done(parts))
+        last = stopped.wait(max(_poll_secs(parts), 20 * took))  # To list 100,000 takes seconds.
+        began, before, done = time.monotonic(), done, len(_done(parts))
+        took = time.monotonic() - began
         shown.update(done - before)
         if last:
           return

@@ -22,6 +22,7 @@ from etils import epath
 
 from data_pipelines.corpus import buckets, jobs, reader, records, schema, storage
 from data_pipelines.curate import decide, denylist
+from data_pipelines.engines import choice
 from data_pipelines.media import failures, sandbox
 
 VERSION = 2  # Of what is measured: another one is measured again.
@@ -42,7 +43,7 @@ def curate(
   allow_no_denylist: str = '',
   hooks: Mapping[str, str] | None = None,
   num_processes: int = 2,
-  beam_flags: Sequence[str] = (),
+  engine: choice.Engine | None = None,
   allowlists: Sequence[epath.PathLike] = (),
   denylist_must_match: bool = False,
 ) -> dict:
@@ -55,7 +56,7 @@ def curate(
       allowlist.
     allow_no_denylist: why there is none; it is written into the manifest.
     hooks: column of schema.CURATE -> 'module:function' (measure.py).
-    num_processes, beam_flags: see jobs.run.
+    num_processes, engine: see jobs.run.
     allowlists: files of all that may be used, whatever the media.
     denylist_must_match: whether a denylist that names no example is an error.
   Returns:
@@ -76,12 +77,42 @@ def curate(
   allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
-  jobs.claim(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks]))
-  work = MeasureShard(output, hooks)
-  results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
-  work.close()
-  failed = jobs.failures_of(results, measured_in)
+  with jobs.claimed(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks])):
+    work = MeasureShard(output, hooks)
+    results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, engine)
+    work.close()
+    failed = jobs.failures_of(results, measured_in)
+    decisions = _decide(output, shards, rules, denied, allowed, web.has_tags, denylist_must_match)
+    summary = dict(
+      version=VERSION,
+      corpus=manifest['fingerprint'],
+      rules=dataclasses.asdict(rules),
+      hooks=hooks,
+      denylists=_digests(denylists),
+      allowlists=_digests(allowlists),
+      lists=denied.sentences(decisions.num_examples) + allowed.sentences(decisions.num_examples),
+      no_denylist=reason,
+      num_examples=decisions.num_examples,
+      num_kept=decisions.num_kept,
+      funnel=decisions.funnel(),
+      flags=dict(sorted(decisions.flags.items())),
+      failed=failed,
+    )
+    storage.write_bytes(_marker(output), json.dumps(summary, indent=2).encode())
+    return summary
 
+
+def _decide(
+  output: epath.Path,
+  shards: Sequence[tuple[str, Mapping]],
+  rules: decide.Rules,
+  denied: denylist.Lists,
+  allowed: denylist.Lists,
+  has_tags: bool,
+  must_match: bool,
+) -> decide.Decisions:
+  """Writes the sidecars of all shards."""
+  measured_in = output / '_measured'
   needs_md5 = 'md5' in denied.kinds | allowed.kinds
 
   def read(number: int) -> list[dict]:
@@ -93,33 +124,21 @@ def curate(
     return [known | row for known, row in zip(base, found, strict=True)]
 
   is_held_out = [split != 'train' for split, _ in shards]
-  decisions = decide.Decisions(read, is_held_out, rules, denied, web.has_tags, allowed)
-  if denylist_must_match:
+  decisions = decide.Decisions(read, is_held_out, rules, denied, has_tags, allowed)
+  if must_match:
     denied.check_matches()
   allowed.check_matches()  # Nothing would be left.
-  marker = output / 'sidecar' / STAGE / 'manifest.json'
+  marker = _marker(output)
   if marker.exists():  # While the sidecars change, there is none.
     marker.unlink()
   for number, (_, shard) in enumerate(shards):
     table = pa.Table.from_pylist(decisions.rows(number), schema.CURATE)
     storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
-  summary = dict(
-    version=VERSION,
-    corpus=manifest['fingerprint'],
-    rules=dataclasses.asdict(rules),
-    hooks=hooks,
-    denylists=_digests(denylists),
-    allowlists=_digests(allowlists),
-    lists=denied.sentences(decisions.num_examples) + allowed.sentences(decisions.num_examples),
-    no_denylist=reason,
-    num_examples=decisions.num_examples,
-    num_kept=decisions.num_kept,
-    funnel=decisions.funnel(),
-    flags=dict(sorted(decisions.flags.items())),
-    failed=failed,
-  )
-  storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
-  return summary
+  return decisions
+
+
+def _marker(output: epath.Path) -> epath.Path:
+  return output / 'sidecar' / STAGE / 'manifest.json'
 
 
 def _digests(paths: Sequence[epath.PathLike]) -> dict[str, str]:
@@ -271,7 +290,7 @@ def add_command(commands: jobs.Commands) -> None:
   text = 'text_area=module:function or watermark_score=module:function'
   parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
   jobs.add_dry_run(parser)
-  jobs.add_flags(parser)
+  choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
 
 
@@ -284,10 +303,11 @@ def _run_command(
   hooks: Sequence[str],
   dry_run: bool,
   num_processes: int,
-  beam_flags: Sequence[str],
   **given: Any,
 ) -> None:
   start = time.monotonic()
+  given = choice.given(given)
+  engine = given.pop('engine')
   named = {column: path for column, _, path in (hook.partition('=') for hook in hooks)}
   rules = decide.Rules(**dict[str, Any](given, nsfw=tuple(given['nsfw'].split(','))))
   if dry_run:
@@ -298,7 +318,7 @@ def _run_command(
     return
   options = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
   summary = curate(
-    directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags, **options
+    directory, rules, denylists, allow_no_denylist, named, num_processes, engine, **options
   )
   for line in summary['lists']:
     print(line)

@@ -1,16 +1,20 @@
 """Which examples are kept: rules on each by itself, and copies, which takes all of them together.
 
-Two passes over the shards. The first leaves 52 bytes per example in memory: what copies are found
-and ranked by. The second gives each shard's rows their decisions, and forgets them.
+Two passes over the shards. The first leaves 52 bytes per example in files: what copies are found
+and ranked by. The second gives each shard's rows their decisions, and forgets them. Rows are
+compared in blocks (grouping.py), so that memory holds some numbers of each row only.
 """
 
 import collections
+import contextlib
 import dataclasses
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.curate import denylist
+from data_pipelines.curate import denylist, grouping
 
 # In the order of the funnel.
 RULES = (
@@ -99,11 +103,20 @@ class Decisions:
     self._examples: dict[str, list[str]] = {rule: [] for rule in RULES}
     self._num_stopped: collections.Counter = collections.Counter()
     self._denied, self._allowed = denied, allowed
-    facts = [self._facts(read(i), held_out) for i, held_out in enumerate(is_held_out)]
-    self._starts = np.cumsum([0, *(len(shard) for shard in facts)])
-    facts_N = np.concatenate(facts)
-    self._is_allowed_N = facts_N['is_allowed']
-    self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N)
+    self._starts = np.zeros(len(is_held_out) + 1, np.int64)
+    with tempfile.TemporaryDirectory(prefix='facts-') as folder:  # In TMPDIR.
+      with contextlib.ExitStack() as stack:
+        files = {
+          name: stack.enter_context(open(f'{folder}/{name}', 'wb')) for name in _FACTS.names or ()
+        }
+        for shard, held_out in enumerate(is_held_out):
+          facts = self._facts(read(shard), held_out)
+          self._starts[shard + 1] = self._starts[shard] + len(facts)
+          for name, file in files.items():
+            facts[name].tofile(file)
+      facts_N = {name: _mapped(file.name, _FACTS[name]) for name, file in files.items()}
+      self._is_allowed_N = np.array(facts_N['is_allowed'])
+      self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N)
 
   def rows(self, shard: int) -> list[dict]:
     """The rows of a shard, with keep, reject, dup_group and watermark_score."""
@@ -168,30 +181,42 @@ _FACTS = np.dtype(
 )
 
 
-def _compare(facts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _mapped(path: str, dtype: np.dtype) -> np.ndarray:
+  """The numbers of a file, one of the type for each example, memory-mapped."""
+  if not os.path.getsize(path):
+    return np.zeros(0, dtype)
+  flat = np.memmap(path, dtype.base, 'r')
+  return flat.reshape(-1, *dtype.shape)
+
+
+def _compare(facts_N: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(group of copies, whether one of it is denied, whether a better one of it is there)."""
   from data_pipelines.curate import duplicates
 
   group_N = duplicates.groups(facts_N['digest'], facts_N['hashes'], facts_N['num_hashes'])
-  denied_N = np.zeros(len(facts_N), bool)
-  denied_N[group_N[facts_N['is_denied']]] = True
-  denied_N = denied_N[group_N]
-  # The best of a group is last: a good one, then a held-out one, so that training cannot see its
+  has_copies_N, is_denied_N = np.zeros((2, len(group_N)), bool)  # At first of groups, by name.
+  for block in grouping.blocks(len(group_N)):
+    names = group_N[block]
+    has_copies_N[names[names != np.arange(block.start, block.stop)]] = True
+    is_denied_N[names[facts_N['is_denied'][block]]] = True
+  for block in grouping.blocks(len(group_N)):  # A group's name is its first row.
+    has_copies_N[block] = has_copies_N[group_N[block]]
+    is_denied_N[block] = is_denied_N[group_N[block]]
+  rows = np.flatnonzero(has_copies_N)
+  # The best of a group is first: a good one, then a held-out one, so that training cannot see its
   # copy, then the one of most pixels, then the first.
-  index_N = np.arange(len(facts_N))
-  order_N = np.lexsort(
-    (
-      -index_N,
-      facts_N['num_pixels'],
-      facts_N['is_held_out'],
-      facts_N['is_good'] & ~denied_N,
-      group_N,
-    )
-  )
-  is_copy_N = np.ones(len(facts_N), bool)
-  is_best_N = np.diff(group_N[order_N], append=-1) != 0
-  is_copy_N[order_N[is_best_N]] = False
-  return group_N, denied_N, is_copy_N
+  keys = [
+    group_N[rows],
+    ~(facts_N['is_good'][rows] & ~is_denied_N[rows]),
+    ~facts_N['is_held_out'][rows],
+    np.iinfo(np.int64).max - facts_N['num_pixels'][rows],
+  ]
+  is_copy_N = has_copies_N
+  for places, [names, *_], num_before in grouping.neighbours(keys, 1):
+    is_best = np.diff(names.astype(np.int64), prepend=-1) != 0
+    is_best[:num_before] = False
+    is_copy_N[rows[places[is_best]]] = False
+  return group_N, is_denied_N, is_copy_N
 
 
 def _broken_rules(

@@ -5,10 +5,12 @@ Candidates are neighbours when hashes are sorted, starting from several of their
 2007), so that nothing is compared with everything; they are copies if all their hashes are near.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
+
+from data_pipelines.curate import grouping
 
 SIDE = 32
 MAX_DISTANCE = 6  # Bits of 64, per frame. Unrelated frames differ in 32, re-encoded ones in 0 to 4.
@@ -34,51 +36,45 @@ def groups(digest_ND: np.ndarray, hashes_NF: np.ndarray, num_hashes_N: np.ndarra
     hashes_NF: uint64, of each example's frames, from the left.
     num_hashes_N: how many it has; only examples with as many are compared.
   Returns:
-    int64, the smallest index of an example's group: its own if it has no copy.
+    The smallest index of an example's group: its own if it has no copy.
   """
-  group_N = np.arange(len(digest_ND))
-  order_N = np.lexsort(digest_ND.T)
-  is_same = (digest_ND[order_N[1:]] == digest_ND[order_N[:-1]]).all(axis=1)
-  group_N = _joined(group_N, [(order_N[:-1][is_same], order_N[1:][is_same])])
-  for count in np.unique(num_hashes_N[num_hashes_N > 0]).tolist():
-    rows = np.flatnonzero(num_hashes_N == count)
-    pairs, num_pairs = [], 0
-    for first, second in _near_pairs(hashes_NF[rows, :count]):
-      pairs.append((rows[first], rows[second]))
-      num_pairs += len(first)
-      if num_pairs > len(group_N):  # Where much is alike, pairs are many more than examples.
-        group_N, pairs, num_pairs = _joined(group_N, pairs), [], 0
-    group_N = _joined(group_N, pairs)
-  return group_N
+  groups = grouping.Groups(len(digest_ND))
+  for first, second in _same_bytes(digest_ND):
+    groups.join(first, second)
+  for count in range(1, int(num_hashes_N.max(initial=0)) + 1):
+    rows = np.flatnonzero(num_hashes_N == count).astype(np.uint32)
+    for first, second in _near_pairs(hashes_NF, rows, count):
+      groups.join(first, second)
+  return groups.all_names()
 
 
-def _joined(group_N: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-  """The groups after those of each pair became one; each is named by its smallest index."""
-  from scipy import sparse
-  from scipy.sparse import csgraph
-
-  index_N = np.arange(len(group_N))
-  first = np.concatenate([index_N, *(first for first, _ in pairs)])
-  second = np.concatenate([group_N, *(second for _, second in pairs)])
-  graph = sparse.coo_array((np.ones(len(first), bool), (first, second)), (len(group_N),) * 2)
-  _, label_N = csgraph.connected_components(graph, directed=False)
-  _, smallest = np.unique(label_N, return_index=True)
-  return smallest[label_N]
+def _same_bytes(digest_ND: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields arrays of pairs of indices whose digests are equal."""
+  for rows, keys, _ in grouping.neighbours(list(digest_ND.T), 1):
+    is_same = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+    yield rows[:-1][is_same], rows[1:][is_same]
 
 
-def _near_pairs(hashes_NF: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields arrays of pairs of indices whose F hashes all differ by at most MAX_DISTANCE bits."""
+def _near_pairs(
+  hashes_NF: np.ndarray, rows: np.ndarray, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields arrays of pairs of those rows whose first `count` hashes differ by at most MAX_DISTANCE
+  bits each."""
   # The middle frame names the candidates, and every frame decides. Up to 6 wrong bits leave 9 in a
   # row that are right, from where sorting brings two copies together; 20 in a row are usual.
-  middle = hashes_NF[:, hashes_NF.shape[1] // 2]
+  middle = hashes_NF[rows, count // 2]
   for shift in range(0, 64, ROTATION_BITS):
     left, right = np.uint64(shift), np.uint64(64 - shift)
     rotated = middle if shift == 0 else (middle << left) | (middle >> right)
-    order = np.argsort(rotated, kind='stable')
-    in_order = middle[order]
-    for step in range(1, NEIGHBOURS + 1):
-      near = np.bitwise_count(in_order[:-step] ^ in_order[step:]) <= MAX_DISTANCE
-      first, second = order[:-step][near], order[step:][near]
-      distance = np.bitwise_count(hashes_NF[first] ^ hashes_NF[second])
-      near = (distance <= MAX_DISTANCE).all(axis=1)
-      yield first[near], second[near]
+    for places, [in_order], num_before in grouping.neighbours([rotated], NEIGHBOURS):
+      firsts, seconds = [], []
+      for step in range(1, NEIGHBOURS + 1):
+        start = max(num_before, step)  # The pairs before were in the block before.
+        near = np.bitwise_count(in_order[start - step : -step] ^ in_order[start:]) <= MAX_DISTANCE
+        first = rows[places[start - step : -step][near]]
+        second = rows[places[start:][near]]
+        distance = np.bitwise_count(hashes_NF[first, :count] ^ hashes_NF[second, :count])
+        near = (distance <= MAX_DISTANCE).all(axis=1)
+        firsts.append(first[near])
+        seconds.append(second[near])
+      yield np.concatenate(firsts), np.concatenate(seconds)

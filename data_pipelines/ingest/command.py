@@ -18,6 +18,7 @@ from etils import epath
 from data_pipelines import sources
 from data_pipelines.corpus import jobs, reader, remote_records, rows, schema, storage
 from data_pipelines.corpus import writer as writer_lib
+from data_pipelines.engines import choice
 from data_pipelines.ingest import shard as shard_lib
 from data_pipelines.media import failures
 from data_pipelines.sources import raw
@@ -29,7 +30,7 @@ def ingest(
   layout: str | None = None,
   validation_fraction: float = 0.01,
   num_processes: int = 2,
-  beam_flags: Sequence[str] = (),
+  engine: choice.Engine | None = None,
   takes: Sequence[str] = (),
   follow_outside: bool = False,
 ) -> dict:
@@ -42,7 +43,7 @@ def ingest(
     validation_fraction: share of examples, chosen by a hash of their keys, that is held out for
       validation; at least one. Not used if the source tells its validation split.
     num_processes: see jobs.run.
-    beam_flags: see jobs.run.
+    engine: see jobs.run.
     takes: those of probe.SPECIAL that are taken: 'hdr', to be tone-mapped, and 'interlaced', to be
       deinterlaced whenever they are decoded. The others are rejected.
     follow_outside: whether listed names and links may lead out of the input's folder.
@@ -55,16 +56,16 @@ def ingest(
   plan = _Plan.of(path, output, layout, validation_fraction, takes, follow_outside)
   if plan.is_done():
     return _with_rows(plan.output, reader.read_manifest(output))
-  jobs.claim(plan.parts, plan.identity)
-  work = shard_lib.IngestShard(plan.source, plan.threshold, plan.takes)
-  results = jobs.run(work, plan.shards, plan.parts, num_processes, beam_flags)
-  if plan.threshold and not any('validation' in result['splits'] for result in results):
-    # A small corpus: the example with the smallest hash is held out.
-    results = _hold_out_one(plan, results)
-  work.close()
-  manifest = _finish(plan, results)
-  storage.remove_folder(plan.parts)
-  return manifest
+  with jobs.claimed(plan.parts, plan.identity, kept=False):
+    if plan.is_done():  # By a run that has just ended.
+      return reader.read_manifest(output)
+    work = shard_lib.IngestShard(plan.source, plan.threshold, plan.takes)
+    results = jobs.run(work, plan.shards, plan.parts, num_processes, engine)
+    if plan.threshold and not any('validation' in result['splits'] for result in results):
+      # A small corpus: the example with the smallest hash is held out.
+      results = _hold_out_one(plan, results)
+    work.close()
+    return _finish(plan, results)
 
 
 @dataclasses.dataclass
@@ -267,7 +268,7 @@ def add_command(commands: jobs.Commands) -> None:
     help='take listed names and links that lead out of the folder of the input',
   )  # fmt: skip
   jobs.add_dry_run(parser)
-  jobs.add_flags(parser)
+  choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
 
 
@@ -288,6 +289,7 @@ def _run_command(
     plan = _Plan.of(input, output, layout, validation_fraction, takes, follow_outside)
     print(plan.text())
     return
+  options = choice.given(options)
   options |= dict(takes=takes, follow_outside=follow_outside)
   manifest = ingest(input, output, layout, validation_fraction, **options)
   counts = ', '.join(

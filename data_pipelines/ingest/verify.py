@@ -11,13 +11,15 @@ import itertools
 import json
 import math
 import pathlib
+import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, records, rows, schema, storage
+from data_pipelines.engines import choice
 from data_pipelines.media import failures, probe, sandbox
 
 
@@ -42,7 +44,7 @@ def verify(
   directory: epath.PathLike,
   decode_fraction: float = 0.01,
   num_processes: int = 2,
-  beam_flags: Sequence[str] = (),
+  engine: choice.Engine | None = None,
 ) -> Findings:
   """Checks the corpus in `directory`, and the sidecars that curate and score added.
 
@@ -50,7 +52,7 @@ def verify(
     directory: that ingest wrote.
     decode_fraction: share of the records that is decoded whole.
     num_processes: see jobs.run.
-    beam_flags: see jobs.run.
+    engine: see jobs.run.
   Raises:
     ValueError: if there is no corpus.
   """
@@ -61,11 +63,10 @@ def verify(
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
   stages = [stage for stage in schema.STAGES if _stage_manifest(output, stage).exists()]
   parts = output / '_verified'
-  storage.remove_folder(parts)  # Every run looks anew.
-  jobs.claim(parts, '')
-  work = VerifyShard(output, stages, decode_fraction)
-  results = jobs.run(work, shards, parts, num_processes, beam_flags)
-  work.close()
+  with jobs.claimed(parts, secrets.token_hex(8), kept=False):  # Every run looks anew.
+    work = VerifyShard(output, stages, decode_fraction)
+    results = jobs.run(work, shards, parts, num_processes, engine)
+    work.close()
   problems = [problem for result in results for problem in result['problems']]
   problems += _of_keys(results)
   for stage in stages:
@@ -73,7 +74,6 @@ def verify(
     if found != manifest['fingerprint']:
       problems.append(f'sidecar/{stage} is of corpus {found}, not {manifest["fingerprint"]}')
   problems = problems or _of_rows(output, manifest['splits'])
-  storage.remove_folder(parts)
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
   num_decoded = sum(result['num_decoded'] for result in results)
   failed: collections.Counter = collections.Counter()
@@ -216,7 +216,7 @@ def add_command(commands: jobs.Commands) -> None:
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
   parser.add_argument('--decode_fraction', type=float, default=0.01, help='%(default)s; 1 for all')
   jobs.add_dry_run(parser)
-  jobs.add_flags(parser)
+  choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
 
 
@@ -229,7 +229,7 @@ def _run_command(directory: str, dry_run: bool, **options: Any) -> None:
       f'{sum(len(split["shards"]) for split in splits):,} shards to check; nothing was written'
     )
     return
-  found = verify(directory, **options)
+  found = verify(directory, **choice.given(options))
   for problem in found.problems[:20]:
     print(problem)
   if found.failed:

@@ -65,11 +65,18 @@ class Sandbox:
     function: found again by its name, or an instance of such a class: it may keep state. A child
       calls its `prepare`, if it has one, first of all: what is slow and no call's fault.
     min_timeout_secs: what a call may take, and TIMEOUT_SECS_PER_MB for all bytes it is given.
+    max_memory: bytes that a child may take beyond its modules; None for no bound.
   """
 
-  def __init__(self, function: Callable[..., Any], min_timeout_secs: float = MIN_TIMEOUT_SECS):
+  def __init__(
+    self,
+    function: Callable[..., Any],
+    min_timeout_secs: float = MIN_TIMEOUT_SECS,
+    max_memory: int | None = MAX_MEMORY,
+  ):
     self.function = function
     self.min_timeout_secs = min_timeout_secs
+    self.max_memory = max_memory
     self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
     self._children: set[_Child] = set()
     self._is_open = True
@@ -171,8 +178,8 @@ class Sandbox:
   def _start(self) -> '_Child':
     for _ in range(MAX_OUTSIDE - 1):
       with contextlib.suppress(LostChildError):
-        return _Child(self.function)
-    return _Child(self.function)
+        return _Child(self.function, self.max_memory)
+    return _Child(self.function, self.max_memory)
 
   def _remove(self, child: '_Child') -> bool:
     with self._lock:
@@ -182,7 +189,7 @@ class Sandbox:
     return is_ours
 
   def __reduce__(self):
-    return type(self), (self.function, self.min_timeout_secs)
+    return type(self), (self.function, self.min_timeout_secs, self.max_memory)
 
 
 class _Child:
@@ -192,11 +199,11 @@ class _Child:
   is given to the next one opened, which another thread would then read from, or close.
   """
 
-  def __init__(self, function: Callable[..., Any]):
+  def __init__(self, function: Callable[..., Any], max_memory: int | None):
     ours, theirs = socket.socketpair()
     code = (
       f'from data_pipelines import children; children.follow({os.getpid()}); '
-      f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()})'
+      f'from data_pipelines.media import sandbox; sandbox.serve({theirs.fileno()}, {max_memory})'
     )
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # A session of its own: Ctrl-C is for the run, which then ends its children.
@@ -273,14 +280,14 @@ class _Child:
     try:
       code = self.process.wait(5)
     except subprocess.TimeoutExpired:
-      return LostChildError('crash', 'the decoder closed its pipe.')
+      return LostChildError('crash', 'the process closed its pipe.')
     ended = f'signal {-code}' if code < 0 else f'exit code {code}'
-    lost = LostChildError('crash', f'the decoder ended with {ended}.')
+    lost = LostChildError('crash', f'the process ended with {ended}.')
     lost.from_outside = -code in OUTSIDE_SIGNALS
     return lost
 
 
-def serve(file_descriptor: int) -> None:
+def serve(file_descriptor: int, max_memory: int | None) -> None:
   """What a child does: calls the function it is given, until the parent is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   pipe = connection.Connection(file_descriptor)
@@ -288,7 +295,8 @@ def serve(file_descriptor: int) -> None:
     function = pipe.recv()
     getattr(function, 'prepare', lambda: None)()
     gc.freeze()  # Modules stay: no collection need go through them.
-    _bound_memory()
+    if max_memory is not None:
+      _bound_memory(max_memory)
     pipe.send('ready')
     while True:
       arguments = pipe.recv()
@@ -303,14 +311,14 @@ def serve(file_descriptor: int) -> None:
     return
 
 
-def _bound_memory() -> None:
+def _bound_memory(max_memory: int) -> None:
   """Of what is allocated: maps of files and of memory that is shared do not count."""
   try:
     status = pathlib.Path('/proc/self/status').read_text()
   except OSError:  # Not Linux: there the limit would count something else.
     return
   [kilobytes] = (line.split()[1] for line in status.splitlines() if line.startswith('VmData:'))
-  limit = 1024 * int(kilobytes) + MAX_MEMORY
+  limit = 1024 * int(kilobytes) + max_memory
   _, most = resource.getrlimit(resource.RLIMIT_DATA)
   if most == resource.RLIM_INFINITY or limit < most:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))

@@ -8,6 +8,7 @@ layers are taken in the order of the number in them. The file's metadata may say
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -27,6 +28,7 @@ class Head:
   """Unit vectors (B, D) to numbers (B,)."""
 
   def __init__(self, path: str, dim: int):
+    self._made_of = path, dim
     if not epath.Path(path).exists():
       raise ValueError(f'head {path} does not exist: check the path.')
     try:
@@ -48,6 +50,9 @@ class Head:
     sizes = [dim, *(rows for rows, _ in shapes)]
     if any(columns != size for (_, columns), size in zip(shapes, sizes, strict=False)):
       raise ValueError(f'head {path} has layers {shapes} (out, in), but CLIP gives {dim} numbers.')
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return type(self), self._made_of  # Where it goes, the file is.
 
   def __call__(self, vectors_BD: np.ndarray) -> np.ndarray:
     """float64 (B,)."""

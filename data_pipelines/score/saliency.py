@@ -6,7 +6,7 @@ output: (B, 1, S, S) in [0, 1]. It runs where onnxruntime does: on this host's p
 GPU with onnxruntime-gpu. Without a network there is curate's own estimate (subject.py).
 """
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from etils import epath
@@ -47,6 +47,9 @@ class Saliency:
       raise ValueError(f'saliency network {path} takes {shape}; it should take (B, 3, S, S).')
     self.image_size = shape[2] if isinstance(shape[2], int) else DEFAULT_SIZE
     self._is_single = shape[0] == 1
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return type(self), (self._path,)  # Where it goes, the file is.
 
   def __call__(self, pixels_BHWC: np.ndarray) -> list[float | None]:
     """Shares of uint8 RGB pictures of `image_size`, scaled without keeping their shape.

@@ -1,9 +1,9 @@
 """Scores shards: aesthetic, caption similarity and NSFW by CLIP, the subject by a saliency network.
 
 Grain decodes three frames of each video (at 10, 50 and 90 % of its single shot, if curate was run)
-in threads while the accelerator embeds the batch before. Shards are resumed as by jobs.py; to use
-several hosts, give each its own corpora. CLIP needs JAX and comes as an argument: the command is
-`python -m i2vgen_jax.score`.
+in threads while the accelerator embeds the batch before. Shards are resumed as by jobs.py. On Ray
+actors share them: what they are given is where the networks lie, which each loads once. CLIP needs
+JAX and comes as an argument: the command is `python -m i2vgen_jax.score`.
 """
 
 import collections
@@ -22,6 +22,7 @@ import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, schema, storage
+from data_pipelines.engines import choice
 from data_pipelines.media import crops, decode, failures
 from data_pipelines.score import heads as heads_lib
 from data_pipelines.score import saliency as saliency_lib
@@ -59,6 +60,7 @@ def score(
   saliency: str = '',
   batch_size: int = 32,
   num_threads: int = 4,
+  engine: choice.Engine | None = None,
 ) -> dict:
   """Writes sidecar/score/ of the corpus in `directory`.
 
@@ -70,6 +72,7 @@ def score(
     saliency: file of a saliency network (saliency.py). A column without its network is null.
     batch_size: examples per step, of three pictures each.
     num_threads: that decode.
+    engine: see jobs.run; None is this process.
   Returns:
     The stage's manifest.
   Raises:
@@ -91,26 +94,26 @@ def score(
   shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
   identity = json.dumps([VERSION, manifest['fingerprint'], digests, _spans_digest(output, shards)])
   parts = output / '_scored'
-  jobs.claim(parts, identity)
-  method = digests.get('saliency', '')[:12]
-  work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
-  results = jobs.run(work, shards, parts, num_processes=1)
-  failed = jobs.failures_of(results, parts)
-  marker = output / 'sidecar' / STAGE / 'manifest.json'
-  marker.unlink(missing_ok=True)  # While the sidecars change, there is none.
-  for index, shard in enumerate(shards):
-    table = storage.read_table(jobs.part(parts, index) / 'scored.parquet')
-    storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
-  summary = dict(
-    version=VERSION,
-    corpus=manifest['fingerprint'],
-    weights=digests,
-    num_examples=sum(result['num_examples'] for result in results),
-    num_scored=sum(result['num_scored'] for result in results),
-    failed=failed,
-  )
-  storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
-  return summary
+  with jobs.claimed(parts, identity):
+    method = digests.get('saliency', '')[:12]
+    work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
+    results = jobs.run(work, shards, parts, 1, engine)
+    failed = jobs.failures_of(results, parts)
+    marker = output / 'sidecar' / STAGE / 'manifest.json'
+    marker.unlink(missing_ok=True)  # While the sidecars change, there is none.
+    for index, shard in enumerate(shards):
+      table = storage.read_table(jobs.part(parts, index) / 'scored.parquet')
+      storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
+    summary = dict(
+      version=VERSION,
+      corpus=manifest['fingerprint'],
+      weights=digests,
+      num_examples=sum(result['num_examples'] for result in results),
+      num_scored=sum(result['num_scored'] for result in results),
+      failed=failed,
+    )
+    storage.write_bytes(marker, json.dumps(summary, indent=2).encode())
+    return summary
 
 
 def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:

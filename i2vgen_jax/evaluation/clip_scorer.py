@@ -4,8 +4,9 @@ Weights, config and tokenizer come from one folder in transformers' format, such
 clip-vit-large-patch14, which the aesthetic and NSFW heads of LAION were trained on.
 """
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from i2vgen_jax.pretrained import clip_names, files, tensors
 class ClipScorer:
   """Embeds pictures and captions; batches are spread over this host's devices.
 
+  The devices are taken when the first batch comes. Pickled, it is the folder's name: another host
+  has the same folder, and loads the weights itself.
+
   Attributes:
     image_size: side of the pictures.
     dim: length of the vectors.
@@ -29,7 +33,7 @@ class ClipScorer:
   """
 
   def __init__(self, folder: str) -> None:
-    path = epath.Path(folder)
+    path, self._folder = epath.Path(folder), folder
     if not storage.is_local(folder):
       raise ValueError(f'{folder}: transformers reads no buckets. Copy the folder to a disk.')
     self.weights = path / 'model.safetensors'
@@ -57,9 +61,14 @@ class ClipScorer:
       max_length=self._length,
       **_sizes(config.text_config),
     )
-    self._load(files.open_checkpoint(self.weights))
+    self._stored = files.open_checkpoint(self.weights)
+    if 'text_projection.weight' not in self._stored:
+      raise ValueError('model.safetensors has no text_projection.weight: it is no CLIPModel.')
     self._embed_images = jax.jit(self._images)
     self._embed_texts = jax.jit(self._texts)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return type(self), (self._folder,)
 
   def images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
     """Unit vectors, float32 (B, dim), of uint8 RGB pictures of image_size."""
@@ -75,9 +84,13 @@ class ClipScorer:
     ends_B = (ids_BL == self._tokenizer.eos_token_id).argmax(axis=1)
     return np.asarray(self._embed_texts(self._params, *map(self._place, (ids_BL, ends_B))))
 
-  def _load(self, weights: Mapping[str, Any]) -> None:
-    if 'text_projection.weight' not in weights:
-      raise ValueError('model.safetensors has no text_projection.weight: it is no CLIPModel.')
+  @functools.cached_property
+  def _over_batch(self) -> jax.NamedSharding:
+    return jax.NamedSharding(jax.sharding.Mesh(jax.local_devices(), 'data'), jax.P('data'))
+
+  @functools.cached_property
+  def _params(self) -> Any:
+    weights = self._stored
     pixels = np.zeros((1, self.image_size, self.image_size, 3), np.float32)
     ids = np.zeros((1, self._length), np.int32)
     key = jax.random.key(0)
@@ -96,9 +109,7 @@ class ClipScorer:
       )[0],
       'projection_DE': np.asarray(weights['text_projection.weight']).astype(np.float32).T,
     }
-    mesh = jax.sharding.Mesh(jax.local_devices(), 'data')
-    self._over_batch = jax.NamedSharding(mesh, jax.P('data'))
-    self._params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+    return jax.device_put(params, jax.NamedSharding(self._over_batch.mesh, jax.P()))
 
   def _place(self, values: np.ndarray) -> jax.Array | np.ndarray:
     """Puts values on all devices if these divide the batch, else on one."""

@@ -13,6 +13,7 @@ import ml_collections
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import lease
 from data_pipelines.stream import peek
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import session as session_lib
@@ -21,7 +22,7 @@ from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.parallel import xla_profiles
 from i2vgen_jax.plan import chips, estimate, memory, table
 from i2vgen_jax.pretrained import frozen as frozen_lib
-from i2vgen_jax.process import config_flag, hosts, lease, output_folder
+from i2vgen_jax.process import config_flag, hosts, output_folder, oversight
 from i2vgen_jax.stored import checkpoint, metadata, run_config
 from i2vgen_jax.training import data, warm_start
 from i2vgen_jax.training import step as step_lib
@@ -130,7 +131,7 @@ def _check_stored(
   """Checks workdir, weights and start; returns the step that the run goes on from."""
   config = session.config
   run_config.check(workdir, config, makes=False)
-  lease.check(workdir)
+  lease.check(workdir, oversight.REFUSAL)
   needed = checkpoint.bytes_to_come(workdir, config.checkpoint.keep_last, state)
   free = hosts.check_room(workdir, needed)
   step, position = metadata.check_state(workdir, state, optional=['guard'])

@@ -8,9 +8,12 @@ from typing import Any, NoReturn
 
 from etils import epath
 
-from i2vgen_jax.process import exit_codes, hosts, lease, signals, watchdog
+from data_pipelines.corpus import lease
+from i2vgen_jax.process import exit_codes, hosts, signals, watchdog
 
 NOTE_SECS = 1.0
+# Of another run in the workdir, after its name.
+REFUSAL = 'trains there. Wait for its end, stop it, or choose another --workdir.'
 
 
 class Oversight(contextlib.ExitStack):
@@ -49,7 +52,7 @@ class Oversight(contextlib.ExitStack):
     error = None
     if hosts.is_lead():
       try:
-        self.callback(lease.Lease(workdir, _lost).release)
+        self.callback(lease.Lease(workdir, _lost, REFUSAL).release)
       except ValueError as refused:
         error = refused
     if hosts.is_true_anywhere(error is not None):

@@ -2,7 +2,6 @@
 stop it."""
 
 import concurrent.futures
-import ctypes
 import json
 import os
 import pathlib
@@ -16,16 +15,17 @@ import pytest
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines.corpus import jobs
+from data_pipelines.corpus import jobs, lease
 from data_pipelines.ingest import command as ingest
-from tests import corpora
+from tests import corpora, shard_works
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
 def contents(folder):
-  """Bytes by name, of all files below a folder."""
+  """Bytes by name, of all files below a folder but leases."""
   files = [file for file in pathlib.Path(folder).rglob('*') if file.is_file()]
+  files = [file for file in files if lease.NAME not in file.name]
   assert files, f'{folder} is empty'
   return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
@@ -46,14 +46,18 @@ def whole(folder, tmp_path_factory):
   return contents(output)
 
 
-def test_beam_processes_write_the_same_bytes_as_this_one(folder, whole, tmp_path):
-  commands.main(['ingest', f'--input={folder}', f'--output={tmp_path}/out', '--num_processes=2'])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ['--num_processes=2'],
+    ['--engine=beam', '--num_processes=2'],
+    ['--', '--runner=FnApiRunner', '--direct_running_mode=in_memory'],
+  ],
+  ids=['local', 'beam', 'flags of beam'],
+)
+def test_processes_and_beam_write_the_same_bytes_as_this_process(folder, whole, tmp_path, flags):
+  commands.main(['ingest', f'--input={folder}', f'--output={tmp_path}/out', *flags])
   assert contents(tmp_path / 'out') == whole
-  commands.main(
-    ['ingest', f'--input={folder}', f'--output={tmp_path}/flags', '--']
-    + ['--runner=FnApiRunner', '--direct_running_mode=in_memory']
-  )
-  assert contents(tmp_path / 'flags') == whole
 
 
 def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
@@ -79,48 +83,58 @@ def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
   assert contents(output) == whole
 
 
-def hang(item, folder):
-  ctypes.PyDLL(None).sleep(600)  # It sees no signal and reads no pipe.
-
-
 HANG = """
 import sys
 from etils import epath
-from data_pipelines.corpus import jobs
-from tests.data_pipelines.corpus import test_jobs
-jobs.run(test_jobs.hang, range(2), epath.Path(sys.argv[1]), num_processes=2)
+from data_pipelines.corpus import jobs, lease
+from data_pipelines.engines import choice
+from tests import shard_works
+with jobs.claimed(parts := epath.Path(sys.argv[1]), ''):
+  jobs.run(shard_works.hang, range(2), parts, 2, choice.engine_of(sys.argv[2]))
 """
 
 
-def test_workers_of_beam_that_hang_end_with_a_command_that_is_killed(tmp_path):
-  command = [sys.executable, '-c', HANG, str(tmp_path)]
-  process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+@pytest.mark.parametrize('engine', ['local', 'beam'])
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_that_hang_end_with_a_command_that_is_stopped(tmp_path, engine, number):
+  if engine == 'beam' and number != signal.SIGKILL:
+    pytest.skip('Beam itself waits for its workers.')
+  command = [sys.executable, '-c', HANG, str(tmp_path), engine]
+  process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 120
   while len(list(tmp_path.glob('partial-*'))) < 2:
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
-  workers = in_session(process.pid) - {process.pid}
-  process.kill()
-  process.wait()
+  workers = below(process.pid)
+  process.send_signal(number)
+  process.wait(30)
   deadline = time.monotonic() + 5
-  while (alive := in_session(process.pid)) and time.monotonic() < deadline:
+  while (alive := workers & set(parents())) and time.monotonic() < deadline:
     time.sleep(0.05)
   for pid in alive:
     os.kill(pid, signal.SIGKILL)
   assert len(workers) >= 2 and not alive
 
 
-def in_session(leader):
-  """Process ids of a session, but those that are dead."""
-  found = set()
+def parents():
+  """{process id: its parent's}, but for those that are dead."""
+  found = {}
   for path in pathlib.Path('/proc').glob('[0-9]*'):
     try:
-      state, _, _, session = (path / 'stat').read_text().rpartition(')')[2].split()[:4]
+      state, parent = (path / 'stat').read_text().rpartition(')')[2].split()[:2]
     except OSError:
       continue
-    if int(session) == leader and state not in 'ZX':
-      found.add(int(path.name))
+    if state not in 'ZX':
+      found[int(path.name)] = int(parent)
   return found
+
+
+def below(pid):
+  """Process ids of all that a process has started, and those have."""
+  found, all_parents = {pid}, parents()
+  while more := {child for child, parent in all_parents.items() if parent in found} - found:
+    found |= more
+  return found - {pid}
 
 
 @pytest.mark.slow
@@ -134,14 +148,11 @@ def test_a_killed_curate_goes_on_with_the_same_bytes_and_redoes_no_finished_shar
   assert contents(directory) == contents(whole)
 
 
-def test_a_bucket_holds_the_same_bytes(folder, whole, tmp_path):
-  for bucket in corpora.bucket():
-    bucket.put(str(folder), '/held/in', recursive=True)
-    for _ in range(2):  # The second run finds it done.
-      commands.main(
-        ['ingest', '--input=gs://held/in', '--output=gs://held/out', '--num_processes=1']
-      )
-    bucket.get('/held/out', str(tmp_path / 'got'), recursive=True)
+def test_a_bucket_holds_the_same_bytes(folder, whole, tmp_path, gs_bucket):
+  gs_bucket.put(f'{folder}/', 'held/in/', recursive=True)
+  for _ in range(2):  # The second run finds it done.
+    commands.main(['ingest', '--input=gs://held/in', '--output=gs://held/out', '--num_processes=1'])
+  gs_bucket.get('held/out', str(tmp_path / 'got'), recursive=True)
   got = contents(tmp_path / 'got')
   assert got.keys() == whole.keys()
   for name in got.keys() - {'dataset_info.json', 'manifest.json'}:
@@ -163,49 +174,64 @@ def test_a_runner_elsewhere_cannot_write_to_this_disk(folder, tmp_path):
     )
 
 
-def write_double(item, folder):
-  (folder / 'double').write_text(str(2 * item))
-  return dict(double=2 * item)
+@pytest.fixture
+def parts(tmp_path):
+  """A folder for parts, held."""
+  with jobs.claimed(epath.Path(tmp_path / 'parts'), ''):
+    yield epath.Path(tmp_path / 'parts')
 
 
-def test_hosts_share_the_items_and_the_first_waits_for_all(tmp_path):
-  parts = epath.Path(tmp_path / 'parts')
-  jobs.claim(parts, '')
+def test_hosts_share_the_items_and_the_first_waits_for_all(parts):
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    first = pool.submit(jobs.run, write_double, range(5), parts, 1, host=(0, 2))
+    first = pool.submit(jobs.run, shard_works.double, range(5), parts, 1, host=(0, 2))
     while len(list(parts.glob(f'*/{jobs.MARKER}'))) < 3:
       assert not first.done()
     assert not (parts / '00001').exists() and not first.done()
-    assert jobs.run(write_double, range(5), parts, 1, host=(1, 2)) == [
-      dict(double=2),
-      dict(double=6),
-    ]
-    assert first.result() == [dict(double=2 * item) for item in range(5)]
+    others = jobs.run(shard_works.double, range(5), parts, 1, host=(1, 2))
+    assert [result['double'] for result in others] == [2, 6]
+    assert [result['double'] for result in first.result()] == [0, 2, 4, 6, 8]
   assert (parts / '00003/double').read_text() == '6'
 
 
-def test_a_part_that_is_being_written_is_not_done(tmp_path):
-  parts = epath.Path(tmp_path / 'parts')
-  jobs.claim(parts, '')
+def test_a_part_that_is_being_written_is_not_done(parts):
   (parts / 'partial-0').mkdir()
   (parts / 'partial-0' / jobs.MARKER).write_text('{}')
-  assert jobs.run(write_double, range(2), parts, 1) == [dict(double=0), dict(double=2)]
+  results = jobs.run(shard_works.double, range(2), parts, 1)
+  assert [result['double'] for result in results] == [0, 2]
 
 
 def test_another_identity_drops_old_parts_and_the_same_keeps_them(tmp_path):
   parts = epath.Path(tmp_path / 'parts')
-  jobs.claim(parts, 'a')
-  (parts / '00000').mkdir()
-  (parts / 'partial-killed').mkdir()
-  jobs.claim(parts, 'a')
-  assert (parts / '00000').exists() and not (parts / 'partial-killed').exists()
-  jobs.claim(parts, 'b')
-  assert not (parts / '00000').exists()
+  with jobs.claimed(parts, 'a'):
+    (parts / '00000').mkdir()
+    (parts / 'partial-killed').mkdir()
+  with jobs.claimed(parts, 'a'):
+    assert (parts / '00000').exists() and not (parts / 'partial-killed').exists()
+  with jobs.claimed(parts, 'b', kept=False):
+    assert not (parts / '00000').exists()
+  assert not parts.exists()
+
+
+def test_a_second_run_on_an_output_is_refused_whatever_its_input(folder, tmp_path):
+  command = ['ingest', f'--input={folder}', f'--output={tmp_path}/out', '--num_processes=1']
+  with jobs.claimed(epath.Path(tmp_path / 'out/_parts'), 'of another input'):
+    (tmp_path / 'out/_parts/00000').mkdir()
+    with corpora.ends_with_2('_parts is in use: process .* works on it. Wait for its end'):
+      commands.main(command)
+    assert (tmp_path / 'out/_parts/00000').exists()
+  assert not (tmp_path / 'out/manifest.json').exists()
+  commands.main(command)
+  assert not (tmp_path / 'out/_parts').exists()
+
+
+def test_a_machine_without_the_folder_says_so(tmp_path):
+  with pytest.raises(ValueError, match='give a folder on a disk that all machines share'):
+    jobs.run(shard_works.double, [1], epath.Path(tmp_path / 'elsewhere'), 1)
 
 
 ENDS = """
 import atexit, os, sys
-from data_pipelines.corpus import jobs
+from data_pipelines.corpus import jobs, lease
 
 class Torn:
   def __del__(self, abort=os.abort):

@@ -27,39 +27,19 @@ from data_pipelines.score import heads, saliency
 from i2vgen_jax import score
 from i2vgen_jax.evaluation import clip_scorer
 from i2vgen_jax.models import clip as clip_model
-from tests import corpora, runs
+from tests import corpora, runs, tiny_clip
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-ROOT = pathlib.Path(__file__).parents[3]
-DIM = 20
+DIM = tiny_clip.DIM
 
 
 @pytest.fixture(scope='module')
 def clip_folder(tmp_path_factory):
   """A small CLIPModel with random weights, saved by transformers, and its tokenizer."""
   folder = tmp_path_factory.mktemp('clip')
-  for file in (ROOT / 'i2vgen_jax/demo/tokenizer').iterdir():
-    shutil.copy(file, folder)
-  tokenizer = transformers.CLIPTokenizer.from_pretrained(str(folder))
-  text = dict(
-    vocab_size=len(tokenizer), hidden_size=24, intermediate_size=40, num_hidden_layers=2,
-    num_attention_heads=4, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
-    bos_token_id=tokenizer.bos_token_id, hidden_act='quick_gelu',
-  )  # fmt: skip
-  vision = dict(
-    hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-    patch_size=16, image_size=32, hidden_act='quick_gelu',
-  )  # fmt: skip
-  torch.manual_seed(0)
-  config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=DIM)
-  model = transformers.CLIPModel(config).eval()
-  with torch.no_grad():
-    for parameter in model.parameters():
-      parameter.add_(0.1 * torch.randn_like(parameter))
-  model.save_pretrained(folder)
-  return folder, model
+  return folder, tiny_clip.write(folder)
 
 
 CAPTIONS = ['a red circle moves left', 'a blue square moves up', '', 'a green triangle ' * 20]

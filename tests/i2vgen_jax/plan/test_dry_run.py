@@ -9,8 +9,9 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
+from data_pipelines.corpus import lease
 from i2vgen_jax.plan import chips, dry_run
-from i2vgen_jax.process import config_flag, exit_codes, lease
+from i2vgen_jax.process import config_flag, exit_codes
 from tests import commands, mistakes, runs
 from tests.test_mistakes import LOGGED, places  # noqa: F401  # A fixture.
 
@@ -99,7 +100,7 @@ def test_what_a_start_would_be_refused_for_is_refused(dry, finished_run, tmp_pat
 
 
 def test_a_workdir_in_which_another_run_trains_is_refused(dry, tmp_path):
-  held = lease.Lease(tmp_path, lambda sentence: None)
+  held = lease.Lease(tmp_path, lambda sentence: None, 'trains there.')
   try:
     with pytest.raises(ValueError, match=f'in use: process {os.getpid()} '):
       dry(tmp_path)

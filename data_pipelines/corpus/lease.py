@@ -1,4 +1,4 @@
-"""One trainer at a time in a workdir: lease.json there says who holds it, and is renewed.
+"""One process at a time in a folder: lease.json there says who holds it, and is renewed.
 
 A disk's lock or a bucket's preconditions decide between two that want it at once. Who holds it is
 gone if its process is, for those on the same machine; for others, if it renews the lease no longer:
@@ -6,6 +6,7 @@ they watch it for a while by their own clock, so that clocks may differ.
 """
 
 import json
+import logging
 import os
 import pathlib
 import secrets
@@ -15,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from absl import logging
 from etils import epath
 
 from data_pipelines.corpus import storage
@@ -24,6 +24,7 @@ RENEW_SECS = 10.0
 # A holder elsewhere that has not renewed for so long is gone.
 STALE_SECS = 45.0
 POLL_SECS = 2.0
+NAME = 'lease.json'
 
 
 def me() -> dict[str, Any]:
@@ -52,18 +53,19 @@ def _start_of(pid: int) -> str:
 
 
 class Lease:
-  """A workdir's lease, held by this process until `release`.
+  """A folder's lease, held by this process until `release`.
 
   Args:
-    workdir: an existing folder, local or a bucket.
+    folder: an existing folder, local or a bucket.
     lost: called in another thread, with a sentence, once another process has taken it over.
+    refusal: what the holder does, and what to do instead; ends the sentence that refuses.
 
   Raises:
     ValueError: another process holds it.
   """
 
-  def __init__(self, workdir: epath.PathLike, lost: Callable[[str], None]):
-    self._path, self._lost = epath.Path(workdir) / 'lease.json', lost
+  def __init__(self, folder: epath.PathLike, lost: Callable[[str], None], refusal: str):
+    self._path, self._lost, self._refusal = epath.Path(folder) / NAME, lost, refusal
     self._me, self._ended = me(), threading.Event()
     self._version = self._take()
     self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -75,7 +77,7 @@ class Lease:
       self._wait_until_gone(*found)
     version = self._replace(found[1] if found else '')
     if version is None:
-      _refuse(self._path, storage.read_version(self._path))
+      _refuse(self._path, storage.read_version(self._path), self._refusal)
     return version
 
   def _replace(self, version: str, released: bool = False) -> str | None:
@@ -96,7 +98,7 @@ class Lease:
       return
     if holder['machine'] and holder['machine'] == _machine():
       if _start_of(holder['pid']) == holder['started']:
-        _refuse(self._path, (data, version))
+        _refuse(self._path, (data, version), self._refusal)
       return
     logging.info('Waiting up to %.0f s to see whether %s lives.', STALE_SECS, _name(holder))
     deadline = time.monotonic() + STALE_SECS
@@ -104,7 +106,7 @@ class Lease:
       time.sleep(POLL_SECS)
       now = storage.read_version(self._path)
       if now is None or now[1] != version:
-        _refuse(self._path, now)
+        _refuse(self._path, now, self._refusal)
 
   def _renew(self) -> None:
     while not self._ended.wait(RENEW_SECS):
@@ -114,7 +116,7 @@ class Lease:
         logging.warning('The lease %s could not be renewed: %s', self._path, error)
         continue
       if version is None:
-        self._lost(f'{self._path} is no longer ours: another run has taken over the workdir.')
+        self._lost(f'{self._path} is no longer ours: another run has taken it over.')
         return
       self._version = version
 
@@ -128,10 +130,15 @@ class Lease:
       logging.warning('The lease %s could not be released: %s', self._path, error)
 
 
-def check(workdir: epath.PathLike) -> None:
-  """Raises ValueError if another process seems to train in the workdir; waits for nothing, so that
-  the clock of a holder elsewhere is believed."""
-  path = epath.Path(workdir) / 'lease.json'
+def check(folder: epath.PathLike, refusal: str) -> None:
+  """Raises ValueError if another process seems to hold the folder; waits for nothing, so that the
+  clock of a holder elsewhere is believed.
+
+  Args:
+    folder: as of `Lease`.
+    refusal: likewise.
+  """
+  path = epath.Path(folder) / NAME
   found = storage.read_version(path)
   holder = _parse(found[0]) if found else {}
   if not holder or holder.get('released'):
@@ -139,19 +146,16 @@ def check(workdir: epath.PathLike) -> None:
   is_here = holder['machine'] and holder['machine'] == _machine()
   lives = _start_of(holder['pid']) == holder['started'] if is_here else _is_new(holder)
   if lives:
-    _refuse(path, found)
+    _refuse(path, found, refusal)
 
 
 def _is_new(holder: Mapping[str, Any]) -> bool:
   return time.time() - holder.get('renewed', 0.0) < STALE_SECS
 
 
-def _refuse(path: epath.Path, found: tuple[bytes, str] | None) -> NoReturn:
+def _refuse(path: epath.Path, found: tuple[bytes, str] | None, refusal: str) -> NoReturn:
   holder = _parse(found[0]) if found else {}
-  raise ValueError(
-    f'{path.parent} is in use: {_name(holder)} trains there. Wait for its end, stop it, or '
-    'choose another --workdir.'
-  )
+  raise ValueError(f'{path.parent} is in use: {_name(holder)} {refusal}')
 
 
 def _parse(data: bytes) -> dict[str, Any]:
