@@ -57,7 +57,8 @@ def detect(film: films.Film) -> list[tuple[int, int]]:
   detector = shots.ShotDetector(films.FPS)
   for _, frame_HWC in measure._small_frames(data):
     detector.add(frame_HWC)
-  return [(cut, cut) for cut in detector.cuts()]
+  found = detector.finish()
+  return [*found.transitions, *found.plain]
 
 
 def score(film: films.Film, found: Sequence[tuple[int, int]]) -> dict[str, int]:
@@ -105,7 +106,7 @@ def wilson(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
   share, extra = count / total, z * z / total
   middle = (share + extra / 2) / (1 + extra)
   half = z * math.sqrt(share * (1 - share) / total + extra / total / 4) / (1 + extra)
-  return middle - half, middle + half
+  return max(0.0, middle - half), min(1.0, middle + half)
 
 
 if __name__ == '__main__':

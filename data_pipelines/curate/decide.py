@@ -205,7 +205,7 @@ def _broken_rules(
     allowlist=not is_allowed,
     nsfw=has_tags and row['media'] == 'image' and row['nsfw'] not in rules.nsfw,
     resolution=min(row['height'], row['width']) < rules.min_short_side,
-    duration=is_video and length < rules.min_duration - 1e-6,
+    duration=is_video and (row['span_end'] is None or length < rules.min_duration - 1e-6),
     motion=is_video and not _within(row['motion'], rules.min_motion, rules.max_motion),
     border=not _within(row['border_area'], None, rules.max_border_area),
     text=not _within(row['text_area'], None, rules.max_text_area),

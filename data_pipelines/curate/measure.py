@@ -6,6 +6,7 @@ eight per second for motion, and a few are kept for the subject, the hashes and 
 
 import dataclasses
 import importlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -97,31 +98,34 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
           kept, keep_every = kept[::2], 2 * keep_every
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
-  cuts = detector.cuts()
-  first, last = _longest_span(times, cuts)
-  span = times[first], times[last]
-  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(cuts) + 1)
-  row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
-  row['cuts'] = [times[cut] for cut in cuts]
-  row.update(_motion_within(span, motions))
-  row.update(_subject_within(span, kept))
+  found = detector.finish().shots
+  row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
   whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
-  within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
-  row.update(_of_frames([k.frame_HWC for k in within], functions))
-  shot = [k.frame_HWC for k in kept if span[0] <= k.time <= span[1]]
-  box = borders.content_box(shot or [k.frame_HWC for k in within])
-  row.update(zip(schema.CONTENT, box or (None,) * 4, strict=True))
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
-  return row
+  if not found:  # All of it is plain.
+    return row | _of_frames([k.frame_HWC for k in whole], functions)
+  first, last = _longest_span(times, found)
+  span = times[first], times[last]
+  row.update(span_start=span[0], span_end=span[1])
+  row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
+  row.update(_motion_within(span, motions))
+  row.update(_subject_within(span, kept))
+  within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
+  row = _of_frames([k.frame_HWC for k in within], functions) | row
+  shot = [k.frame_HWC for k in kept if span[0] <= k.time <= span[1]]
+  box = borders.content_box(shot or [k.frame_HWC for k in within])
+  return row | dict(zip(schema.CONTENT, box or (None,) * 4, strict=True))
 
 
-def _longest_span(times: Sequence[float], cuts: Sequence[int]) -> tuple[int, int]:
-  """Its first and last frame: without a cut, and without a hole where frames are missing."""
+def _longest_span(times: Sequence[float], found: Sequence[shots.Span]) -> tuple[int, int]:
+  """Its first and last frame: of one shot, and without a hole where frames are missing."""
   intervals = np.diff(times)
   holes = np.flatnonzero(intervals > buckets.HOLE * intervals.mean()) + 1
-  starts = sorted({0, *cuts, *holes.tolist()})
-  spans = list(zip(starts, [*(start - 1 for start in starts[1:]), len(times) - 1], strict=True))
+  spans = []
+  for start, stop in found:
+    within = [start, *holes[(holes > start) & (holes < stop)].tolist(), stop]
+    spans += [(a, b - 1) for a, b in itertools.pairwise(within)]
   return max(spans, key=lambda span: times[span[1]] - times[span[0]])
 
 
