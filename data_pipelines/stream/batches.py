@@ -46,7 +46,7 @@ def request(
   slack = max(0.0, duration - bucket.span)
   start = float(table.columns['first_time'][place]) + start_fraction * slack
   times = tuple(start + i / bucket.fps for i in range(bucket.frames))
-  return decoder_lib.Request(shard, record, times, table.content(place))
+  return decoder_lib.Request(shard, record, times, table.content(place), table.span(place))
 
 
 class Batches:
@@ -142,7 +142,7 @@ class Batches:
 
   def describe(self, index: int, cell: int, place: int) -> dict[str, Any]:
     """Key, cell, and where and when in the corpus a draw lies, before any replacement; and content,
-    if its frames have borders.
+    if its frames have borders, and span, if it is not the first of its video.
 
     Args:
       index: in the bucket's endless stream.
@@ -153,6 +153,7 @@ class Batches:
     drawn = self._request(place, start)
     key = self._corpora.key(self._table.row(place))
     found = dict(key=key, cell=self._cells[cell].name, **vars(drawn))
-    if not drawn.content:
-      del found['content']
+    for name in ('content', 'span'):
+      if not found[name]:
+        del found[name]
     return found
