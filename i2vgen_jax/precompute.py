@@ -52,6 +52,7 @@ from data_pipelines.index import table as table_lib
 from data_pipelines.media import failures
 from data_pipelines.media import sandbox as sandbox_lib
 from data_pipelines.stream import cache as cache_lib
+from data_pipelines.stream import slots
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.pretrained import frozen
@@ -217,7 +218,7 @@ def _items(corpora: reader.Corpora, sizes: Sequence[dict]) -> list[tuple[str, di
 
 
 class _ShardWork:
-  """((name of a corpus, shard, size), folder) -> records of the cache, one per record there."""
+  """((name of a corpus, shard, size), folder) -> records of the cache (slots.py)."""
 
   def __init__(
     self,
@@ -235,16 +236,15 @@ class _ShardWork:
     self._shapes = shapes
     self._num_threads = num_threads
     self._decode = sandbox_lib.Sandbox(cache_lib.DecodeRow(encode.pixels))
-    self._place_of_row = np.full(len(corpora), -1)
-    rows = np.arange(len(corpora)) if table.rows is None else table.rows
-    self._place_of_row[rows] = np.arange(len(rows))
+    self._slots = slots.Slots(corpora, table)
 
   def __call__(self, item: tuple[str, dict, dict], folder: pathlib.Path) -> dict[str, Any]:
     name, shard, size = item
     path = str(self._corpora.directories[name] / shard['records'])
-    load = self._load(path, size)
+    places = self._slots.places(path)
+    load = self._load(path, size, places)
     options = grain.ReadOptions(self._num_threads, 2 * self._num_threads)
-    rows = grain.MapDataset.range(shard['num_examples']).map(load).to_iter_dataset(options)
+    rows = grain.MapDataset.range(len(places)).map(load).to_iter_dataset(options)
     shapes = self._shapes[f'{size["width"]}x{size["height"]}']
     writer = writer_lib.RecordWriter(
       folder / 'records', cache_lib.features(shapes, self._identity['dtype'])
@@ -264,19 +264,24 @@ class _ShardWork:
   def close(self) -> None:
     self._decode.close()
 
-  def _load(self, path: str, size: Mapping[str, Any]) -> Callable[[int], dict[str, Any]]:
+  def _load(
+    self, path: str, size: Mapping[str, Any], places: np.ndarray
+  ) -> Callable[[int], dict[str, Any]]:
     height, width = size['height'], size['width']
     taken = cache_lib.taken(self._table, size)
-    first_row = self._corpora.first_row(path)
+    first_row = self._corpora.rows_of(path).start
     empty = cache_lib.frame_shapes(self._encode.pixels, height, width)
     nothing = dict(key='', caption='', first_time=0.0) | {
       name: np.empty((0, *shape), np.uint8) for name, shape in empty.items()
     }
 
-    def load(record):
-      place = self._place_of_row[first_row + record]
-      media = schema.MEDIA[self._corpora.columns['media'][first_row + record]]
-      if place < 0 or media not in size['media'] or not (taken is None or taken[place]):
+    def load(slot):
+      place = places[slot]
+      if place < 0 or not (taken is None or taken[place]):
+        return nothing
+      row = self._table.row(place)
+      media = schema.MEDIA[self._corpora.columns['media'][row]]
+      if media not in size['media']:
         return nothing
       times = []
       if media == 'video':
@@ -285,10 +290,10 @@ class _ShardWork:
         times = cache_lib.frame_times(float(first), float(duration), *rate)
       try:
         content = self._table.content(place)
-        found = self._decode(path, record, times, height, width, content)
+        found = self._decode(path, row - first_row, times, height, width, content)
       except Exception as error:  # One example never ends a command.
         lost = failures.of(error)
-        logging.warning('%s, record %d cannot be decoded: %s', path, record, lost)
+        logging.warning('%s, record %d cannot be decoded: %s', path, row - first_row, lost)
         return nothing | dict(lost=lost)
       return found | dict(first_time=times[0] if times else 0.0)
 

@@ -66,6 +66,25 @@ def ingest_sizes(root, sizes, num_frames=6):
   return directory
 
 
+def ingest_shots(root, videos, fps=12, size=64):
+  """Ingests videos, each a list of shots' lengths in frames, into root/corpus, which it returns.
+
+  Each shot is a texture of its own that stands still.
+  """
+  (root / 'media').mkdir(parents=True)
+  for number, lengths in enumerate(videos):
+    rng = np.random.default_rng(number)
+    cells = rng.integers(0, 255, (len(lengths), 8, 8, 3), np.uint8)
+    pictures = cells.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
+    frames = np.repeat(pictures, lengths, axis=0)
+    data = demo_corpus.encode_video(frames, fps=fps)
+    (root / 'media' / f'{number}.mp4').write_bytes(data)
+    (root / 'media' / f'{number}.txt').write_text(f'video {number}')
+  directory = str(root / 'corpus')
+  ingest.ingest(str(root / 'media'), directory, validation_fraction=0.0, num_processes=1)
+  return directory
+
+
 def write_sidecars(folder, splits):
   """A corpus of sidecars alone: split -> rows of (media, seconds, fps, height, width)."""
   manifest = dict(version=schema.VERSION, fingerprint='synthetic', splits={})

@@ -8,62 +8,33 @@ sidecar/caption/<split>-IIIII-of-NNNNN.parquet   for --where: caption (of most w
 captions/<the name of the shard's records>       for the stream: all captions of each record
 """
 
-import collections
-import dataclasses
 import hashlib
 import json
 import logging
-import pathlib
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
 from data_pipelines.caption import captioners
+from data_pipelines.caption import shard as shard_lib
 from data_pipelines.corpus import jobs, reader, records, remote_records, schema, storage
 from data_pipelines.corpus import writer as writer_lib
 from data_pipelines.engines import choice
-from data_pipelines.media import crops, decode, failures, sandbox
+from data_pipelines.media import failures
 
 VERSION = 1
 STAGE = 'caption'
-ALT = 'alt'  # The source of what came with the example.
+ALT = shard_lib.ALT
 FOLDER = 'captions'
-BATCH = 32  # Clips that a captioner is given at a time.
-MAX_SIDE = 512  # Pixels of the frames that it sees.
-
-_ANSWERS = pa.schema([('key', pa.string()), ('text', pa.string())])
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """One captioner's part.
-
-  Attributes:
-    name: of its captions' source.
-    captioner: that writes them.
-    num_frames: of a video that it sees.
-  """
-
-  name: str
-  captioner: captioners.Captioner
-  num_frames: int = 4
-
-  def __post_init__(self):
-    if not re.fullmatch(r'[A-Za-z0-9_.-]+', self.name) or self.name == ALT:
-      raise ValueError(
-        f'--source={self.name} should be letters, digits, "_", "-" and ".", and not {ALT!r}.'
-      )
 
 
 def caption(
   directory: str,
-  source: Source | None = None,
+  source: shard_lib.Source | None = None,
   weights: Mapping[str, float] | None = None,
   num_processes: int = 2,
   engine: choice.Engine | None = None,
@@ -86,13 +57,14 @@ def caption(
   failed: dict[str, int] = {}
   if source:
     parts = output / '_captioned' / source.name
-    spans = [output / schema.stage_sidecar('curate', shard['sidecar']) for shard in shards]
-    marks = [storage.sha256(path) if path.exists() else '' for path in spans]
-    described = [VERSION, manifest['fingerprint'], marks, source.captioner.identity()]
-    with jobs.claimed(parts, json.dumps([*described, source.num_frames])):
-      work = CaptionShard(output, source)
-      failed = jobs.failures_of(jobs.run(work, shards, parts, num_processes, engine), parts)
+    described = [VERSION, manifest['fingerprint'], source.captioner.identity(), source.num_frames]
+    with jobs.claimed(parts, json.dumps(described)):
+      for number, shard in enumerate(shards):
+        shard_lib.ask_again(output, parts, number, shard)
+      work = shard_lib.CaptionShard(output, source, parts)
+      results = jobs.run(work, list(enumerate(shards)), parts, num_processes, engine)
       work.close()
+      failed = jobs.failures_of(results, parts)
   with jobs.claimed(output / '_gathered', '', kept=False):
     return _gather(output, manifest, shards, dict(weights or {}), failed)
 
@@ -148,22 +120,24 @@ def _rows(
   """Rows of schema.CAPTION of a shard."""
   import py3langid  # Half a second.
 
-  found: list[tuple[str, list[str]]] = []
-  for name in weights:
+  keys = storage.read_table(output / shard['sidecar'], ['key'])['key'].to_pylist()
+  of_row: list[list[dict[str, Any]]] = [[] for _ in keys]
+  for name, weight in weights.items():
     if name == ALT:
       read = records.read(output / shard['records'])
-      found.append((name, ['' if isinstance(r, Exception) else r['caption'] for r in read]))
+      answers = [
+        dict(row=row, span_id=None, text='' if isinstance(found, Exception) else found['caption'])
+        for row, found in enumerate(read)
+      ]
     else:
       part = jobs.part(output / '_captioned' / name, number)
-      found.append((name, storage.read_table(part / 'captions.parquet')['text'].to_pylist()))
-  keys = storage.read_table(output / shard['sidecar'], ['key'])['key'].to_pylist()
+      answers = storage.read_table(part / 'captions.parquet').to_pylist()
+    for answer in answers:
+      if weight and answer['text'] and answer['text'].strip():
+        told = dict(span_id=answer['span_id'], text=answer['text'], weight=weight, source=name)
+        of_row[answer['row']].append(told)
   rows = []
-  for i, key in enumerate(keys):
-    captions = [
-      dict(text=texts[i], weight=weights[name], source=name)
-      for name, texts in found
-      if texts[i] and texts[i].strip() and weights[name]
-    ]
+  for key, captions in zip(keys, of_row, strict=True):
     first = max(captions, key=lambda caption: caption['weight'], default=dict(text=''))['text']
     rows.append(
       dict(
@@ -182,90 +156,12 @@ def _write_records(path: epath.Path, rows: Sequence[Mapping]) -> dict[str, Any]:
   with storage.written(path) as local:
     writer = writer_lib.RecordWriter(local, schema.caption_features())
     for row in rows:
-      told = [[caption['text'], caption['weight']] for caption in row['captions']]
+      told = [[each[name] for name in ('span_id', 'text', 'weight')] for each in row['captions']]
       writer.write(dict(key=row['key'], captions=json.dumps(told)))
     writer.close()
     layout = remote_records.layout_of(local)
     sha256 = storage.sha256(epath.Path(local))
   return dict(size=layout.size, footer=layout.footer, sha256=sha256)
-
-
-class CaptionShard:
-  """(shard of the manifest, folder) -> captions.parquet, one row per record."""
-
-  def __init__(self, output: epath.Path, source: Source):
-    self._output = output
-    self._source = source
-    self._frames = sandbox.Sandbox(frames_of)
-
-  def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
-    """What cannot be decoded, or gets no answer, becomes a null."""
-    known = storage.read_table(self._output / shard['sidecar']).to_pylist()
-    spans = self._output / schema.stage_sidecar('curate', shard['sidecar'])
-    if spans.exists():
-      table = storage.read_table(spans, ['span_start', 'span_end']).to_pylist()
-      known = [row | span for row, span in zip(known, table, strict=True)]
-    texts: list[str | None] = [None] * len(known)
-    failed: collections.Counter = collections.Counter()
-    example = ''
-    waiting: dict[int, captioners.Clip] = {}
-
-    def lose(row: int, error: Exception) -> None:
-      nonlocal example
-      lost = failures.of(error)
-      failed[lost.reason] += 1
-      example = f'{known[row]["key"]}: {lost}'
-
-    def ask() -> None:
-      answers = self._source.captioner(list(waiting.values())) if waiting else []
-      for row, answer in zip(waiting, answers, strict=True):
-        if isinstance(answer, Exception):
-          lose(row, answer)
-        else:
-          texts[row] = ' '.join(answer.split())
-      waiting.clear()
-
-    for row, record in enumerate(records.read(self._output / shard['records'])):
-      try:
-        if isinstance(record, Exception):
-          raise record
-        frames = self._frames(record['data'], known[row], self._source.num_frames)
-        waiting[row] = captioners.Clip(record['key'], record['caption'], frames)
-      except Exception as error:  # One example never ends a command.
-        lose(row, error)
-      if len(waiting) == BATCH:
-        ask()
-    ask()
-    keys = [row['key'] for row in known]
-    table = pa.table(dict(key=keys, text=texts), schema=_ANSWERS)
-    pa.parquet.write_table(table, folder / 'captions.parquet', write_page_checksum=True)
-    return dict(num_examples=len(known), failed=failed, example=example)
-
-  def close(self) -> None:
-    """Ends the child that decodes."""
-    self._frames.close()
-
-
-def frames_of(data: bytes, known: Mapping[str, Any], num_frames: int) -> np.ndarray:
-  """Frames of a shot, evenly spread: uint8 (F, H, W, 3) of at most MAX_SIDE pixels a side.
-
-  Args:
-    data: an encoded file.
-    known: its sidecar's row, with span_start and span_end if curate found them.
-    num_frames: F of a video.
-  Raises:
-    DecodeError: it is damaged.
-  """
-  scale = min(1.0, MAX_SIDE / max(known['height'], known['width']))
-  height, width = (max(16, round(scale * known[side])) for side in ('height', 'width'))
-  if known['media'] == 'image':
-    image = decode.decode_image(data)
-    return np.asarray(crops.center_crop_resize(image, height, width))[None]
-  start, end = known['first_time'], known['first_time'] + known['duration']
-  if known.get('span_end'):
-    start, end = known['span_start'], known['span_end']
-  times = start + (np.arange(num_frames) + 0.5) / num_frames * (end - start)
-  return decode.decode_video(data, times, height, width)[0]
 
 
 def add_command(commands: jobs.Commands) -> None:
@@ -327,7 +223,7 @@ def _run_command(
 
 def _source(
   name: str, server: str, model: str, prompt: str, by: str, num_frames: int, in_flight: int
-) -> Source | None:
+) -> shard_lib.Source | None:
   if not server and not by:
     if name:
       raise ValueError(f'--source={name} needs --server=URL with --model=NAME, or --by=FUNCTION.')
@@ -341,7 +237,7 @@ def _source(
   captioner = (
     captioners.ByServer(server, model, prompt, in_flight) if server else captioners.ByFunction(by)
   )
-  return Source(name, captioner, num_frames)
+  return shard_lib.Source(name, captioner, num_frames)
 
 
 def _weight(item: str) -> tuple[str, float]:

@@ -142,9 +142,14 @@ class Corpora:
     shard = bisect.bisect_right(self.starts, row) - 1
     return self._shards[shard], int(row) - self.starts[shard]
 
-  def first_row(self, shard: str) -> int:
-    """Of a shard, by its file of records."""
-    return self.starts[self._shards.index(shard)]
+  def rows_of(self, shard: str) -> range:
+    """The rows of a shard, by its file of records."""
+    number = self._numbers[shard]
+    return range(self.starts[number], self.starts[number + 1])
+
+  @functools.cached_property
+  def _numbers(self) -> dict[str, int]:
+    return {shard: number for number, shard in enumerate(self._shards)}
 
   def key(self, row: int | np.integer) -> str:
     """The row's key by its sidecar, which can be read where the record cannot."""

@@ -63,29 +63,37 @@ SIDECAR = pa.schema(
 # Where the content of a letterboxed or pillarboxed video is in its frames, as shares of them.
 CONTENT = ('content_top', 'content_left', 'content_height', 'content_width')
 
-# What `curate` adds. `keep` and the span are what training needs; null is what is not known.
+# What `curate` knows of a single shot without a hole; null is what is not known.
+SPAN = (
+  ('span_start', pa.float64()),  # On the file's own clock, seconds.
+  ('span_end', pa.float64()),  # Presentation time of its last frame.
+  ('span_gap', pa.float64()),  # Longest gap between its frames, seconds.
+  ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
+  ('camera_motion', pa.float32()),  # The part that a homography explains.
+  ('object_motion', pa.float32()),  # The rest.
+  ('subject', pa.float32()),  # Share of the frame.
+  ('subject_method', pa.string()),  # Never compare shares of two methods.
+  ('border_area', pa.float32()),  # Share of the frame that plain borders take.
+  *((name, pa.float32()) for name in CONTENT),  # Null is the whole frame.
+  ('text_area', pa.float32()),  # By the user's hook.
+)
+_DECISION = (
+  ('keep', pa.bool_()),
+  ('reject', pa.list_(pa.string())),  # The rules against it, of curate.RULES; empty if kept.
+)
+
+# What `curate` adds. The columns of SPAN are those of the longest span that is kept, or else of the
+# longest; `index` makes a row of each of `spans`, with what that says in their place.
 CURATE = pa.schema(
   [
     ('key', pa.string()),
-    ('keep', pa.bool_()),
-    ('reject', pa.list_(pa.string())),  # The rules against it, of curate.RULES; empty if kept.
+    *_DECISION,  # Kept is what has a span that is.
     ('flags', pa.list_(pa.string())),  # What is worth knowing, and no reason to drop it.
-    (
-      'span_start',
-      pa.float64(),
-    ),  # The longest single shot without a hole, on the file's own clock, seconds.
-    ('span_end', pa.float64()),  # Presentation time of its last frame.
-    ('span_gap', pa.float64()),  # Longest gap between its frames, seconds.
+    *SPAN,
     ('num_shots', pa.int32()),
     ('cuts', pa.list_(pa.float64())),  # Presentation times of the frames that begin a shot.
-    ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
-    ('camera_motion', pa.float32()),  # The part that a homography explains.
-    ('object_motion', pa.float32()),  # The rest.
-    ('subject', pa.float32()),  # Share of the frame.
-    ('subject_method', pa.string()),  # Never compare shares of two methods.
-    ('border_area', pa.float32()),  # Share of the frame that plain borders take.
-    *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
-    ('text_area', pa.float32()),  # By the user's hook.
+    # In the order of time; null for an image and what could not be decoded.
+    ('spans', pa.list_(pa.struct([('span_id', pa.int32()), *_DECISION, *SPAN]))),
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.
     ('dup_group', pa.int64()),  # Equal for copies; row of the first one, over the whole corpus.
@@ -112,7 +120,14 @@ CAPTION = pa.schema(
     (
       'captions',
       pa.list_(
-        pa.struct([('text', pa.string()), ('weight', pa.float32()), ('source', pa.string())])
+        pa.struct(
+          [
+            ('span_id', pa.int32()),  # The shot that it describes; null is the whole record.
+            ('text', pa.string()),
+            ('weight', pa.float32()),
+            ('source', pa.string()),
+          ]
+        )
       ),
     ),
     ('language', pa.string()),  # Of `caption`, ISO 639-1, as langid guesses it.
@@ -137,7 +152,7 @@ def features() -> 'tfds.features.FeaturesDict':
 
 
 def caption_features() -> 'tfds.features.FeaturesDict':
-  """The record of captions/: `captions` is JSON, a list of [text, weight]."""
+  """The record of captions/: `captions` is JSON, a list of [span_id, text, weight]."""
   import tensorflow_datasets as tfds
 
   return tfds.features.FeaturesDict({'key': tfds.features.Text(), 'captions': tfds.features.Text()})

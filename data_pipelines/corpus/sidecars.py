@@ -12,23 +12,32 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 from etils import epath
 
 from data_pipelines.corpus import buckets, reader, schema, storage
 
 # SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
+_FIELDS = 'SELECT span.* FROM (SELECT unnest(spans) AS span FROM records)'
 _CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
 
 
 class Sidecars:
-  """All sidecars of corpora as one table.
+  """All sidecars of corpora as one table, `sidecars`.
+
+  Args:
+    corpora: whose they are.
+    by_span: a row for each shot that `curate` found (schema.CURATE: spans), numbered within its
+      record by `span_id`, with its own values of schema.SPAN; else a row for each record. What has
+      no spans, such as an image or an older sidecar, is one row either way.
 
   Attributes:
     columns: names, of all stages.
+    has_spans: whether rows have a `span_id`.
     rate: SQL of what buckets.dense_rate is.
   """
 
-  def __init__(self, corpora: reader.Corpora):
+  def __init__(self, corpora: reader.Corpora, by_span: bool = False):
     import duckdb
 
     self._duckdb = duckdb
@@ -48,7 +57,14 @@ class Sidecars:
       'INSERT INTO starts VALUES (?, ?, ?)',
       [(path, stage, start) for part, start in starts for stage, path in part.items()],
     )
-    self._db.execute(f'CREATE TEMP VIEW sidecars AS {_joined(names, parts)}')
+    self._db.execute(f'CREATE TEMP VIEW records AS {_joined(names, parts)}')
+    self.has_spans = by_span and 'spans' in self.columns
+    if self.has_spans:
+      fields = [row[0] for row in self._db.execute(f'DESCRIBE {_FIELDS}').fetchall()]
+      self._db.execute(f'CREATE TEMP VIEW sidecars AS {_by_span(self.columns, fields)}')
+      self.columns = self.columns - {'spans'} | {'span_id'}
+    else:
+      self._db.execute('CREATE TEMP VIEW sidecars AS SELECT * FROM records')
     self._close_off([path for part in parts for path in part.values()])
 
   def _close_off(self, files: Sequence[str]) -> None:
@@ -86,8 +102,8 @@ class Sidecars:
 
   def select(self, where: Sequence[str], axes: Sequence[str]) -> dict[str, np.ndarray]:
     """Rows, what index.table.Table holds of them, media codes, and the scores (NaN if unknown); and
-    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1) and the
-    motion (NaN if unknown)."""
+    where `curate` found it, the content (schema.CONTENT, of the whole frame 0, 0, 1, 1), the motion
+    (NaN if unknown) and the span_id."""
     for axis in axes:
       if axis not in self.columns:
         raise ValueError(f'no sidecar has the score {axis!r}; columns: {sorted(self.columns)}.')
@@ -101,12 +117,16 @@ class Sidecars:
     chosen += [f'{_quoted(axis)}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     if self._has_content:
       chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
+    order = 'row_number_'
+    if self.has_spans:
+      chosen.append('span_id')
+      order = 'row_number_, span_id'
     if 'motion' in self.columns:
       chosen.append('motion::FLOAT AS motion')
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
     found = self._query(
       f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
-      f'FROM sidecars WHERE {condition} ORDER BY row_number_'
+      f'FROM sidecars WHERE {condition} ORDER BY {order}'
     )
     return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
 
@@ -131,6 +151,11 @@ class Sidecars:
   @property
   def _has_content(self) -> bool:
     return set(schema.CONTENT) <= self.columns
+
+  def choose(self, rows: np.ndarray) -> str:
+    """SQL of the condition that a row's number (`row_number_`) is one of these."""
+    self._db.register('chosen_', pa.table({'row': np.asarray(rows)}))
+    return 'row_number_ IN (SELECT row FROM chosen_)'
 
   def rows(self, sql: str) -> list[dict]:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
@@ -212,3 +237,16 @@ def _joined(names: Mapping[str, list[str]], parts: Sequence[Mapping[str, str]]) 
       source if not i else f'LEFT JOIN {source} ON t0.row_number_0 = t{i}.row_number_{i}'
     )
   return f'SELECT t0.row_number_0 AS row_number_, {", ".join(columns)} FROM {" ".join(joins)}'
+
+
+def _by_span(columns: set[str], fields: Sequence[str]) -> str:
+  """SQL: a row of `records` for each of its spans, whose fields take the place of its columns."""
+  taken = columns & set(fields) - {'span_id'}
+  chosen = ['row_number_', *(_quoted(name) for name in sorted(columns - taken - {'spans'}))]
+  chosen += [
+    f'CASE WHEN span IS NULL THEN {_quoted(name)} ELSE span.{_quoted(name)} END AS {_quoted(name)}'
+    for name in sorted(taken)
+  ]
+  chosen.append('coalesce(span.span_id, 0) AS span_id')
+  spans = 'unnest(CASE WHEN len(spans) > 0 THEN spans ELSE [NULL] END) AS span'
+  return f'SELECT {", ".join(chosen)} FROM (SELECT *, {spans} FROM records)'

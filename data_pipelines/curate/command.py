@@ -25,10 +25,10 @@ from data_pipelines.curate import decide, denylist
 from data_pipelines.engines import choice
 from data_pipelines.media import failures, sandbox
 
-VERSION = 2  # Of what is measured: another one is measured again.
+VERSION = 3  # Of what is measured: another one is measured again.
 STAGE = 'curate'
 UNITS = dict(
-  min_short_side='pixels', min_duration='seconds of the longest shot',
+  min_short_side='pixels', min_duration='seconds of a shot',
   min_motion='diagonals per second', max_motion='diagonals per second',
   max_border_area='share of the frame', max_text_area='share of the frame',
   max_watermark='probability',
@@ -94,6 +94,7 @@ def curate(
       no_denylist=reason,
       num_examples=decisions.num_examples,
       num_kept=decisions.num_kept,
+      num_spans_kept=decisions.num_spans_kept,
       funnel=decisions.funnel(),
       flags=dict(sorted(decisions.flags.items())),
       failed=failed,
@@ -329,5 +330,7 @@ def _run_command(
       more = ', ...' * (step['num_broken'] > len(step['examples']))
       print(f'{step["rule"]:>12}: {step["num_broken"]:,} rejected, {step["num_left"]:,} left: '
             f'{step["reason"]} ({", ".join(step["examples"])}{more})')  # fmt: skip
-  print(f'{directory}: {summary["num_kept"]:,} of {summary["num_examples"]:,} kept, '
-        f'{time.monotonic() - start:.1f} s')  # fmt: skip
+  print(
+    f'{directory}: {summary["num_kept"]:,} of {summary["num_examples"]:,} kept, in '
+    f'{summary["num_spans_kept"]:,} shots or images; {time.monotonic() - start:.1f} s'
+  )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from data_pipelines.corpus import schema
 from data_pipelines.curate import denylist, grouping
 
 # In the order of the funnel.
@@ -30,7 +31,7 @@ class Rules:
 
   Attributes:
     min_short_side: pixels of the shorter side. WebVid's previews have 336, so 360 drops them.
-    min_duration: seconds of the longest single shot.
+    min_duration: seconds of a single shot.
     min_motion, max_motion: diagonals per second; the tails of the report's histogram.
     max_border_area, max_text_area: shares of the frame. A plain backdrop is a border too.
     max_watermark: of watermark_score.
@@ -82,7 +83,8 @@ class Decisions:
     has_tags: whether the corpus has NSFW tags.
 
   Attributes:
-    num_examples, num_kept, flags: counts of the shards that `rows` was asked for.
+    num_examples, num_kept, num_spans_kept, flags: counts of the shards that `rows` was asked for;
+      an image is one span.
   """
 
   def __init__(
@@ -97,7 +99,7 @@ class Decisions:
     self._read = read
     self._rules = rules
     self._has_tags = has_tags
-    self.num_examples = self.num_kept = 0
+    self.num_examples = self.num_kept = self.num_spans_kept = 0
     self.flags: collections.Counter = collections.Counter()
     self._num_broken: collections.Counter = collections.Counter()
     self._examples: dict[str, list[str]] = {rule: [] for rule in RULES}
@@ -125,12 +127,15 @@ class Decisions:
       if row['watermark_score'] is None:
         row['watermark_score'] = row['watermark']
       row['dup_group'] = int(self._group_N[index])
-      listed = self._is_denied_N[index], self._is_allowed_N[index]
-      row['reject'] = _broken_rules(row, self._rules, self._has_tags, *listed)
-      if self._is_copy_N[index] and not self._rules.keep_duplicates:
-        row['reject'].append('duplicate')
-      row['keep'] = not row['reject']
+      listed = bool(self._is_denied_N[index]), bool(self._is_allowed_N[index])
+      is_copy = bool(self._is_copy_N[index]) and not self._rules.keep_duplicates
+      for part in _parts(row):
+        part['reject'] = _broken_rules(_with(row, part), self._rules, self._has_tags, *listed)
+        part['reject'] += ['duplicate'] * is_copy
+        part['keep'] = not part['reject']
+      row |= _best(row)
       self.num_kept += row['keep']
+      self.num_spans_kept += sum(part['keep'] for part in _parts(row))
       self._num_broken.update(row['reject'])
       self._num_stopped.update(row['reject'][:1])
       for rule in row['reject']:
@@ -163,7 +168,10 @@ class Decisions:
       score = row['watermark'] if row['watermark_score'] is None else row['watermark_score']
       row = dict(row, watermark_score=score)
       is_allowed = bool(fact['is_allowed'])
-      fact['is_good'] = not _broken_rules(row, self._rules, self._has_tags, False, is_allowed)
+      fact['is_good'] = not all(
+        _broken_rules(_with(row, part), self._rules, self._has_tags, False, is_allowed)
+        for part in _parts(row)
+      )
     return facts
 
 
@@ -219,6 +227,25 @@ def _compare(facts_N: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray,
   return group_N, is_denied_N, is_copy_N
 
 
+def _parts(row: dict) -> list[dict]:
+  """What is decided on: the spans of a video, or the row itself where there are none."""
+  return row.get('spans') or [row]
+
+
+def _with(row: dict, part: dict) -> dict:
+  return row if part is row else row | part
+
+
+def _best(row: dict) -> dict:
+  """The decision and the columns of SPAN of the longest span that is kept, or of the longest."""
+  if not row.get('spans'):
+    return {}
+  names = ['keep', 'reject', *(name for name, _ in schema.SPAN)]
+  length = lambda span: (span['keep'], span['span_end'] - span['span_start'])  # noqa: E731
+  best = max(row['spans'], key=length)
+  return {name: best[name] for name in names}
+
+
 def _broken_rules(
   row: Mapping, rules: Rules, has_tags: bool, is_denied: bool, is_allowed: bool
 ) -> list[str]:
@@ -230,7 +257,7 @@ def _broken_rules(
     allowlist=not is_allowed,
     nsfw=has_tags and row['media'] == 'image' and row['nsfw'] not in rules.nsfw,
     resolution=min(row['height'], row['width']) < rules.min_short_side,
-    duration=is_video and length < rules.min_duration - 1e-6,
+    duration=is_video and (row['span_end'] is None or length < rules.min_duration - 1e-6),
     motion=is_video and not _within(row['motion'], rules.min_motion, rules.max_motion),
     border=not _within(row['border_area'], None, rules.max_border_area),
     text=not _within(row['text_area'], None, rules.max_text_area),

@@ -4,8 +4,8 @@ Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is look
 eight per second for motion, and a few are kept for the subject, the hashes and the hooks.
 """
 
-import dataclasses
 import importlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,29 +15,18 @@ import cv2
 import numpy as np
 
 from data_pipelines.corpus import buckets, schema
-from data_pipelines.curate import borders, duplicates, motion, shots, subject
+from data_pipelines.curate import borders, duplicates, kept, motion, shots, subject
 from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
 _FLAGS = av.video.reformatter.Interpolation
 WIDTH = 256
 MOTION_FPS = 8.0
-# Half the frames kept are dropped whenever there are twice as many: memory is bounded.
-MAX_KEPT = 32
-FIRST_KEPT_FPS = 4.0
 POSITIONS = (0.1, 0.5, 0.9)  # Of a shot: the frames that stand for it.
+MIN_SPAN_SECS = 0.5  # Shorter ones are not measured, unless none is longer.
 
 Hooks = Mapping[str, str]
 Functions = Mapping[str, Callable[[np.ndarray], float]]
-
-
-@dataclasses.dataclass
-class _Kept:
-  """A frame that stands for its neighbourhood."""
-
-  time: float
-  frame_HWC: np.ndarray
-  residual_HW: np.ndarray | None
 
 
 def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
@@ -61,6 +50,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
     share = subject.subject_share(small_HWC)
     row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
+    row['hashes'] = [duplicates.frame_hash(small_HWC)]
     return row | _of_frames([small_HWC], functions)
   return _measure_video(data, fps, functions, end)
 
@@ -75,15 +65,15 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
 
 
 def _measure_video(data: bytes, fps: float, functions: Functions, end: float) -> dict:
-  detector, meter = shots.ShotDetector(fps), motion.FlowMeter()
-  times, motions, kept = [], [], []
+  detector, meter, keeper = shots.ShotDetector(fps), motion.FlowMeter(), kept.Keeper()
+  times, motions = [], []
   previous = residual_HW = None
-  keep_every = 1 / FIRST_KEPT_FPS
   for time, frame_HWC in _small_frames(data):
     if time > end + 1e-6:
       break
     times.append(time)
-    detector.add(frame_HWC)
+    for cut in detector.add(frame_HWC):
+      keeper.cut(times[cut])
     if previous is None or time - previous[0] >= 1 / MOTION_FPS - 1e-3:
       grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_BGR2GRAY)
       if previous is not None:
@@ -91,38 +81,55 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
         motions.append((previous[0], time, found.total, found.camera, found.objects))
         residual_HW = found.residual_HW
       previous = (time, grey_HW)
-      if not kept or time - kept[-1].time >= keep_every - 1e-3:
-        kept.append(_Kept(time, frame_HWC, residual_HW))
-        if len(kept) == 2 * MAX_KEPT:
-          kept, keep_every = kept[::2], 2 * keep_every
+      keeper.offer(time, frame_HWC, residual_HW)
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
-  cuts = detector.cuts()
-  first, last = _longest_span(times, cuts)
-  span = times[first], times[last]
-  row: dict[str, Any] = dict(span_start=span[0], span_end=span[1], num_shots=len(cuts) + 1)
-  row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
-  row['cuts'] = [times[cut] for cut in cuts]
-  row.update(_motion_within(span, motions))
-  row.update(_subject_within(span, kept))
-  whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
-  within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
-  row.update(_of_frames([k.frame_HWC for k in within], functions))
-  shot = [k.frame_HWC for k in kept if span[0] <= k.time <= span[1]]
-  box = borders.content_box(shot or [k.frame_HWC for k in within])
-  row.update(zip(schema.CONTENT, box or (None,) * 4, strict=True))
+  found, frames = detector.finish().shots, keeper.frames()
+  row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
+  whole = _at_positions(frames, times[0], times[-1])
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
-  return row
+  spans, motions_N5 = [], np.reshape(motions, (-1, 5))
+  for span_id, (first, last) in enumerate(_spans(times, found)):
+    gap = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
+    span = dict(span_id=span_id, span_start=times[first], span_end=times[last], span_gap=gap)
+    spans.append(span | _of_span(times[first], times[last], motions_N5, frames, functions))
+  longest = max(spans, key=lambda span: span['span_end'] - span['span_start'], default=None)
+  if longest is None:  # All of it is plain.
+    return row | _of_frames([k.frame_HWC for k in whole], functions) | dict(spans=[])
+  row |= {name: longest[name] for name, _ in schema.SPAN if name in longest}
+  others = {name: function for name, function in functions.items() if name not in longest}
+  within = _at_positions(frames, longest['span_start'], longest['span_end'])
+  return row | _hooked([k.frame_HWC for k in within], others) | dict(spans=spans)
 
 
-def _longest_span(times: Sequence[float], cuts: Sequence[int]) -> tuple[int, int]:
-  """Its first and last frame: without a cut, and without a hole where frames are missing."""
+def _spans(times: Sequence[float], found: Sequence[shots.Span]) -> list[tuple[int, int]]:
+  """First and last frames of what is of one shot, and without a hole where frames are missing."""
   intervals = np.diff(times)
   holes = np.flatnonzero(intervals > buckets.HOLE * intervals.mean()) + 1
-  starts = sorted({0, *cuts, *holes.tolist()})
-  spans = list(zip(starts, [*(start - 1 for start in starts[1:]), len(times) - 1], strict=True))
-  return max(spans, key=lambda span: times[span[1]] - times[span[0]])
+  spans = []
+  for start, stop in found:
+    within = [start, *holes[(holes > start) & (holes < stop)].tolist(), stop]
+    spans += [(a, b - 1) for a, b in itertools.pairwise(within)]
+  secs = [times[last] - times[first] for first, last in spans]
+  least = min(MIN_SPAN_SECS, max(secs, default=0.0))
+  return [span for span, length in zip(spans, secs, strict=True) if length >= least]
+
+
+def _of_span(
+  start: float,
+  end: float,
+  motions_N5: np.ndarray,
+  frames: Sequence[kept.Kept],
+  functions: Functions,
+) -> dict[str, Any]:
+  """What schema.SPAN has besides the span's times."""
+  row = _motion_within((start, end), motions_N5) | _subject_within((start, end), frames)
+  shot = [k for k in frames if start <= k.time <= end] or frames
+  within = [k.frame_HWC for k in _at_positions(shot, start, end)]
+  row |= _of_frames(within, {name: functions[name] for name in functions if name == 'text_area'})
+  box = borders.content_box([k.frame_HWC for k in shot] if shot is not frames else within)
+  return row | dict(zip(schema.CONTENT, box or (None,) * 4, strict=True))
 
 
 def _small_frames(data: bytes) -> Iterator[tuple[float, np.ndarray]]:
@@ -149,25 +156,22 @@ def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
   return cv2.resize(frame_HWC, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def _motion_within(
-  span: tuple[float, float], motions: Sequence[tuple[float, float, float, float, float]]
-) -> dict[str, float | None]:
+def _motion_within(span: tuple[float, float], motions_N5: np.ndarray) -> dict[str, float | None]:
   """Means over the pairs of frames inside the span: none crosses a cut."""
-  inside = np.array([m[2:] for m in motions if m[0] >= span[0] - 1e-6 and m[1] <= span[1] + 1e-6])
+  is_in_N = (motions_N5[:, 0] >= span[0] - 1e-6) & (motions_N5[:, 1] <= span[1] + 1e-6)
+  inside = motions_N5[is_in_N, 2:]
   if not len(inside):
     return dict(motion=None, camera_motion=None, object_motion=None)
   total, camera, objects = inside.mean(axis=0).tolist()
   return dict(motion=total, camera_motion=camera, object_motion=objects)
 
 
-def _subject_within(span: tuple[float, float], kept: Sequence[_Kept]) -> dict[str, Any]:
+def _subject_within(span: tuple[float, float], frames: Sequence[kept.Kept]) -> dict[str, Any]:
   """The median share of three frames of the span."""
-  inside = [k for k in kept if span[0] < k.time <= span[1] and k.residual_HW is not None]
+  inside = [k for k in frames if span[0] < k.time <= span[1] and k.residual_HW is not None]
   if not inside:
     return dict(subject=None, subject_method=None)
-  chosen = {
-    id(k): k for k in (_nearest(inside, span[0] + p * (span[1] - span[0])) for p in POSITIONS)
-  }
+  chosen = {id(k): k for k in _at_positions(inside, *span)}
   shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
   shares = [share for share in shares if share is not None]
   if not shares:
@@ -175,16 +179,19 @@ def _subject_within(span: tuple[float, float], kept: Sequence[_Kept]) -> dict[st
   return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
 
 
-def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
-  return min(kept, key=lambda k: abs(k.time - time))
+def _at_positions(frames: Sequence[kept.Kept], start: float, end: float) -> list[kept.Kept]:
+  return [kept.nearest(frames, start + p * (end - start)) for p in POSITIONS]
 
 
 def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:
   """What is the same for images and videos."""
-  row: dict[str, Any] = dict(
-    border_area=min(borders.border_share(frame_HWC) for frame_HWC in frames),
-    hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
-  )
-  for name, function in functions.items():
-    row[name] = max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
-  return row
+  shares = [borders.border_share(frame_HWC) for frame_HWC in frames]
+  return dict(border_area=min(shares)) | _hooked(frames, functions)
+
+
+def _hooked(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, float]:
+  """The columns that hooks fill."""
+  return {
+    name: max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
+    for name, function in functions.items()
+  }

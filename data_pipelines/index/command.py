@@ -6,8 +6,9 @@ What is written is memory-mapped by training:
     manifest.json        counts, funnel, cells and their shares' rule, fingerprint; written last
     cells.json           the edges between the cells, to be used again for other corpora
     order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
-    first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: the longest single shot if
-                         `curate` found one, else the whole video
+    first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: a single shot if `curate`
+                         was run, else the whole video
+    span.u32.npy         if a video has several shots: span_id of these rows, each of which is one
     content.f32.npy      if `curate` found borders: the content of these rows, schema.CONTENT
     motion.f32.npy       if `curate` measured it: of these rows, NaN where it is unknown
 """
@@ -42,7 +43,8 @@ def index(
   balance: table_lib.Balance | None = None,
   dry_run: bool = False,
 ) -> dict:
-  """Indexes the training rows of corpora; does nothing if that is done already.
+  """Indexes the training rows of corpora, a row for each shot of a video that `curate` found; does
+  nothing if that is done already.
 
   Args:
     directories: name -> ingested corpus, named as in data.directories of the config.
@@ -69,7 +71,7 @@ def index(
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
       return found
-  table = sidecars.Sidecars(corpora)
+  table = sidecars.Sidecars(corpora, by_span=True)
   axes = _default_axes(table) if axes is None else list(axes)
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
     where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
@@ -102,6 +104,8 @@ def index(
   if content is not None:
     columns['content'], manifest['is_cropped'] = content, True
   columns['order'] = rows['row'][order].astype(np.uint32 if len(corpora) < 2**32 else np.uint64)
+  if rows.get('span_id', np.zeros(1)).any():
+    columns['span'], manifest['has_spans'] = rows['span_id'][order].astype(np.uint32), True
   manifest['fingerprint'] = _fingerprint(manifest, columns)
   if 'motion' in rows:  # It changes no draw, and so no fingerprint.
     columns['motion'] = rows['motion'][order].astype(np.float32)
@@ -322,7 +326,7 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
   manifest = index(directories, output, axes=axes, balance=balance, **options)
   _report(manifest)
   if framing:
-    table = sidecars.Sidecars(reader.Corpora(directories, 'train'))
+    table = sidecars.Sidecars(reader.Corpora(directories, 'train'), by_span=True)
     sizes = table.sizes(manifest['where'])
     for media, counts in aspects.count_by_media(framing, sizes, schema.MEDIA).items():
       print(f'{media}s by aspect (data.aspects): {aspects.text_of(counts)}')

@@ -84,7 +84,8 @@ class Table:
     rows: numbers in reader.Corpora, (N,); None if they are the places themselves.
     columns: COLUMNS by place, (N,) each; memory-mapped if they come from an index. If anything is
       cropped to its content also 'content', schema.CONTENT as float32 (N, 4); if `curate` has
-      measured it also 'motion', frame diagonals per second, NaN where it is unknown.
+      measured it also 'motion', frame diagonals per second, NaN where it is unknown; if rows are
+      there several times, for several shots, also 'span', uint32, the shot in its video.
     cells: name, media, places [start, stop], min_duration (seconds) and min_fps of each.
     balance: how the cells are drawn.
     fingerprint: changes with the corpora, their order, cells and shares.
@@ -117,6 +118,10 @@ class Table:
       return ()
     found = tuple(self.columns['content'][place].tolist())
     return () if found == WHOLE else found
+
+  def span(self, place: int | np.integer) -> int:
+    """Which shot of its video the row at a place is; 0 where they are not told apart."""
+    return int(self.columns['span'][place]) if 'span' in self.columns else 0
 
   def motion(self, place: int | np.integer) -> float:
     """Of the row at a place, frame diagonals per second; NaN if it is unknown."""
@@ -336,6 +341,8 @@ def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
     columns['content'] = load('content')
   if manifest.get('has_motion'):
     columns['motion'] = load('motion')
+  if manifest.get('has_spans'):
+    columns['span'] = load('span')
   balance = Balance(**manifest['balance'])
   return Table(corpora, load('order'), columns, manifest['cells'], balance, manifest['fingerprint'])
 

@@ -53,7 +53,7 @@ def report(
   manifest = table_lib.read_manifest(index_folder) if index_folder else None
   order = table_lib.read(index_folder, corpora).rows if index_folder else None
   table = sidecars.Sidecars(corpora)
-  conditions = counts.populations(table.columns, manifest)
+  conditions = counts.populations(table.columns, '' if order is None else table.choose(order))
   last = list(conditions.values())[-1]
   found = dict(
     corpora=[_corpus(name, directory) for name, directory in directories.items()],
@@ -70,11 +70,13 @@ def report(
     far_shards=drift.between_shards(table, corpora, last),
     populations=list(conditions),
   )
-  if manifest and found['sizes'][-1]['num_rows'] != manifest['num_rows']:
-    raise ValueError(
-      f'{index_folder} has {manifest["num_rows"]} rows, but its conditions now leave '
-      f'{found["sizes"][-1]["num_rows"]}: curate or score has run since; index again.'
-    )
+  if manifest:
+    left = sidecars.Sidecars(corpora, by_span=True).funnel(manifest['where'])[-1]['num_rows']
+    if left != manifest['num_rows']:
+      raise ValueError(
+        f'{index_folder} has {manifest["num_rows"]} rows, but its conditions now leave {left}: '
+        'curate or score has run since; index again.'
+      )
   groups = _groups(table, conditions, manifest, order, num_examples)
   groups += [('copies', f'{count:,} alike', rows) for count, rows in found['copies']['clusters']]
   html = _page(found, _sheets(corpora, table, groups))

@@ -36,13 +36,18 @@ MEASURES = (
 )
 
 
-def populations(columns: set[str], index: Mapping | None) -> dict[str, str]:
-  """SQL conditions by the name of what they leave, each a part of the one before."""
+def populations(columns: set[str], in_index: str = '') -> dict[str, str]:
+  """SQL conditions by the name of what they leave.
+
+  Args:
+    columns: of the sidecars.
+    in_index: the condition of what an index has, or ''.
+  """
   found = {'ingested': 'TRUE'}
   if 'keep' in columns:
     found['kept by curate'] = 'coalesce(keep, true)'
-  if index:
-    found['in the index'] = ' AND '.join(f'({c})' for c in index['where']) or 'TRUE'
+  if in_index:
+    found['in the index'] = in_index
   return found
 
 

@@ -47,7 +47,7 @@ def request(
   slack = max(0.0, duration - bucket.span)
   start = float(table.columns['first_time'][place]) + start_fraction * slack
   times = tuple(start + i / bucket.fps for i in range(bucket.frames))
-  return decoder_lib.Request(shard, record, times, table.content(place))
+  return decoder_lib.Request(shard, record, times, table.content(place), table.span(place))
 
 
 class Batches:
@@ -99,7 +99,7 @@ class Batches:
     rngs = [np.random.default_rng((self._seed, index)) for index, _ in drawn]
     starts = [rng.random() for rng in rngs]
     places = {i: place for i, (_, (_, place)) in enumerate(drawn)}
-    rows = [0] * len(drawn)
+    rows, spans = [0] * len(drawn), [0] * len(drawn)
     for _ in range(self._health.max_tries):
       known = self._replaced_before(drawn, places)
       requests = {i: self._request(at, starts[i]) for i, at in places.items() if i not in known}
@@ -114,7 +114,7 @@ class Batches:
         else:
           self._health.count()
           place = places.pop(i)
-          rows[i] = self._table.row(place)
+          rows[i], spans[i] = self._table.row(place), self._table.span(place)
           captions[i], motion[i] = decoded.caption, self._table.motion(place)
       if not places:
         break
@@ -126,7 +126,7 @@ class Batches:
     if self._captions:
       # Of a generator of their own: they change no window and no replacement.
       fractions = [np.random.default_rng((self._seed, index, 1)).random() for index, _ in drawn]
-      chosen = self._captions.draw(rows, fractions)
+      chosen = self._captions.draw(rows, spans, fractions)
       captions = [new or old for new, old in zip(chosen, captions, strict=True)]
     positions = [index % self._bucket.batch_size for index, _ in drawn]
     return fields_lib.add_rows(
@@ -154,7 +154,7 @@ class Batches:
 
   def describe(self, index: int, cell: int, place: int) -> dict[str, Any]:
     """Key, cell, and where and when in the corpus a draw lies, before any replacement; and content,
-    if its frames have borders.
+    if its frames have borders, and span, if it is not the first of its video.
 
     Args:
       index: in the bucket's endless stream.
@@ -165,6 +165,7 @@ class Batches:
     drawn = self._request(place, start)
     key = self._corpora.key(self._table.row(place))
     found = dict(key=key, cell=self._cells[cell].name, **vars(drawn))
-    if not drawn.content:
-      del found['content']
+    for name in ('content', 'span'):
+      if not found[name]:
+        del found[name]
     return found

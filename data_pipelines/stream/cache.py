@@ -3,7 +3,7 @@
   CACHE/manifest.json                 what made it and of what; written last
   CACHE/CORPUS/WIDTHxHEIGHT/          in tfds layout, with the shards of the corpus: record i is of
                                       its record i, and empty if no bucket of that size takes it,
-                                      as those of other aspects
+                                      as those of other aspects; further shots follow (slots.py)
 
 It holds the VAE's moments, so that training draws new latents at each step. It freezes what a
 decoder could still vary: a video is there at `fps` frames per second, so windows start at those
@@ -25,7 +25,7 @@ from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.index import table as table_lib
 from data_pipelines.media import decode
 from data_pipelines.media.errors import DecodeError
-from data_pipelines.stream import decoder
+from data_pipelines.stream import decoder, slots
 from data_pipelines.stream import fields as fields_lib
 
 if TYPE_CHECKING:
@@ -290,6 +290,7 @@ class Reader:
       for size in sizes:
         self._folders[str(path), size] = folder(directory, name, *size)
     self._records = reader.Records(('key', 'caption'), ('first_time', *self._kept))
+    self._slots = slots.Slots(corpora, table)
 
   def _check_arrays(self, directory: epath.PathLike) -> None:
     for shapes in self._shapes.values():
@@ -328,7 +329,11 @@ class Reader:
     """As decoder.Decoder.fill."""
     batch = cast('_Batch', batch)  # `empty` made it.
     places = [
-      (self._path(request.shard, batch.size), request.record) for request in requests.values()
+      (
+        self._path(request.shard, batch.size),
+        self._slots.find(request.shard, request.record, request.span),
+      )
+      for request in requests.values()
     ]
     records = self._records.read_ahead(places)
     for (row, request), record in zip(requests.items(), records, strict=True):

@@ -45,25 +45,28 @@ class Captions:
     remote = reader.Remote(layouts, corpora.remote.cache)
     self._records = reader.Records(('captions',), (), remote)
 
-  def draw(self, rows: Sequence[int], fractions: Sequence[float]) -> list[str | None]:
+  def draw(
+    self, rows: Sequence[int], spans: Sequence[int], fractions: Sequence[float]
+  ) -> list[str | None]:
     """A caption of each row; None where what came with the example is all there is.
 
     Args:
       rows: of the corpora.
+      spans: which shot of each is drawn; captions of others are left out.
       fractions: in [0, 1), which of its captions, laid side by side as wide as their weights.
     """
     places = [self._corpora.locate(row) for row in rows]
     found = self._records.read_ahead((_path(shard), record) for shard, record in places)
     drawn: list[str | None] = []
-    for record, fraction in zip(found, fractions, strict=True):
+    for record, span, fraction in zip(found, spans, fractions, strict=True):
       if isinstance(record, DecodeError):
         raise ValueError(f'data.captions: {record}; write them again.') from record
-      told = json.loads(record['captions'])
+      told = [each for each in json.loads(record['captions']) if each[0] in (None, span)]
       if not told:
         drawn.append(None)
         continue
-      ends = np.cumsum([weight for _, weight in told])
-      drawn.append(told[int(np.searchsorted(ends, fraction * ends[-1], side='right'))][0])
+      ends = np.cumsum([weight for _, _, weight in told])
+      drawn.append(told[int(np.searchsorted(ends, fraction * ends[-1], side='right'))][1])
     return drawn
 
 

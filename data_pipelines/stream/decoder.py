@@ -23,12 +23,14 @@ class Request:
     shard, record: file of records, and the place in it.
     times: presentation times of the frames, seconds; () for an image.
     content: where in a video's frames its content is (schema.CONTENT); () is the whole frame.
+    span: which shot of the video it is, as the index numbers them.
   """
 
   shard: str
   record: int
   times: tuple[float, ...]
   content: tuple[float, ...] = ()
+  span: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

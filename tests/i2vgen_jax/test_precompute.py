@@ -1,6 +1,7 @@
 """Training from a cache of latents and embeddings is training from the media, to rounding."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import __main__ as commands
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import stream
@@ -173,6 +177,31 @@ def test_a_cache_holds_each_example_at_its_own_aspect(tmp_path):
   config.data.max_crop = 0.2
   with pytest.raises(ValueError, match='of the aspects and bounds .*precompute again'):
     data.make_stream(dataclasses.replace(session, config=config))
+
+
+def test_a_cache_holds_every_shot_of_a_video(tmp_path):
+  """Shots stand still: what the stream draws of one is always the same, and of another is not."""
+  directory = corpora.ingest_shots(tmp_path, [[16, 16, 20], [24]], fps=8, size=32)
+  rules = decide.Rules(min_short_side=32, keep_duplicates=True)
+  curate.curate(directory, rules, num_processes=1)
+  config = tiny.get_config('none')
+  config.data.directories, config.data.index = dict(mine=directory), str(tmp_path / 'index')
+  index.index(dict(mine=directory), config.data.index, axes=[])
+  made = precompute.precompute(config, tmp_path / 'cache', dtype='float32')
+  assert made['num_examples'] == 4
+  config.data.cache = str(tmp_path / 'cache')
+  session = session_lib.build(config).on(mesh_lib.make_mesh(config.mesh))
+  cached, shots = data.make_stream(session), {}
+  for step in range(3):
+    batch = cached.batch_at(step)
+    for example, mean_FHWC in zip(cached.examples_at(step), batch['latent_mean'], strict=True):
+      shot = example['key'], example.get('span', 0)
+      shots.setdefault(shot, mean_FHWC[0])
+      assert np.abs(mean_FHWC - shots[shot]).mean() < 0.2  # Which is what H.264 changes.
+  assert cached.num_bad == 0
+  assert sorted(shots) == [('0.mp4', 0), ('0.mp4', 1), ('0.mp4', 2), ('1.mp4', 0)]
+  apart = [np.abs(a - b).mean() for a, b in itertools.combinations(shots.values(), 2)]
+  assert min(apart) > 0.5
 
 
 def test_what_cannot_be_decoded_is_left_out_and_counted(tmp_path, caplog):

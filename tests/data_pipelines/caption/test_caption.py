@@ -16,9 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from data_pipelines import __main__ as commands
-from data_pipelines.caption import captioners
+from data_pipelines.caption import captioners, shard
 from data_pipelines.caption import command as caption
-from data_pipelines.corpus import buckets, jobs, reader, retries
+from data_pipelines.corpus import buckets, jobs, reader, retries, schema
 from data_pipelines.index import command as index
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import verify
@@ -52,7 +52,7 @@ def fail(clips):
 
 
 def by(function, source='mine', **options):
-  return caption.Source(source, captioners.ByFunction(f'{__name__}:{function}'), **options)
+  return shard.Source(source, captioners.ByFunction(f'{__name__}:{function}'), **options)
 
 
 def table(directory):
@@ -91,8 +91,8 @@ def test_a_function_s_captions_lie_beside_those_that_came(directory):
   assert (summary['num_examples'], summary['num_captions'], summary['failed']) == (8, 15, {})
   rows = table(directory).to_pylist()
   assert rows[1]['captions'] == [
-    dict(text='caption 1', weight=1.0, source='alt'),
-    dict(text='of 001.mp4, 4 frames, caption 1', weight=1.0, source='mine'),
+    dict(span_id=None, text='caption 1', weight=1.0, source='alt'),
+    dict(span_id=None, text='of 001.mp4, 4 frames, caption 1', weight=1.0, source='mine'),
   ]
   assert [caption['source'] for caption in rows[5]['captions']] == ['mine']
   assert rows[5]['caption'] == 'of 005.mp4, 4 frames,'
@@ -103,7 +103,7 @@ def test_a_function_s_captions_lie_beside_those_that_came(directory):
 def test_weights_and_sources_are_gathered_anew_without_asking_again(directory, monkeypatch):
   caption.caption(str(directory), by('describe'), num_processes=1)
   caption.caption(str(directory), by('describe', 'other', num_frames=2), num_processes=1)
-  monkeypatch.setattr(caption.CaptionShard, '__call__', None)
+  monkeypatch.setattr(shard.CaptionShard, '__call__', None)
   done = caption.caption(str(directory), by('describe'), dict(mine=3, alt=0), num_processes=1)
   assert done['weights'] == dict(alt=0, mine=3, other=1.0)
   found = table(directory)['captions'].to_pylist()[1]
@@ -130,7 +130,7 @@ def test_a_server_sees_the_frames_and_its_refusals_are_counted(directory, server
     return (503, '') if len(asked) == 5 else (200, f' It moves\n{len(asked)}. ')
 
   server.answer = answer
-  source = caption.Source('model', captioners.ByServer(server.url, 'see', 'What?', in_flight=1))
+  source = shard.Source('model', captioners.ByServer(server.url, 'see', 'What?', in_flight=1))
   summary = caption.caption(str(directory), source, num_processes=1)
   assert summary['failed'] == dict(caption_refused=1) and len(asked) == 9
   path, key, body = asked[0]
@@ -157,14 +157,14 @@ def test_a_server_that_is_no_use_ends_the_command(
 ):
   monkeypatch.setattr(retries, 'DEADLINE_SECS', 0.5)
   server.answer = lambda *_: answer
-  source = caption.Source('model', captioners.ByServer(server.url, 'see'))
+  source = shard.Source('model', captioners.ByServer(server.url, 'see'))
   with pytest.raises(error, match=message):
     caption.caption(str(directory), source, num_processes=1)
 
 
 def test_answers_of_another_form_are_counted(directory, server):
   server.answer = lambda path, headers, body: (200, None)
-  source = caption.Source('model', captioners.ByServer(server.url, 'see'))
+  source = shard.Source('model', captioners.ByServer(server.url, 'see'))
   summary = caption.caption(str(directory), source, num_processes=1)
   assert summary['failed'] == dict(caption_answer=8) and summary['num_captions'] == 7
 
@@ -256,3 +256,67 @@ def test_what_is_half_asked_is_left_out_and_goes_on(directory, caplog):
   with pytest.raises(ValueError, match='the sources are alt'):
     caption.caption(str(directory), weights=dict(mine=1))
   assert reader.read_manifest(directory)['splits']['train']['num_examples'] == 8
+
+
+def curated(directory, shots):
+  """Writes what curate would of videos that have these shots: [(start, end, keep)] of each."""
+  base = pa.parquet.read_table(directory / 'sidecar/train-00000-of-00001.parquet')
+  rows = [
+    dict(
+      key=key,
+      keep=any(keep for *_, keep in shots),
+      span_start=shots[0][0],
+      span_end=shots[0][1],
+      spans=[
+        dict(span_id=i, span_start=start, span_end=end, keep=keep)
+        for i, (start, end, keep) in enumerate(shots)
+      ],
+    )
+    for key in base['key'].to_pylist()
+  ]
+  path = directory / 'sidecar/curate/train-00000-of-00001.parquet'
+  path.parent.mkdir(exist_ok=True)
+  pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
+
+
+def count(clips):
+  asked.extend(clips)
+  return [f'{len(asked)} {clip.frames_FHWC.mean():.4f}' for clip in clips]
+
+
+asked: list = []
+
+
+def test_each_shot_that_is_kept_is_asked_once_and_drawn_with_its_own(directory, tmp_path):
+  asked.clear()
+  curated(directory, [(0.0, 0.25, True), (0.3, 0.55, False), (0.6, 0.85, False)])
+  caption.caption(str(directory), by('count'), dict(alt=0), num_processes=1)
+  assert len(asked) == 8
+  curated(directory, [(0.0, 0.25, False), (0.3, 0.55, True), (0.6, 0.85, True)])
+  caption.caption(str(directory), by('count'), dict(alt=0), num_processes=1)
+  assert len(asked) == 24  # The first is not asked again, nor forgotten.
+  found = table(directory)['captions'].to_pylist()[1]
+  assert [each['span_id'] for each in found] == [0, 1, 2]
+  assert len({each['text'].split()[1] for each in found}) == 3  # Of frames of its own.
+  index.index(dict(a=str(directory)), str(tmp_path / 'index'))
+  short = buckets.Bucket('video', 2, 32, 32, fps=8, batch_size=4)
+  texts = []
+  drawn = stream.TrainStream(
+    dict(a=str(directory)),
+    [short],
+    fields.released(lambda given: texts.append(given) or np.zeros((len(given), 1)), 16),
+    seed=0,
+    sandbox=False,
+    index=str(tmp_path / 'index'),
+    captions=True,
+  )
+  texts.clear()
+  of_text = {
+    each['text']: each['span_id']
+    for row in table(directory)['captions'].to_pylist()
+    for each in row
+  }
+  for step in range(4):
+    drawn.batch_at(step)
+    starts = [example['times'][0] for example in drawn.examples_at(step)]
+    assert [of_text[text] for text in texts[-1]] == [1 if start < 0.58 else 2 for start in starts]

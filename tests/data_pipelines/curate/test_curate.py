@@ -18,7 +18,7 @@ from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.corpus import schema
 from data_pipelines.curate import command as curate
-from data_pipelines.curate import decide, duplicates, measure
+from data_pipelines.curate import decide, duplicates, kept, measure
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import errors
 from tests import corpora
@@ -163,11 +163,11 @@ def test_content_is_what_borders_leave_within_the_span(kind, box):
 
 
 def test_memory_is_bounded_and_long_videos_keep_frames_from_everywhere(monkeypatch):
-  monkeypatch.setattr(measure, 'MAX_KEPT', 4)
+  monkeypatch.setattr(kept, 'MAX_KEPT', 4)
   sizes = []
-  nearest = measure._nearest
+  nearest = kept.nearest
   monkeypatch.setattr(
-    measure, '_nearest', lambda kept, time: sizes.append(len(kept)) or nearest(kept, time)
+    kept, 'nearest', lambda frames, time: sizes.append(len(frames)) or nearest(frames, time)
   )
   row = measured(pan(9, 96, 0.5, area=0.1), fps=8)
   assert max(sizes) < 8 and len(row['hashes']) == 3
