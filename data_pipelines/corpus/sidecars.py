@@ -1,13 +1,15 @@
 """Sidecars queried with SQL: the stages' columns side by side, the rows numbered through.
 
 Conditions come from a command line, and may be somebody else's: a condition is one expression, and
-the database reads nothing but the sidecars, writes no file and loads no extension. Those of a
-bucket are first copied to the local disk, many at once: the database asks for one after another.
+the database reads nothing but the sidecars, loads no extension, and writes nothing but what memory
+has no room for. Sidecars of a bucket are first copied to the local disk, many at once: the database
+asks for one after another.
 """
 
 import collections
 import contextlib
 import itertools
+import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 
@@ -17,6 +19,8 @@ from etils import epath
 
 from data_pipelines.corpus import buckets, reader, schema, storage
 
+BLOCK = 1 << 20  # Rows that are fetched at a time.
+MAX_MEMORY = 4 << 30  # Bytes that DuckDB takes; the rest of what it joins goes to a disk.
 # SQL of each of schema.CONTENT; null, as in older sidecars, is the whole frame.
 _FIELDS = 'SELECT span.* FROM (SELECT unnest(spans) AS span FROM records)'
 _CONTENT_OF = {name: f'coalesce({name}, {float(i > 1)})' for i, name in enumerate(schema.CONTENT)}
@@ -40,9 +44,11 @@ class Sidecars:
   def __init__(self, corpora: reader.Corpora, by_span: bool = False):
     import duckdb
 
-    self._duckdb = duckdb
+    self._duckdb, self._num_rows = duckdb, len(corpora)
     self._db = duckdb.connect()
     self._db.execute('SET preserve_insertion_order = true')
+    self._db.execute(f"SET memory_limit = '{MAX_MEMORY // 2**20}MiB'")  # More goes to a disk.
+    self._db.execute(f"SET temp_directory = '{tempfile.gettempdir()}/sidecars-{os.getpid()}'")
     self._copies = tempfile.TemporaryDirectory(prefix='sidecars-')
     parts = _on_disk(stages(corpora.sidecars), self._copies.name)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
@@ -116,19 +122,23 @@ class Sidecars:
     chosen = [f'{expression} AS {name}' for name, expression in span.items()]
     chosen += [f'{_quoted(axis)}::FLOAT AS score_{i}' for i, axis in enumerate(axes)]
     if self._has_content:
-      chosen += [f'{_CONTENT_OF[name]} AS {name}' for name in schema.CONTENT]
+      chosen += [f'({_CONTENT_OF[name]})::FLOAT AS {name}' for name in schema.CONTENT]
     order = 'row_number_'
     if self.has_spans:
-      chosen.append('span_id')
+      chosen.append('span_id::UINTEGER AS span_id')
       order = 'row_number_, span_id'
     if 'motion' in self.columns:
       chosen.append('motion::FLOAT AS motion')
     codes = ' '.join(f"WHEN '{media}' THEN {i}" for i, media in enumerate(schema.MEDIA))
-    found = self._query(
-      f'SELECT row_number_ AS row, CASE media {codes} END AS media_code, {", ".join(chosen)} '
-      f'FROM sidecars WHERE {condition} ORDER BY {order}'
-    )
-    return {name: np.ma.filled(values, np.nan) for name, values in found.items()}
+    chosen.append(f'coalesce(CASE media {codes} END, 0)::UTINYINT AS media_code')
+    count = self._count(condition)
+    row_type = 'UINTEGER' if self._num_rows < 2**32 else 'UBIGINT'
+    with self._explained():
+      reader = self._db.sql(
+        f'SELECT row_number_::{row_type} AS row, {", ".join(chosen)} FROM sidecars '
+        f'WHERE {condition} ORDER BY {order}'
+      ).to_arrow_reader(BLOCK)
+      return _filled(reader, count)
 
   def sizes(self, where: Sequence[str]) -> dict[str, np.ndarray]:
     """How many rows of each size the SQL conditions leave: media, height, width (pixels), num.
@@ -183,6 +193,19 @@ class Sidecars:
       raise ValueError(
         f'--where cannot be understood: {message} Columns: {", ".join(sorted(self.columns))}.'
       ) from error
+
+
+def _filled(reader: pa.RecordBatchReader, num_rows: int) -> dict[str, np.ndarray]:
+  """Its columns, as arrays that are filled batch by batch; NaN for null."""
+  empty = reader.schema.empty_table()
+  found = {name: np.empty(num_rows, empty[name].to_numpy().dtype) for name in empty.column_names}
+  start = 0
+  for batch in reader:
+    for name, values in found.items():
+      column = batch.column(name).to_numpy(zero_copy_only=False)
+      values[start : start + len(column)] = column
+    start += batch.num_rows
+  return found
 
 
 def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
