@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any, Protocol

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -178,6 +179,17 @@ class _Patient:
     return retries.call(read)
 
 
+@contextlib.contextmanager
+def _whole(path: epath.Path) -> Generator[Any, None, None]:
+  """As `opened`, in a bucket by one request: what a table's columns need would be several."""
+  if is_local(path):
+    with opened(path) as file:
+      yield file
+    return
+  filesystem, name = fsspec.core.url_to_fs(str(path))
+  yield io.BytesIO(retries.call(filesystem.cat_file, name))
+
+
 def read_table(
   path: epath.Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
 ) -> pa.Table:
@@ -190,7 +202,7 @@ def read_table(
   Raises:
     ValueError: it is damaged or lacks a column.
   """
-  with opened(path) as file:
+  with _whole(path) as file:
     try:
       if columns is not None and optional:
         names = pa.parquet.read_schema(file).names

@@ -223,14 +223,15 @@ class _Web:
 
   @classmethod
   def of(cls, output: epath.Path, shards: Sequence[tuple[str, Mapping]]) -> '_Web':
-    found = cls()
-    for _, shard in shards:
-      rows = storage.read_table(output / shard['sidecar'], ['media', 'url', 'nsfw']).to_pylist()
-      found.has_tags |= any(row['nsfw'] for row in rows)
-      found.num_images += sum(
-        row['media'] == 'image' and bool(row['url'] or row['nsfw']) for row in rows
-      )
-    return found
+    paths = [output / shard['sidecar'] for _, shard in shards]
+    found = storage.in_threads(cls._of_shard, paths)
+    return cls(sum(num for num, _ in found), any(has_tags for _, has_tags in found))
+
+  @staticmethod
+  def _of_shard(path: epath.Path) -> tuple[int, bool]:
+    rows = storage.read_table(path, ['media', 'url', 'nsfw']).to_pylist()
+    linked = [row for row in rows if row['media'] == 'image' and (row['url'] or row['nsfw'])]
+    return len(linked), any(row['nsfw'] for row in rows)
 
 
 def _denylist_or_reason(web: _Web, denylists: Sequence[epath.PathLike], reason: str) -> str:

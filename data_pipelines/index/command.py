@@ -4,6 +4,7 @@ DuckDB filters the sidecars, all stages' columns side by side; quantiles of the 
 What is written is memory-mapped by training:
 
     manifest.json        counts, funnel, cells and their shares' rule, fingerprint; written last
+    card.md              sources, licences, filters, known limits, for people
     cells.json           the edges between the cells, to be used again for other corpora
     order.u32.npy        rows in the order of their cells (u64 beyond 2^32 rows)
     first_time.f64.npy, duration.f64.npy, fps.f32.npy   of these rows: a single shot if `curate`
@@ -27,6 +28,7 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
+from data_pipelines.index import card
 from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
@@ -110,6 +112,7 @@ def index(
     columns.add('motion', np.float32)
     manifest['has_motion'] = True
   if not dry_run:
+    card.write(folder, manifest, corpora, table)
     _write(folder, manifest, columns)
   return manifest
 
@@ -329,6 +332,10 @@ def add_command(commands: jobs.Commands) -> None:
     help="SQL on sidecar columns, such as 'duration >= 2'; may be repeated: the funnel shows each",
   )  # fmt: skip
   parser.add_argument(
+    '--license_allow', action='append', default=[], metavar='LICENCE',
+    help='only rows whose source tells this licence, in any case; may be repeated',
+  )  # fmt: skip
+  parser.add_argument(
     '--axes',
     help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
     'network_subject, else subject',
@@ -350,8 +357,12 @@ def add_command(commands: jobs.Commands) -> None:
   parser.set_defaults(run=_run)
 
 
-def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **options):
+def _run(
+  corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, license_allow, **options
+):
   directories = named(corpus)
+  if license_allow:
+    options['where'] = [*options['where'], _of_licences(license_allow)]
   balance = table_lib.Balance(alpha, max_epochs, num_draws, unknown_weight)
   axes = None if axes is None else [axis for axis in axes.split(',') if axis]
   framing = aspects.given(options)
@@ -364,6 +375,12 @@ def _run(corpus, output, axes, alpha, max_epochs, num_draws, unknown_weight, **o
       print(f'{media}s by aspect (data.aspects): {aspects.text_of(counts)}')
   print(f'{"would write" if options["dry_run"] else "index"} {output}')
   print(f'fingerprint {manifest["fingerprint"]}')
+
+
+def _of_licences(allowed: Sequence[str]) -> str:
+  """SQL: the row's licence is one of these."""
+  listed = ', '.join("'" + name.strip().lower().replace("'", "''") + "'" for name in allowed)
+  return f'lower(trim(license)) IN ({listed})'
 
 
 def named(corpora: Sequence[str]) -> dict[str, str]:
