@@ -1,12 +1,14 @@
-"""Ingest and curate: CPU seconds per second of video, on one core.
+"""Ingest and curate: CPU seconds per second of video, or for each image, on one core.
 
   python -m benchmarks.curation [--videos DIR] [--num_videos 6] [--seconds 20]
+  python -m benchmarks.curation --num_images 200
 
 Without --videos, textured scenes are rendered: 640x360 at 30 fps in H.264 (x264 medium, crf 23),
 of four shots each, over which a camera pans. That is heavier than most footage: everything in it
 has texture and moves. The bar is 15 times realtime for both commands together. CPU time is that of
 this process and of the children that decode, reading and writing of shards included. Decoding the
 same files by PyAV, no more, is measured in the same round: a busy machine slows down all alike.
+Images are JPEGs of 1024x768, of such textures.
 """
 
 import argparse
@@ -34,7 +36,11 @@ def main():
   parser.add_argument('--num_videos', type=int, default=6)
   parser.add_argument('--seconds', type=int, default=20)
   parser.add_argument('--num_rounds', type=int, default=2)
+  parser.add_argument('--num_images', type=int, default=0)
   options = parser.parse_args()
+  if options.num_images:
+    measure_images(options.num_images)
+    return
   with tempfile.TemporaryDirectory() as folder:
     videos = options.videos
     if not videos:
@@ -78,6 +84,27 @@ def measure(videos, output):
     'both': curated - start,
   }
   return {name: duration / value for name, value in seconds.items()} | dict(duration=duration)
+
+
+def measure_images(count):
+  with tempfile.TemporaryDirectory() as folder:
+    pathlib.Path(folder, 'in').mkdir()
+    for index in range(count):
+      noise = np.random.default_rng(index).random((768, 1024, 3)).astype(np.float32)
+      scene = cv2.GaussianBlur(noise, (0, 0), 2)
+      scene = (255 * (scene - scene.min()) / np.ptp(scene)).astype(np.uint8)
+      cv2.imwrite(f'{folder}/in/{index}.jpg', scene)
+      pathlib.Path(folder, f'in/{index}.txt').write_text('textures')
+    start = cpu_seconds()
+    ingest.ingest(f'{folder}/in', f'{folder}/out', validation_fraction=0.0, num_processes=1)
+    ingested = cpu_seconds()
+    curate.curate(f'{folder}/out', num_processes=1)
+    curated = cpu_seconds()
+  secs = [1e3 * secs / count for secs in (ingested - start, curated - ingested)]
+  print(
+    f'{count} images: {secs[0]:.1f} CPU ms each for ingest, {secs[1]:.1f} for curate, with what '
+    'both load at their start'
+  )
 
 
 def cpu_seconds():

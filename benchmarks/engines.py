@@ -3,13 +3,14 @@
   python -m benchmarks.engines [--num_shards=200] [--num_processes=2] [--engine=local|ray|beam]
 
 Once with few shards, for the start, and once with all. CPU time is of this process and of all that
-it started, looked at ten times a second.
+it started, looked at ten times a second; memory is the peak of this process alone.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -31,14 +32,15 @@ def main():
   parser.add_argument('--engine', choices=choice.ENGINES)
   given = parser.parse_args()
   for engine in [given.engine] if given.engine else choice.ENGINES:
-    (few_secs, few_cpu), (secs, cpu) = (
+    (few_secs, few_cpu, _), (secs, cpu, memory) = (
       in_a_process(engine, number, given.num_processes) for number in (FEW, given.num_shards)
     )
     each = given.num_shards - FEW
     print(
       f'{engine}: {FEW} shards {few_secs:.1f} s and {few_cpu:.1f} CPU s; {given.num_shards} shards '
       f'{secs:.1f} s and {cpu:.1f} CPU s, {1e3 * (secs - few_secs) / each:.0f} ms and '
-      f'{1e3 * (cpu - few_cpu) / each:.0f} CPU ms for each more',
+      f'{1e3 * (cpu - few_cpu) / each:.0f} CPU ms for each more; '
+      f'{memory / 1e6:.0f} MB',
       flush=True,
     )
 
@@ -67,7 +69,9 @@ def measure(engine, num_shards, num_processes):
       jobs.run(nothing, range(num_shards), parts, num_processes, choice.engine_of(engine))
     ended.set()
     thread.join()
-  print(json.dumps([time.monotonic() - began, time.process_time() - own + sum(spent.values())]))
+  cpu_secs = time.process_time() - own + sum(spent.values())
+  memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  print(json.dumps([time.monotonic() - began, cpu_secs, memory]))
 
 
 def nothing(item, folder):

@@ -141,12 +141,10 @@ def _sweep(parts: epath.Path) -> None:
 
 
 def _empty(parts: epath.Path) -> None:
-  """Deletes all but the lease."""
+  """Deletes all parts, not the lease."""
   for path in parts.iterdir():
     if path.is_dir():
       storage.remove_folder(path)
-    elif lease.NAME not in path.name:
-      path.unlink()
 
 
 def _lost(sentence: str) -> None:

@@ -64,8 +64,10 @@ def _near_pairs(
   # row that are right, from where sorting brings two copies together; 20 in a row are usual.
   middle = hashes_NF[rows, count // 2]
   for shift in range(0, 64, ROTATION_BITS):
-    left, right = np.uint64(shift), np.uint64(64 - shift)
-    rotated = middle if shift == 0 else (middle << left) | (middle >> right)
+    rotated = middle
+    if shift:
+      rotated = middle << np.uint64(shift)
+      rotated |= middle >> np.uint64(64 - shift)
     for places, [in_order], num_before in grouping.neighbours([rotated], NEIGHBOURS):
       firsts, seconds = [], []
       for step in range(1, NEIGHBOURS + 1):

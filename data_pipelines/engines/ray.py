@@ -184,6 +184,8 @@ class _Keeper:
 
 
 def _imported() -> Any:
+  # Of a node that is started here: on a busy machine Ray's own minute is too short.
+  os.environ.setdefault('RAY_raylet_start_wait_time_s', '300')
   try:
     import ray
   except ImportError as error:

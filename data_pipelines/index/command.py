@@ -21,20 +21,19 @@ import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import card
+from data_pipelines.index import columns as columns_lib
 from data_pipelines.index import table as table_lib
 
 # Of columns that measure the same, the first that has any value makes the cells: never two methods.
 AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
 KEPT = 'coalesce(keep, true)'
-_DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
 
 
 def index(
@@ -101,7 +100,7 @@ def index(
     num_rows=len(order),
     cells=found_cells,
   )
-  columns = _Columns(rows, order)
+  columns = columns_lib.Columns(rows, order)
   if 'content' in columns:
     manifest['is_cropped'] = True
   if rows.get('span_id', np.zeros(1)).any():
@@ -115,43 +114,6 @@ def index(
     card.write(folder, manifest, corpora, table)
     _write(folder, manifest, columns)
   return manifest
-
-
-class _Columns(Mapping):
-  """What is written of the rows, in their order; each column is made when it is asked for."""
-
-  def __init__(self, rows: Mapping[str, np.ndarray], order: np.ndarray):
-    self._rows, self._order = rows, order
-    self._types: dict[str, Any] = dict(_DTYPES)
-    if _is_cropped(rows):
-      self._types['content'] = np.float32
-    self._types['order'] = rows['row'].dtype
-
-  def add(self, name: str, dtype: Any) -> None:
-    """One more of the rows' columns."""
-    self._types[name] = dtype
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    dtype, order = self._types[name], self._order
-    if name == 'content':
-      return np.stack([self._rows[side][order] for side in schema.CONTENT], axis=1).astype(dtype)
-    return self._rows[dict(order='row', span='span_id').get(name, name)][order].astype(
-      dtype, copy=False
-    )
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._types)
-
-  def __len__(self) -> int:
-    return len(self._types)
-
-
-def _is_cropped(rows: Mapping[str, np.ndarray]) -> bool:
-  """Whether any of the rows is not a whole frame (schema.CONTENT)."""
-  if not set(schema.CONTENT) <= set(rows):
-    return False
-  whole = zip(schema.CONTENT, table_lib.WHOLE, strict=True)
-  return any((rows[name] != value).any() for name, value in whole)
 
 
 def _default_axes(table: sidecars.Sidecars) -> list[str]:

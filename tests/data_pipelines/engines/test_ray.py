@@ -1,6 +1,13 @@
 """Ray on this machine: tasks, actors, workers that die, exceptions of the work."""
 
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from etils import epath
@@ -10,6 +17,7 @@ from data_pipelines.corpus import jobs
 from data_pipelines.engines import choice, outcomes
 from data_pipelines.engines import ray as ray_lib
 from tests import corpora, shard_works
+from tests.data_pipelines.corpus import test_jobs
 
 
 def run(folder, work, count, num_actors=None, resources=''):
@@ -51,3 +59,31 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
   with corpora.ends_with_2(r'--engine=ray needs Ray: pip install "i2vgen_jax\[ray\]"'):
     corpora.write_folder(tmp_path / 'in', 2)
     commands.main(['ingest', f'--input={tmp_path}/in', f'--output={tmp_path}/out', '--engine=ray'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_cluster_that_was_started_here_ends_with_the_command(tmp_path, number):
+  command = [sys.executable, '-c', test_jobs.HANG, str(tmp_path), 'ray']
+  temporary = pathlib.Path(tempfile.mkdtemp(prefix='t-'))  # Names of sockets have to be short.
+  process = subprocess.Popen(
+    command, cwd=test_jobs.ROOT, start_new_session=True, stderr=subprocess.DEVNULL,
+    env=dict(os.environ, RAY_worker_niceness='0', TMPDIR=str(temporary)),
+  )  # fmt: skip
+  deadline = time.monotonic() + 300
+  while len(list(tmp_path.glob('partial-*'))) < 2:
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.05)
+  started = test_jobs.below(process.pid)
+  process.send_signal(number)
+  process.wait(120)
+  deadline = time.monotonic() + 60  # Ray's agents look now and then whether their node lives.
+  while (alive := started & set(test_jobs.parents())) and time.monotonic() < deadline:
+    time.sleep(0.2)
+  for pid in alive:
+    os.kill(pid, signal.SIGKILL)
+  left = [path.name for path in temporary.iterdir()]
+  shutil.rmtree(temporary)
+  assert len(started) >= 5 and not alive
+  if number != signal.SIGKILL:
+    assert not left
