@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     index.add_command,
     report.add_command,
     stream.add_peek,
+    stream.add_seen,
     stream.add_bench,
   ):
     command(commands)

@@ -29,7 +29,7 @@ ROWS = {
   'data_pipelines/curate': 'corpus engines media sources user_errors',
   'data_pipelines/caption': 'corpus engines media',
   'data_pipelines/score': 'corpus engines media',
-  'data_pipelines/stream': 'corpus index media',
+  'data_pipelines/stream': 'corpus index media progress',
   'data_pipelines/pages': '',
   'data_pipelines/report': 'corpus index media pages progress',
   'data_pipelines': (

@@ -1,12 +1,15 @@
-"""The commands `peek` and `bench`: their flags, and what they print.
+"""The commands `peek`, `seen` and `bench`: their flags, and what they print.
 
 What opens streams is imported when they run: it takes a second, which --help should not wait for.
 """
 
+import json
 import logging
 import pathlib
 
-from data_pipelines.corpus import aspects, jobs
+from etils import epath
+
+from data_pipelines.corpus import aspects, jobs, storage
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.index import command as index_lib
 
@@ -42,6 +45,45 @@ def _peek(workdir: str, step: int, output: str, dry_run: bool) -> None:
     print(f'would write {output}/step-{step:08d}.json and .png; nothing was decoded or written')
     return
   logging.info('%s', pathlib.Path(output) / f'step-{step:08d}.png')
+
+
+def add_seen(commands: jobs.Commands) -> None:
+  """Adds `seen` to python -m data_pipelines."""
+  text = 'List the steps of a run that drew the rows of a condition, such as what is denied now.'
+  parser = commands.add_parser('seen', help=text, description=text)
+  parser.add_argument('--workdir', required=True, help='of the run: its config.json is read')
+  parser.add_argument('--output', required=True, help='file of JSON lines: step, bucket, keys')
+  parser.add_argument(
+    '--where', metavar='CONDITION',
+    help="SQL on sidecar columns; without, what curate's denylists name, and its copies",
+  )  # fmt: skip
+  parser.add_argument('--until', type=int, help="step; without, the config's train.num_steps")
+  jobs.add_dry_run(parser)
+  parser.set_defaults(run=_seen)
+
+
+def _seen(workdir: str, output: str, where: str | None, until: int | None, dry_run: bool) -> None:
+  from data_pipelines import progress
+  from data_pipelines.stream import seen
+
+  run = seen.Seen(workdir, where or seen.DENIED)
+  until = run.num_steps if until is None else until
+  if dry_run:
+    print(f'{run.num_rows:,} rows to look for in {until:,} steps; nothing was written')
+    return
+  lines, keys = [], set()
+  with progress.Progress(until, 'step') as shown:
+    before = 0
+    for found in run.steps(until):
+      lines.append(json.dumps(found) + '\n')
+      keys.update(found['keys'])
+      shown.update(found['step'] - before)
+      before = found['step']
+    shown.update(until - before)
+  storage.write_bytes(epath.Path(output), ''.join(lines).encode())
+  print(
+    f'{len(lines):,} of {until:,} steps drew {len(keys):,} of the {run.num_rows:,} rows: {output}'
+  )
 
 
 def add_bench(commands: jobs.Commands) -> None:

@@ -196,6 +196,12 @@ class TrainStream:
     """The bucket of a step: the same on all hosts."""
     return self.buckets[self._mixture[step][0]]
 
+  def rows_at(self, step: int) -> tuple[buckets_lib.Bucket, list[int]]:
+    """(bucket, rows of the corpora) that a step's global batch draws."""
+    number, indices = self._rows(step)
+    draws = self._draws[number]
+    return self.buckets[number], [self._table.row(draws[i][1][1]) for i in indices]
+
   def counts_by_aspect(self, bucket: buckets_lib.Bucket) -> dict[str, int]:
     """Examples of each aspect of the bucket's group, and what bounds leave out; {} without."""
     return self._table.count(bucket.framing, bucket.media) if bucket.framing else {}
