@@ -24,7 +24,7 @@ import warnings
 import gcsfs.retry
 import jax
 
-from data_pipelines.corpus import jobs
+from data_pipelines.engines import choice
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECS = 300  # After which a command line counts as hanging.
@@ -85,7 +85,7 @@ def _of_argparse():
     for action in main.make_parser()._actions
     if isinstance(action, argparse._SubParsersAction)
   ]
-  kinds = {int: 'integer', jobs.at_least_one: 'integer', float: 'float', None: 'string'}
+  kinds = {int: 'integer', choice.at_least_one: 'integer', float: 'float', None: 'string'}
   for name, parser in commands.choices.items():
     if (ROOT / 'i2vgen_jax' / f'{name}.py').exists():
       continue  # Another name of a command above.

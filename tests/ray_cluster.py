@@ -114,24 +114,22 @@ class Cluster:
     return node
 
   def kill_while(self, command, parts):
-    """Kills a raylet when a third of the shards is done, and has another one come up.
+    """Kills a raylet when a few shards are done, and has another one come up.
 
     Returns figures: shards done when it was killed, of those how many were done again, how many
     were lost half-way, and seconds.
     """
     began = time.monotonic()
     process = start(command)
-    while len(before := finished(parts)) < 6:
+    while len(before := finished(parts)) < 3:
       assert process.poll() is None, command
       time.sleep(0.05)
     worker = self._workers.pop(0)
     os.kill(worker.all_processes['raylet'][0].process.pid, signal.SIGKILL)
-    after, num_lost = dict(before), 0
+    at_kill, after, unfinished = partial(parts), dict(before), set()
     while process.poll() is None:
-      now, unfinished = finished(parts), list(parts.glob('partial-*'))
-      if len(now) >= len(after):  # Else the folder is being deleted, at the end.
-        num_lost = len(unfinished)
-      after |= now
+      after |= finished(parts)
+      unfinished = partial(parts) or unfinished  # At last they are swept away.
       time.sleep(0.05)
     assert process.returncode == 0, command
     self._cluster.remove_node(worker, allow_graceful=False)
@@ -139,7 +137,7 @@ class Cluster:
     return dict(
       done=len(before),
       done_again=sum(after[name] != wrote for name, wrote in before.items()),
-      lost=num_lost,
+      lost=len(at_kill & unfinished),
       secs=round(time.monotonic() - began, 1),
     )
 
@@ -151,6 +149,11 @@ def finished(parts):
     with contextlib.suppress(FileNotFoundError):
       found[marker.parent.name] = marker.stat().st_mtime_ns
   return found
+
+
+def partial(parts):
+  """Names of the shards that are being written, or were when their worker was lost."""
+  return {path.name for path in parts.glob('partial-*')}
 
 
 if __name__ == '__main__':

@@ -66,7 +66,8 @@ class Ray:
         raise outcomes.WorkerError(f'in a worker:\n{error}') from error
       except ray.exceptions.RayError as error:
         raise outcomes.WorkerError(
-          f'workers were lost too often: {error}\nAll that is done is kept: run the command again.'
+          f'workers were lost too often, or cannot start: {error}\n'
+          'All that is done is kept: run the command again.'
         ) from error
 
   def _run_tasks(self, ray: Any, common: Sequence[Any], todo: Sequence[tuple[int, Any]]) -> None:

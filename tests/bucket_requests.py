@@ -1,6 +1,6 @@
 """Requests to gs:// that ingest and curate make for each shard, on an emulator of this machine.
 
-  python -m benchmarks.bucket_requests
+  python -m tests.bucket_requests
 
 Tars of a few pictures are read from a bucket and written to one, twice: what more tars take more is
 theirs. A request that lists or writes (class A of the price lists) costs ten times one that reads.
