@@ -110,7 +110,16 @@ SCORE = pa.schema(
     ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )
-STAGES = {'curate': CURATE, 'score': SCORE}
+# What `score --shots` adds: where shots end by a network, for `curate`; null is what is not known.
+SHOTS = pa.schema(
+  [
+    ('key', pa.string()),
+    # Presentation times of the first frame that is not the shot before alone, and of the first of
+    # the next one alone; a hard cut has one time twice.
+    ('transitions', pa.list_(pa.struct([('start', pa.float64()), ('end', pa.float64())]))),
+  ]
+)
+STAGES = {'curate': CURATE, 'score': SCORE, 'shots': SHOTS}
 
 
 def features() -> 'tfds.features.FeaturesDict':
