@@ -1,10 +1,10 @@
 """Recall and precision of curate's shot detector, by the way in which shots are joined.
 
-  python -m benchmarks.joins [--media DIR ...] [--half 0] [--seed 0] [--num_films 10]
+  python -m benchmarks.joins [--media DIR ...] [--half 0] [--seed 0] [--num_films 10] [--shots FILE]
 
 Films are made (films.py) of the videos and pictures in DIR, and of rendered textures; encoded as
-H.264, and given to the detector as `curate` gives them. Half 0 of the sources and seed 0 are for
-tuning; what is published comes of half 1 and seed 1.
+H.264, and given to the detector as `curate` gives them, or to TransNetV2 with the weights in FILE.
+Half 0 of the sources and seed 0 are for tuning; what is published comes of half 1 and seed 1.
 
 A join is found if a detection touches it, give or take two frames; a detection that touches none
 is false. In brackets are 95 % intervals (Wilson). "mixed" is the share of frames of gradual joins,
@@ -23,6 +23,8 @@ import numpy as np
 from benchmarks.joins import films
 from data_pipelines import demo_corpus
 from data_pipelines.curate import measure, shots
+from data_pipelines.score import transitions
+from i2vgen_jax.evaluation import shot_network
 
 NUM_SHOTS = 7
 TOLERANCE = 2  # Frames.
@@ -35,7 +37,9 @@ def main():
   parser.add_argument('--half', type=int, default=0, choices=(0, 1), help='of the sources')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--num_films', type=int, default=10, help='of each kind')
+  parser.add_argument('--shots', default='', help="file of TransNetV2's weights")
   options = parser.parse_args()
+  network = shot_network.ShotNetwork(options.shots) if options.shots else None
   groups = {'rendered textures': films.rendered_sources(options.half)}
   if options.media:
     groups = {'real footage': films.real_sources(options.media, options.half)} | groups
@@ -47,13 +51,15 @@ def main():
       for number in range(options.num_films):
         rng = np.random.default_rng((options.seed, number, zlib.crc32(kind.encode())))
         film = films.make(kind, sources, rng, NUM_SHOTS)
-        counts.update(score(film, detect(film)))
+        counts.update(score(film, detect(film, network)))
       print(f'{kind:9} {_line(counts)}')
 
 
-def detect(film: films.Film) -> list[tuple[int, int]]:
-  """What curate's detector finds: (first frame that is of no shot, first frame of the next)."""
+def detect(film: films.Film, network: transitions.Network | None) -> list[tuple[int, int]]:
+  """What curate's detector, or a network, finds: (first frame of no shot, first of the next)."""
   data = demo_corpus.encode_video(film.frames_FHWC, films.FPS, crf=23)
+  if network:
+    return transitions.spans(network(transitions.decode_small(data, *network.size, math.inf)[1]))
   detector = shots.ShotDetector(films.FPS)
   for _, frame_HWC in measure._small_frames(data):
     detector.add(frame_HWC)

@@ -112,6 +112,15 @@ SCORE = pa.schema(
     ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )
+# What `score --shots` adds: where shots end by a network, for `curate`; null is what is not known.
+SHOTS = pa.schema(
+  [
+    ('key', pa.string()),
+    # Presentation times of the first frame that is not the shot before alone, and of the first of
+    # the next one alone; a hard cut has one time twice.
+    ('transitions', pa.list_(pa.struct([('start', pa.float64()), ('end', pa.float64())]))),
+  ]
+)
 # What `caption` adds.
 CAPTION = pa.schema(
   [
@@ -134,7 +143,7 @@ CAPTION = pa.schema(
     ('num_words', pa.int32()),  # Of `caption`.
   ]
 )
-STAGES = {'curate': CURATE, 'score': SCORE, 'caption': CAPTION}
+STAGES = {'curate': CURATE, 'score': SCORE, 'shots': SHOTS, 'caption': CAPTION}
 
 
 def features() -> 'tfds.features.FeaturesDict':

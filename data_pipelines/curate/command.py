@@ -77,7 +77,11 @@ def curate(
   allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
-  with jobs.claimed(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks])):
+  identity = [VERSION, manifest['fingerprint'], hooks]
+  network = output / 'sidecar/shots/manifest.json'
+  if network.exists():  # Of `score --shots`.
+    identity.append(storage.read_json(network)['weights'])
+  with jobs.claimed(measured_in, json.dumps(identity)):
     work = MeasureShard(output, hooks)
     results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, engine)
     work.close()
@@ -167,6 +171,10 @@ class MeasureShard:
     sidecar = storage.read_table(self._output / shard['sidecar']).to_pylist()
     rows, example = [], ''
     failed: collections.Counter = collections.Counter()
+    shots = self._output / schema.stage_sidecar('shots', shard['sidecar'])
+    if shots.exists():
+      ends = storage.read_table(shots, ['transitions']).to_pylist()
+      sidecar = [known | found for known, found in zip(sidecar, ends, strict=True)]
     found = records.read(self._output / shard['records'])
     for known, record in zip(sidecar, found, strict=True):
       row: dict[str, Any] = dict(key=known['key'], flags=_flags(known, record))
@@ -195,7 +203,7 @@ def _measure(data: bytes, known: Mapping, hooks: Mapping[str, str]) -> dict:
   from data_pipelines.curate import measure
 
   end = known['first_time'] + known['duration']
-  return measure.measure(data, known['media'], known['fps'], hooks, end)
+  return measure.measure(data, known['media'], known['fps'], hooks, end, known.get('transitions'))
 
 
 def _check_hooks(hooks: Mapping[str, str]) -> None:

@@ -29,7 +29,14 @@ Hooks = Mapping[str, str]
 Functions = Mapping[str, Callable[[np.ndarray], float]]
 
 
-def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
+def measure(
+  data: bytes,
+  media: str,
+  fps: float,
+  hooks: Hooks,
+  end: float = math.inf,
+  transitions: Sequence[Mapping[str, float]] | None = None,
+) -> dict:
   """Columns of schema.CURATE that are measured.
 
   Args:
@@ -39,6 +46,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     hooks: column name -> 'module:function'; the function maps a frame (uint8, RGB, H W 3) to a
       number, and the column is the largest of three frames'.
     end: presentation time of the last frame that is looked at; what follows may be damaged.
+    transitions: between shots by a network (schema.SHOTS), in place of those found here.
   Raises:
     errors.DecodeError: if the file is damaged.
   """
@@ -52,7 +60,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
     row['hashes'] = [duplicates.frame_hash(small_HWC)]
     return row | _of_frames([small_HWC], functions)
-  return _measure_video(data, fps, functions, end)
+  return _measure_video(data, fps, functions, end, transitions)
 
 
 def load_hook(path: str) -> Callable[[np.ndarray], float]:
@@ -64,7 +72,13 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
     raise ValueError(f'hook {path!r} should be module:function: {error}.') from error
 
 
-def _measure_video(data: bytes, fps: float, functions: Functions, end: float) -> dict:
+def _measure_video(
+  data: bytes,
+  fps: float,
+  functions: Functions,
+  end: float,
+  transitions: Sequence[Mapping[str, float]] | None,
+) -> dict:
   detector, meter, keeper = shots.ShotDetector(fps), motion.FlowMeter(), kept.Keeper()
   times, motions = [], []
   previous = residual_HW = None
@@ -84,17 +98,25 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
       keeper.offer(time, frame_HWC, residual_HW)
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
-  found, frames = detector.finish().shots, keeper.frames()
+  numbers = None
+  if transitions is not None:
+    ends = np.reshape([(found['start'], found['end']) for found in transitions], (-1, 2))
+    numbers = [(a, b) for a, b in np.searchsorted(times, ends - 1e-6).tolist()]
+  found, frames = detector.finish(numbers).shots, keeper.frames()
   row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
   whole = _at_positions(frames, times[0], times[-1])
   # Of the whole video: a copy is one whatever its cuts.
   row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
-  spans, motions_N5 = [], np.reshape(motions, (-1, 5))
-  for span_id, (first, last) in enumerate(_spans(times, found)):
+  ends, motions_N5 = _spans(times, found), np.reshape(motions, (-1, 5))
+  longest_end = max(ends, key=lambda end: times[end[1]] - times[end[0]], default=None)
+  spans, longest = [], None
+  for span_id, (first, last) in enumerate(ends):
     gap = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
     span = dict(span_id=span_id, span_start=times[first], span_end=times[last], span_gap=gap)
-    spans.append(span | _of_span(times[first], times[last], motions_N5, frames, functions))
-  longest = max(spans, key=lambda span: span['span_end'] - span['span_start'], default=None)
+    is_longest = (first, last) == longest_end
+    span |= _of_span(times[first], times[last], motions_N5, frames, functions, is_longest)
+    spans.append(span)
+    longest = span if is_longest else longest
   if longest is None:  # All of it is plain.
     return row | _of_frames([k.frame_HWC for k in whole], functions) | dict(spans=[])
   row |= {name: longest[name] for name, _ in schema.SPAN if name in longest}
@@ -122,9 +144,13 @@ def _of_span(
   motions_N5: np.ndarray,
   frames: Sequence[kept.Kept],
   functions: Functions,
+  is_longest: bool,
 ) -> dict[str, Any]:
-  """What schema.SPAN has besides the span's times."""
-  row = _motion_within((start, end), motions_N5) | _subject_within((start, end), frames)
+  """What schema.SPAN has besides the span's times; of the longest one the subject by three frames,
+  which are a third of the cost, of others by one."""
+  positions = POSITIONS if is_longest else (0.5,)
+  row = _motion_within((start, end), motions_N5)
+  row |= _subject_within((start, end), frames, positions)
   shot = [k for k in frames if start <= k.time <= end] or frames
   within = [k.frame_HWC for k in _at_positions(shot, start, end)]
   row |= _of_frames(within, {name: functions[name] for name in functions if name == 'text_area'})
@@ -166,12 +192,14 @@ def _motion_within(span: tuple[float, float], motions_N5: np.ndarray) -> dict[st
   return dict(motion=total, camera_motion=camera, object_motion=objects)
 
 
-def _subject_within(span: tuple[float, float], frames: Sequence[kept.Kept]) -> dict[str, Any]:
-  """The median share of three frames of the span."""
+def _subject_within(
+  span: tuple[float, float], frames: Sequence[kept.Kept], positions: Sequence[float]
+) -> dict[str, Any]:
+  """The median share of frames at some places of the span."""
   inside = [k for k in frames if span[0] < k.time <= span[1] and k.residual_HW is not None]
   if not inside:
     return dict(subject=None, subject_method=None)
-  chosen = {id(k): k for k in _at_positions(inside, *span)}
+  chosen = {id(k): k for k in _at_positions(inside, *span, positions)}
   shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
   shares = [share for share in shares if share is not None]
   if not shares:
@@ -179,8 +207,10 @@ def _subject_within(span: tuple[float, float], frames: Sequence[kept.Kept]) -> d
   return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
 
 
-def _at_positions(frames: Sequence[kept.Kept], start: float, end: float) -> list[kept.Kept]:
-  return [kept.nearest(frames, start + p * (end - start)) for p in POSITIONS]
+def _at_positions(
+  frames: Sequence[kept.Kept], start: float, end: float, positions: Sequence[float] = POSITIONS
+) -> list[kept.Kept]:
+  return [kept.nearest(frames, start + p * (end - start)) for p in positions]
 
 
 def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:

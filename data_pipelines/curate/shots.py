@@ -88,25 +88,33 @@ class ShotDetector:
     self._cuts += cuts
     return cuts
 
-  def finish(self) -> Shots:
-    """The shots of all frames so far."""
+  def finish(self, transitions: list[Span] | None = None) -> Shots:
+    """The shots of all frames so far.
+
+    Args:
+      transitions: take these, which a network has found, in place of the own.
+    """
     count = len(self._thumbnails)
     thumbnails_FD = np.stack(self._thumbnails).reshape(count, -1)
     flash = round(FLASH_SECS * self._fps)
     plain = _plain(np.array(self._looks), thumbnails_FD, flash)
-    every = max(1, round(self._fps / MAX_THUMBNAIL_FPS))
-    fps = self._fps / every
-    gradual = [
-      (every * start, every * stop) for start, stop in _gradual(thumbnails_FD[::every], fps)
-    ]
-    cuts = [(cut, cut) for cut in self._cuts if not _is_flash(thumbnails_FD, cut, flash)]
     gap = round(GAP_SECS * self._fps)
-    transitions = _merged([*gradual, *cuts], gap)
+    if transitions is None:
+      transitions = _merged(self._transitions(thumbnails_FD, flash), gap)
     edges = _merged([*transitions, *plain], gap)
     starts = [0, *(stop for _, stop in edges)]
     stops = [*(start for start, _ in edges), count]
     shots = [span for span in zip(starts, stops, strict=True) if span[1] > span[0]]
     return Shots(shots, transitions, plain)
+
+  def _transitions(self, thumbnails_FD: np.ndarray, flash: int) -> list[Span]:
+    every = max(1, round(self._fps / MAX_THUMBNAIL_FPS))
+    gradual = _gradual(thumbnails_FD[::every], self._fps / every)
+    cuts = [cut for cut in self._cuts if not _is_flash(thumbnails_FD, cut, flash)]
+    return [
+      *((every * start, every * stop) for start, stop in gradual),
+      *((cut, cut) for cut in cuts),
+    ]
 
 
 def _look(small_HWC: np.ndarray) -> int:

@@ -94,8 +94,7 @@ def _corpus(name: str, directory: str) -> dict:
     splits={split: found['num_by_media'] for split, found in manifest['splits'].items()},
     num_examples=num_examples,
     num_rejected=manifest['num_rejected'],
-    curate=counts.stage_manifest(directory, 'curate'),
-    score=counts.stage_manifest(directory, 'score'),
+    **{stage: counts.stage_manifest(directory, stage) for stage in schema.STAGES},
   )
 
 
