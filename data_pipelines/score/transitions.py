@@ -89,7 +89,7 @@ def spans(probability_2F: np.ndarray) -> list[tuple[int, int]]:
     probability_2F: as of Network. The one frame of a hard cut is the last before it.
   """
   # The first output alone, which the authors cut at, misses dissolves that the second one sees.
-  is_in_F = (probability_2F > THRESHOLD).any(axis=0)
+  is_in_F = np.any(probability_2F > THRESHOLD, axis=0)
   edges = np.flatnonzero(np.diff(np.concatenate([[0], is_in_F.astype(np.int8), [0]])))
   found = []
   for first, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
@@ -97,7 +97,7 @@ def spans(probability_2F: np.ndarray) -> list[tuple[int, int]]:
       found.append((first + 1, stop))
       continue
     margin = int(MARGIN * (stop - first))
-    found.append((max(0, first - margin), min(len(is_in_F), stop + margin)))
+    found.append((max(0, first - margin), min(probability_2F.shape[1], stop + margin)))
   return found
 
 
