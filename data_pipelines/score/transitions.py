@@ -97,7 +97,7 @@ def spans(probability_2F: np.ndarray) -> list[tuple[int, int]]:
       found.append((first + 1, stop))
       continue
     margin = int(MARGIN * (stop - first))
-    found.append((max(0, first - margin), min(len(is_in_F), stop + margin)))
+    found.append((max(0, first - margin), min(probability_2F.shape[1], stop + margin)))
   return found
 
 
