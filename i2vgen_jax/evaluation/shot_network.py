@@ -19,7 +19,8 @@ class ShotNetwork:
 
   Args:
     path: a file that `pretrained.files` opens, with the names of `pretrained.transnet_names`.
-    batch_size: windows at a time; they are spread over this host's devices if these divide it.
+    batch_size: windows at a time, at most; they are spread over this host's devices if these
+      divide their number.
     module: the network, if it is not of the released size.
 
   Raises:
@@ -61,11 +62,14 @@ class ShotNetwork:
     padded_FHWC = np.pad(frames_FHWC, ((margin, after), (0, 0), (0, 0), (0, 0)), 'edge')
     found = []
     for first in range(0, num_windows, self._batch_size):
-      # Always of one size: another one would compile again.
-      starts = [min(first + i, num_windows - 1) * STEP for i in range(self._batch_size)]
+      # Of few sizes, each of which is compiled once; a short video has few windows.
+      wanted = min(num_windows - first, self._batch_size)
+      size = min(1 << (wanted - 1).bit_length(), self._batch_size)
+      starts = [min(first + i, num_windows - 1) * STEP for i in range(size)]
       windows_BFHWC = np.stack([padded_FHWC[start : start + WINDOW] for start in starts])
-      if self._batch_size % self._over_batch.mesh.size == 0:
+      if size % self._over_batch.mesh.size == 0:
         windows_BFHWC = jax.device_put(windows_BFHWC, self._over_batch)
-      both_2BF = np.stack(self._predict(self._params, windows_BFHWC))[:, :, margin : margin + STEP]
-      found.append(both_2BF[:, : num_windows - first].reshape(2, -1))
+      one_BF, any_BF = self._predict(self._params, windows_BFHWC)
+      both_2BF = np.stack([one_BF, any_BF])[:, :, margin : margin + STEP]
+      found.append(both_2BF[:, :wanted].reshape(2, -1))
     return np.concatenate(found, axis=1)[:, :count]

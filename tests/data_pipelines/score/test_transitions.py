@@ -9,6 +9,7 @@ import pytest
 from data_pipelines.curate import command as curate
 from data_pipelines.curate import decide
 from data_pipelines.score import transitions
+from i2vgen_jax import score
 from tests import corpora
 
 FPS = 12
@@ -70,6 +71,11 @@ def test_curate_takes_them_in_place_of_its_own(found):
   network = Network()
   transitions.find(directory, network, str(root / 'weights'))
   assert network.lengths == []  # It is done already.
+
+
+def test_weights_that_are_not_there_are_named(found):
+  with pytest.raises(ValueError, match="No file 'nowhere.pth'"):
+    score.find_shots(found[0], 'nowhere.pth')
 
 
 def test_runs_of_probabilities_become_spans():
