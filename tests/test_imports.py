@@ -99,6 +99,7 @@ ROWS = {
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),
+  'benchmarks/curation_quality': 'data_pipelines/curate data_pipelines/score',
   'benchmarks/same_numbers': 'data_pipelines data_pipelines/stream i2vgen_jax i2vgen_jax/session',
   'benchmarks/faults': (
     'configs benchmarks/same_numbers data_pipelines data_pipelines/children '

@@ -79,8 +79,6 @@ CURATE = pa.schema(
     ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
     ('camera_motion', pa.float32()),  # The part that a homography explains.
     ('object_motion', pa.float32()),  # The rest.
-    ('subject', pa.float32()),  # Share of the frame.
-    ('subject_method', pa.string()),  # Never compare shares of two methods.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
     *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
     ('text_area', pa.float32()),  # By the user's hook.
@@ -98,7 +96,8 @@ SCORE = pa.schema(
     ('aesthetic', pa.float32()),  # Mean of three frames.
     ('clip_similarity', pa.float32()),  # Cosine of caption and picture, mean of three frames.
     ('nsfw_score', pa.float32()),  # Largest of three frames.
-    ('network_subject', pa.float32()),  # As `subject`, by a saliency network: median of three.
+    # The main subject's share of the frame, by a saliency network: median of three frames.
+    ('network_subject', pa.float32()),
     ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )

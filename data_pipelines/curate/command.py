@@ -24,7 +24,7 @@ from data_pipelines.corpus import buckets, jobs, reader, records, schema, storag
 from data_pipelines.curate import decide, denylist
 from data_pipelines.media import failures, sandbox
 
-VERSION = 2  # Of what is measured: another one is measured again.
+VERSION = 3  # Of what is measured: another one is measured again.
 STAGE = 'curate'
 UNITS = dict(
   min_short_side='pixels', min_duration='seconds of the longest shot',
@@ -242,7 +242,7 @@ def _flags(known: Mapping, record: dict | Exception) -> list[str]:
 
 def add_command(commands: jobs.Commands) -> None:
   """Adds `curate` to the command line."""
-  text = 'Measure a corpus (shots, motion, subject, copies) and say what is worth training on.'
+  text = 'Measure a corpus (shots, motion, copies) and say what is worth training on.'
   parser = commands.add_parser('curate', help=text, description=text)
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
   for field in dataclasses.fields(decide.Rules):

@@ -1,7 +1,7 @@
 """What curation needs to know of a video or an image, from one pass over its frames.
 
 Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is looked at for cuts,
-eight per second for motion, and a few are kept for the subject, the hashes and the hooks.
+eight per second for motion, and a few are kept for the hashes and the hooks.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.corpus import buckets, schema
-from data_pipelines.curate import borders, duplicates, motion, shots, subject
+from data_pipelines.curate import borders, duplicates, motion, shots
 from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
@@ -37,7 +37,6 @@ class _Kept:
 
   time: float
   frame_HWC: np.ndarray
-  residual_HW: np.ndarray | None
 
 
 def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
@@ -59,8 +58,6 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
     small_HWC = _shrink(frame_HWC)
     row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
-    share = subject.subject_share(small_HWC)
-    row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
     return row | _of_frames([small_HWC], functions)
   return _measure_video(data, fps, functions, end)
 
@@ -77,7 +74,7 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
 def _measure_video(data: bytes, fps: float, functions: Functions, end: float) -> dict:
   detector, meter = shots.ShotDetector(fps), motion.FlowMeter()
   times, motions, kept = [], [], []
-  previous = residual_HW = None
+  previous = None
   keep_every = 1 / FIRST_KEPT_FPS
   for time, frame_HWC in _small_frames(data):
     if time > end + 1e-6:
@@ -89,10 +86,9 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
       if previous is not None:
         found = meter(previous[1], grey_HW, time - previous[0])
         motions.append((previous[0], time, found.total, found.camera, found.objects))
-        residual_HW = found.residual_HW
       previous = (time, grey_HW)
       if not kept or time - kept[-1].time >= keep_every - 1e-3:
-        kept.append(_Kept(time, frame_HWC, residual_HW))
+        kept.append(_Kept(time, frame_HWC))
         if len(kept) == 2 * MAX_KEPT:
           kept, keep_every = kept[::2], 2 * keep_every
   if len(times) < 2:
@@ -104,7 +100,6 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   row['span_gap'] = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
   row['cuts'] = [times[cut] for cut in cuts]
   row.update(_motion_within(span, motions))
-  row.update(_subject_within(span, kept))
   whole = [_nearest(kept, times[0] + p * (times[-1] - times[0])) for p in POSITIONS]
   within = [_nearest(kept, span[0] + p * (span[1] - span[0])) for p in POSITIONS]
   row.update(_of_frames([k.frame_HWC for k in within], functions))
@@ -158,21 +153,6 @@ def _motion_within(
     return dict(motion=None, camera_motion=None, object_motion=None)
   total, camera, objects = inside.mean(axis=0).tolist()
   return dict(motion=total, camera_motion=camera, object_motion=objects)
-
-
-def _subject_within(span: tuple[float, float], kept: Sequence[_Kept]) -> dict[str, Any]:
-  """The median share of three frames of the span."""
-  inside = [k for k in kept if span[0] < k.time <= span[1] and k.residual_HW is not None]
-  if not inside:
-    return dict(subject=None, subject_method=None)
-  chosen = {
-    id(k): k for k in (_nearest(inside, span[0] + p * (span[1] - span[0])) for p in POSITIONS)
-  }
-  shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
-  shares = [share for share in shares if share is not None]
-  if not shares:
-    return dict(subject=None, subject_method=None)
-  return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
 
 
 def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:

@@ -24,10 +24,9 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
+from data_pipelines.index import axes as axes_lib
 from data_pipelines.index import table as table_lib
 
-# Of columns that measure the same, the first that has any value makes the cells: never two methods.
-AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
 KEPT = 'coalesce(keep, true)'
 _DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
 
@@ -49,8 +48,8 @@ def index(
     output: folder of the index; it and the corpora may be in a bucket.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
-    axes: score columns that make cells; those of AXES that the sidecars have values of if None,
-      the subject by a network rather than by the estimate without one.
+    axes: score columns that make cells; if None, those of axes.DEFAULT that most rows of a kind of
+      media have.
     quantiles: cells per axis, of equal size over the rows that stay.
     edges: a cells.json whose edges are used instead of new quantiles.
     balance: how the cells are drawn.
@@ -70,11 +69,17 @@ def index(
       logging.info('%s is indexed already.', output)
       return found
   table = sidecars.Sidecars(corpora)
-  axes = _default_axes(table) if axes is None else list(axes)
+  names = [name for name in axes_lib.DEFAULT if name in table.columns] if axes is None else axes
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
     where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
   funnel = _with_reasons(table, table.funnel(where))
-  rows = table.select(where, axes)
+  rows = table.select(where, names)
+  left_out: list[str] = []
+  if axes is None:
+    scores, left_out = axes_lib.known(rows, names)
+    rows |= {f'score_{i}': values for i, values in enumerate(scores.values())}
+    names = list(scores)
+  axes = list(names)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   _warn_of_images(table, where)
@@ -90,6 +95,7 @@ def index(
     where=list(where),
     funnel=funnel,
     axes=axes,
+    left_out=left_out,
     edges=edge_values,
     balance=dataclasses.asdict(balance),
     num_rows=len(order),
@@ -117,17 +123,6 @@ def _content(rows: Mapping[str, np.ndarray], order: np.ndarray) -> np.ndarray | 
     return None
   found = np.stack([rows[name][order] for name in schema.CONTENT], axis=1).astype(np.float32)
   return None if (found == table_lib.WHOLE).all() else found
-
-
-def _default_axes(table: sidecars.Sidecars) -> list[str]:
-  found: list[str] = []
-  for names in AXES:
-    there = [name for name in names if name in table.columns]
-    known = [
-      n for n in there if table.rows(f'SELECT count({n}) AS known FROM sidecars')[0]['known']
-    ]
-    found += known[:1]
-  return found
 
 
 def _quantile_edges(
@@ -198,7 +193,8 @@ def _identity(
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
   files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
-  options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
+  chosen = dict(default=axes_lib.DEFAULT) if axes is None else list(axes)
+  options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance)]
   described = [table_lib.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -294,8 +290,8 @@ def add_command(commands: jobs.Commands) -> None:
   )  # fmt: skip
   parser.add_argument(
     '--axes',
-    help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
-    'network_subject, else subject',
+    help='scores that make cells, with commas; default: those of aesthetic, motion and '
+    'network_subject that most rows have',
   )
   parser.add_argument('--quantiles', type=int, default=4, help='cells per score; %(default)s')
   parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
@@ -345,6 +341,8 @@ def _report(manifest: Mapping) -> None:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
     print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{_rules(step)}')
     before = step['num_rows']
+  for sentence in manifest.get('left_out', ()):
+    print(f'not an axis: {sentence}')
   for media in schema.MEDIA:
     found = shares(manifest, media)
     if not found:

@@ -25,7 +25,6 @@ MEASURES = (
   ('motion, diagonals/s', 'motion', 'motion'),
   ('camera motion, diagonals/s', 'camera_motion', 'camera_motion'),
   ('object motion, diagonals/s', 'object_motion', 'object_motion'),
-  ('subject, share of the frame', 'subject', 'subject'),
   ('subject by a network, share', 'network_subject', 'network_subject'),
   ('similarity of caption and picture', 'clip_similarity', 'clip_similarity'),
   ('NSFW score', 'nsfw_score', 'nsfw_score'),

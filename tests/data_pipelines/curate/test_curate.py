@@ -93,23 +93,6 @@ def test_what_moves_before_a_still_camera_is_object_motion():
   assert row['object_motion'] == pytest.approx(0.2 * FPS / np.hypot(HEIGHT, WIDTH), rel=0.5)
 
 
-@pytest.mark.parametrize('area', [0.05, 0.12, 0.25])
-@pytest.mark.parametrize('pixels_per_frame', [0.0, 1.0])
-def test_subject_share_is_the_area_within_15_percent(area, pixels_per_frame):
-  row = measured(pan(7, 32, pixels_per_frame, area))
-  assert row['subject'] == pytest.approx(area, rel=0.15)
-  assert row['subject_method'] == 'saliency+flow'
-
-
-@pytest.mark.parametrize('area', [0.05, 0.2])
-def test_plain_shapes_have_their_share_too(area):
-  frames = np.full((24, HEIGHT, WIDTH, 3), 90, np.uint8)
-  radius = int(np.sqrt(area * HEIGHT * WIDTH / np.pi))
-  for index, frame in enumerate(frames):
-    cv2.circle(frame, (90 + 3 * index, 72), radius, (220, 60, 30), -1)
-  assert measured(frames)['subject'] == pytest.approx(area, rel=0.15)
-
-
 def test_borders_are_measured():
   frames = pan(8, 24, 1.0)
   assert measured(frames)['border_area'] == 0
@@ -171,7 +154,6 @@ def test_memory_is_bounded_and_long_videos_keep_frames_from_everywhere(monkeypat
   )
   row = measured(pan(9, 96, 0.5, area=0.1), fps=8)
   assert max(sizes) < 8 and len(row['hashes']) == 3
-  assert row['subject'] == pytest.approx(0.1, rel=0.2)
 
 
 def test_copies_are_found_whatever_their_size_and_encoding_and_others_are_not():
@@ -386,7 +368,7 @@ def test_videos_of_two_codecs_and_photographs_are_curated(media_folder, tmp_path
     summary = curate.curate(str(tmp_path / name), rules, num_processes=1)
     assert summary['num_kept'] == summary['num_examples'] == count
     for row in rows_of(tmp_path / name).values():
-      assert 0 < row['subject'] < 1 and row['num_shots'] == 1
+      assert row['num_shots'] == 1
       assert (row['motion'] is None) == (name == 'images')
   flower, cat = (rows_of(tmp_path / 'videos')[key] for key in ('flower.mp4', '0001_cat.mp4'))
   assert flower['motion'] < 0.01 < 0.1 < cat['motion']
