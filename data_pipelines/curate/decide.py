@@ -1,7 +1,8 @@
 """Which examples are kept: rules on each by itself, and copies, which takes all of them together.
 
-Two passes over the shards. The first leaves 52 bytes per example in memory: what copies are found
-and ranked by. The second gives each shard's rows their decisions, and forgets them.
+Passes over the shards. The first leaves 166 bytes per example in memory: what copies are proposed
+and ranked by. Those in a proposal are read again, for what proves it (1 KB of a video, 0.3 KB of an
+image). The last gives each shard's rows their decisions, and forgets them.
 """
 
 import collections
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.curate import denylist
+from data_pipelines.curate import denylist, duplicates
 
 # In the order of the funnel.
 RULES = (
@@ -103,7 +104,7 @@ class Decisions:
     self._starts = np.cumsum([0, *(len(shard) for shard in facts)])
     facts_N = np.concatenate(facts)
     self._is_allowed_N = facts_N['is_allowed']
-    self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N)
+    self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N, self._evidence)
 
   def rows(self, shard: int) -> list[dict]:
     """The rows of a shard, with keep, reject, dup_group and watermark_score."""
@@ -127,6 +128,15 @@ class Decisions:
     self.num_examples += len(rows)
     return rows
 
+  def _evidence(self, indices: np.ndarray) -> dict[int, duplicates.Evidence]:
+    found = {}
+    shard_of = np.searchsorted(self._starts, indices, side='right') - 1
+    for shard in np.unique(shard_of).tolist():
+      rows, start = self._read(shard), int(self._starts[shard])
+      for index in indices[shard_of == shard].tolist():
+        found[index] = duplicates.Evidence.of(rows[index - start])
+    return found
+
   def funnel(self) -> list[dict]:
     """Per rule: how many break it, why and which, and how many have passed it and all before."""
     found, left, reasons = [], self.num_examples, self._rules.reasons()
@@ -140,11 +150,10 @@ class Decisions:
     facts = np.zeros(len(rows), _FACTS)
     facts['is_held_out'] = is_held_out
     for fact, row in zip(facts, rows, strict=True):
-      hashes = row['hashes'] or []
       fact['digest'] = np.frombuffer(bytes.fromhex(row['sha256'])[:16], np.uint64)
-      fact['num_hashes'] = len(hashes)
-      fact['hashes'][: len(hashes)] = hashes
+      fact['print'] = duplicates.print_of(row)
       fact['num_pixels'] = row['height'] * row['width']
+      fact['num_bytes'] = row['num_bytes']
       fact['is_denied'] = bool(self._denied) and self._denied.names(row)
       fact['is_allowed'] = not self._allowed or self._allowed.names(row)
       score = row['watermark'] if row['watermark_score'] is None else row['watermark_score']
@@ -157,9 +166,9 @@ class Decisions:
 _FACTS = np.dtype(
   [
     ('digest', np.uint64, 2),  # Half of the sha256: two files in 1e9 share it once in 1e20.
-    ('hashes', np.uint64, 3),
-    ('num_hashes', np.uint8),
+    ('print', duplicates.PRINT),
     ('num_pixels', np.int64),
+    ('num_bytes', np.int64),
     ('is_held_out', bool),
     ('is_denied', bool),
     ('is_allowed', bool),
@@ -168,20 +177,22 @@ _FACTS = np.dtype(
 )
 
 
-def _compare(facts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compare(
+  facts_N: np.ndarray, evidence_of: Callable[[np.ndarray], Mapping[int, duplicates.Evidence]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(group of copies, whether one of it is denied, whether a better one of it is there)."""
-  from data_pipelines.curate import duplicates
-
-  group_N = duplicates.groups(facts_N['digest'], facts_N['hashes'], facts_N['num_hashes'])
+  group_N = duplicates.groups(facts_N['digest'], facts_N['print'], evidence_of)
   denied_N = np.zeros(len(facts_N), bool)
   denied_N[group_N[facts_N['is_denied']]] = True
   denied_N = denied_N[group_N]
   # The best of a group is last: a good one, then a held-out one, so that training cannot see its
-  # copy, then the one of most pixels, then the first.
+  # copy, then the one of most pixels, then of most bytes (per pixel, or of more seconds), then the
+  # first.
   index_N = np.arange(len(facts_N))
   order_N = np.lexsort(
     (
       -index_N,
+      facts_N['num_bytes'],
       facts_N['num_pixels'],
       facts_N['is_held_out'],
       facts_N['is_good'] & ~denied_N,

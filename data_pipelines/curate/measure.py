@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.corpus import buckets, schema
-from data_pipelines.curate import borders, duplicates, motion, shots
+from data_pipelines.curate import borders, motion, prints, shots
 from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
@@ -58,7 +58,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
     small_HWC = _shrink(frame_HWC)
     row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
-    return row | _of_frames([small_HWC], functions)
+    return row | _of_frames([small_HWC], functions) | prints.of_frames([small_HWC])
   return _measure_video(data, fps, functions, end)
 
 
@@ -107,7 +107,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   box = borders.content_box(shot or [k.frame_HWC for k in within])
   row.update(zip(schema.CONTENT, box or (None,) * 4, strict=True))
   # Of the whole video: a copy is one whatever its cuts.
-  row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
+  row.update(prints.of_frames([k.frame_HWC for k in whole]))
   return row
 
 
@@ -161,10 +161,7 @@ def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
 
 def _of_frames(frames: Sequence[np.ndarray], functions: Functions) -> dict[str, Any]:
   """What is the same for images and videos."""
-  row: dict[str, Any] = dict(
-    border_area=min(borders.border_share(frame_HWC) for frame_HWC in frames),
-    hashes=[duplicates.frame_hash(frame_HWC) for frame_HWC in frames],
-  )
+  row: dict[str, Any] = dict(border_area=min(borders.border_share(frame) for frame in frames))
   for name, function in functions.items():
     row[name] = max(float(function(frame_HWC[..., ::-1])) for frame_HWC in frames)
   return row

@@ -40,6 +40,7 @@ def index(
   edges: str = '',
   balance: table_lib.Balance | None = None,
   dry_run: bool = False,
+  keep_copies: bool = False,
 ) -> dict:
   """Indexes the training rows of corpora; does nothing if that is done already.
 
@@ -54,6 +55,7 @@ def index(
     edges: a cells.json whose edges are used instead of new quantiles.
     balance: how the cells are drawn.
     dry_run: only returns what would be written.
+    keep_copies: whether copies that several corpora hold all stay; those of held-out media never.
   Returns:
     The manifest.
   Raises:
@@ -61,7 +63,7 @@ def index(
   """
   corpora = reader.Corpora(dict(directories), 'train')
   balance = balance or table_lib.Balance()
-  identity = _identity(corpora, where, axes, quantiles, edges, balance)
+  identity = _identity(corpora, where, axes, quantiles, edges, balance, keep_copies)
   folder = epath.Path(output)
   if (folder / 'manifest.json').exists() and not dry_run:
     found = table_lib.read_manifest(folder)
@@ -80,6 +82,8 @@ def index(
     rows |= {f'score_{i}': values for i, values in enumerate(scores.values())}
     names = list(scores)
   axes = list(names)
+  if len(directories) > 1:
+    rows = _without_copies(list(corpora.directories.values()), rows, funnel, keep_copies)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   _warn_of_images(table, where)
@@ -115,6 +119,26 @@ def index(
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest
+
+
+def _without_copies(
+  directories: Sequence[epath.Path],
+  rows: dict[str, np.ndarray],
+  funnel: list[dict],
+  keep_copies: bool,
+) -> dict[str, np.ndarray]:
+  """The rows that are not copies over corpora; adds the steps to the funnel."""
+  from data_pipelines.index import copies as copies_lib  # OpenCV: only for several corpora.
+
+  copies = copies_lib.Copies(directories)
+  is_left = ~copies.of_held_out()[rows['row'].astype(np.int64)]
+  rows = {name: values[is_left] for name, values in rows.items()}
+  funnel.append(dict(condition='no copy of what a corpus holds out', num_rows=len(rows['row'])))
+  if not keep_copies:
+    is_left = ~copies.of_better(rows['row'].astype(np.int64))
+    rows = {name: values[is_left] for name, values in rows.items()}
+    funnel.append(dict(condition='no copy of another corpus', num_rows=len(rows['row'])))
+  return rows
 
 
 def _content(rows: Mapping[str, np.ndarray], order: np.ndarray) -> np.ndarray | None:
@@ -188,13 +212,14 @@ def _identity(
   quantiles: int,
   edges: str,
   balance: table_lib.Balance,
+  keep_copies: bool,
 ) -> str:
   """Changes if the sidecars, of any stage, or an option change."""
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
   files = list(zip(paths, storage.in_threads(storage.stamp, map(epath.Path, paths)), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
   chosen = dict(default=axes_lib.DEFAULT) if axes is None else list(axes)
-  options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance)]
+  options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance), keep_copies]
   described = [table_lib.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -305,6 +330,9 @@ def add_command(commands: jobs.Commands) -> None:
   aspects.add_flags(parser)
   parser.add_argument(
     '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
+  )
+  parser.add_argument(
+    '--keep_copies', action='store_true', help='copies that several corpora hold all stay'
   )
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)

@@ -218,7 +218,8 @@ def details(table: sidecars.Sidecars, rows: list[int]) -> dict[int, dict]:
   if not rows:
     return {}
   wanted = dict.fromkeys((*schema.SIDECAR.names, *schema.CURATE.names, *schema.SCORE.names))
-  columns = ', '.join(f'"{name}"' for name in wanted if name in table.columns and name != 'hashes')
+  shown = (table.columns & set(wanted)) - set(schema.PRINTS)
+  columns = ', '.join(f'"{name}"' for name in wanted if name in shown)
   listed = ', '.join(str(row) for row in sorted(set(rows)))
   found = table.rows(f'SELECT row_number_, {columns} FROM sidecars WHERE row_number_ IN ({listed})')
   return {row.pop('row_number_'): row for row in found}
