@@ -84,7 +84,10 @@ CURATE = pa.schema(
     ('object_motion', pa.float32()),  # The rest.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
     *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
-    ('text_area', pa.float32()),  # By the user's hook.
+    ('text_area', pa.float32()),  # Share of the frame; by --text or the user's hook.
+    # By --text: lines that are read, of the frame that has most; the reader's mean certainty.
+    ('text', pa.string()),
+    ('text_confidence', pa.float32()),
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     # Fingerprints (curate/prints.py) of an image, or of a video at 10, 50 and 90 %: 0.5 or 1.1 KB.
     ('hashes', pa.list_(pa.uint64())),  # Of each frame; 0 of a plain one.

@@ -45,6 +45,7 @@ def curate(
   beam_flags: Sequence[str] = (),
   allowlists: Sequence[epath.PathLike] = (),
   denylist_must_match: bool = False,
+  detectors: Mapping[str, str] | None = None,
 ) -> dict:
   """Measures the corpus in `directory` and writes sidecar/curate/ there.
 
@@ -58,6 +59,7 @@ def curate(
     num_processes, beam_flags: see jobs.run.
     allowlists: files of all that may be used, whatever the media.
     denylist_must_match: whether a denylist that names no example is an error.
+    detectors: of detectors.MODULES -> what its flag says.
   Returns:
     The stage's manifest: counts, the funnel, rules and lists.
   Raises:
@@ -66,7 +68,8 @@ def curate(
   """
   rules, hooks, output = rules or decide.Rules(), dict(hooks or {}), epath.Path(directory)
   manifest = reader.read_manifest(directory)
-  _check_hooks(hooks)
+  detectors = dict(detectors or {})
+  _check_hooks(hooks, detectors)
   shards = [
     (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
   ]
@@ -76,8 +79,10 @@ def curate(
   allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
-  jobs.claim(measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks]))
-  work = MeasureShard(output, hooks)
+  jobs.claim(
+    measured_in, json.dumps([VERSION, manifest['fingerprint'], hooks, *_stamps(detectors)])
+  )
+  work = MeasureShard(output, hooks, detectors)
   results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, beam_flags)
   work.close()
   failed = jobs.failures_of(results, measured_in)
@@ -108,6 +113,7 @@ def curate(
     corpus=manifest['fingerprint'],
     rules=dataclasses.asdict(rules),
     hooks=hooks,
+    detectors=detectors,
     denylists=_digests(denylists),
     allowlists=_digests(allowlists),
     lists=denied.sentences(decisions.num_examples) + allowed.sentences(decisions.num_examples),
@@ -137,9 +143,10 @@ def _add_md5(rows: list[dict], path: epath.Path) -> None:
 class MeasureShard:
   """(shard of the manifest, folder) -> measured.parquet, one row per record."""
 
-  def __init__(self, output: epath.Path, hooks: Mapping[str, str]):
+  def __init__(self, output: epath.Path, hooks: Mapping[str, str], detectors: Mapping[str, str]):
     self._output = output
     self._hooks = hooks
+    self._detectors = detectors
     self._measure = sandbox.Sandbox(_measure)
 
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
@@ -154,7 +161,7 @@ class MeasureShard:
         if isinstance(record, Exception):
           raise record
         row['caption_length'] = len(record['caption'])
-        row.update(self._measure(record['data'], known, self._hooks))
+        row.update(self._measure(record['data'], known, self._hooks, self._detectors))
       except Exception as error:  # One example never ends a command.
         lost = failures.of(error)
         logging.warning('%s: %s', known['key'], lost)
@@ -171,16 +178,36 @@ class MeasureShard:
     self._measure.close()
 
 
-def _measure(data: bytes, known: Mapping, hooks: Mapping[str, str]) -> dict:
+def _measure(
+  data: bytes, known: Mapping, hooks: Mapping[str, str], detectors: Mapping[str, str]
+) -> dict:
+  from data_pipelines.curate import detectors as detectors_lib
   from data_pipelines.curate import measure
 
   end = known['first_time'] + known['duration']
-  return measure.measure(data, known['media'], known['fps'], hooks, end)
+  row = measure.measure(data, known['media'], known['fps'], hooks, end)
+  if detectors:
+    span = row['span_start'], row['span_end']
+    row.update(detectors_lib.columns(data, known, span, detectors))
+  return row
 
 
-def _check_hooks(hooks: Mapping[str, str]) -> None:
+def _stamps(detectors: Mapping[str, str]) -> list:
+  """Changes with the detectors and the networks' files; empty without any."""
+  found = {
+    name: storage.sha256(epath.Path(given)) if epath.Path(given).exists() else given
+    for name, given in detectors.items()
+  }
+  return [found] if found else []
+
+
+def _check_hooks(hooks: Mapping[str, str], detectors: Mapping[str, str]) -> None:
+  from data_pipelines.curate import detectors as detectors_lib
   from data_pipelines.curate import measure
 
+  detectors_lib.check(detectors)
+  if 'text' in detectors and 'text_area' in hooks:
+    raise ValueError('--text and --hook=text_area both fill text_area: give one of them.')
   for name, path in hooks.items():
     if name not in ('text_area', 'watermark_score'):
       raise ValueError(
@@ -270,6 +297,8 @@ def add_command(commands: jobs.Commands) -> None:
   )
   text = 'text_area=module:function or watermark_score=module:function'
   parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
+  text = 'rapidocr reads the text of three frames: 1 to 5 s of a core for each example'
+  parser.add_argument('--text', metavar='READER', default='', help=text)
   jobs.add_dry_run(parser)
   jobs.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -282,6 +311,7 @@ def _run_command(
   denylist_must_match: bool,
   allow_no_denylist: str,
   hooks: Sequence[str],
+  text: str,
   dry_run: bool,
   num_processes: int,
   beam_flags: Sequence[str],
@@ -297,6 +327,7 @@ def _run_command(
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
   options = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
+  options['detectors'] = {name: value for name, value in dict(text=text).items() if value}
   summary = curate(
     directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags, **options
   )

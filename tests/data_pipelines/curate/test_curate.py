@@ -16,8 +16,8 @@ import pytest
 from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.corpus import schema
-from data_pipelines.curate import command as curate
 from data_pipelines.curate import borders, decide, measure
+from data_pipelines.curate import command as curate
 from data_pipelines.ingest import command as ingest
 from data_pipelines.media import errors
 from tests import corpora

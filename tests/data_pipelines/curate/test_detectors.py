@@ -1,0 +1,53 @@
+"""Detectors fill their columns in large frames of the shot, and say what they lack."""
+
+import sys
+
+import cv2
+import numpy as np
+
+from data_pipelines import __main__ as commands
+from data_pipelines import demo_corpus
+from data_pipelines.ingest import command as ingest
+from tests import corpora, media
+from tests.data_pipelines.curate.test_curate import rows_of
+
+
+def write(folder, name, words=''):
+  """A still of a scene, with words over it in its second half."""
+  folder.mkdir(exist_ok=True)
+  frames = np.repeat(media.scene(3, 240, 420)[None], 30, axis=0)
+  for frame in frames[15:]:
+    cv2.putText(frame, words, (20, 210), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (0, 0, 0), 7, cv2.LINE_AA)
+    cv2.putText(frame, words, (20, 210), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (255,) * 3, 2, cv2.LINE_AA)
+  (folder / f'{name}.mp4').write_bytes(demo_corpus.encode_video(frames, 24))
+  (folder / f'{name}.txt').write_text(name)
+
+
+def test_text_is_read_and_dropped_by_its_area(tmp_path):
+  write(tmp_path / 'in', 'plain')
+  write(tmp_path / 'in', 'written', 'seven quiet boats')
+  directory = str(tmp_path / 'out')
+  ingest.ingest(str(tmp_path / 'in'), directory, validation_fraction=0.0, num_processes=1)
+  command = ['curate', f'--corpus={directory}', '--min_short_side=64', '--num_processes=1']
+  commands.main([*command, '--text=rapidocr', '--max_text_area=0.01', '--keep_duplicates'])
+  rows = rows_of(directory)
+  plain, written = rows['plain.mp4'], rows['written.mp4']
+  assert plain['text_area'] == 0 and plain['text'] == '' and plain['text_confidence'] is None
+  assert written['text'] == 'seven quiet boats' and written['text_confidence'] > 0.9
+  assert 0.03 < written['text_area'] < 0.15
+  assert plain['keep'] and written['reject'] == ['text']
+
+
+def test_a_reader_that_is_missing_or_unknown_is_one_line(tmp_path, monkeypatch):
+  write(tmp_path / 'in', 'plain')
+  directory = str(tmp_path / 'out')
+  ingest.ingest(str(tmp_path / 'in'), directory, validation_fraction=0.0, num_processes=1)
+  command = ['curate', f'--corpus={directory}', '--num_processes=1']
+  with corpora.ends_with_2('--text=tesseract should be rapidocr'):
+    commands.main([*command, '--text=tesseract'])
+  hook = '--hook=text_area=tests.data_pipelines.curate.test_curate:text_share'
+  with corpora.ends_with_2('both fill text_area'):
+    commands.main([*command, '--text=rapidocr', hook])
+  monkeypatch.setitem(sys.modules, 'rapidocr', None)
+  with corpora.ends_with_2(r'pip install "i2vgen_jax\[ocr\]"'):
+    commands.main([*command, '--text=rapidocr'])
