@@ -2,10 +2,10 @@
 
   python -m benchmarks.decisions [--num_examples 1000000]
 
-Rows as ingest and curate write them, in shards of 4,096, with random hashes of which one in twenty
-is a copy; made anew whenever they are read, as if from disk. What is printed is the growth of the
-memory that this process holds (RssAnon: pages of files, which the system may drop, do not count) to
-its peak, and the CPU time with all threads.
+Rows as ingest and curate write them, in shards of 4,096, with random fingerprints of which one in
+twenty is a copy; made anew whenever they are read, as if from disk. What is printed is the growth
+of the memory that this process holds (RssAnon: pages of files, which the system may drop, do not
+count) to its peak, and the CPU time with all threads.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from data_pipelines.corpus import schema
-from data_pipelines.curate import decide, denylist
+from data_pipelines.curate import decide, denylist, duplicates, proof
 
 SHARD = 4096
 
@@ -44,15 +44,21 @@ def main():
 
 def rows(shard):
   rng = np.random.default_rng(shard)
-  hashes_NF = rng.integers(0, 2**64, (SHARD, 3), dtype=np.uint64)
-  copied = rng.integers(0, SHARD, SHARD // 20)
-  hashes_NF[rng.integers(0, SHARD, SHARD // 20)] = hashes_NF[copied] ^ np.uint64(9)
+  hashes_NF = rng.integers(1, 2**63, (SHARD, 3), dtype=np.uint64)
+  parts_NP = rng.integers(1, 2**63, (SHARD, len(duplicates.PARTS)), dtype=np.uint64)
+  points = np.zeros((SHARD, 32), proof.POINT)
+  points['hash'] = rng.integers(0, 2**63, points.shape, dtype=np.uint64)
+  points['place'] = rng.integers(0, 256, (*points.shape, 2))
+  copied, copies = rng.integers(0, SHARD, (2, SHARD // 20))
+  hashes_NF[copies] = hashes_NF[copied] ^ np.uint64(9)
+  points[copies] = points[copied]
   empty = {name: None for name in (*schema.SIDECAR.names, *schema.CURATE.names)}
   digests = rng.bytes(32 * SHARD)
   return [
     dict(
       empty, key=f'{shard}/{i}', media='video', height=360, width=640, flags=[],
-      sha256=digests[32 * i : 32 * i + 32].hex(), hashes=hashes_NF[i].tolist(),
+      sha256=digests[32 * i : 32 * i + 32].hex(), num_bytes=100_000, hashes=hashes_NF[i].tolist(),
+      part_hashes=parts_NP[i].tolist(), points=[points[i].tobytes()] * 3,
       span_start=0.0, span_end=5.0, motion=0.05, border_area=0.0,
     )
     for i in range(SHARD)

@@ -123,6 +123,7 @@ def _rows(
   keys = storage.read_table(output / shard['sidecar'], ['key'])['key'].to_pylist()
   of_row: list[list[dict[str, Any]]] = [[] for _ in keys]
   for name, weight in weights.items():
+    answers: list[dict[str, Any]]
     if name == ALT:
       read = records.read(output / shard['records'])
       answers = [

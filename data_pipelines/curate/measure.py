@@ -1,7 +1,7 @@
 """What curation needs to know of a video or an image, from one pass over its frames.
 
 Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is looked at for cuts,
-eight per second for motion, and a few are kept for the subject, the hashes and the hooks.
+eight per second for motion, and a few are kept for the hashes and the hooks.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.corpus import buckets, schema
-from data_pipelines.curate import borders, duplicates, kept, motion, shots, subject
+from data_pipelines.curate import borders, kept, motion, prints, shots
 from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
@@ -48,10 +48,7 @@ def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math
     frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
     small_HWC = _shrink(frame_HWC)
     row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
-    share = subject.subject_share(small_HWC)
-    row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
-    row['hashes'] = [duplicates.frame_hash(small_HWC)]
-    return row | _of_frames([small_HWC], functions)
+    return row | _of_frames([small_HWC], functions) | prints.of_frames([small_HWC])
   return _measure_video(data, fps, functions, end)
 
 
@@ -67,7 +64,7 @@ def load_hook(path: str) -> Callable[[np.ndarray], float]:
 def _measure_video(data: bytes, fps: float, functions: Functions, end: float) -> dict:
   detector, meter, keeper = shots.ShotDetector(fps), motion.FlowMeter(), kept.Keeper()
   times, motions = [], []
-  previous = residual_HW = None
+  previous = None
   for time, frame_HWC in _small_frames(data):
     if time > end + 1e-6:
       break
@@ -79,28 +76,31 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
       if previous is not None:
         found = meter(previous[1], grey_HW, time - previous[0])
         motions.append((previous[0], time, found.total, found.camera, found.objects))
-        residual_HW = found.residual_HW
       previous = (time, grey_HW)
-      keeper.offer(time, frame_HWC, residual_HW)
+      keeper.offer(time, frame_HWC)
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   found, frames = detector.finish().shots, keeper.frames()
   row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
-  whole = _at_positions(frames, times[0], times[-1])
-  # Of the whole video: a copy is one whatever its cuts.
-  row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
+  whole = [k.frame_HWC for k in _at_positions(frames, times[0], times[-1])]
+  row |= prints.of_frames(whole)  # Of the whole video: a copy is one whatever its cuts.
   spans, motions_N5 = [], np.reshape(motions, (-1, 5))
   for span_id, (first, last) in enumerate(_spans(times, found)):
     gap = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
     span = dict(span_id=span_id, span_start=times[first], span_end=times[last], span_gap=gap)
     spans.append(span | _of_span(times[first], times[last], motions_N5, frames, functions))
-  longest = max(spans, key=lambda span: span['span_end'] - span['span_start'], default=None)
-  if longest is None:  # All of it is plain.
-    return row | _of_frames([k.frame_HWC for k in whole], functions) | dict(spans=[])
+  if not spans:  # All of it is plain.
+    return row | _of_frames(whole, functions) | dict(spans=[])
+  longest = longest_of(spans)
   row |= {name: longest[name] for name, _ in schema.SPAN if name in longest}
   others = {name: function for name, function in functions.items() if name not in longest}
   within = _at_positions(frames, longest['span_start'], longest['span_end'])
   return row | _hooked([k.frame_HWC for k in within], others) | dict(spans=spans)
+
+
+def longest_of(spans: Sequence[dict]) -> dict:
+  """The first of the longest spans."""
+  return max(spans, key=lambda span: span['span_end'] - span['span_start'])
 
 
 def _spans(times: Sequence[float], found: Sequence[shots.Span]) -> list[tuple[int, int]]:
@@ -124,7 +124,7 @@ def _of_span(
   functions: Functions,
 ) -> dict[str, Any]:
   """What schema.SPAN has besides the span's times."""
-  row = _motion_within((start, end), motions_N5) | _subject_within((start, end), frames)
+  row = _motion_within((start, end), motions_N5)
   shot = [k for k in frames if start <= k.time <= end] or frames
   within = [k.frame_HWC for k in _at_positions(shot, start, end)]
   row |= _of_frames(within, {name: functions[name] for name in functions if name == 'text_area'})
@@ -164,19 +164,6 @@ def _motion_within(span: tuple[float, float], motions_N5: np.ndarray) -> dict[st
     return dict(motion=None, camera_motion=None, object_motion=None)
   total, camera, objects = inside.mean(axis=0).tolist()
   return dict(motion=total, camera_motion=camera, object_motion=objects)
-
-
-def _subject_within(span: tuple[float, float], frames: Sequence[kept.Kept]) -> dict[str, Any]:
-  """The median share of three frames of the span."""
-  inside = [k for k in frames if span[0] < k.time <= span[1] and k.residual_HW is not None]
-  if not inside:
-    return dict(subject=None, subject_method=None)
-  chosen = {id(k): k for k in _at_positions(inside, *span)}
-  shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
-  shares = [share for share in shares if share is not None]
-  if not shares:
-    return dict(subject=None, subject_method=None)
-  return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
 
 
 def _at_positions(frames: Sequence[kept.Kept], start: float, end: float) -> list[kept.Kept]:

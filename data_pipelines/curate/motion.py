@@ -30,13 +30,11 @@ class Motion:
     total: mean length of the flow.
     camera: mean length of the homography's flow.
     objects: mean length of the difference of the two.
-    residual_HW: that difference's length in pixels, at a quarter of the frames' size.
   """
 
   total: float
   camera: float
   objects: float
-  residual_HW: np.ndarray
 
 
 class FlowMeter:
@@ -60,12 +58,10 @@ class FlowMeter:
     camera_HW2 = _camera_flow(flow_HW2, textured_HW)
     flow_HW2 = np.where(textured_HW[..., None], flow_HW2, camera_HW2)
     per_second = 1 / (np.hypot(*before_HW.shape) * seconds)
-    residual_HW = _length(flow_HW2 - camera_HW2)
     return Motion(
       total=float(_length(flow_HW2).mean() * per_second),
       camera=float(_length(camera_HW2).mean() * per_second),
-      objects=float(residual_HW.mean() * per_second),
-      residual_HW=residual_HW,
+      objects=float(_length(flow_HW2 - camera_HW2).mean() * per_second),
     )
 
 

@@ -20,19 +20,17 @@ import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
+from data_pipelines.index import axes as axes_lib
+from data_pipelines.index import columns as columns_lib
 from data_pipelines.index import table as table_lib
 
-# Of columns that measure the same, the first that has any value makes the cells: never two methods.
-AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
 KEPT = 'coalesce(keep, true)'
-_DTYPES = dict(first_time=np.float64, duration=np.float64, fps=np.float32)
 
 
 def index(
@@ -44,6 +42,7 @@ def index(
   edges: str = '',
   balance: table_lib.Balance | None = None,
   dry_run: bool = False,
+  keep_copies: bool = False,
 ) -> dict:
   """Indexes the training rows of corpora, a row for each shot of a video that `curate` found; does
   nothing if that is done already.
@@ -53,12 +52,13 @@ def index(
     output: folder of the index; it and the corpora may be in a bucket.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
-    axes: score columns that make cells; those of AXES that the sidecars have values of if None,
-      the subject by a network rather than by the estimate without one.
+    axes: score columns that make cells; if None, those of axes.DEFAULT that most rows of a kind of
+      media have.
     quantiles: cells per axis, of equal size over the rows that stay.
     edges: a cells.json whose edges are used instead of new quantiles.
     balance: how the cells are drawn.
     dry_run: only returns what would be written.
+    keep_copies: whether copies that several corpora hold all stay; those of held-out media never.
   Returns:
     The manifest.
   Raises:
@@ -66,7 +66,7 @@ def index(
   """
   corpora = reader.Corpora(dict(directories), 'train')
   balance = balance or table_lib.Balance()
-  identity = _identity(corpora, where, axes, quantiles, edges, balance)
+  identity = _identity(corpora, where, axes, quantiles, edges, balance, keep_copies)
   folder = epath.Path(output)
   if (folder / 'manifest.json').exists() and not dry_run:
     found = table_lib.read_manifest(folder)
@@ -74,11 +74,19 @@ def index(
       logging.info('%s is indexed already.', output)
       return found
   table = sidecars.Sidecars(corpora, by_span=True)
-  axes = _default_axes(table) if axes is None else list(axes)
+  names = [name for name in axes_lib.DEFAULT if name in table.columns] if axes is None else axes
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
     where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
   funnel = _with_reasons(table, table.funnel(where))
-  rows = table.select(where, axes)
+  rows = table.select(where, names)
+  left_out: list[str] = []
+  if axes is None:
+    names, left_out = axes_lib.leave_out_unknown(rows, names)
+  axes = list(names)
+  if len(directories) > 1 and len(rows['row']):
+    from data_pipelines.index import copies  # OpenCV: only for several corpora.
+
+    funnel += copies.drop(list(corpora.directories.values()), rows, keep_copies)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   _warn_of_images(table, where)
@@ -94,12 +102,13 @@ def index(
     where=list(where),
     funnel=funnel,
     axes=axes,
+    left_out=left_out,
     edges=edge_values,
     balance=dataclasses.asdict(balance),
     num_rows=len(order),
     cells=found_cells,
   )
-  columns = _Columns(rows, order)
+  columns = columns_lib.Columns(rows, order)
   if 'content' in columns:
     manifest['is_cropped'] = True
   if rows.get('span_id', np.zeros(1)).any():
@@ -112,54 +121,6 @@ def index(
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest
-
-
-class _Columns(Mapping):
-  """What is written of the rows, in their order; each column is made when it is asked for."""
-
-  def __init__(self, rows: Mapping[str, np.ndarray], order: np.ndarray):
-    self._rows, self._order = rows, order
-    self._types: dict[str, Any] = dict(_DTYPES)
-    if _is_cropped(rows):
-      self._types['content'] = np.float32
-    self._types['order'] = rows['row'].dtype
-
-  def add(self, name: str, dtype: Any) -> None:
-    """One more of the rows' columns."""
-    self._types[name] = dtype
-
-  def __getitem__(self, name: str) -> np.ndarray:
-    dtype, order = self._types[name], self._order
-    if name == 'content':
-      return np.stack([self._rows[side][order] for side in schema.CONTENT], axis=1).astype(dtype)
-    return self._rows[dict(order='row', span='span_id').get(name, name)][order].astype(
-      dtype, copy=False
-    )
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._types)
-
-  def __len__(self) -> int:
-    return len(self._types)
-
-
-def _is_cropped(rows: Mapping[str, np.ndarray]) -> bool:
-  """Whether any of the rows is not a whole frame (schema.CONTENT)."""
-  if not set(schema.CONTENT) <= set(rows):
-    return False
-  whole = zip(schema.CONTENT, table_lib.WHOLE, strict=True)
-  return any((rows[name] != value).any() for name, value in whole)
-
-
-def _default_axes(table: sidecars.Sidecars) -> list[str]:
-  found: list[str] = []
-  for names in AXES:
-    there = [name for name in names if name in table.columns]
-    known = [
-      n for n in there if table.rows(f'SELECT count({n}) AS known FROM sidecars')[0]['known']
-    ]
-    found += known[:1]
-  return found
 
 
 def _quantile_edges(
@@ -229,12 +190,14 @@ def _identity(
   quantiles: int,
   edges: str,
   balance: table_lib.Balance,
+  keep_copies: bool,
 ) -> str:
   """Changes if the sidecars, of any stage, or an option change."""
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
   files = list(zip(paths, storage.stamps(paths), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
-  options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
+  chosen = dict(default=axes_lib.DEFAULT) if axes is None else list(axes)
+  options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance), keep_copies]
   described = [table_lib.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -330,8 +293,8 @@ def add_command(commands: jobs.Commands) -> None:
   )  # fmt: skip
   parser.add_argument(
     '--axes',
-    help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
-    'network_subject, else subject',
+    help='scores that make cells, with commas; default: those of aesthetic, motion and '
+    'network_subject that most rows have',
   )
   parser.add_argument('--quantiles', type=int, default=4, help='cells per score; %(default)s')
   parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
@@ -345,6 +308,9 @@ def add_command(commands: jobs.Commands) -> None:
   aspects.add_flags(parser)
   parser.add_argument(
     '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
+  )
+  parser.add_argument(
+    '--keep_copies', action='store_true', help='copies that several corpora hold all stay'
   )
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)
@@ -381,6 +347,8 @@ def _report(manifest: Mapping) -> None:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
     print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{_rules(step)}')
     before = step['num_rows']
+  for sentence in manifest.get('left_out', ()):
+    print(f'not an axis: {sentence}')
   for media in schema.MEDIA:
     found = shares(manifest, media)
     if not found:
