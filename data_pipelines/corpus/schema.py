@@ -80,8 +80,14 @@ CURATE = pa.schema(
     ('num_shots', pa.int32()),
     ('cuts', pa.list_(pa.float64())),  # Presentation times of the frames that begin a shot.
     ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
-    ('camera_motion', pa.float32()),  # The part that a homography explains.
-    ('object_motion', pa.float32()),  # The rest.
+    ('camera_motion', pa.float32()),  # The part of it that a homography explains.
+    ('object_motion', pa.float32()),  # Mean length of what the flow differs from the homography's.
+    # What the camera does to the frame's centre: net shift in diagonals per second, net growth in
+    # log per second (positive: nearer), net turn in radians per second, and how unsteady the shift.
+    ('pan', pa.float32()),
+    ('zoom', pa.float32()),
+    ('roll', pa.float32()),
+    ('shake', pa.float32()),  # Diagonals per second.
     ('border_area', pa.float32()),  # Share of the frame that plain borders take.
     *((name, pa.float32()) for name in CONTENT),  # Within the span; null is the whole frame.
     ('text_area', pa.float32()),  # Share of the frame; by --text or the user's hook.

@@ -326,7 +326,7 @@ def _run_command(
     num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
-  options = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
+  options: dict[str, Any] = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
   options['detectors'] = {name: value for name, value in dict(text=text).items() if value}
   summary = curate(
     directory, rules, denylists, allow_no_denylist, named, num_processes, beam_flags, **options

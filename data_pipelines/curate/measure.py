@@ -85,7 +85,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
       grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_BGR2GRAY)
       if previous is not None:
         found = meter(previous[1], grey_HW, time - previous[0])
-        motions.append((previous[0], time, found.total, found.camera, found.objects))
+        motions.append((previous[0], time, found))
       previous = (time, grey_HW)
       if not kept or time - kept[-1].time >= keep_every - 1e-3:
         kept.append(_Kept(time, frame_HWC))
@@ -145,14 +145,22 @@ def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def _motion_within(
-  span: tuple[float, float], motions: Sequence[tuple[float, float, float, float, float]]
+  span: tuple[float, float], motions: Sequence[tuple[float, float, motion.Motion]]
 ) -> dict[str, float | None]:
   """Means over the pairs of frames inside the span: none crosses a cut."""
-  inside = np.array([m[2:] for m in motions if m[0] >= span[0] - 1e-6 and m[1] <= span[1] + 1e-6])
-  if not len(inside):
-    return dict(motion=None, camera_motion=None, object_motion=None)
-  total, camera, objects = inside.mean(axis=0).tolist()
-  return dict(motion=total, camera_motion=camera, object_motion=objects)
+  inside = [m for m in motions if m[0] >= span[0] - 1e-6 and m[1] <= span[1] + 1e-6]
+  if not inside:
+    return {}
+  seconds_N = np.array([end - start for start, end, _ in inside])
+  pan, shake = motion.camera_path(np.array([found.shift for *_, found in inside]), seconds_N)
+  mean = {
+    name: float(np.mean([getattr(found, name) for *_, found in inside]))
+    for name in ('total', 'camera', 'objects', 'zoom', 'roll')
+  }
+  return dict(
+    motion=mean['total'], camera_motion=mean['camera'], object_motion=mean['objects'],
+    pan=pan, zoom=mean['zoom'], roll=mean['roll'], shake=shake,
+  )  # fmt: skip
 
 
 def _nearest(kept: Sequence[_Kept], time: float) -> _Kept:
