@@ -94,6 +94,11 @@ CURATE = pa.schema(
     # By --text: lines that are read, of the frame that has most; the reader's mean certainty.
     ('text', pa.string()),
     ('text_confidence', pa.float32()),
+    # By --faces and --people: most in a frame, and the largest share of a frame that they take.
+    ('faces', pa.int32()),
+    ('face_area', pa.float32()),
+    ('people', pa.int32()),
+    ('people_area', pa.float32()),
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
     # Fingerprints (curate/prints.py) of an image, or of a video at 10, 50 and 90 %: 0.5 or 1.1 KB.
     ('hashes', pa.list_(pa.uint64())),  # Of each frame; 0 of a plain one.

@@ -9,6 +9,7 @@ from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
 from data_pipelines.ingest import command as ingest
 from tests import corpora, media
+from tests.data_pipelines.curate import test_boxes
 from tests.data_pipelines.curate.test_curate import rows_of
 
 
@@ -23,18 +24,20 @@ def write(folder, name, words=''):
   (folder / f'{name}.txt').write_text(name)
 
 
-def test_text_is_read_and_dropped_by_its_area(tmp_path):
+def test_text_is_read_and_dropped_by_its_area_and_faces_are_looked_for(tmp_path):
   write(tmp_path / 'in', 'plain')
   write(tmp_path / 'in', 'written', 'seven quiet boats')
   directory = str(tmp_path / 'out')
   ingest.ingest(str(tmp_path / 'in'), directory, validation_fraction=0.0, num_processes=1)
   command = ['curate', f'--corpus={directory}', '--min_short_side=64', '--num_processes=1']
-  commands.main([*command, '--text=rapidocr', '--max_text_area=0.01', '--keep_duplicates'])
+  command += [f'--faces={test_boxes.yunet(tmp_path / "faces.onnx")}', '--keep_duplicates']
+  commands.main([*command, '--text=rapidocr', '--max_text_area=0.01'])
   rows = rows_of(directory)
   plain, written = rows['plain.mp4'], rows['written.mp4']
   assert plain['text_area'] == 0 and plain['text'] == '' and plain['text_confidence'] is None
   assert written['text'] == 'seven quiet boats' and written['text_confidence'] > 0.9
   assert 0.03 < written['text_area'] < 0.15
+  assert [(row['faces'], row['people']) for row in rows.values()] == [(0, None)] * 2
   assert plain['keep'] and written['reject'] == ['text']
 
 
