@@ -72,14 +72,25 @@ SPAN = (
   ('span_end', pa.float64()),  # Presentation time of its last frame.
   ('span_gap', pa.float64()),  # Longest gap between its frames, seconds.
   ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
-  ('camera_motion', pa.float32()),  # The part that a homography explains.
-  ('object_motion', pa.float32()),  # The rest.
+  ('camera_motion', pa.float32()),  # The part of it that a homography explains.
+  ('object_motion', pa.float32()),  # Mean length of what the flow differs from the homography's.
+  # What the camera does to the frame's centre: net shift in diagonals per second, net growth in log
+  # per second (positive: nearer), net turn in radians per second, and how unsteady the shift.
+  ('pan', pa.float32()),
+  ('zoom', pa.float32()),
+  ('roll', pa.float32()),
+  ('shake', pa.float32()),  # Diagonals per second.
   ('border_area', pa.float32()),  # Share of the frame that plain borders take.
   *((name, pa.float32()) for name in CONTENT),  # Null is the whole frame.
   ('text_area', pa.float32()),  # Share of the frame; by --text or the user's hook.
   # By --text: lines that are read, of the frame that has most; the reader's mean certainty.
   ('text', pa.string()),
   ('text_confidence', pa.float32()),
+  # By --faces and --people: most in a frame, and the largest share of a frame that they take.
+  ('faces', pa.int32()),
+  ('face_area', pa.float32()),
+  ('people', pa.int32()),
+  ('people_area', pa.float32()),
 )
 _DECISION = (
   ('keep', pa.bool_()),

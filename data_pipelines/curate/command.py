@@ -329,6 +329,10 @@ def add_command(commands: jobs.Commands) -> None:
   parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
   text = 'rapidocr reads the text of three frames of each shot: 1 to 5 s of a core'
   parser.add_argument('--text', metavar='READER', default='', help=text)
+  text = 'ONNX file of YuNet or CenterFace: counts faces and their share of the frame'
+  parser.add_argument('--faces', metavar='FILE', default='', help=text)
+  text = 'ONNX file of a detector of people, as YOLO exports'
+  parser.add_argument('--people', metavar='FILE', default='', help=text)
   jobs.add_dry_run(parser)
   choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -342,6 +346,8 @@ def _run_command(
   allow_no_denylist: str,
   hooks: Sequence[str],
   text: str,
+  faces: str,
+  people: str,
   dry_run: bool,
   num_processes: int,
   **given: Any,
@@ -358,7 +364,8 @@ def _run_command(
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
   options: dict[str, Any] = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
-  options['detectors'] = {name: value for name, value in dict(text=text).items() if value}
+  asked = dict(text=text, faces=faces, people=people)
+  options['detectors'] = {name: value for name, value in asked.items() if value}
   summary = curate(
     directory, rules, denylists, allow_no_denylist, named, num_processes, engine, **options
   )

@@ -1,22 +1,20 @@
 """What detectors see in frames that are large enough to read: text, faces, people.
 
 Each is a module with `check(given)`, which raises ValueError for what cannot be used, and
-`columns(frames, given)`, of schema.CURATE; `given` is what its flag says. They cost far more than
+`columns(frames, given)`, of schema.SPAN; `given` is what its flag says. They cost far more than
 all else that `curate` measures, and so run only where they are asked for.
 """
 
-import importlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
+from data_pipelines.curate import faces, people, text
 from data_pipelines.media import decode
 
-# Flag -> module.
-MODULES = dict(text='text', faces='faces', people='people')
+MODULES = dict(text=text, faces=faces, people=people)  # By their flags.
 MAX_SIDE = 960  # Letters of a subtitle are 20 pixels high, and a face of a crowd too.
 POSITIONS = (0.1, 0.5, 0.9)  # Of the shot.
 
@@ -24,7 +22,7 @@ POSITIONS = (0.1, 0.5, 0.9)  # Of the shot.
 def check(detectors: Mapping[str, str]) -> None:
   """Raises ValueError unless each can run."""
   for name, given in detectors.items():
-    _module(name).check(given)
+    MODULES[name].check(given)
 
 
 def columns(
@@ -48,9 +46,5 @@ def columns(
     frames, _ = decode.decode_video(data, times, height, width)
   found: dict[str, Any] = {}
   for name, given in detectors.items():
-    found.update(_module(name).columns(list(frames), given))
+    found.update(MODULES[name].columns(list(frames), given))
   return found
-
-
-def _module(name: str) -> ModuleType:
-  return importlib.import_module(f'data_pipelines.curate.{MODULES[name]}')

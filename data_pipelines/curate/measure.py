@@ -4,6 +4,7 @@ Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is look
 eight per second for motion, and a few are kept for the hashes and the hooks.
 """
 
+import bisect
 import importlib
 import itertools
 import math
@@ -27,6 +28,7 @@ MIN_SPAN_SECS = 0.5  # Shorter ones are not measured, unless none is longer.
 
 Hooks = Mapping[str, str]
 Functions = Mapping[str, Callable[[np.ndarray], float]]
+_TimedMotion = tuple[float, float, motion.Motion]  # And the times of its two frames, seconds.
 
 
 def measure(data: bytes, media: str, fps: float, hooks: Hooks, end: float = math.inf) -> dict:
@@ -75,7 +77,7 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
       grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_BGR2GRAY)
       if previous is not None:
         found = meter(previous[1], grey_HW, time - previous[0])
-        motions.append((previous[0], time, found.total, found.camera, found.objects))
+        motions.append((previous[0], time, found))
       previous = (time, grey_HW)
       keeper.offer(time, frame_HWC)
   if len(times) < 2:
@@ -84,11 +86,11 @@ def _measure_video(data: bytes, fps: float, functions: Functions, end: float) ->
   row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
   whole = [k.frame_HWC for k in _at_positions(frames, times[0], times[-1])]
   row |= prints.of_frames(whole)  # Of the whole video: a copy is one whatever its cuts.
-  spans, motions_N5 = [], np.reshape(motions, (-1, 5))
+  spans = []
   for span_id, (first, last) in enumerate(_spans(times, found)):
     gap = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
     span = dict(span_id=span_id, span_start=times[first], span_end=times[last], span_gap=gap)
-    spans.append(span | _of_span(times[first], times[last], motions_N5, frames, functions))
+    spans.append(span | _of_span(times[first], times[last], motions, frames, functions))
   if not spans:  # All of it is plain.
     return row | _of_frames(whole, functions) | dict(spans=[])
   longest = longest_of(spans)
@@ -119,12 +121,12 @@ def _spans(times: Sequence[float], found: Sequence[shots.Span]) -> list[tuple[in
 def _of_span(
   start: float,
   end: float,
-  motions_N5: np.ndarray,
+  motions: Sequence[_TimedMotion],
   frames: Sequence[kept.Kept],
   functions: Functions,
 ) -> dict[str, Any]:
   """What schema.SPAN has besides the span's times."""
-  row = _motion_within((start, end), motions_N5)
+  row = _motion_within((start, end), motions)
   shot = [k for k in frames if start <= k.time <= end] or frames
   within = [k.frame_HWC for k in _at_positions(shot, start, end)]
   row |= _of_frames(within, {name: functions[name] for name in functions if name == 'text_area'})
@@ -156,14 +158,23 @@ def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
   return cv2.resize(frame_HWC, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def _motion_within(span: tuple[float, float], motions_N5: np.ndarray) -> dict[str, float | None]:
+def _motion_within(span: tuple[float, float], motions: Sequence[_TimedMotion]) -> dict[str, float]:
   """Means over the pairs of frames inside the span: none crosses a cut."""
-  is_in_N = (motions_N5[:, 0] >= span[0] - 1e-6) & (motions_N5[:, 1] <= span[1] + 1e-6)
-  inside = motions_N5[is_in_N, 2:]
-  if not len(inside):
-    return dict(motion=None, camera_motion=None, object_motion=None)
-  total, camera, objects = inside.mean(axis=0).tolist()
-  return dict(motion=total, camera_motion=camera, object_motion=objects)
+  first = bisect.bisect_left(motions, span[0] - 1e-6, key=lambda found: found[0])
+  last = bisect.bisect_right(motions, span[1] + 1e-6, key=lambda found: found[1])
+  inside = motions[first:last]
+  if not inside:
+    return {}
+  seconds_N = np.array([end - start for start, end, _ in inside])
+  pan, shake = motion.camera_path(np.array([found.shift for *_, found in inside]), seconds_N)
+  mean = {
+    name: float(np.mean([getattr(found, name) for *_, found in inside]))
+    for name in ('total', 'camera', 'objects', 'zoom', 'roll')
+  }
+  return dict(
+    motion=mean['total'], camera_motion=mean['camera'], object_motion=mean['objects'],
+    pan=pan, zoom=mean['zoom'], roll=mean['roll'], shake=shake,
+  )  # fmt: skip
 
 
 def _at_positions(frames: Sequence[kept.Kept], start: float, end: float) -> list[kept.Kept]:

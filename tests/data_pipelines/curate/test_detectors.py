@@ -16,6 +16,7 @@ from data_pipelines.curate import command as curate
 from data_pipelines.curate import detectors
 from data_pipelines.ingest import command as ingest
 from tests import corpora, media
+from tests.data_pipelines.curate import test_boxes
 from tests.data_pipelines.curate.test_curate import rows_of
 
 
@@ -30,18 +31,20 @@ def write(folder, name, words=''):
   (folder / f'{name}.txt').write_text(name)
 
 
-def test_text_is_read_and_dropped_by_its_area(tmp_path):
+def test_text_is_read_and_dropped_by_its_area_and_faces_are_looked_for(tmp_path):
   write(tmp_path / 'in', 'plain')
   write(tmp_path / 'in', 'written', 'seven quiet boats')
   directory = str(tmp_path / 'out')
   ingest.ingest(str(tmp_path / 'in'), directory, validation_fraction=0.0, num_processes=1)
   command = ['curate', f'--corpus={directory}', '--min_short_side=64', '--num_processes=1']
-  commands.main([*command, '--text=rapidocr', '--max_text_area=0.01', '--keep_duplicates'])
+  command += [f'--faces={test_boxes.yunet(tmp_path / "faces.onnx")}', '--keep_duplicates']
+  commands.main([*command, '--text=rapidocr', '--max_text_area=0.01'])
   rows = rows_of(directory)
   plain, written = rows['plain.mp4'], rows['written.mp4']
   assert plain['text_area'] == 0 and plain['text'] == '' and plain['text_confidence'] is None
   assert written['text'] == 'seven quiet boats' and written['text_confidence'] > 0.9
   assert 0.03 < written['text_area'] < 0.15
+  assert [(row['faces'], row['people']) for row in rows.values()] == [(0, None)] * 2
   assert plain['keep'] and written['reject'] == ['text']
 
 
@@ -70,7 +73,7 @@ def test_each_shot_is_read_by_itself_and_the_row_shows_the_longest(monkeypatch):
   def white(frames, given):
     return dict(text_area=float(np.mean(frames[len(frames) // 2] > 250)), text=given)
 
-  monkeypatch.setattr(detectors, '_module', lambda name: types.SimpleNamespace(columns=white))
+  monkeypatch.setitem(detectors.MODULES, 'text', types.SimpleNamespace(columns=white))
   known = dict(media='video', height=240, width=420, fps=24, first_time=0.0, duration=69 / 24)
   row = curate._measure(demo_corpus.encode_video(frames, 24), known, {}, dict(text='words'))
   [row] = pa.Table.from_pylist([row], schema.CURATE).to_pylist()
