@@ -1,26 +1,22 @@
 """Curate's decisions: memory and CPU seconds per million examples.
 
-  python -m benchmarks.decisions [--num_examples 1000000] [--sort_mb 4096]
-  python -m benchmarks.decisions --compare --num_examples 20000000
+  python -m benchmarks.decisions [--num_examples 1000000]
 
-Rows as ingest and curate write them, in shards of 4,096, with random hashes of which one in twenty
-is a copy; made anew whenever they are read, as if from disk. With --compare only copies are sought,
-which is what takes all rows together. What is printed is the growth of the memory that this process
-holds (RssAnon: pages of files, which the system may drop, do not count) to its peak, and the CPU
-time with all threads. DuckDB sorts within a bound of its own, whatever the number of rows: a small
-one shows what is held beside.
+Rows as ingest and curate write them, in shards of 4,096, with random fingerprints of which one in
+twenty is a copy; made anew whenever they are read, as if from disk. What is printed is the growth
+of the memory that this process holds (RssAnon: pages of files, which the system may drop, do not
+count) to its peak, and the CPU time with all threads.
 """
 
 import argparse
 import pathlib
-import tempfile
 import threading
 import time
 
 import numpy as np
 
 from data_pipelines.corpus import schema
-from data_pipelines.curate import decide, denylist, grouping
+from data_pipelines.curate import decide, denylist, duplicates, proof
 
 SHARD = 4096
 
@@ -28,14 +24,8 @@ SHARD = 4096
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--num_examples', type=int, default=1_000_000)
-  parser.add_argument('--sort_mb', type=int, default=grouping.MAX_SORTED >> 20)
-  parser.add_argument('--compare', action='store_true')
-  given = parser.parse_args()
-  num_examples, grouping.MAX_SORTED = given.num_examples, given.sort_mb << 20
+  num_examples = parser.parse_args().num_examples
   num_shards = -(-num_examples // SHARD)
-  if given.compare:
-    compare(num_shards)
-    return
   rows(0)
   decide.Decisions(rows, [False], decide.Rules(), denylist.Lists(), True)
   peak, start = Peak(), time.process_time()
@@ -52,47 +42,23 @@ def main():
   )
 
 
-def compare(num_shards):
-  with tempfile.TemporaryDirectory() as folder:
-    types = dict(digest=(np.uint64, 2), hashes=(np.uint64, 3), num_hashes=np.uint8)
-    types |= dict(num_pixels=np.int64, is_held_out=bool, is_denied=bool, is_good=bool)
-    facts_N = {}
-    for name, dtype in types.items():
-      dtype = np.dtype(dtype)
-      shape = (num_shards * SHARD, *dtype.shape)
-      facts_N[name] = np.memmap(f'{folder}/{name}', dtype.base, 'w+', shape=shape)
-    for shard in range(num_shards):
-      mine = slice(shard * SHARD, (shard + 1) * SHARD)
-      rng = np.random.default_rng(shard)
-      facts_N['hashes'][mine] = random_hashes(rng)
-      facts_N['digest'][mine] = rng.integers(0, 2**64, (SHARD, 2), dtype=np.uint64)
-    facts_N['num_hashes'][:] = 3
-    facts_N['is_good'][:] = True
-    peak, start = Peak(), time.process_time()
-    group_N, _, is_copy_N = decide._compare(facts_N)
-    millions = len(group_N) / 1e6
-    print(
-      f'{len(group_N):,} examples, {is_copy_N.sum():,} copies: {peak.end() / 1e9:.3f} GB and '
-      f'{(time.process_time() - start) / millions:.1f} CPU s per million to compare'
-    )
-
-
-def random_hashes(rng):
-  hashes_NF = rng.integers(0, 2**64, (SHARD, 3), dtype=np.uint64)
-  copied = rng.integers(0, SHARD, SHARD // 20)
-  hashes_NF[rng.integers(0, SHARD, SHARD // 20)] = hashes_NF[copied] ^ np.uint64(9)
-  return hashes_NF
-
-
 def rows(shard):
   rng = np.random.default_rng(shard)
-  hashes_NF = random_hashes(rng)
+  hashes_NF = rng.integers(1, 2**63, (SHARD, 3), dtype=np.uint64)
+  parts_NP = rng.integers(1, 2**63, (SHARD, len(duplicates.PARTS)), dtype=np.uint64)
+  points = np.zeros((SHARD, 32), proof.POINT)
+  points['hash'] = rng.integers(0, 2**63, points.shape, dtype=np.uint64)
+  points['place'] = rng.integers(0, 256, (*points.shape, 2))
+  copied, copies = rng.integers(0, SHARD, (2, SHARD // 20))
+  hashes_NF[copies] = hashes_NF[copied] ^ np.uint64(9)
+  points[copies] = points[copied]
   empty = {name: None for name in (*schema.SIDECAR.names, *schema.CURATE.names)}
   digests = rng.bytes(32 * SHARD)
   return [
     dict(
       empty, key=f'{shard}/{i}', media='video', height=360, width=640, flags=[],
-      sha256=digests[32 * i : 32 * i + 32].hex(), hashes=hashes_NF[i].tolist(),
+      sha256=digests[32 * i : 32 * i + 32].hex(), num_bytes=100_000, hashes=hashes_NF[i].tolist(),
+      part_hashes=parts_NP[i].tolist(), points=[points[i].tobytes()] * 3,
       span_start=0.0, span_end=5.0, motion=0.05, border_area=0.0,
     )
     for i in range(SHARD)

@@ -24,9 +24,9 @@ ROWS = {
   'data_pipelines/sources': 'media user_errors',
   'data_pipelines/engines': 'children media user_errors',
   'data_pipelines/corpus': 'engines media progress sources',
-  'data_pipelines/index': 'corpus',
   'data_pipelines/ingest': 'corpus engines media sources',
   'data_pipelines/curate': 'corpus engines media sources user_errors',
+  'data_pipelines/index': 'corpus curate',
   'data_pipelines/caption': 'corpus engines media',
   'data_pipelines/score': 'corpus engines media',
   'data_pipelines/stream': 'corpus index media progress',
@@ -103,6 +103,7 @@ ROWS = {
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
     'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
   ),
+  'benchmarks/curation_quality': 'data_pipelines/curate data_pipelines/score',
   'benchmarks/joins': (
     'data_pipelines/curate data_pipelines/demo_corpus data_pipelines/score i2vgen_jax/evaluation'
   ),

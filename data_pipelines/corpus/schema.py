@@ -63,19 +63,34 @@ SIDECAR = pa.schema(
 # Where the content of a letterboxed or pillarboxed video is in its frames, as shares of them.
 CONTENT = ('content_top', 'content_left', 'content_height', 'content_width')
 
+# Fingerprints of frames (curate/prints.py), among what `curate` adds.
+PRINTS = ('hashes', 'part_hashes', 'points')
+
 # What `curate` knows of a single shot without a hole; null is what is not known.
 SPAN = (
   ('span_start', pa.float64()),  # On the file's own clock, seconds.
   ('span_end', pa.float64()),  # Presentation time of its last frame.
   ('span_gap', pa.float64()),  # Longest gap between its frames, seconds.
   ('motion', pa.float32()),  # Mean length of the optical flow, frame diagonals per second.
-  ('camera_motion', pa.float32()),  # The part that a homography explains.
-  ('object_motion', pa.float32()),  # The rest.
-  ('subject', pa.float32()),  # Share of the frame.
-  ('subject_method', pa.string()),  # Never compare shares of two methods.
+  ('camera_motion', pa.float32()),  # The part of it that a homography explains.
+  ('object_motion', pa.float32()),  # Mean length of what the flow differs from the homography's.
+  # What the camera does to the frame's centre: net shift in diagonals per second, net growth in log
+  # per second (positive: nearer), net turn in radians per second, and how unsteady the shift.
+  ('pan', pa.float32()),
+  ('zoom', pa.float32()),
+  ('roll', pa.float32()),
+  ('shake', pa.float32()),  # Diagonals per second.
   ('border_area', pa.float32()),  # Share of the frame that plain borders take.
   *((name, pa.float32()) for name in CONTENT),  # Null is the whole frame.
-  ('text_area', pa.float32()),  # By the user's hook.
+  ('text_area', pa.float32()),  # Share of the frame; by --text or the user's hook.
+  # By --text: lines that are read, of the frame that has most; the reader's mean certainty.
+  ('text', pa.string()),
+  ('text_confidence', pa.float32()),
+  # By --faces and --people: most in a frame, and the largest share of a frame that they take.
+  ('faces', pa.int32()),
+  ('face_area', pa.float32()),
+  ('people', pa.int32()),
+  ('people_area', pa.float32()),
 )
 _DECISION = (
   ('keep', pa.bool_()),
@@ -95,7 +110,10 @@ CURATE = pa.schema(
     # In the order of time; null for an image and what could not be decoded.
     ('spans', pa.list_(pa.struct([('span_id', pa.int32()), *_DECISION, *SPAN]))),
     ('watermark_score', pa.float32()),  # By the user's hook, else LAION's probability.
-    ('hashes', pa.list_(pa.uint64())),  # Perceptual, of 1 or 3 frames.
+    # Fingerprints (curate/prints.py) of an image, or of a video at 10, 50 and 90 %: 0.5 or 1.1 KB.
+    ('hashes', pa.list_(pa.uint64())),  # Of each frame; 0 of a plain one.
+    ('part_hashes', pa.list_(pa.uint64())),  # Of parts of the middle frame.
+    ('points', pa.list_(pa.binary())),  # Of each frame: patches and where they lie, 10 bytes each.
     ('dup_group', pa.int64()),  # Equal for copies; row of the first one, over the whole corpus.
     ('caption_length', pa.int32()),  # Characters.
   ]
@@ -108,7 +126,8 @@ SCORE = pa.schema(
     ('aesthetic', pa.float32()),  # Mean of three frames.
     ('clip_similarity', pa.float32()),  # Cosine of caption and picture, mean of three frames.
     ('nsfw_score', pa.float32()),  # Largest of three frames.
-    ('network_subject', pa.float32()),  # As `subject`, by a saliency network: median of three.
+    # The main subject's share of the frame, by a saliency network: median of three frames.
+    ('network_subject', pa.float32()),
     ('network_subject_method', pa.string()),  # Which one: the start of its file's sha256.
   ]
 )

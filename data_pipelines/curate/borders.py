@@ -90,6 +90,9 @@ def _is_box(frames: Sequence[np.ndarray], side: int, lines_4: np.ndarray) -> boo
     lines_4: of the borders of all sides.
   """
   axis, count = side % 2, int(lines_4[side])
+  sides = frames[0].shape[axis], frames[0].shape[1 - axis]
+  if count >= sides[0] or lines_4[1 - axis] + lines_4[3 - axis] >= sides[1]:
+    return False  # Nothing is within: a faint slope of colours, say.
   order = slice(None) if side < 2 else slice(None, None, -1)
   across = slice(lines_4[1 - axis], -lines_4[3 - axis] or None)  # Between the other two borders.
   turned = [np.moveaxis(frame, axis, 0).astype(np.int16)[order] for frame in frames]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
@@ -25,7 +26,7 @@ from data_pipelines.curate import decide, denylist
 from data_pipelines.engines import choice
 from data_pipelines.media import failures, sandbox
 
-VERSION = 3  # Of what is measured: another one is measured again.
+VERSION = 4  # Of what is measured: another one is measured again.
 STAGE = 'curate'
 UNITS = dict(
   min_short_side='pixels', min_duration='seconds of a shot',
@@ -46,6 +47,7 @@ def curate(
   engine: choice.Engine | None = None,
   allowlists: Sequence[epath.PathLike] = (),
   denylist_must_match: bool = False,
+  detectors: Mapping[str, str] | None = None,
 ) -> dict:
   """Measures the corpus in `directory` and writes sidecar/curate/ there.
 
@@ -59,6 +61,7 @@ def curate(
     num_processes, engine: see jobs.run.
     allowlists: files of all that may be used, whatever the media.
     denylist_must_match: whether a denylist that names no example is an error.
+    detectors: of detectors.MODULES -> what its flag says.
   Returns:
     The stage's manifest: counts, the funnel, rules and lists.
   Raises:
@@ -67,7 +70,8 @@ def curate(
   """
   rules, hooks, output = rules or decide.Rules(), dict(hooks or {}), epath.Path(directory)
   manifest = reader.read_manifest(directory)
-  _check_hooks(hooks)
+  detectors = dict(detectors or {})
+  _check_hooks(hooks, detectors)
   shards = [
     (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
   ]
@@ -77,12 +81,12 @@ def curate(
   allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
-  identity = [VERSION, manifest['fingerprint'], hooks]
+  identity = [VERSION, manifest['fingerprint'], hooks, *_stamps(detectors)]
   network = output / 'sidecar/shots/manifest.json'
   if network.exists():  # Of `score --shots`.
     identity.append(storage.read_json(network)['weights'])
   with jobs.claimed(measured_in, json.dumps(identity)):
-    work = MeasureShard(output, hooks)
+    work = MeasureShard(output, hooks, detectors)
     results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, engine)
     work.close()
     failed = jobs.failures_of(results, measured_in)
@@ -92,6 +96,7 @@ def curate(
       corpus=manifest['fingerprint'],
       rules=dataclasses.asdict(rules),
       hooks=hooks,
+      detectors=detectors,
       denylists=_digests(denylists),
       allowlists=_digests(allowlists),
       lists=denied.sentences(decisions.num_examples) + allowed.sentences(decisions.num_examples),
@@ -128,8 +133,12 @@ def _decide(
     found = storage.read_table(jobs.part(measured_in, number) / 'measured.parquet').to_pylist()
     return [known | row for known, row in zip(base, found, strict=True)]
 
+  def read_prints(number: int, places: np.ndarray) -> list[dict]:
+    path = jobs.part(measured_in, number) / 'measured.parquet'
+    return storage.read_table(path, ['hashes', 'points']).take(places).to_pylist()
+
   is_held_out = [split != 'train' for split, _ in shards]
-  decisions = decide.Decisions(read, is_held_out, rules, denied, has_tags, allowed)
+  decisions = decide.Decisions(read, is_held_out, rules, denied, has_tags, allowed, read_prints)
   if must_match:
     denied.check_matches()
   allowed.check_matches()  # Nothing would be left.
@@ -161,9 +170,10 @@ def _add_md5(rows: list[dict], path: epath.Path) -> None:
 class MeasureShard:
   """(shard of the manifest, folder) -> measured.parquet, one row per record."""
 
-  def __init__(self, output: epath.Path, hooks: Mapping[str, str]):
+  def __init__(self, output: epath.Path, hooks: Mapping[str, str], detectors: Mapping[str, str]):
     self._output = output
     self._hooks = hooks
+    self._detectors = detectors
     self._measure = sandbox.Sandbox(_measure)
 
   def __call__(self, shard: dict, folder: pathlib.Path) -> dict:
@@ -182,7 +192,7 @@ class MeasureShard:
         if isinstance(record, Exception):
           raise record
         row['caption_length'] = len(record['caption'])
-        row.update(self._measure(record['data'], known, self._hooks))
+        row.update(self._measure(record['data'], known, self._hooks, self._detectors))
       except Exception as error:  # One example never ends a command.
         lost = failures.of(error)
         logging.warning('%s: %s', known['key'], lost)
@@ -199,16 +209,43 @@ class MeasureShard:
     self._measure.close()
 
 
-def _measure(data: bytes, known: Mapping, hooks: Mapping[str, str]) -> dict:
+def _measure(
+  data: bytes, known: Mapping, hooks: Mapping[str, str], detectors: Mapping[str, str]
+) -> dict:
+  from data_pipelines.curate import detectors as detectors_lib
   from data_pipelines.curate import measure
 
   end = known['first_time'] + known['duration']
-  return measure.measure(data, known['media'], known['fps'], hooks, end, known.get('transitions'))
+  found = known.get('transitions')
+  row = measure.measure(data, known['media'], known['fps'], hooks, end, found)
+  if not detectors:
+    return row
+  spans = row.get('spans')
+  if not spans:  # An image, or a video that is plain.
+    return row | detectors_lib.columns(data, known, (known['first_time'], end), detectors)
+  for span in spans:
+    times = span['span_start'], span['span_end']
+    span.update(detectors_lib.columns(data, known, times, detectors))
+  longest = measure.longest_of(spans)
+  return row | {name: longest[name] for name, _ in schema.SPAN if name in longest}
 
 
-def _check_hooks(hooks: Mapping[str, str]) -> None:
+def _stamps(detectors: Mapping[str, str]) -> list:
+  """Changes with the detectors and the networks' files; empty without any."""
+  found = {
+    name: storage.sha256(epath.Path(given)) if epath.Path(given).exists() else given
+    for name, given in detectors.items()
+  }
+  return [found] if found else []
+
+
+def _check_hooks(hooks: Mapping[str, str], detectors: Mapping[str, str]) -> None:
+  from data_pipelines.curate import detectors as detectors_lib
   from data_pipelines.curate import measure
 
+  detectors_lib.check(detectors)
+  if 'text' in detectors and 'text_area' in hooks:
+    raise ValueError('--text and --hook=text_area both fill text_area: give one of them.')
   for name, path in hooks.items():
     if name not in ('text_area', 'watermark_score'):
       raise ValueError(
@@ -271,7 +308,7 @@ def _flags(known: Mapping, record: dict | Exception) -> list[str]:
 
 def add_command(commands: jobs.Commands) -> None:
   """Adds `curate` to the command line."""
-  text = 'Measure a corpus (shots, motion, subject, copies) and say what is worth training on.'
+  text = 'Measure a corpus (shots, motion, copies) and say what is worth training on.'
   parser = commands.add_parser('curate', help=text, description=text)
   parser.add_argument('--corpus', dest='directory', required=True, help='folder that ingest wrote')
   for field in dataclasses.fields(decide.Rules):
@@ -299,6 +336,12 @@ def add_command(commands: jobs.Commands) -> None:
   )
   text = 'text_area=module:function or watermark_score=module:function'
   parser.add_argument('--hook', dest='hooks', metavar='COLUMN=FUNCTION', help=text, **lists)
+  text = 'rapidocr reads the text of three frames of each shot: 1 to 5 s of a core'
+  parser.add_argument('--text', metavar='READER', default='', help=text)
+  text = 'ONNX file of YuNet or CenterFace: counts faces and their share of the frame'
+  parser.add_argument('--faces', metavar='FILE', default='', help=text)
+  text = 'ONNX file of a detector of people, as YOLO exports'
+  parser.add_argument('--people', metavar='FILE', default='', help=text)
   jobs.add_dry_run(parser)
   choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -311,6 +354,9 @@ def _run_command(
   denylist_must_match: bool,
   allow_no_denylist: str,
   hooks: Sequence[str],
+  text: str,
+  faces: str,
+  people: str,
   dry_run: bool,
   num_processes: int,
   **given: Any,
@@ -326,7 +372,9 @@ def _run_command(
     num_done = sum(1 for _ in (epath.Path(directory) / '_measured').glob(f'*/{jobs.MARKER}'))
     print(f'{directory}: {num_shards} shards, {num_done} measured; {rules}; nothing was written')
     return
-  options = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
+  options: dict[str, Any] = dict(allowlists=allowlists, denylist_must_match=denylist_must_match)
+  asked = dict(text=text, faces=faces, people=people)
+  options['detectors'] = {name: value for name, value in asked.items() if value}
   summary = curate(
     directory, rules, denylists, allow_no_denylist, named, num_processes, engine, **options
   )

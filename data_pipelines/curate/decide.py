@@ -1,21 +1,19 @@
 """Which examples are kept: rules on each by itself, and copies, which takes all of them together.
 
-Two passes over the shards. The first leaves 52 bytes per example in files: what copies are found
-and ranked by. The second gives each shard's rows their decisions, and forgets them. Rows are
-compared in blocks (grouping.py), so that memory holds some numbers of each row only.
+Passes over the shards: the first leaves 150 bytes per example in files, what copies are proposed
+and ranked by; the second, the fingerprints of those that are proposed; the last gives each shard's
+rows their decisions, and forgets them. Rows are compared in blocks (grouping.py), so that memory
+holds some numbers of each row only.
 """
 
 import collections
-import contextlib
 import dataclasses
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.corpus import schema
-from data_pipelines.curate import denylist, grouping
+from data_pipelines.curate import columns, denylist, duplicates, grouping, proof
 
 # In the order of the funnel.
 RULES = (
@@ -80,6 +78,8 @@ class Decisions:
     rules: what to keep.
     denied: what must not be used (denylist.py).
     allowed: all that may be used; empty lists allow everything.
+    read_prints: (number of a shard, places in it) -> `hashes` and `points` of these of its rows;
+      `read` says them too, and all else.
     has_tags: whether the corpus has NSFW tags.
 
   Attributes:
@@ -95,8 +95,10 @@ class Decisions:
     denied: denylist.Lists,
     has_tags: bool,
     allowed: denylist.Lists | None = None,
+    read_prints: Callable[[int, np.ndarray], list[dict]] | None = None,
   ):
     self._read = read
+    self._read_prints = read_prints or (lambda shard, places: [read(shard)[i] for i in places])
     self._rules = rules
     self._has_tags = has_tags
     self.num_examples = self.num_kept = self.num_spans_kept = 0
@@ -106,19 +108,13 @@ class Decisions:
     self._num_stopped: collections.Counter = collections.Counter()
     self._denied, self._allowed = denied, allowed
     self._starts = np.zeros(len(is_held_out) + 1, np.int64)
-    with tempfile.TemporaryDirectory(prefix='facts-') as folder:  # In TMPDIR.
-      with contextlib.ExitStack() as stack:
-        files = {
-          name: stack.enter_context(open(f'{folder}/{name}', 'wb')) for name in _FACTS.names or ()
-        }
-        for shard, held_out in enumerate(is_held_out):
-          facts = self._facts(read(shard), held_out)
-          self._starts[shard + 1] = self._starts[shard] + len(facts)
-          for name, file in files.items():
-            facts[name].tofile(file)
-      facts_N = {name: _mapped(file.name, _FACTS[name]) for name, file in files.items()}
-      self._is_allowed_N = np.array(facts_N['is_allowed'])
-      self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N)
+    facts = columns.Columns(_FACTS)
+    for shard, held_out in enumerate(is_held_out):
+      facts.append(self._facts(read(shard), held_out))
+      self._starts[shard + 1] = len(facts)
+    facts_N = facts.mapped()
+    self._is_allowed_N = facts_N['is_allowed']
+    self._group_N, self._is_denied_N, self._is_copy_N = _compare(facts_N, self._evidence)
 
   def rows(self, shard: int) -> list[dict]:
     """The rows of a shard, with keep, reject, dup_group and watermark_score."""
@@ -158,11 +154,10 @@ class Decisions:
     facts = np.zeros(len(rows), _FACTS)
     facts['is_held_out'] = is_held_out
     for fact, row in zip(facts, rows, strict=True):
-      hashes = row['hashes'] or []
       fact['digest'] = np.frombuffer(bytes.fromhex(row['sha256'])[:16], np.uint64)
-      fact['num_hashes'] = len(hashes)
-      fact['hashes'][: len(hashes)] = hashes
+      fact['print'] = duplicates.print_of(row)
       fact['num_pixels'] = row['height'] * row['width']
+      fact['num_bytes'] = row['num_bytes']
       fact['is_denied'] = bool(self._denied) and self._denied.names(row)
       fact['is_allowed'] = not self._allowed or self._allowed.names(row)
       score = row['watermark'] if row['watermark_score'] is None else row['watermark_score']
@@ -174,13 +169,19 @@ class Decisions:
       )
     return facts
 
+  def _evidence(self, indices: np.ndarray) -> Iterator[proof.Evidence]:
+    shard_N = np.searchsorted(self._starts, indices, side='right') - 1
+    for shard in np.unique(shard_N).tolist():
+      places = indices[shard_N == shard] - self._starts[shard]
+      yield from map(proof.Evidence.of, self._read_prints(shard, places))
+
 
 _FACTS = np.dtype(
   [
     ('digest', np.uint64, 2),  # Half of the sha256: two files in 1e9 share it once in 1e20.
-    ('hashes', np.uint64, 3),
-    ('num_hashes', np.uint8),
+    ('print', duplicates.PRINT),
     ('num_pixels', np.int64),
+    ('num_bytes', np.int64),
     ('is_held_out', bool),
     ('is_denied', bool),
     ('is_allowed', bool),
@@ -189,19 +190,12 @@ _FACTS = np.dtype(
 )
 
 
-def _mapped(path: str, dtype: np.dtype) -> np.ndarray:
-  """The numbers of a file, one of the type for each example, memory-mapped."""
-  if not os.path.getsize(path):
-    return np.zeros(0, dtype)
-  flat = np.memmap(path, dtype.base, 'r')
-  return flat.reshape(-1, *dtype.shape)
-
-
-def _compare(facts_N: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _compare(
+  facts_N: Mapping[str, np.ndarray],
+  evidence_of: Callable[[np.ndarray], Iterator[proof.Evidence]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(group of copies, whether one of it is denied, whether a better one of it is there)."""
-  from data_pipelines.curate import duplicates
-
-  group_N = duplicates.groups(facts_N['digest'], facts_N['hashes'], facts_N['num_hashes'])
+  group_N = duplicates.groups(facts_N['digest'], facts_N['print'], evidence_of)
   has_copies_N, is_denied_N = np.zeros((2, len(group_N)), bool)  # At first of groups, by name.
   for block in grouping.blocks(len(group_N)):
     names = group_N[block]
@@ -212,12 +206,14 @@ def _compare(facts_N: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray,
     is_denied_N[block] = is_denied_N[group_N[block]]
   rows = np.flatnonzero(has_copies_N)
   # The best of a group is first: a good one, then a held-out one, so that training cannot see its
-  # copy, then the one of most pixels, then the first.
+  # copy, then the one of most pixels, then of most bytes (per pixel, or of more seconds), then the
+  # first.
   keys = [
     group_N[rows],
     ~(facts_N['is_good'][rows] & ~is_denied_N[rows]),
     ~facts_N['is_held_out'][rows],
     np.iinfo(np.int64).max - facts_N['num_pixels'][rows],
+    np.iinfo(np.int64).max - facts_N['num_bytes'][rows],
   ]
   is_copy_N = has_copies_N
   for places, [names, *_], num_before in grouping.neighbours(keys, 1):

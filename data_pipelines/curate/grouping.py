@@ -1,6 +1,7 @@
 """Sorting and grouping more rows than memory has room for.
 
-DuckDB sorts, and writes to disk what exceeds MAX_SORTED; groups take four bytes per row.
+DuckDB sorts what is more than a block, and writes to disk what exceeds MAX_SORTED; groups take four
+bytes per row.
 """
 
 import functools
@@ -23,18 +24,25 @@ def blocks(num_rows: int) -> Iterator[slice]:
 
 
 def neighbours(
-  keys: Sequence[np.ndarray], reach: int
+  keys: Sequence[np.ndarray], reach: int, numbers: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], int]]:
   """The rows in the order of the first key, then of the next, at last of their numbers, in blocks.
 
   Args:
-    keys: uint64 (N,) each, of all rows.
+    keys: unsigned (N,) each, of all rows.
     reach: rows of the block before that begin each block but the first.
+    numbers: unsigned (N,), of the rows; a number may come again. They count from 0 if None.
   Yields:
     (int64 (B,), numbers of the rows; their keys, (B,) each; how many were in the block before).
   """
   columns = {f'key_{i}': key for i, key in enumerate(keys)}
-  columns['row'] = np.arange(len(keys[0]), dtype=_type_for(len(keys[0])))
+  if numbers is None:
+    numbers = np.arange(len(keys[0]), dtype=type_for(len(keys[0])))
+  columns['row'] = numbers
+  if len(numbers) <= BLOCK:
+    order = np.lexsort([*reversed(columns.values())])
+    yield numbers[order].astype(np.int64), [np.asarray(key)[order] for key in keys], 0
+    return
   names = ', '.join(columns)
   with _database().cursor() as db:
     db.execute(f"SET memory_limit = '{MAX_SORTED // 2**20}MiB'")
@@ -67,7 +75,7 @@ class Groups:
 
   def __init__(self, num_rows: int):
     # The row itself, or a smaller one of its group.
-    self._leader_N = np.arange(num_rows, dtype=_type_for(num_rows))
+    self._leader_N = np.arange(num_rows, dtype=type_for(num_rows))
 
   def join(self, first: np.ndarray, second: np.ndarray) -> None:
     """Makes the groups of each pair one.
@@ -90,6 +98,22 @@ class Groups:
     _, smallest = np.unique(label, return_index=True)
     self._leader_N[rows] = rows[smallest[label]]
 
+  def are_one(self, first: int, second: int) -> bool:
+    """Whether two rows are of one group."""
+    return self._name(first) == self._name(second)
+
+  def join_two(self, first: int, second: int) -> None:
+    """Makes the groups of two rows one."""
+    one, other = self._name(first), self._name(second)
+    self._leader_N[max(one, other)] = min(one, other)
+
+  def _name(self, row: int) -> int:
+    leader_N = self._leader_N
+    while (leader := leader_N[row]) != row:
+      leader_N[row] = leader_N[leader]  # The next way is shorter.
+      row = int(leader)
+    return row
+
   def names(self, rows: np.ndarray | slice) -> np.ndarray:
     """The smallest row of the group of each of the rows."""
     found = self._leader_N[rows]
@@ -107,5 +131,6 @@ class Groups:
     return self._leader_N
 
 
-def _type_for(num_rows: int) -> type[np.unsignedinteger]:
+def type_for(num_rows: int) -> type[np.unsignedinteger]:
+  """What holds the number of any of so many rows."""
   return np.uint32 if num_rows < 2**32 else np.uint64

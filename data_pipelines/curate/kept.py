@@ -19,12 +19,10 @@ class Kept:
   Attributes:
     time: seconds.
     frame_HWC: uint8, BGR.
-    residual_HW: of the motion before it (motion.Motion).
   """
 
   time: float
   frame_HWC: np.ndarray
-  residual_HW: np.ndarray | None
 
 
 class Keeper:
@@ -35,11 +33,11 @@ class Keeper:
     self._shot: list[Kept] = []
     self._every = 1 / FIRST_FPS
 
-  def offer(self, time: float, frame_HWC: np.ndarray, residual_HW: np.ndarray | None) -> None:
+  def offer(self, time: float, frame_HWC: np.ndarray) -> None:
     """Keeps the frame if the one before it is some time ago."""
     if self._shot and time - self._shot[-1].time < self._every - 1e-3:
       return
-    self._shot.append(Kept(time, frame_HWC, residual_HW))
+    self._shot.append(Kept(time, frame_HWC))
     if len(self._shot) == 2 * MAX_KEPT:
       self._shot, self._every = self._shot[::2], 2 * self._every
     while len(self.frames()) >= MAX_IN_ALL and any(len(shot) > 1 for shot in self._over):

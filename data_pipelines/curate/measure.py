@@ -1,9 +1,10 @@
 """What curation needs to know of a video or an image, from one pass over its frames.
 
 Frames are scaled to 256 pixels' width by the decoder's own scaler. Each is looked at for cuts,
-eight per second for motion, and a few are kept for the subject, the hashes and the hooks.
+eight per second for motion, and a few are kept for the hashes and the hooks.
 """
 
+import bisect
 import importlib
 import itertools
 import math
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.corpus import buckets, schema
-from data_pipelines.curate import borders, duplicates, kept, motion, shots, subject
+from data_pipelines.curate import borders, kept, motion, prints, shots
 from data_pipelines.media import containers, crops, decode, display, errors
 from data_pipelines.media import frames as frames_lib
 
@@ -27,6 +28,7 @@ MIN_SPAN_SECS = 0.5  # Shorter ones are not measured, unless none is longer.
 
 Hooks = Mapping[str, str]
 Functions = Mapping[str, Callable[[np.ndarray], float]]
+_TimedMotion = tuple[float, float, motion.Motion]  # And the times of its two frames, seconds.
 
 
 def measure(
@@ -56,10 +58,7 @@ def measure(
     frame_HWC = np.ascontiguousarray(np.asarray(decode.decode_image(data))[..., ::-1])
     small_HWC = _shrink(frame_HWC)
     row: dict[str, Any] = dict(span_start=0.0, span_end=0.0, num_shots=1, cuts=[])
-    share = subject.subject_share(small_HWC)
-    row.update(subject=share, subject_method=subject.METHOD_IMAGE if share else None)
-    row['hashes'] = [duplicates.frame_hash(small_HWC)]
-    return row | _of_frames([small_HWC], functions)
+    return row | _of_frames([small_HWC], functions) | prints.of_frames([small_HWC])
   return _measure_video(data, fps, functions, end, transitions)
 
 
@@ -81,7 +80,7 @@ def _measure_video(
 ) -> dict:
   detector, meter, keeper = shots.ShotDetector(fps), motion.FlowMeter(), kept.Keeper()
   times, motions = [], []
-  previous = residual_HW = None
+  previous = None
   for time, frame_HWC in _small_frames(data):
     if time > end + 1e-6:
       break
@@ -92,10 +91,9 @@ def _measure_video(
       grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_BGR2GRAY)
       if previous is not None:
         found = meter(previous[1], grey_HW, time - previous[0])
-        motions.append((previous[0], time, found.total, found.camera, found.objects))
-        residual_HW = found.residual_HW
+        motions.append((previous[0], time, found))
       previous = (time, grey_HW)
-      keeper.offer(time, frame_HWC, residual_HW)
+      keeper.offer(time, frame_HWC)
   if len(times) < 2:
     raise errors.DecodeError('single_frame', f'{len(times)} frames decode.')
   numbers = None
@@ -104,25 +102,25 @@ def _measure_video(
     numbers = [(a, b) for a, b in np.searchsorted(times, ends - 1e-6).tolist()]
   found, frames = detector.finish(numbers).shots, keeper.frames()
   row: dict[str, Any] = dict(num_shots=len(found), cuts=[times[start] for start, _ in found[1:]])
-  whole = _at_positions(frames, times[0], times[-1])
-  # Of the whole video: a copy is one whatever its cuts.
-  row['hashes'] = [duplicates.frame_hash(k.frame_HWC) for k in whole]
-  ends, motions_N5 = _spans(times, found), np.reshape(motions, (-1, 5))
-  longest_end = max(ends, key=lambda end: times[end[1]] - times[end[0]], default=None)
-  spans, longest = [], None
-  for span_id, (first, last) in enumerate(ends):
+  whole = [k.frame_HWC for k in _at_positions(frames, times[0], times[-1])]
+  row |= prints.of_frames(whole)  # Of the whole video: a copy is one whatever its cuts.
+  spans = []
+  for span_id, (first, last) in enumerate(_spans(times, found)):
     gap = float(np.diff(times[first : last + 1]).max()) if last > first else 0.0
     span = dict(span_id=span_id, span_start=times[first], span_end=times[last], span_gap=gap)
-    is_longest = (first, last) == longest_end
-    span |= _of_span(times[first], times[last], motions_N5, frames, functions, is_longest)
-    spans.append(span)
-    longest = span if is_longest else longest
-  if longest is None:  # All of it is plain.
-    return row | _of_frames([k.frame_HWC for k in whole], functions) | dict(spans=[])
+    spans.append(span | _of_span(times[first], times[last], motions, frames, functions))
+  if not spans:  # All of it is plain.
+    return row | _of_frames(whole, functions) | dict(spans=[])
+  longest = longest_of(spans)
   row |= {name: longest[name] for name, _ in schema.SPAN if name in longest}
   others = {name: function for name, function in functions.items() if name not in longest}
   within = _at_positions(frames, longest['span_start'], longest['span_end'])
   return row | _hooked([k.frame_HWC for k in within], others) | dict(spans=spans)
+
+
+def longest_of(spans: Sequence[dict]) -> dict:
+  """The first of the longest spans."""
+  return max(spans, key=lambda span: span['span_end'] - span['span_start'])
 
 
 def _spans(times: Sequence[float], found: Sequence[shots.Span]) -> list[tuple[int, int]]:
@@ -141,16 +139,12 @@ def _spans(times: Sequence[float], found: Sequence[shots.Span]) -> list[tuple[in
 def _of_span(
   start: float,
   end: float,
-  motions_N5: np.ndarray,
+  motions: Sequence[_TimedMotion],
   frames: Sequence[kept.Kept],
   functions: Functions,
-  is_longest: bool,
 ) -> dict[str, Any]:
-  """What schema.SPAN has besides the span's times; of the longest one the subject by three frames,
-  which are a third of the cost, of others by one."""
-  positions = POSITIONS if is_longest else (0.5,)
-  row = _motion_within((start, end), motions_N5)
-  row |= _subject_within((start, end), frames, positions)
+  """What schema.SPAN has besides the span's times."""
+  row = _motion_within((start, end), motions)
   shot = [k for k in frames if start <= k.time <= end] or frames
   within = [k.frame_HWC for k in _at_positions(shot, start, end)]
   row |= _of_frames(within, {name: functions[name] for name in functions if name == 'text_area'})
@@ -182,29 +176,23 @@ def _shrink(frame_HWC: np.ndarray) -> np.ndarray:
   return cv2.resize(frame_HWC, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
 
-def _motion_within(span: tuple[float, float], motions_N5: np.ndarray) -> dict[str, float | None]:
+def _motion_within(span: tuple[float, float], motions: Sequence[_TimedMotion]) -> dict[str, float]:
   """Means over the pairs of frames inside the span: none crosses a cut."""
-  is_in_N = (motions_N5[:, 0] >= span[0] - 1e-6) & (motions_N5[:, 1] <= span[1] + 1e-6)
-  inside = motions_N5[is_in_N, 2:]
-  if not len(inside):
-    return dict(motion=None, camera_motion=None, object_motion=None)
-  total, camera, objects = inside.mean(axis=0).tolist()
-  return dict(motion=total, camera_motion=camera, object_motion=objects)
-
-
-def _subject_within(
-  span: tuple[float, float], frames: Sequence[kept.Kept], positions: Sequence[float]
-) -> dict[str, Any]:
-  """The median share of frames at some places of the span."""
-  inside = [k for k in frames if span[0] < k.time <= span[1] and k.residual_HW is not None]
+  first = bisect.bisect_left(motions, span[0] - 1e-6, key=lambda found: found[0])
+  last = bisect.bisect_right(motions, span[1] + 1e-6, key=lambda found: found[1])
+  inside = motions[first:last]
   if not inside:
-    return dict(subject=None, subject_method=None)
-  chosen = {id(k): k for k in _at_positions(inside, *span, positions)}
-  shares = [subject.subject_share(k.frame_HWC, k.residual_HW) for k in chosen.values()]
-  shares = [share for share in shares if share is not None]
-  if not shares:
-    return dict(subject=None, subject_method=None)
-  return dict(subject=float(np.median(shares)), subject_method=subject.METHOD_VIDEO)
+    return {}
+  seconds_N = np.array([end - start for start, end, _ in inside])
+  pan, shake = motion.camera_path(np.array([found.shift for *_, found in inside]), seconds_N)
+  mean = {
+    name: float(np.mean([getattr(found, name) for *_, found in inside]))
+    for name in ('total', 'camera', 'objects', 'zoom', 'roll')
+  }
+  return dict(
+    motion=mean['total'], camera_motion=mean['camera'], object_motion=mean['objects'],
+    pan=pan, zoom=mean['zoom'], roll=mean['roll'], shake=shake,
+  )  # fmt: skip
 
 
 def _at_positions(

@@ -3,7 +3,8 @@
 Dense optical flow (DIS, Kroeger et al. 2016) on small grey frames. The camera's part is the
 homography that RANSAC finds in it, as a camera that pans, tilts, zooms or rolls moves a far or flat
 scene by one; what is left is the objects'. The unit is the frame's diagonal per second, so that
-neither size nor rate of a video changes the number.
+neither size nor rate of a video changes the number. What the camera does, shifts, zooms or rolls,
+is read off the homography at the frame's centre.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ MIN_GRADIENT = 1.0  # Grey levels per pixel. Flow of flatter parts is a guess fr
 # Of the cells along the frame's border, 6 by 6 in all: what moves as one in fewer is an object.
 CELLS = 6
 MIN_BORDER_CELLS = 0.45
+SHAKE_SECS = 1.0  # What changes the camera's course faster is shake.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +30,20 @@ class Motion:
 
   Attributes:
     total: mean length of the flow.
-    camera: mean length of the homography's flow.
-    objects: mean length of the difference of the two.
-    residual_HW: that difference's length in pixels, at a quarter of the frames' size.
+    camera: the part of it that the homography explains: mean length of the flow less that of its
+      difference from the homography's, where this is positive. Never more than `total`.
+    objects: mean length of that difference.
+    shift: (right, down) of what is at the frame's centre, by the camera.
+    zoom: growth there by the camera, log per second: positive where it comes nearer.
+    roll: turn there by the camera, radians per second, from right to down.
   """
 
   total: float
   camera: float
   objects: float
-  residual_HW: np.ndarray
+  shift: tuple[float, float]
+  zoom: float
+  roll: float
 
 
 class FlowMeter:
@@ -57,15 +64,19 @@ class FlowMeter:
     # pyrefly: ignore[no-matching-overload]  # Its stubs want an array to write to; None makes one.
     flow_HW2 = _reduced(self._flow.calc(before_HW, after_HW, None))
     textured_HW = _textured(before_HW)
-    camera_HW2 = _camera_flow(flow_HW2, textured_HW)
+    homography = _homography(flow_HW2, textured_HW)
+    camera_HW2 = _flow_of(homography, flow_HW2.shape[:2])
     flow_HW2 = np.where(textured_HW[..., None], flow_HW2, camera_HW2)
     per_second = 1 / (np.hypot(*before_HW.shape) * seconds)
-    residual_HW = _length(flow_HW2 - camera_HW2)
+    length_HW, residual_HW = _length(flow_HW2), _length(flow_HW2 - camera_HW2)
+    shift, growth, turn = _at_center(homography, flow_HW2.shape[:2])
     return Motion(
-      total=float(_length(flow_HW2).mean() * per_second),
-      camera=float(_length(camera_HW2).mean() * per_second),
+      total=float(length_HW.mean() * per_second),
+      camera=float(np.maximum(length_HW - residual_HW, 0).mean() * per_second),
       objects=float(residual_HW.mean() * per_second),
-      residual_HW=residual_HW,
+      shift=(float(shift[0]) * REDUCE * per_second, float(shift[1]) * REDUCE * per_second),
+      zoom=growth / seconds,
+      roll=turn / seconds,
     )
 
 
@@ -83,26 +94,60 @@ def _textured(grey_HW: np.ndarray) -> np.ndarray:
   return _reduced(cv2.dilate(gradient, reach)) > MIN_GRADIENT
 
 
-def _camera_flow(flow_HW2: np.ndarray, textured_HW: np.ndarray) -> np.ndarray:
-  """The flow (H, W, 2) of the homography that most of the frame follows; zero if there is none."""
+def camera_path(shifts_N2: np.ndarray, seconds_N: np.ndarray) -> tuple[float, float]:
+  """(pan, shake) of a shot, diagonals per second.
+
+  A pan is the shift from its first frame to its last one, over its time; shake the mean length of
+  what the shifts differ by from their mean over SHAKE_SECS.
+
+  Args:
+    shifts_N2: Motion.shift of neighbouring pairs of frames.
+    seconds_N: between the frames of each.
+  """
+  pan = np.linalg.norm((shifts_N2 * seconds_N[:, None]).sum(axis=0)) / seconds_N.sum()
+  window = max(1, round(SHAKE_SECS / seconds_N.mean()))
+  weights = np.ones(min(window | 1, len(shifts_N2)))
+  count_N = np.convolve(np.ones(len(shifts_N2)), weights, 'same')
+  smooth = [np.convolve(shifts, weights, 'same') / count_N for shifts in shifts_N2.T]
+  return float(pan), float(_length(shifts_N2 - np.stack(smooth, axis=-1)).mean())
+
+
+def _homography(flow_HW2: np.ndarray, textured_HW: np.ndarray) -> np.ndarray:
+  """That which most of the frame follows, of places in the flow; identity if there is none."""
   height, width = flow_HW2.shape[:2]
-  still_HW2 = np.zeros_like(flow_HW2)
   y, x = np.mgrid[:height:2, :width:2]
   points_N2 = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
   moved_N2 = points_N2 + flow_HW2[y, x].reshape(-1, 2) / REDUCE
   used = textured_HW[y, x].ravel()
   if used.sum() < 16:
-    return still_HW2
+    return np.eye(3)
   homography, inliers = _simplest_model(points_N2[used], moved_N2[used])
   column, row = (points_N2[used][inliers] * CELLS / (width, height)).astype(int).T
   occupied = np.zeros((CELLS, CELLS), bool)
   occupied[row, column] = True
   occupied[1:-1, 1:-1] = False  # The camera moves the frame's border too; an object need not.
   if occupied.sum() < MIN_BORDER_CELLS * 4 * (CELLS - 1):
-    return still_HW2
+    return np.eye(3)
+  return np.asarray(homography)
+
+
+def _flow_of(homography: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+  """Flow (H, W, 2) in pixels of the frame."""
+  height, width = size
   grid_HW2 = np.stack(np.meshgrid(range(width), range(height)), axis=-1).astype(np.float32)
   moved_HW2 = cv2.perspectiveTransform(grid_HW2, homography)
   return (moved_HW2 - grid_HW2) * REDUCE
+
+
+def _at_center(homography: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, float, float]:
+  """(shift, log of the growth, turn) that a homography makes at the frame's centre."""
+  center = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+  near = center + np.array([[0, 0], [1, 0], [0, 1]])
+  moved = cv2.perspectiveTransform(near[None], homography.astype(np.float64))[0]
+  right, down = moved[1] - moved[0], moved[2] - moved[0]
+  growth = 0.5 * np.log(max(float(right[0] * down[1] - right[1] * down[0]), 1e-6))
+  turn = np.arctan2(right[1] - down[0], right[0] + down[1])
+  return moved[0] - center, float(growth), float(turn)
 
 
 def _simplest_model(points_N2: np.ndarray, moved_N2: np.ndarray) -> tuple[MatLike, np.ndarray]:

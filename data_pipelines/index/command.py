@@ -27,12 +27,11 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
+from data_pipelines.index import axes as axes_lib
 from data_pipelines.index import card
 from data_pipelines.index import columns as columns_lib
 from data_pipelines.index import table as table_lib
 
-# Of columns that measure the same, the first that has any value makes the cells: never two methods.
-AXES = (('aesthetic',), ('motion',), ('network_subject', 'subject'))
 KEPT = 'coalesce(keep, true)'
 
 
@@ -45,6 +44,7 @@ def index(
   edges: str = '',
   balance: table_lib.Balance | None = None,
   dry_run: bool = False,
+  keep_copies: bool = False,
 ) -> dict:
   """Indexes the training rows of corpora, a row for each shot of a video that `curate` found; does
   nothing if that is done already.
@@ -54,12 +54,13 @@ def index(
     output: folder of the index; it and the corpora may be in a bucket.
     where: SQL conditions on sidecar columns; a row stays if all hold. If `curate` has run and none
       says 'keep', only what it keeps stays.
-    axes: score columns that make cells; those of AXES that the sidecars have values of if None,
-      the subject by a network rather than by the estimate without one.
+    axes: score columns that make cells; if None, those of axes.DEFAULT that most rows of a kind of
+      media have.
     quantiles: cells per axis, of equal size over the rows that stay.
     edges: a cells.json whose edges are used instead of new quantiles.
     balance: how the cells are drawn.
     dry_run: only returns what would be written.
+    keep_copies: whether copies that several corpora hold all stay; those of held-out media never.
   Returns:
     The manifest.
   Raises:
@@ -67,7 +68,7 @@ def index(
   """
   corpora = reader.Corpora(dict(directories), 'train')
   balance = balance or table_lib.Balance()
-  identity = _identity(corpora, where, axes, quantiles, edges, balance)
+  identity = _identity(corpora, where, axes, quantiles, edges, balance, keep_copies)
   folder = epath.Path(output)
   if (folder / 'manifest.json').exists() and not dry_run:
     found = table_lib.read_manifest(folder)
@@ -75,11 +76,19 @@ def index(
       logging.info('%s is indexed already.', output)
       return found
   table = sidecars.Sidecars(corpora, by_span=True)
-  axes = _default_axes(table) if axes is None else list(axes)
+  names = [name for name in axes_lib.DEFAULT if name in table.columns] if axes is None else axes
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
     where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
   funnel = _with_reasons(table, table.funnel(where))
-  rows = table.select(where, axes)
+  rows = table.select(where, names)
+  left_out: list[str] = []
+  if axes is None:
+    names, left_out = axes_lib.leave_out_unknown(rows, names)
+  axes = list(names)
+  if len(directories) > 1 and len(rows['row']):
+    from data_pipelines.index import copies  # OpenCV: only for several corpora.
+
+    funnel += copies.drop(list(corpora.directories.values()), rows, keep_copies)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   _warn_of_images(table, where)
@@ -95,6 +104,7 @@ def index(
     where=list(where),
     funnel=funnel,
     axes=axes,
+    left_out=left_out,
     edges=edge_values,
     balance=dataclasses.asdict(balance),
     num_rows=len(order),
@@ -114,17 +124,6 @@ def index(
     card.write(folder, manifest, corpora, table)
     _write(folder, manifest, columns)
   return manifest
-
-
-def _default_axes(table: sidecars.Sidecars) -> list[str]:
-  found: list[str] = []
-  for names in AXES:
-    there = [name for name in names if name in table.columns]
-    known = [
-      n for n in there if table.rows(f'SELECT count({n}) AS known FROM sidecars')[0]['known']
-    ]
-    found += known[:1]
-  return found
 
 
 def _quantile_edges(
@@ -194,12 +193,14 @@ def _identity(
   quantiles: int,
   edges: str,
   balance: table_lib.Balance,
+  keep_copies: bool,
 ) -> str:
   """Changes if the sidecars, of any stage, or an option change."""
   paths = [path for found in sidecars.stages(corpora.sidecars) for path in found.values()]
   files = list(zip(paths, storage.stamps(paths), strict=True))
   edge_text = epath.Path(edges).read_text() if edges else ''
-  options = [list(where), axes and list(axes), quantiles, edge_text, dataclasses.asdict(balance)]
+  chosen = dict(default=axes_lib.DEFAULT) if axes is None else list(axes)
+  options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance), keep_copies]
   described = [table_lib.VERSION, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
@@ -299,8 +300,8 @@ def add_command(commands: jobs.Commands) -> None:
   )  # fmt: skip
   parser.add_argument(
     '--axes',
-    help='scores that make cells, with commas; default: those there are of aesthetic, motion and '
-    'network_subject, else subject',
+    help='scores that make cells, with commas; default: those of aesthetic, motion and '
+    'network_subject that most rows have',
   )
   parser.add_argument('--quantiles', type=int, default=4, help='cells per score; %(default)s')
   parser.add_argument('--edges', default='', help='cells.json of another index, to use its edges')
@@ -314,6 +315,9 @@ def add_command(commands: jobs.Commands) -> None:
   aspects.add_flags(parser)
   parser.add_argument(
     '--unknown_weight', type=float, default=1.0, help='of cells without a score; %(default)s'
+  )
+  parser.add_argument(
+    '--keep_copies', action='store_true', help='copies that several corpora hold all stay'
   )
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_run)
@@ -360,6 +364,8 @@ def _report(manifest: Mapping) -> None:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
     print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{_rules(step)}')
     before = step['num_rows']
+  for sentence in manifest.get('left_out', ()):
+    print(f'not an axis: {sentence}')
   for media in schema.MEDIA:
     found = shares(manifest, media)
     if not found:

@@ -25,7 +25,9 @@ MEASURES = (
   ('motion, diagonals/s', 'motion', 'motion'),
   ('camera motion, diagonals/s', 'camera_motion', 'camera_motion'),
   ('object motion, diagonals/s', 'object_motion', 'object_motion'),
-  ('subject, share of the frame', 'subject', 'subject'),
+  ('pan, diagonals/s', 'pan', 'pan'),
+  ('zoom, log/s', 'zoom', 'zoom'),
+  ('shake, diagonals/s', 'shake', 'shake'),
   ('subject by a network, share', 'network_subject', 'network_subject'),
   ('similarity of caption and picture', 'clip_similarity', 'clip_similarity'),
   ('NSFW score', 'nsfw_score', 'nsfw_score'),
@@ -224,7 +226,8 @@ def details(table: sidecars.Sidecars, rows: list[int]) -> dict[int, dict]:
   if not rows:
     return {}
   wanted = dict.fromkeys((*schema.SIDECAR.names, *schema.CURATE.names, *schema.SCORE.names))
-  columns = ', '.join(f'"{name}"' for name in wanted if name in table.columns and name != 'hashes')
+  shown = (table.columns & set(wanted)) - set(schema.PRINTS)
+  columns = ', '.join(f'"{name}"' for name in wanted if name in shown)
   listed = ', '.join(str(row) for row in sorted(set(rows)))
   found = table.rows(f'SELECT row_number_, {columns} FROM sidecars WHERE row_number_ IN ({listed})')
   return {row.pop('row_number_'): row for row in found}

@@ -3,7 +3,7 @@
 Any network that maps pictures to probabilities does, as U2-Net (Qin et al. 2020, arXiv 2005.09007)
 or its small form. Input: float32 (B, 3, S, S), RGB with ImageNet's mean and deviation. The first
 output: (B, 1, S, S) in [0, 1]. It runs where onnxruntime does: on this host's processors, or on a
-GPU with onnxruntime-gpu. Without a network there is curate's own estimate (subject.py).
+GPU with onnxruntime-gpu. Without a network the subject's share is unknown.
 """
 
 from typing import Any, cast

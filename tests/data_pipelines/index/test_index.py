@@ -76,7 +76,8 @@ def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_pa
   kept = [i for i, row in enumerate(rows) if row.get('keep', True)]
   moving = [i for i in kept if rows[i]['media'] == 'image' or not rows[i]['motion'] <= 0.3]
   assert [step['num_rows'] for step in manifest['funnel']] == [
-    len(rows), len(kept), len(moving), len(moving)
+    len(rows), len(kept), len(moving), len(moving),
+    len(moving), len(moving),  # No copies.
   ]  # fmt: skip
   assert 0 < len(moving) < len(kept) < len(rows)
   order = np.load(tmp_path / 'order.u32.npy')
@@ -137,6 +138,41 @@ def test_cells_are_quantiles_and_an_unknown_score_is_a_cell_of_its_own(corpora, 
     corpora, str(tmp_path / 'other'), ['motion > 0.5'], edges=str(tmp_path / 'cells.json')
   )
   assert again['edges'] == manifest['edges']
+
+
+def test_a_score_that_most_rows_lack_is_no_axis_by_itself_and_index_says_so(
+  corpora, tmp_path, capsys
+):
+  corpora = {name: shutil.copytree(path, tmp_path / name) for name, path in corpora.items()}
+  paths = sorted(corpora['videos'].glob('sidecar/curate/train-*'))
+  for path in paths:
+    known = parquet.read_table(path)
+    subjects = pa.array([0.3 if i % 4 == 0 else None for i in range(len(known))], pa.float32())
+    known = known.append_column('network_subject', subjects)
+    known = known.set_column(
+      known.column_names.index('aesthetic'), 'aesthetic', pa.nulls(len(known), pa.float32())
+    )
+    parquet.write_table(known, path)
+  directories = {name: str(path) for name, path in corpora.items()}
+  command = ['index', f'--output={tmp_path / "index"}', '--quantiles=2']
+  command += [f'--corpus={name}={path}' for name, path in directories.items()]
+  commands.main(command)
+  said = capsys.readouterr().out
+  # Most videos have a motion, and no image has: videos are balanced by it, images are one cell.
+  cells = {c['name'] for c in table.read_manifest(tmp_path / 'index')['cells']}
+  assert cells == {
+    'video motion=0',
+    'video motion=1',
+    'video motion=unknown',
+    'image motion=unknown',
+  }
+  assert 'not an axis: aesthetic is known of no row: nothing is balanced by it' in said
+  assert re.search(
+    r'not an axis: network_subject is known of 2\d\.\d% of the videos: .*--axes=network_subject',
+    said,
+  )
+  found = index.index(directories, str(tmp_path / 'other'), axes=['network_subject'])
+  assert found['axes'] == ['network_subject'] and not found['left_out']
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])

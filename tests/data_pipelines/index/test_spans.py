@@ -80,6 +80,7 @@ def test_decisions_are_made_by_span(corpus):
 def test_the_row_shows_the_longest_span_that_is_kept():
   measured = [
     dict(media='video', flags=[], nsfw=None, height=64, width=64, sha256='0' * 64, key='a')
+    | dict(num_bytes=1)
     | dict(watermark=None, watermark_score=None, hashes=[], text_area=None)
     | dict(span_start=0.0, span_end=5.0, motion=9.0, border_area=0.0)
   ]

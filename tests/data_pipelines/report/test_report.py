@@ -57,7 +57,7 @@ def corpus(tmp_path_factory):
   denied = [str(root / 'denied.txt')]
   for directory in found.values():
     curate.curate(directory, rules, denylists=denied, num_processes=1)
-  where = ["media = 'image' or motion > 0.0235", 'subject is not null']
+  where = ["media = 'image' or motion > 0.0235", 'border_area < 0.9']
   index.index(found, str(root / 'index'), where, quantiles=2)
   return found
 
