@@ -82,8 +82,10 @@ def index(
     rows |= {f'score_{i}': values for i, values in enumerate(scores.values())}
     names = list(scores)
   axes = list(names)
-  if len(directories) > 1:
-    rows = _without_copies(list(corpora.directories.values()), rows, funnel, keep_copies)
+  if len(directories) > 1 and len(rows['row']):
+    from data_pipelines.index import copies  # OpenCV: only for several corpora.
+
+    rows = copies.without(list(corpora.directories.values()), rows, funnel, keep_copies)
   if not len(rows['row']):
     raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
   _warn_of_images(table, where)
@@ -119,26 +121,6 @@ def index(
   if not dry_run:
     _write(folder, manifest, columns)
   return manifest
-
-
-def _without_copies(
-  directories: Sequence[epath.Path],
-  rows: dict[str, np.ndarray],
-  funnel: list[dict],
-  keep_copies: bool,
-) -> dict[str, np.ndarray]:
-  """The rows that are not copies over corpora; adds the steps to the funnel."""
-  from data_pipelines.index import copies as copies_lib  # OpenCV: only for several corpora.
-
-  copies = copies_lib.Copies(directories)
-  is_left = ~copies.of_held_out()[rows['row'].astype(np.int64)]
-  rows = {name: values[is_left] for name, values in rows.items()}
-  funnel.append(dict(condition='no copy of what a corpus holds out', num_rows=len(rows['row'])))
-  if not keep_copies:
-    is_left = ~copies.of_better(rows['row'].astype(np.int64))
-    rows = {name: values[is_left] for name, values in rows.items()}
-    funnel.append(dict(condition='no copy of another corpus', num_rows=len(rows['row'])))
-  return rows
 
 
 def _content(rows: Mapping[str, np.ndarray], order: np.ndarray) -> np.ndarray | None:

@@ -4,7 +4,7 @@
 only equal bytes are found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -15,6 +15,34 @@ from data_pipelines.curate import duplicates
 _FACTS = np.dtype(
   [('digest', np.uint64, 2), ('print', duplicates.PRINT), ('size', np.int64, 2)]  # Pixels, bytes.
 )
+
+
+def without(
+  directories: Sequence[epath.Path],
+  rows: Mapping[str, np.ndarray],
+  funnel: list[dict],
+  keep_copies: bool,
+) -> dict[str, np.ndarray]:
+  """The rows that are not copies over corpora; adds to the funnel what drops some.
+
+  Args:
+    directories: of ingested corpora, in the order of reader.Corpora.
+    rows: of sidecars.Sidecars.select.
+    funnel: steps so far.
+    keep_copies: whether those that several corpora hold stay; of what one holds out, none does.
+  """
+  copies = Copies(directories)
+
+  def drop(is_dropped: np.ndarray, condition: str) -> None:
+    nonlocal rows
+    if is_dropped.any():
+      rows = {name: values[~is_dropped] for name, values in rows.items()}
+      funnel.append(dict(condition=condition, num_rows=len(rows['row'])))
+
+  drop(copies.of_held_out()[rows['row'].astype(np.int64)], 'no copy of what a corpus holds out')
+  if not keep_copies:
+    drop(copies.of_better(rows['row'].astype(np.int64)), 'no copy of another corpus')
+  return dict(rows)
 
 
 class Copies:
