@@ -1,6 +1,6 @@
 """Which examples are kept: rules on each by itself, and copies, which takes all of them together.
 
-Passes over the shards. The first leaves 166 bytes per example in memory: what copies are proposed
+Passes over the shards. The first leaves 149 bytes per example in memory: what copies are proposed
 and ranked by. Those in a proposal are read again, for what proves it (1 KB of a video, 0.3 KB of an
 image). The last gives each shard's rows their decisions, and forgets them.
 """
