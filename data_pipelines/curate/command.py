@@ -1,8 +1,8 @@
 """Curate: what of an ingested corpus is worth training on, written beside it as new sidecars.
 
 Measuring (measure.py) decodes everything once, shard by shard, on as many machines as there are;
-what it found stays in _measured/. Deciding (decide.py) reads only that, on one machine, in a minute
-or two per million examples: rules may be changed and the command run again. Media is never
+what it found stays in _measured/. Deciding (decide.py) reads only that, on one machine, in three
+minutes per million examples: rules may be changed and the command run again. Media is never
 rewritten.
 """
 

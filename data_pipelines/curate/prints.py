@@ -18,7 +18,7 @@ from data_pipelines.curate import borders, duplicates, proof
 
 SIDE = 32
 WIDTH = 160  # Where points are looked for: at 256 they cost twice as much, and are no better.
-MIN_POINTS = 10  # Fewer is a plain frame, as a title or a shape before a backdrop: it has no print.
+MIN_POINTS = 18  # A disc before a backdrop has up to 17: such frames are plain, and have no print.
 PATCH = 6.0  # Diameters of a point.
 
 

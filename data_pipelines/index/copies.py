@@ -28,14 +28,18 @@ def drop(
     rows: columns, which become shorter.
     keep_copies: whether those stay that are copies of nothing held out.
   Returns:
-    Steps of the funnel.
+    Steps of the funnel, of what drops any.
   """
-  copies = Copies(directories)
-  _leave(rows, ~copies.of_held_out(rows['row']))
-  steps = [dict(condition='no copy of what a corpus holds out', num_rows=len(rows['row']))]
+  copies, steps = Copies(directories), []
+
+  def drop_those(is_dropped: np.ndarray, condition: str) -> None:
+    if is_dropped.any():
+      _leave(rows, ~is_dropped)
+      steps.append(dict(condition=condition, num_rows=len(rows['row'])))
+
+  drop_those(copies.of_held_out(rows['row']), 'no copy of what a corpus holds out')
   if not keep_copies:
-    _leave(rows, ~copies.of_better(rows['row']))
-    steps.append(dict(condition='no copy of another corpus', num_rows=len(rows['row'])))
+    drop_those(copies.of_better(rows['row']), 'no copy of another corpus')
   return steps
 
 
