@@ -186,6 +186,7 @@ class Records:
     self._example = tf_example_pb2.Example
     self._readers: collections.OrderedDict[str, Any] = collections.OrderedDict()
     self._lock = threading.Lock()
+    self._opening: dict[str, threading.Lock] = {}
 
   def read_ahead(self, places: Iterable[tuple[str, int]]) -> Iterator[dict | DecodeError]:
     """Yields the records of (shard, record)s in order, read before they are asked for.
@@ -251,11 +252,25 @@ class Records:
 
   def _reader(self, shard: str) -> Any:  # array_record's, or remote_records'.
     with self._lock:
-      if shard in self._readers:
-        self._readers.move_to_end(shard)
-        return self._readers[shard]
+      if (found := self._opened(shard)) is not None:
+        return found
+      opening = self._opening.setdefault(shard, threading.Lock())
+    with opening:  # Of several threads one opens it.
+      with self._lock:
+        if (found := self._opened(shard)) is not None:
+          return found
+      return self._open(shard)
+
+  def _opened(self, shard: str) -> Any:
+    if shard not in self._readers:
+      return None
+    self._readers.move_to_end(shard)
+    return self._readers[shard]
+
+  def _open(self, shard: str) -> Any:
     reader = _open(shard, self._remote)  # Out of the lock: a bucket takes its time.
     with self._lock:
+      self._opening.pop(shard, None)
       self._readers[shard] = reader
       if len(self._readers) > self.MAX_OPEN:
         self._readers.popitem(last=False)  # Closed when the last thread is done with it.

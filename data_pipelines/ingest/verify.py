@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
 from etils import epath
 
 from data_pipelines.corpus import jobs, reader, records, rows, schema, storage
@@ -84,6 +85,10 @@ def verify(
 
 def _stage_manifest(output: epath.Path, stage: str) -> epath.Path:
   return output / 'sidecar' / stage / 'manifest.json'
+
+
+def _is_measure(field: pa.Field) -> bool:
+  return str(field.type) == 'float'
 
 
 def _of_rows(output: epath.Path, splits: Mapping[str, dict]) -> list[str]:
@@ -169,12 +174,22 @@ class VerifyShard:
       return [f'{name} has other columns than {stage} writes: run {stage} again']
     if table['key'].to_pylist() != keys:
       return [f'{name} is not aligned with {shard["sidecar"]}: run {stage} again']
-    return [
-      f'{name}: {field.name} of {key!r} is {value}'
-      for field in table.schema
-      if str(field.type) == 'float'
-      for key, value in zip(keys, table[field.name].to_pylist(), strict=True)
+    columns = {
+      field.name: table[field.name].to_pylist() for field in table.schema if _is_measure(field)
+    }
+    problems = [
+      f'{name}: {column} of {key!r} is {value}'
+      for column, values in columns.items()
+      for key, value in zip(keys, values, strict=True)
       if value is not None and not math.isfinite(value)
+    ]
+    spans = table['spans'].to_pylist() if 'spans' in table.column_names else []
+    return problems + [
+      f'{name}: {column} of shot {span["span_id"]} of {key!r} is {value}'
+      for key, found in zip(keys, spans, strict=False)
+      for span in found or ()
+      for column, value in span.items()
+      if isinstance(value, float) and not math.isfinite(value)
     ]
 
   def _of_record(

@@ -100,7 +100,7 @@ class SandboxedDecoder:
 class _Fill:
   """In the child: (where the batch is, requests, quarantine) -> [(row, Decoded)]."""
 
-  def __init__(self, fields: Sequence[fields_lib.PixelField], remote: reader.Remote | None):
+  def __init__(self, fields: Sequence[fields_lib.PixelField], remote: reader.Remote | None = None):
     self._fields, self._remote = fields, remote
 
   def prepare(self) -> None:

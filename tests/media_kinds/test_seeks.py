@@ -14,6 +14,7 @@ from data_pipelines.ingest import command as ingest
 from data_pipelines.media import decode, random_access
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import stream as stream_lib
+from tests.data_pipelines.corpus import test_rows
 from tests.media_kinds import clips, shown
 
 
@@ -125,5 +126,6 @@ def test_a_hole_keeps_a_clip_out_of_the_buckets_whose_rate_it_breaks(tmp_path):
     new = {'longest_gap', 'hdr', 'is_interlaced', 'span_gap'} & set(table.column_names)
     table = table.drop_columns(sorted(new))
     pyarrow.parquet.write_table(table, path)
+  test_rows.strip(tmp_path / 'out')
   assert rates() == [23, 25, 25]
   assert filled(16) == {'steady.mp4', 'jitter.mp4', 'late.mp4'}

@@ -84,11 +84,12 @@ def test_a_killed_job_goes_on_with_the_same_bytes_and_redoes_no_finished_shard(
 
 
 HANG = """
-import sys
+import signal, sys
 from etils import epath
 from data_pipelines.corpus import jobs, lease
 from data_pipelines.engines import choice
 from tests import shard_works
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background ignores it.
 with jobs.claimed(parts := epath.Path(sys.argv[1]), ''):
   jobs.run(shard_works.hang, range(2), parts, 2, choice.engine_of(sys.argv[2]))
 """

@@ -123,7 +123,7 @@ def test_a_run_hears_that_another_has_taken_over(folder):
   deadline = time.monotonic() + 10
   while not lost and time.monotonic() < deadline:
     time.sleep(0.05)
-  assert 'another run has taken over' in lost[0]
+  assert 'another run has taken it over' in lost[0]
   held.release()
   assert json.loads((folder / 'lease.json').read_text())['host'] == 'far'
 

@@ -69,8 +69,16 @@ def test_a_shard_is_opened_by_one_request(directory, monkeypatch):
   assert len(seen) == 3
 
 
+def test_of_many_threads_one_opens_a_shard(directory, monkeypatch):
+  seen = slowly(monkeypatch, 0.02)
+  records, url = remote(directory)
+  assert len(list(records.read_ahead((url, i) for i in range(40)))) == 40
+  assert len(seen) == 41
+
+
 def test_no_more_waits_than_memory_allows(directory, monkeypatch):
   records, url = remote(directory)
+  records.read(url, 0)  # Opens the shard.
   monkeypatch.setattr(reader, 'MAX_WAITING', 1)
   seen = slowly(monkeypatch, 0.05)
   ahead = records.read_ahead((url, i) for i in range(40))

@@ -77,7 +77,6 @@ def test_conditions_leave_what_they_say_and_the_funnel_counts_it(corpora, tmp_pa
   moving = [i for i in kept if rows[i]['media'] == 'image' or not rows[i]['motion'] <= 0.3]
   assert [step['num_rows'] for step in manifest['funnel']] == [
     len(rows), len(kept), len(moving), len(moving),
-    len(moving), len(moving),  # No copies.
   ]  # fmt: skip
   assert 0 < len(moving) < len(kept) < len(rows)
   order = np.load(tmp_path / 'order.u32.npy')

@@ -35,6 +35,14 @@ def set_column(name, values):
   return change
 
 
+def spoil_shot(table):
+  """The third video's first shot moves without end."""
+  spans = table['spans'].to_pylist()
+  spans[2][0]['motion'] = float('inf')
+  place = table.schema.get_field_index('spans')
+  return table.set_column(place, table.field('spans'), pa.array(spans, table.field('spans').type))
+
+
 def test_every_kind_of_damage_is_named(directory, capsys):
   command = ['verify', f'--corpus={directory}', '--decode_fraction=1', '--num_processes=1']
   commands.main(command)
@@ -57,6 +65,7 @@ def test_every_kind_of_damage_is_named(directory, capsys):
       lambda p: edit(p, set_column('motion', [0, float('nan'), 0, 0])),
       'motion of .* is nan',
     ),
+    (added, lambda p: edit(p, spoil_shot), "motion of shot 0 of '002.mp4' is inf"),
     (added, lambda p: edit(p, lambda t: t.drop_columns(['motion'])), 'other columns'),
     (added, lambda p: p.unlink(), 'is missing'),
     (records, lambda p: p.write_bytes(p.read_bytes()[:-1] + b'x'), 'another checksum'),

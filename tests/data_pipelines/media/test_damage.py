@@ -187,6 +187,8 @@ def test_an_infinite_score_is_unknown_to_the_index_and_named_by_verify(tmp_path)
   place = table.schema.get_field_index('motion')
   motion = table['motion'].to_pylist()[:2] + [float('inf'), float('nan')]
   table = table.set_column(place, table.field(place), pa.array(motion, pa.float32()))
+  spans = pa.nulls(4, table.field('spans').type)  # Each is one shot; `index` takes its own values.
+  table = table.set_column(table.schema.get_field_index('spans'), table.field('spans'), spans)
   parquet.write_table(table, path)
   [infinite, missing] = verify.verify(str(tmp_path / 'out'), 0.0, num_processes=1).problems
   assert "motion of '002.mp4' is inf" in infinite and "motion of '003.mp4' is nan" in missing

@@ -156,10 +156,10 @@ def test_a_held_out_file_that_kills_decoders_is_left_out(videos, monkeypatch):
     decoder_lib.Decoder, sandboxed_decoder.SandboxedDecoder
   ))  # fmt: skip
   seen = files_seen(plain)
-  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda given, sandbox: plain)
+  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda *_: plain)
   [*_, expected] = stream_lib.held_out(videos, VIDEO, FIELDS, 4, sandbox=False)['key']
   sandboxed.sandbox.function = deadly.Deadly(sandboxed.fields, seen[0])
-  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda given, sandbox: sandboxed)
+  monkeypatch.setattr(sandboxed_decoder, 'make_decoder', lambda *_: sandboxed)
   batch = stream_lib.held_out(videos, VIDEO, FIELDS, num_examples=4)
   assert sandboxed.num_lost == 1 and len(batch['key']) == len(batch['video']) == 3
   assert batch['key'][-1] == expected

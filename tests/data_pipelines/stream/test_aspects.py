@@ -67,7 +67,8 @@ def pinned(tmp_path_factory):
       )
       (path.parent / 'curate').mkdir(exist_ok=True)
       parquet.write_table(pa.table(rows), path.parent / 'curate' / path.name)
-  index.index(directories, str(root / 'index'), quantiles=2, balance=table.Balance(alpha=0.5))
+  balance = table.Balance(alpha=0.5)
+  index.index(directories, str(root / 'index'), quantiles=2, balance=balance, keep_copies=True)
   return directories, str(root / 'index')
 
 

@@ -116,7 +116,7 @@ def test_epochs_stay_exact_across_phases(directories):
 def test_corpora_are_drawn_by_their_weights(directories, tmp_path, indexed):
   options = dict(phases=(dict(start=100, sources=dict(more=1, images=1)),))
   if indexed:
-    index.index(directories, str(tmp_path))
+    index.index(directories, str(tmp_path), keep_copies=True)
     options['index'] = str(tmp_path)
   stream = open_stream(
     directories, buckets=[SHORT, IMAGE], sources=dict(videos=3, more=1, images=5), **options
