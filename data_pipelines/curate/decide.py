@@ -98,7 +98,7 @@ class Decisions:
     read_prints: Callable[[int, np.ndarray], list[dict]] | None = None,
   ):
     self._read = read
-    self._read_prints = read_prints or (lambda shard, places: [read(shard)[i] for i in places])
+    self._read_prints = read_prints or self._rows_at
     self._rules = rules
     self._has_tags = has_tags
     self.num_examples = self.num_kept = self.num_spans_kept = 0
@@ -168,6 +168,10 @@ class Decisions:
         for part in _parts(row)
       )
     return facts
+
+  def _rows_at(self, shard: int, places: np.ndarray) -> list[dict]:
+    rows = self._read(shard)
+    return [rows[place] for place in places]
 
   def _evidence(self, indices: np.ndarray) -> Iterator[proof.Evidence]:
     shard_N = np.searchsorted(self._starts, indices, side='right') - 1
