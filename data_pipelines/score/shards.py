@@ -25,6 +25,7 @@ from data_pipelines.corpus import jobs, reader, schema, storage
 from data_pipelines.engines import choice
 from data_pipelines.media import crops, decode, failures
 from data_pipelines.score import heads as heads_lib
+from data_pipelines.score import placing
 from data_pipelines.score import saliency as saliency_lib
 
 VERSION = 2  # Of what is scored: another one is scored again.
@@ -99,11 +100,7 @@ def score(
     work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
     results = jobs.run(work, shards, parts, 1, engine)
     failed = jobs.failures_of(results, parts)
-    marker = output / 'sidecar' / STAGE / 'manifest.json'
-    marker.unlink(missing_ok=True)  # While the sidecars change, there is none.
-    for index, shard in enumerate(shards):
-      table = storage.read_table(jobs.part(parts, index) / 'scored.parquet')
-      storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
+    marker = placing.place(output, STAGE, parts, 'scored.parquet', shards)
     summary = dict(
       version=VERSION,
       corpus=manifest['fingerprint'],

@@ -22,6 +22,7 @@ from etils import epath
 
 from data_pipelines.corpus import jobs, reader, records, schema, storage
 from data_pipelines.media import containers, decode, display, failures, frames, sandbox
+from data_pipelines.score import placing
 
 VERSION = 1
 STAGE = 'shots'
@@ -65,11 +66,7 @@ def find(directory: str, network: Network, weights: str, num_threads: int = 2) -
     results = jobs.run(work, shards, parts, num_processes=1)
     work.close()
     failed = jobs.failures_of(results, parts)
-    marker = output / 'sidecar' / STAGE / 'manifest.json'
-    marker.unlink(missing_ok=True)  # While the sidecars change, there is none.
-    for index, shard in enumerate(shards):
-      table = storage.read_table(jobs.part(parts, index) / 'shots.parquet')
-      storage.write_table(output / schema.stage_sidecar(STAGE, shard['sidecar']), table)
+    marker = placing.place(output, STAGE, parts, 'shots.parquet', shards)
   summary = dict(
     version=VERSION,
     corpus=manifest['fingerprint'],
