@@ -88,6 +88,7 @@ def test_no_more_waits_than_memory_allows(directory, monkeypatch):
   assert asked <= storage.IN_FLIGHT
   for _ in range(asked - 2):  # One is left that nobody has asked for, and that is enough.
     next(ahead)
+  time.sleep(0.3)  # For requests that should not be.
   assert len(seen) == asked
   assert [record['caption'] for record in ahead] == [f'caption {i}' for i in range(asked - 1, 40)]
 
