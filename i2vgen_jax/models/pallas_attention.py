@@ -24,11 +24,12 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 MOST_KEYS = 16_384
-QUERIES = 512  # Queries of a block.
-MOST_OF_CHUNK = 1024  # Keys; scores of a block are 2 MiB then.
+QUERIES = 1024  # Most queries of a block.
+CHUNK = 1024  # Most keys of a chunk.
 VECTOR_MEMORY = 48 * 2**20  # A v5p core or TPU7x device, the smallest, has 64 MiB.
 RESULT = 'attention_result'  # Remat policies may keep it (unet3d.POLICIES).
 MASKED = -1e30
+MOST_JUMP = 60.0  # exp(60) times the keys of a chunk is far from float32's limit of exp(88).
 
 
 def fits_heads(head_dim: int) -> bool:
@@ -61,14 +62,22 @@ def _attend_forward(q_BTC, k_BUC, v_BUC, head_dim, interpret):
 def _attend_backward(head_dim, interpret, residuals, dy_BTC):
   q_BTC, k_BUC, v_BUC, y_BTC, log_sums = residuals
   blocks = _Blocks(q_BTC, k_BUC, head_dim)
-  sums = [pltpu.VMEM((blocks.padded_keys, LANES), jnp.float32)] * 2
+  kind = q_BTC.dtype
+  of_block, float_block = blocks.scratch(kind), blocks.scratch(jnp.float32)
+  of_keys, float_keys = blocks.keys_scratch(kind), blocks.keys_scratch(jnp.float32)
   return blocks.call(
     _backward_kernel,
     inputs=(q_BTC, y_BTC, dy_BTC, log_sums, k_BUC, v_BUC),
     specs=[*[blocks.of_queries] * 3, blocks.of_sums, *[blocks.of_keys] * 2],
     outputs=(q_BTC, k_BUC, v_BUC),
     output_specs=[blocks.of_queries, *[blocks.of_keys] * 2],
-    scratch_shapes=sums,
+    scratch_shapes=[of_block, of_block, float_block, float_block, of_keys, float_keys, float_keys],
+    loops=(
+      *blocks.loop_of_chunks(once=True),
+      blocks.heads,
+      *blocks.loop_of_chunks(),
+      *blocks.loop_of_chunks(once=True),
+    ),
     products=5,
     interpret=interpret,
     name='attention_backward',
@@ -89,7 +98,13 @@ def _attend(
     specs=[blocks.of_queries, *[blocks.of_keys] * 2],
     outputs=(q_BTC, blocks.sums),
     output_specs=[blocks.of_queries, blocks.of_sums],
-    scratch_shapes=(),
+    scratch_shapes=[blocks.scratch(jnp.float32), blocks.keys_scratch(v_BUC.dtype)],
+    loops=(
+      *blocks.loop_of_chunks(once=True),
+      blocks.heads,
+      *blocks.loop_of_chunks(),
+      *(0 for _ in blocks.loop_of_chunks()),
+    ),
     products=2,
     interpret=interpret,
     name='attention_forward',
@@ -105,16 +120,20 @@ class _Blocks:
   def __init__(self, q_BTC: jax.Array, k_BUC: jax.Array, head_dim: int) -> None:
     (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
     self.num_keys, self.head_dim = num_keys, head_dim
-    self.block = min(QUERIES, pl.cdiv(self.num_queries, 16) * 16)
+    self.block = _block(self.num_queries)
     # Chunks are whole tiles of bfloat16, which are 16 rows high.
-    num_chunks = pl.cdiv(num_keys, MOST_OF_CHUNK)
-    self.chunk = pl.cdiv(num_keys, 16 * num_chunks) * 16
-    self.padded_keys = num_chunks * self.chunk
-    num_tiles, num_blocks = pl.cdiv(self.channels, LANES), pl.cdiv(self.num_queries, self.block)
-    self.grid = (batch_size, num_tiles, num_blocks)
+    self.num_chunks = pl.cdiv(num_keys, CHUNK)
+    self.chunk = pl.cdiv(num_keys, 16 * self.num_chunks) * 16
+    self.padded_keys = self.num_chunks * self.chunk
+    num_tiles, self.num_blocks = (
+      pl.cdiv(self.channels, LANES),
+      pl.cdiv(self.num_queries, self.block),
+    )
+    self.grid = (batch_size, num_tiles, self.num_blocks)
+    self.heads = self.channels / head_dim / num_tiles  # Of a tile, on average.
     per_tile = LANES // head_dim
     self.sums = jax.ShapeDtypeStruct(
-      (batch_size, num_tiles, per_tile, num_blocks * self.block), jnp.float32
+      (batch_size, num_tiles, per_tile, self.num_blocks * self.block), jnp.float32
     )
     self.of_queries = pl.BlockSpec((1, self.block, LANES), lambda b, a, t: (b, t, a))
     self.of_sums = pl.BlockSpec((1, 1, per_tile, self.block), lambda b, a, t: (b, a, 0, t))
@@ -123,6 +142,23 @@ class _Blocks:
       (1, self.padded_keys, LANES), lambda b, a, t: (b, 0, a), pipeline_mode=pl.Buffered(1)
     )
 
+  def scratch(self, dtype: Any) -> Any:
+    """Vector memory for a block of queries, (L, T)."""
+    return pltpu.VMEM((LANES, self.block), dtype)
+
+  def keys_scratch(self, dtype: Any) -> Any:
+    """Vector memory for all keys, chunk by chunk: (chunks, L, U)."""
+    return pltpu.VMEM((self.num_chunks, LANES, self.chunk), dtype)
+
+  def loop_of_chunks(self, once: bool = False) -> tuple[float, ...]:
+    """Trips of a loop over chunks, if there is one.
+
+    Args:
+      once: it is gone through at one block of queries alone.
+    """
+    trips = self.num_chunks / (self.num_blocks if once else 1)
+    return (trips,) if self.num_chunks > 1 else ()
+
   def call(
     self,
     kernel: Callable[..., None],
@@ -130,6 +166,7 @@ class _Blocks:
     specs: Sequence[pl.BlockSpec],
     outputs: Sequence[jax.Array | jax.ShapeDtypeStruct],
     output_specs: Sequence[pl.BlockSpec],
+    loops: Sequence[float],
     products: int,
     **options: Any,
   ) -> Any:
@@ -152,6 +189,7 @@ class _Blocks:
         vmem_limit_bytes=VECTOR_MEMORY,
         dimension_semantics=('parallel', 'parallel', 'arbitrary'),
       ),
+      metadata=trips(*loops),
       **options,
     )(*inputs)
 
@@ -164,9 +202,11 @@ class _Blocks:
     0 x NaN is NaN."""
     return self._inside(ref[0], pl.program_id(2) * self.block, self.num_queries, lanes)
 
-  def read_keys(self, ref: Any, start: int | jax.Array, lanes: jax.Array) -> jax.Array:
-    """(U, L), a chunk, likewise."""
-    return self._inside(ref[0, pl.ds(start, self.chunk)], start, self.num_keys, lanes)
+  def read_keys(
+    self, ref: Any, start: int | jax.Array, lanes: jax.Array, size: int | None = None
+  ) -> jax.Array:
+    """(U, L), a chunk or as many as `size`, likewise."""
+    return self._inside(ref[0, pl.ds(start, size or self.chunk)], start, self.num_keys, lanes)
 
   def _inside(
     self, x: jax.Array, first_row: int | jax.Array, num_rows: int, lanes: jax.Array
@@ -176,24 +216,28 @@ class _Blocks:
     row, lane = (jax.lax.broadcasted_iota(jnp.int32, x.shape, dim) for dim in (0, 1))
     return jnp.where((lane < lanes) & (first_row + row < num_rows), x, 0)
 
-  def over_heads(self, function: Callable[..., Any], init: Any, lanes: jax.Array) -> Any:
-    """function(head, carry) for each head of the tile."""
-    return jax.lax.fori_loop(0, lanes // self.head_dim, function, init)
+  def over_heads(self, function: Callable[..., None], lanes: jax.Array) -> None:
+    """function(head, its rows of what has lanes in rows) for each head of the tile."""
 
-  def over_chunks(self, function: Callable[..., Any], init: Any) -> Any:
-    """function(first key, carry) for each chunk of keys."""
-    if self.chunk == self.padded_keys:
-      return function(0, init)
+    def of_head(head, _):
+      function(head, pl.ds(pl.multiple_of(head * self.head_dim, self.head_dim), self.head_dim))
+
+    jax.lax.fori_loop(0, lanes // self.head_dim, of_head, None)
+
+  def over_chunks(self, function: Callable[..., Any], init: Any = None) -> Any:
+    """function(number, first key, carry) for each chunk of keys."""
+    if self.num_chunks == 1:
+      return function(0, 0, init)
 
     def of_chunk(i, carry):
-      return function(pl.multiple_of(i * self.chunk, 16), carry)
+      return function(i, pl.multiple_of(i * self.chunk, 16), carry)
 
-    return jax.lax.fori_loop(0, self.padded_keys // self.chunk, of_chunk, init)
+    return jax.lax.fori_loop(0, self.num_chunks, of_chunk, init)
 
-  def of_head(self, x_TL: jax.Array, head: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(mask of the head's lanes, x with zeros in all others)."""
-    mask = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1) // self.head_dim == head
-    return mask, jnp.where(mask, x_TL, 0)
+  def of_head(self, x_TL: jax.Array, head: jax.Array) -> jax.Array:
+    """x, with zeros in all lanes but the head's."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, x_TL.shape, 1)
+    return jnp.where(lane // self.head_dim == head, x_TL, 0)
 
   def scores(self, k_UL: jax.Array, q_TL: jax.Array, start: int | jax.Array) -> jax.Array:
     """(U, T): a query is a column, so that its maximum and sums are rows and broadcast as such."""
@@ -204,75 +248,121 @@ class _Blocks:
     return jnp.where(start + row < self.num_keys, scores_UT, MASKED)
 
 
-def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref):
+def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref, y_LT, v_LU):
+  """Weights are exp(scores - the largest of the chunks before), so that no chunk waits for its own.
+
+  If a chunk's largest is too much larger, the head is done again, each chunk by its own.
+  """
   lanes = blocks.lanes()
+
+  @pl.when(pl.program_id(2) == 0)
+  def _():
+    def turn(i, start, _):
+      v_LU[i] = blocks.read_keys(v_ref, start, lanes).T
+
+    blocks.over_chunks(turn)
+
   scaled_TL = scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
-  num_queries = scaled_TL.shape[0]
 
-  def of_head(head, y_TL):
-    mask_TL, q_TL = blocks.of_head(scaled_TL, head)
+  def of_head(head, rows):
+    q_TL = blocks.of_head(scaled_TL, head)
 
-    def of_chunk(start, carry):
-      largest_1T, sum_1T, y_LT = carry
-      k_UL, v_UL = (blocks.read_keys(ref, start, lanes) for ref in (k_ref, v_ref))
-      scores_UT = blocks.scores(k_UL, q_TL, start)
-      larger_1T = jnp.maximum(largest_1T, jnp.max(scores_UT, 0, keepdims=True))
-      scores_UT = jnp.exp(scores_UT - larger_1T)
-      fading_1T = jnp.exp(largest_1T - larger_1T)
-      y_LT = y_LT * fading_1T + dot(v_UL, scores_UT.astype(v_UL.dtype), over=(0, 0))
-      return larger_1T, sum_1T * fading_1T + jnp.sum(scores_UT, 0, keepdims=True), y_LT
+    def scores(start, size=None):
+      return blocks.scores(blocks.read_keys(k_ref, start, lanes, size), q_TL, start)
 
-    row = jnp.zeros((1, num_queries), jnp.float32)
-    init = (row + MASKED, row, jnp.zeros((LANES, num_queries), jnp.float32))
-    largest_1T, sum_1T, y_LT = blocks.over_chunks(of_chunk, init)
+    def over_chunks(late, largest_1T):
+      y_LT[rows] = jnp.zeros((blocks.head_dim, blocks.block), jnp.float32)
+
+      def of_chunk(i, start, carry):
+        largest_1T, sum_1T, jump_1T = carry
+        scores_UT = scores(start)
+        larger_1T = jnp.maximum(largest_1T, jnp.max(scores_UT, 0, keepdims=True))
+        fading_1T = jnp.exp(largest_1T - larger_1T)
+        weights_UT = jnp.exp(scores_UT - (largest_1T if late else larger_1T))
+        more_LT = dot(v_LU[i, rows], weights_UT.astype(v_LU.dtype), over=(1, 0))
+        more_1T = jnp.sum(weights_UT, 0, keepdims=True)
+        if late:
+          y_LT[rows] = (y_LT[rows] + more_LT) * fading_1T
+          sum_1T = (sum_1T + more_1T) * fading_1T
+        else:
+          y_LT[rows] = y_LT[rows] * fading_1T + more_LT
+          sum_1T = sum_1T * fading_1T + more_1T
+        return larger_1T, sum_1T, jnp.maximum(jump_1T, larger_1T - largest_1T)
+
+      zero_1T = jnp.zeros((1, blocks.block), jnp.float32)
+      return blocks.over_chunks(of_chunk, (largest_1T, zero_1T, zero_1T))
+
+    first_1T = jnp.max(scores(0, min(LANES, blocks.chunk)), 0, keepdims=True)
+    largest_1T, sum_1T, jump_1T = over_chunks(True, first_1T)
+    largest_1T, sum_1T, _ = jax.lax.cond(
+      jnp.max(jump_1T) > MOST_JUMP,
+      lambda: over_chunks(False, first_1T),
+      lambda: (largest_1T, sum_1T, jump_1T),
+    )
     sums_ref[0, 0, pl.ds(head, 1)] = largest_1T + jnp.log(sum_1T)
-    return jnp.where(mask_TL, (y_LT / sum_1T).T, y_TL)
+    y_LT[rows] = y_LT[rows] / sum_1T
 
-  y_TL = blocks.over_heads(of_head, jnp.zeros(scaled_TL.shape, jnp.float32), lanes)
-  y_ref[0] = y_TL.astype(y_ref.dtype)
+  blocks.over_heads(of_head, lanes)
+  y_ref[0] = y_LT[...].T.astype(y_ref.dtype)
 
 
 def _backward_kernel(
-  blocks, q_ref, y_ref, dy_ref, sums_ref, k_ref, v_ref, dq_ref, dk_ref, dv_ref, dk_sum, dv_sum
-):
-  block = pl.program_id(2)
-
-  @pl.when(block == 0)
-  def _():
-    dk_sum[...] = jnp.zeros_like(dk_sum)
-    dv_sum[...] = jnp.zeros_like(dv_sum)
-
+  blocks, q_ref, y_ref, dy_ref, sums_ref, k_ref, v_ref, dq_ref, dk_ref, dv_ref,
+  q_LT, dy_LT, y_dy_LT, dq_LT, k_LU, dk_LU, dv_LU,
+):  # fmt: skip
+  """Of each product, the side that is streamed through the unit has a head's lanes as its rows."""
   lanes = blocks.lanes()
+
+  @pl.when(pl.program_id(2) == 0)
+  def _():
+    def begin(i, start, _):
+      k_LU[i] = blocks.read_keys(k_ref, start, lanes).T
+      dk_LU[i] = dv_LU[i] = jnp.zeros(dk_LU.shape[1:], jnp.float32)
+
+    blocks.over_chunks(begin)
+
   scaled_TL = scale(blocks.read_queries(q_ref, lanes), blocks.head_dim)
   y_TL, all_dy_TL = (blocks.read_queries(ref, lanes) for ref in (y_ref, dy_ref))
-  y_dy_TL = y_TL.astype(jnp.float32) * all_dy_TL.astype(jnp.float32)
+  q_LT[...], dy_LT[...] = scaled_TL.T, all_dy_TL.T
+  y_dy_LT[...] = (y_TL.astype(jnp.float32) * all_dy_TL.astype(jnp.float32)).T
 
-  def of_head(head, dq_TL):
-    mask_TL, q_TL = blocks.of_head(scaled_TL, head)
-    _, dy_TL = blocks.of_head(all_dy_TL, head)
+  def of_head(head, rows):
+    q_TL, dy_TL = (blocks.of_head(x, head) for x in (scaled_TL, all_dy_TL))
     log_sum_1T = sums_ref[0, 0, pl.ds(head, 1)]
-    mean_1T = jnp.sum(jnp.where(mask_TL, y_dy_TL, 0).T, 0, keepdims=True)
+    mean_1T = jnp.sum(y_dy_LT[rows], 0, keepdims=True)
+    dq_LT[rows] = jnp.zeros((blocks.head_dim, blocks.block), jnp.float32)
 
-    def of_chunk(start, dq_TL):
+    def of_chunk(i, start, _):
       k_UL, v_UL = (blocks.read_keys(ref, start, lanes) for ref in (k_ref, v_ref))
       weights_UT = jnp.exp(blocks.scores(k_UL, q_TL, start) - log_sum_1T)
       dweights_UT = dot(v_UL, dy_TL, over=(1, 1))
       dscores_UT = (weights_UT * (dweights_UT - mean_1T)).astype(q_TL.dtype)
-      rows = pl.ds(start, blocks.chunk)
-      dv_sum[rows] += dot(weights_UT.astype(dy_TL.dtype), dy_TL, over=(1, 0))
-      dk_sum[rows] += dot(dscores_UT, q_TL, over=(1, 0))
-      return dq_TL + dot(dscores_UT, k_UL, over=(0, 0))
+      dv_LU[i, rows] += dot(dy_LT[rows], weights_UT.astype(dy_TL.dtype), over=(1, 1))
+      dk_LU[i, rows] += dot(q_LT[rows], dscores_UT, over=(1, 1))
+      dq_LT[rows] += dot(k_LU[i, rows], dscores_UT, over=(1, 0))
 
-    head_dq_TL = blocks.over_chunks(of_chunk, jnp.zeros(dq_TL.shape, jnp.float32))
-    return jnp.where(mask_TL, head_dq_TL, dq_TL)
+    blocks.over_chunks(of_chunk)
 
-  dq_TL = blocks.over_heads(of_head, jnp.zeros(scaled_TL.shape, jnp.float32), lanes)
-  dq_ref[0] = (dq_TL * blocks.head_dim**-0.5).astype(dq_ref.dtype)
+  blocks.over_heads(of_head, lanes)
+  dq_ref[0] = (dq_LT[...].T * blocks.head_dim**-0.5).astype(dq_ref.dtype)
 
-  @pl.when(block == pl.num_programs(2) - 1)
+  @pl.when(pl.program_id(2) == blocks.num_blocks - 1)
   def _():
-    dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
-    dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
+    def end(i, start, _):
+      keys = pl.ds(start, blocks.chunk)
+      dk_ref[0, keys] = dk_LU[i].T.astype(dk_ref.dtype)
+      dv_ref[0, keys] = dv_LU[i].T.astype(dv_ref.dtype)
+
+    blocks.over_chunks(end)
+
+
+def _block(number: int) -> int:
+  """How many queries to a block: the multiple of LANES, up to QUERIES, by which `number` is padded
+  least, counting half of LANES for what each block costs; a number below LANES is one block."""
+  if number <= LANES:
+    return pl.cdiv(number, 16) * 16
+  sizes = range(LANES, QUERIES + 1, LANES)
+  return min(sizes, key=lambda size: pl.cdiv(number, size) * (size + LANES // 2))
 
 
 def scale(q_TL: jax.Array, head_dim: int) -> jax.Array:
@@ -295,6 +385,14 @@ def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
     precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
     preferred_element_type=jnp.float32,
   )
+
+
+def trips(*loops: float) -> dict[str, str]:
+  """A kernel's metadata: trips of its loops, in their order, for each of what is around them.
+
+  The schedule, which plan/bundles.py reads, does not say.
+  """
+  return {'loops': ' '.join(f'{number:.6g}' for number in loops)}
 
 
 def cost(

@@ -91,6 +91,7 @@ def _over_frames(
       head_dim=head_dim,
     ),
     compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',) * 3),
+    metadata=pallas_attention.trips(block // (2 * PIXELS)),
     interpret=interpret,
     name='frame_attention_' + ('backward' if backward else 'forward'),
   )(*arrays_BFSC)

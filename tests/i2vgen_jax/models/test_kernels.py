@@ -24,10 +24,12 @@ def draw(*shapes):
   return [jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
 
 
-def check(over, ours, num_heads, num_queries, num_keys, head_dim, frames=2, rtol=1e-5):
+def check(
+  over, ours, num_heads, num_queries, num_keys, head_dim, frames=2, rtol=1e-5, batch_size=2
+):
   """Output and gradients beside kernels.plain, relative to the largest of each."""
   channels = num_heads * head_dim
-  dims = dict(zip('BFSC', (2, frames, num_queries, channels), strict=True))
+  dims = dict(zip('BFSC', (batch_size, frames, num_queries, channels), strict=True))
   dims |= {'G': frames, 'T': num_keys, 'L': num_keys}
   queries = tuple(dims[name] for name in 'BFSC')
   keys = tuple(dims[name] for name in kernels.OVER[over][0])
@@ -62,6 +64,37 @@ def test_pallas_attention_equals_plain(over, num_heads, num_queries, num_keys, h
   ours = functools.partial(kernels.pallas, interpret=True)
   frames = 5 if over == 'frames' else 2
   check(over, ours, num_heads, num_queries, num_keys, head_dim, frames)
+
+
+@pytest.mark.parametrize('jump', [5.0, 60.0])  # Scores of about so many: below and above 88.
+def test_scores_that_grow_from_chunk_to_chunk_do_not_overflow(jump):
+  """Weights of a chunk are taken beside the largest score of those before it."""
+  q, k, v = draw((1, 1, 40, 64), (1, 1, 1100, 64), (1, 1, 1100, 64))
+  k = k.at[:, :, 700:].multiply(jump)
+  exact = kernels.plain('pixels', q, k, v, 1)
+  ours = kernels.pallas('pixels', q, k, v, head_dim=64, interpret=True)
+  np.testing.assert_allclose(ours, exact, atol=2e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize('over', list(kernels.OVER))
+def test_kernels_on_each_device_of_a_mesh(over, monkeypatch):
+  """Rows and heads are split; output and gradients are those of one device."""
+  monkeypatch.setattr(kernels, 'choose', lambda *_: 'pallas')
+  monkeypatch.setattr(kernels, 'pallas', functools.partial(kernels.pallas, interpret=True))
+  mesh = mesh_lib.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+
+  def ours(over, *arrays, head_dim):
+    placed = jax.device_put(arrays, mesh_lib.replicated(mesh))
+    return mesh_lib.within(mesh, lambda *x: kernels.attend(over, *x, 2))(*placed)
+
+  check(over, ours, 2, 48, 96, 64, batch_size=4)
+
+
+@pytest.mark.slow
+def test_a_frame_of_1280x720():
+  """14,400 pixels: fifteen chunks of keys, and blocks of which the last is not full."""
+  ours = functools.partial(kernels.pallas, interpret=True)
+  check('pixels', ours, 1, 14_400, 14_400, 64, frames=1, batch_size=1)
 
 
 @pytest.mark.parametrize(('remat', 'kept'), [('products', 2), ('block', 1)])
