@@ -5,8 +5,8 @@
       [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1] [--context=1]
 
 Size is of the latents; batch is of the `context` devices that hold frames of the same videos.
-Compiles for 20 seconds to 3 minutes of CPU time. Figures are estimates by XLA's cycles; see
-docs/performance.md.
+Compiles for 20 seconds to 3 minutes of CPU time. Figures are XLA's cycles and schedules of kernels;
+see docs/performance.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from i2vgen_jax.models import attention, layers, unet3d, video_parts
 from i2vgen_jax.parallel import flops, replicas, sharding, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips, compiled
+from i2vgen_jax.plan import chips, compiled, schedules
 
 NORM_GROUPS, HEAD_DIM, DROPOUT, CONTEXT, MIN_ELEMENTS = 32, 64, 0.1, (145, 1024), 65_536
 
@@ -45,7 +45,8 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
   sizes = dict(
     slice=topology.slices, data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1
   )
-  mesh = mesh_lib.make_mesh(sizes, compiled.devices(topology))
+  devices = compiled.devices(topology)
+  mesh = mesh_lib.make_mesh(sizes, devices)
   shape = (batch * mesh.devices.size // context, frames, *size)
   module, arguments = block(name, channels, shape, remat)
   key = jax.eval_shape(lambda: jax.random.key(0))
@@ -61,20 +62,21 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
 
   backward = mesh_lib.within(mesh, replicas.mean_over_replicas(backward, has_rows=True))
   batch = (arguments[0], *arguments)  # The gradient looks like x.
-  lowered = jax.jit(backward, out_shardings=(placed, rows)).lower(
+  traced = jax.jit(backward, out_shardings=(placed, rows)).trace(
     sharding.with_shardings(batch, (rows,) * len(batch)),
     sharding.with_shardings(params, placed),
   )
   options = xla_profiles.options(profile, 'tpu', topology.slices)
-  executable, secs = compiled.compile_step(lowered, options)
-  model_flops = 3 * flops.count(module.apply, params, *arguments)
   device = chips.device(topology)
+  times = schedules.times(schedules.of_program(traced.jaxpr.jaxpr), topology, devices, device)
+  executable, secs = compiled.compile_step(traced.lower(), options)
+  model_flops = 3 * flops.count(module.apply, params, *arguments)
   return dict(
     block=name,
     compile_cpu_secs=secs,
     floor_secs=model_flops / mesh.devices.size / device.peak,
     bytes_accessed=executable.cost_analysis()['bytes accessed'],
-    **compiled.report(executable, mesh, device, model_flops),
+    **compiled.report(executable, mesh, device, model_flops, times),
   )
 
 

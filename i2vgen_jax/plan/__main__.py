@@ -45,7 +45,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import flops, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips, compiled, estimate, sampling, table
+from i2vgen_jax.plan import chips, compiled, estimate, sampling, schedules, table
 
 
 def main() -> None:
@@ -147,17 +147,20 @@ def compile_for(
     hlo: file for the compiled program as text; '' writes none.
   """
   device = chips.device(topology)
-  mesh = mesh_lib.make_mesh(config.mesh, compiled.devices(topology))
+  devices = compiled.devices(topology)
+  mesh = mesh_lib.make_mesh(config.mesh, devices)
   session = session_lib.build(config, reads_captions=False).on(mesh)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
-  lowered = compiled.lower_update(session, bucket)
+  traced = compiled.trace_update(session, bucket)
+  kernels = schedules.of_program(traced.jaxpr.jaxpr)
+  times = schedules.times(kernels, topology, devices, device)
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
-  executable, secs = compiled.compile_step(lowered, options)
+  executable, secs = compiled.compile_step(traced.lower(), options)
   if hlo:
     storage.write_bytes(epath.Path(hlo), (executable.as_text() or '').encode())
   model_flops = flops.train_step(session, bucket)
   return dict(
     bucket=bucket.name,
     compile_cpu_secs=secs,
-    **compiled.report(executable, mesh, device, model_flops),
+    **compiled.report(executable, mesh, device, model_flops, times),
   )

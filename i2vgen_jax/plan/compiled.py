@@ -1,9 +1,9 @@
 """Compiles the real train step for TPUs that are not here, and reads the result.
 
 libtpu compiles for any topology without a chip (`pip install libtpu`). The memory that it states is
-what the chip will hold; its times are estimates: XLA's cycles for each op, plus Pallas kernels and
-collectives, for which XLA states none, at the rates of chips.py. Encoders that run ahead of the
-step are not part of it.
+what the chip will hold; its times are lower bounds: XLA's cycles for each op, Pallas kernels by
+their schedules (schedules.py), and collectives, for which XLA states none, at the rates of
+chips.py. Encoders that run ahead of the step are not part of it.
 """
 
 import collections
@@ -22,7 +22,8 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips, hlo
+from i2vgen_jax.plan import bundles, chips, hlo
+from i2vgen_jax.plan import schedules as schedules_lib
 from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 
@@ -53,8 +54,8 @@ def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
   return described.devices
 
 
-def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Lowered:
-  """The lowered train step for one bucket, whose batch is already encoded."""
+def trace_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Traced:
+  """The traced train step for one bucket, whose batch is already encoded."""
   abstract, shardings, _, step_of_loss = step_lib.from_config(session)
   encoded_loss = objective.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   jitted = step_of_loss(
@@ -66,7 +67,7 @@ def lower_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> ja
   position = jax.ShapeDtypeStruct((bucket.batch_size,), jnp.int32)
   encoded = dict(latents=latents, conditioning=conditioning, position=position)
   placed = jax.tree.map(lambda _: mesh_lib.batch_sharding(session.mesh), encoded)
-  return jitted.lower(
+  return jitted.trace(
     sharding.with_shardings(abstract, shardings), None, sharding.with_shardings(encoded, placed)
   )
 
@@ -80,7 +81,11 @@ def compile_step(
 
 
 def report(
-  compiled: jax.stages.Compiled, mesh: jax.sharding.Mesh, device: chips.Device, model_flops: float
+  compiled: jax.stages.Compiled,
+  mesh: jax.sharding.Mesh,
+  device: chips.Device,
+  model_flops: float,
+  schedules: Mapping[schedules_lib.Kernel, bundles.Time],
 ) -> dict[str, Any]:
   """What the compiled step takes, as a dict for JSON.
 
@@ -89,6 +94,7 @@ def report(
     mesh: the mesh of the devices.
     device: what one of them has.
     model_flops: FLOPs of the whole batch on all devices, as flops.train_step counts them.
+    schedules: of its kernels.
   """
   program = hlo.parse(compiled.as_text() or '')
   memory: Any = compiled.memory_analysis()
@@ -96,7 +102,8 @@ def report(
   op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
   kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
   kernel_flops = sum(kernel_cost(op)[0] * times for op, times in kernels)
-  kernel_secs = sum(secs_of_kernel(op, device) * times for op, times in kernels)
+  kernel_rows = by_kernel(kernels, device, schedules)
+  kernel_secs = sum(row['ms'] * row['number'] for row in kernel_rows) / 1e3
   exposed_secs = sum(secs(e, device) for e in exchanges if not e.overlaps)
   step_secs = op_secs + kernel_secs + exposed_secs
   num_devices = mesh.devices.size
@@ -118,6 +125,7 @@ def report(
     'estimated_mfu': model_flops / num_devices / step_secs / device.peak,
     'kernel_tflops': kernel_flops / 1e12,
     'xla_tflops': (compiled.cost_analysis() or {}).get('flops', 0) / 1e12,
+    'kernels': kernel_rows,
     'collectives': by_kind_and_axis(exchanges),
     'all_to_alls': all_to_alls(exchanges),
     'most_expensive': most_expensive(program, device),
@@ -130,10 +138,61 @@ def is_kernel(op: hlo.Op) -> bool:
   return op.kind == 'custom-call' and hlo.KERNEL in op.text
 
 
-def secs_of_kernel(op: hlo.Op, device: chips.Device) -> float:
-  """Seconds of a kernel, at the assumed share of the peak or at the rate of memory."""
-  num_flops, num_bytes = kernel_cost(op)
-  return max(num_flops / (device.peak * device.kernel_rate), num_bytes / device.hbm_bytes_per_sec)
+def by_kernel(
+  kernels: Sequence[tuple[hlo.Op, int]],
+  device: chips.Device,
+  schedules: Mapping[schedules_lib.Kernel, bundles.Time],
+) -> list[dict[str, Any]]:
+  """What each different kernel takes, the most in all first.
+
+  A kernel without a schedule is taken to reach an assumed share of the peak, and is named as such;
+  none is faster than memory.
+
+  Args:
+    kernels: (op, times) of a program.
+    device: that runs them.
+    schedules: by kernel, where there are any.
+  """
+  known = {(kernel.name, kernel.shapes): time for kernel, time in schedules.items()}
+  numbers: Any = collections.Counter()
+  rows: dict[Any, dict[str, Any]] = {}
+  for op, times in kernels:
+    key = kernel_name(op), kernel_shapes(op)
+    numbers[key] += times
+    if key in rows:
+      continue
+    num_flops, num_bytes = kernel_cost(op)
+    by_schedule = known.get(key)
+    if by_schedule:
+      secs = by_schedule.cycles / device.clock
+      told = dict(limit=by_schedule.limit, busy=by_schedule.busy, spills=by_schedule.spills)
+    else:
+      secs, told = num_flops / (device.peak * device.kernel_rate), dict(limit='assumed rate')
+    from_memory = num_bytes / device.hbm_bytes_per_sec
+    if from_memory > secs:
+      secs, told = from_memory, told | dict(limit='HBM')
+    rows[key] = dict(
+      name=key[0],
+      shapes=' '.join(key[1]),
+      ms=secs * 1e3,
+      share_of_peak=num_flops / secs / device.peak,
+      **told,
+    )
+  found = [dict(row, number=numbers[key]) for key, row in rows.items()]
+  return sorted(found, key=lambda row: -row['ms'] * row['number'])
+
+
+def kernel_name(op: hlo.Op) -> str:
+  """Of a Pallas kernel, as its call names it."""
+  parts = op.path.split('/')
+  return parts[-2] if len(parts) > 1 else op.name
+
+
+def kernel_shapes(op: hlo.Op) -> tuple[str, ...]:
+  """Types of what a kernel takes, without their layouts: ('bf16[4,16]', ...)."""
+  stated = re.search(r'operand_layout_constraints=\{(.*?)\}, (?:\w+=|$)', op.text, re.DOTALL)
+  types = hlo.array_types(stated[1]) if stated else []
+  return tuple(re.sub(r'\{.*', '', text) for text in types)
 
 
 def kernel_cost(op: hlo.Op) -> tuple[int, ...]:

@@ -126,7 +126,9 @@ def test_kernels_are_counted_though_xla_counts_them_as_nothing():
   assert stated.path == 'jit(step)/attn2/pallas_call'
   assert compiled.kernel_cost(stated) == (4_590_000, 2_765_000_000)
   # Its bytes at the rate of memory take longer than its FLOPs at that of kernels.
-  assert compiled.secs_of_kernel(stated, chips.DEVICES['v5p']) == pytest.approx(1e-3)
+  rows = compiled.by_kernel([(stated, 1)], chips.DEVICES['v5p'], {})
+  assert rows[0]['ms'] == pytest.approx(1)
+  assert rows[0]['limit'] == 'HBM'
 
 
 def test_a_text_without_a_program_is_refused():
