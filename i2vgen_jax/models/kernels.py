@@ -79,7 +79,7 @@ def choose(platform: str, over: Over, num_keys: int, head_dim: int, dtype: DType
     if over == 'frames':
       fits = 1 < num_keys <= pallas_frame_attention.MOST_FRAMES
     else:
-      fits = FEWEST['tpu'] <= num_keys <= pallas_attention.MOST_KEYS
+      fits = FEWEST['tpu'] <= num_keys <= pallas_attention.most_keys(dtype)
     if fits and pallas_attention.fits_heads(head_dim):
       return 'pallas'
     return 'splash' if over == 'pixels' and num_keys >= FEWEST['tpu'] else 'xla'

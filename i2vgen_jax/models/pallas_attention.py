@@ -21,15 +21,21 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 
 LANES = 128
-MOST_KEYS = 16_384
+MOST_KEYS = 16_384  # Of two bytes a channel.
 QUERIES = 1024  # Most queries of a block.
 CHUNK = 1024  # Most keys of a chunk.
 VECTOR_MEMORY = 48 * 2**20  # A v5p core or TPU7x device, the smallest, has 64 MiB.
 RESULT = 'attention_result'  # Remat policies may keep it (unet3d.POLICIES).
 MASKED = -1e30
 MOST_JUMP = 60.0  # exp(60) times the keys of a chunk is far from float32's limit of exp(88).
+
+
+def most_keys(dtype: DTypeLike) -> int:
+  """How many keys of a type the vector memory holds, with their gradients."""
+  return MOST_KEYS * 2 // jnp.dtype(dtype).itemsize
 
 
 def fits_heads(head_dim: int) -> bool:
@@ -41,7 +47,7 @@ def fits_heads(head_dim: int) -> bool:
 def attend(
   q_BTC: jax.Array, k_BUC: jax.Array, v_BUC: jax.Array, head_dim: int, interpret: bool = False
 ) -> jax.Array:
-  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most MOST_KEYS.
+  """softmax(q k^T / sqrt(head_dim)) v, head by head: (B, T, C); U is at most most_keys.
 
   Args:
     q_BTC: queries.

@@ -10,7 +10,13 @@ import pytest
 from data_pipelines.corpus import buckets
 from data_pipelines.stream import fields
 from i2vgen_jax import session as session_lib
-from i2vgen_jax.models import kernels, pallas_attention, unet3d, video_parts
+from i2vgen_jax.models import (
+  kernels,
+  pallas_attention,
+  pallas_frame_attention,
+  unet3d,
+  video_parts,
+)
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
 from i2vgen_jax.plan import chips, compiled
@@ -145,6 +151,8 @@ def test_tiles_pad_least_and_are_multiples_of_the_lanes(num_tokens, tile):
     ('tpu', 'pixels', 1792, 64, 'bfloat16', 'pallas'),
     ('tpu', 'pixels', 14_400, 64, 'bfloat16', 'pallas'),
     ('tpu', 'pixels', 32_400, 64, 'bfloat16', 'splash'),
+    ('tpu', 'pixels', 3600, 64, 'float32', 'pallas'),
+    ('tpu', 'pixels', 14_400, 64, 'float32', 'splash'),
     ('tpu', 'pixels', 28, 64, 'bfloat16', 'xla'),
     ('tpu', 'pixels', 1792, 32, 'bfloat16', 'splash'),
     ('tpu', 'context', 145, 64, 'bfloat16', 'pallas'),
@@ -209,21 +217,31 @@ def test_sampling_chooses_kernels_for_the_mesh(monkeypatch):
   assert set(seen) == {'tpu'}
 
 
+# Shapes of what fills a chip's vector memory, and of what the shipped configs attend to most.
+LARGEST = {
+  'keys': ('pixels', (2, pallas_attention.MOST_KEYS, 128)),
+  'pixels': ('pixels', (1, 14_400, 320)),
+  'frames': ('frames', (pallas_frame_attention.MOST_FRAMES, 128, 128)),
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+@pytest.mark.parametrize('shape', list(LARGEST))
 @pytest.mark.parametrize('name', ['v5e-16', 'v5p-8', 'v6e-8', 'tpu7x-8'])
-def test_the_longest_row_of_keys_fits_the_vector_memory(name):
+def test_the_largest_shapes_fit_the_vector_memory(name, shape, dtype):
   """Compiled by libtpu, forward and backward, as nothing else sees what a kernel takes."""
   pytest.importorskip('libtpu')
   devices = compiled.devices(topology.parse(name))
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), devices)
+  over, dims = LARGEST[shape]
   x = jax.ShapeDtypeStruct(
-    (len(devices), 2, pallas_attention.MOST_KEYS, 128),
-    jnp.bfloat16,
-    sharding=mesh_lib.batch_sharding(mesh),
+    (len(devices), *dims), jnp.dtype(dtype), sharding=mesh_lib.batch_sharding(mesh)
   )
 
   def backward(q, k, v, dy):
-    return jax.vjp(lambda *x: kernels.attend('pixels', *x, 2), q, k, v)[1](dy)
+    heads = dims[-1] // 64
+    return jax.vjp(lambda *x: kernels.attend(over, *x, heads), q, k, v)[1](dy)
 
   lowered = jax.jit(mesh_lib.within(mesh, backward)).lower(x, x, x, x)
   assert 'tpu_custom_call' in lowered.compile().as_text()
