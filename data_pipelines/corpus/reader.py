@@ -295,6 +295,25 @@ def _open(shard: str, remote: Remote) -> Any:
   )
 
 
+def shards_of(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """(split, shard)s of a corpus in the order in which they came: whatever joins it is behind."""
+  splits = manifest['splits']
+  counts = [version['shards'] for version in manifest.get('versions', ())]
+  counts += [{split: len(found['shards']) for split, found in splits.items()}]
+  found, starts = [], collections.Counter()
+  for count in counts:
+    for split in splits:
+      stop = count.get(split, 0)
+      found += [(split, shard) for shard in splits[split]['shards'][starts[split] : stop]]
+      starts[split] = stop
+  return found
+
+
+def first_fingerprint(manifest: Mapping[str, Any]) -> str:
+  """A corpus' when it was new: it names the corpus, however it grows."""
+  return manifest.get('versions', [manifest])[0]['fingerprint']
+
+
 def read_manifest(directory: epath.PathLike) -> dict:
   """The manifest of a whole corpus; raises ValueError if there is none."""
   path = epath.Path(directory) / 'manifest.json'

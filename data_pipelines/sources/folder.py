@@ -41,7 +41,8 @@ class Folder(raw.FilesSource):
     by_split: dict[str | None, list[raw.Listed | raw.Rejected]] = {}
     for split, item in _Listing(self.path, self.follow_outside).items():
       by_split.setdefault(split, []).append(item)
-    return [shard for split, items in by_split.items() for shard in raw.in_runs(split, items)]
+    runs = (raw.in_runs(split, items, self.max_examples) for split, items in by_split.items())
+    return [shard for several in runs for shard in several]
 
   def columns(self) -> dict[str, list[str]]:
     """Of the caption files here, if there are any."""

@@ -48,7 +48,7 @@ class Paired(raw.FilesSource):
       items.append(raw.Listed(None, path, self.path, path, caption))
     for name in sorted(files.unlisted(self.path, listed)):
       items.append(raw.Rejected(name, 'no_caption', 'no list names it'))
-    return list(raw.in_runs(None, items))
+    return list(raw.in_runs(None, items, self.max_examples))
 
   def _only(self, names: tuple[str, ...]) -> str:
     found = _those(self.path, names)

@@ -5,7 +5,9 @@ Paths are etils.epath's: local, gs:// or s3://.
 
 import abc
 import dataclasses
+import functools
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +17,9 @@ from data_pipelines import user_errors
 from data_pipelines.media import failures
 from data_pipelines.sources import file_names, files, text
 
-MAX_SHARD_EXAMPLES = 4096  # A read from ArrayRecord costs O(records of the shard): 6 us at 4k.
+# What a kill loses: 1,024 clips of WebVid, 18 s each, are 6 minutes of a core.
+MAX_SHARD_EXAMPLES = 1024
+MAX_SHARD_BYTES = 1_500_000_000  # Likewise, of media: at 0.4 s of a core for a megabyte.
 MAX_FILE_BYTES = 1 << 30  # A record has 2 GiB at most.
 MAX_CAPTION = 1 << 16  # Characters.
 MAX_KEY = 1024  # Characters.
@@ -40,12 +44,14 @@ class RawExample:
 class Rejected:
   """An example that cannot be used: `reason` is a code to count by, `detail` is for people.
 
-  Keys are printable, also those of files whose names are no text.
+  Keys are printable, also those of files whose names are no text. `stamp` is of the file that was
+  looked at (`stamp`): another one is worth another look.
   """
 
   key: str
   reason: str
   detail: str = ''
+  stamp: str = dataclasses.field(default='', compare=False)
 
   def __post_init__(self):
     for name, most in (('key', MAX_KEY), ('detail', 4 * MAX_KEY)):
@@ -72,6 +78,7 @@ class Source(abc.ABC):
   def __init__(self, path: epath.Path, follow_outside: bool = False):
     self.path = path
     self.follow_outside = follow_outside
+    self.max_examples = MAX_SHARD_EXAMPLES  # Of a shard of a list.
 
   @staticmethod
   @abc.abstractmethod
@@ -94,6 +101,10 @@ class Source(abc.ABC):
   def describe(self, shard: Shard) -> list:
     """What the listing says of a shard, as JSON: it changes if the input does."""
 
+  def bounded(self, shard: Shard) -> Iterator[Shard]:
+    """The shard in parts that a core does in minutes, if its listing tells how large it is."""
+    yield shard
+
   def unlisted(self) -> Iterator[str]:
     """Names of media files there that are no examples, for nothing lists them."""
     return iter(())
@@ -109,11 +120,19 @@ class Source(abc.ABC):
       first = sorted([*first, name])[:5]
     return number, [user_errors.printable(name) for name in first]
 
+  def unit(self, shard: Shard) -> str:
+    """Within what its keys are told apart: '' is all that is listed; else a tar, by its name."""
+    return ''
+
   def num_listed(self, shard: Shard) -> int:
     """How many examples the shard lists, told by its list and not by what `read` yields."""
     count = self.count(shard)
     assert count is not None, f'{type(self).__name__} counts no other way.'
     return count
+
+  def differences(self, shard: Shard) -> tuple[int, int]:
+    """Of what a corpus holds of a shard that was read: (how many are gone, are others now)."""
+    return 0, 0
 
   def examples(self, shard: Shard) -> Iterator[RawExample | Rejected]:
     """As `read`; what no record could hold is rejected."""
@@ -126,14 +145,26 @@ def checked(example: RawExample | Rejected) -> RawExample | Rejected:
     return example
   origin = [value for value in example.origin.values() if isinstance(value, str)]
   if not example.key.isprintable() or len(example.key) > MAX_KEY:
-    return Rejected(example.key, 'bad_name', f'not printable, or longer than {MAX_KEY}')
-  if not text.is_clean(example.caption):
-    return Rejected(example.key, 'undecodable_caption', repr(example.caption[:80]))
-  if len(example.caption) > MAX_CAPTION:
-    return Rejected(example.key, 'long_caption', f'{len(example.caption):,} characters')
-  if not all(map(text.is_clean, origin)):
-    return Rejected(example.key, 'bad_json', 'a value is no text')
-  return example
+    fault = 'bad_name', f'not printable, or longer than {MAX_KEY}'
+  elif not text.is_clean(example.caption):
+    fault = 'undecodable_caption', repr(example.caption[:80])
+  elif len(example.caption) > MAX_CAPTION:
+    fault = 'long_caption', f'{len(example.caption):,} characters'
+  elif not all(map(text.is_clean, origin)):
+    fault = 'bad_json', 'a value is no text'
+  else:
+    return example
+  return rejected(example, *fault)
+
+
+def rejected(example: RawExample, reason: str, detail: str) -> Rejected:
+  """The example, which was read and cannot be used."""
+  return Rejected(example.key, reason, detail, stamp(len(example.data), example.caption))
+
+
+def stamp(num_bytes: int, caption: str) -> str:
+  """Differs if a file has another size or caption; of one that cannot be opened it is -1 bytes."""
+  return hashlib.sha256(json.dumps([num_bytes, caption]).encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +177,34 @@ class Listed:
   name: str
   caption: str
 
+  @functools.cached_property
+  def num_bytes(self) -> int:
+    """Of the file when it was first asked for; -1 if it was not there."""
+    try:
+      return files.on_disk(self.root, self.name).stat().length
+    except (OSError, ValueError):
+      return -1
+
+  def stamp(self) -> str:
+    """Of the file as it is now, see `stamp`."""
+    try:
+      file = files.on_disk(self.root, self.name)
+      with file.open('rb'):
+        num_bytes = file.stat().length
+    except (OSError, ValueError):
+      num_bytes = -1
+    return stamp(num_bytes, self.caption)
+
 
 def read_listed(
   items: Iterable[Listed | Rejected], follow_outside: bool
 ) -> Iterator[RawExample | Rejected]:
   """Reads listed files; one that is not there is rejected."""
   for item in items:
-    yield item if isinstance(item, Rejected) else _read_file(item, follow_outside)
+    found = item if isinstance(item, Rejected) else _read_file(item, follow_outside)
+    if isinstance(item, Listed) and isinstance(found, Rejected):
+      found = dataclasses.replace(found, stamp=item.stamp())
+    yield found
 
 
 def _read_file(item: Listed, follow_outside: bool) -> RawExample | Rejected:
@@ -191,9 +243,11 @@ def read_caption(file: epath.Path, key: str) -> str | Rejected:
     return Rejected(key, 'undecodable_caption', f'{file.name}: {error}')
 
 
-def in_runs(split: str | None, items: list[Listed | Rejected]) -> Iterator[Shard]:
-  """Shards of listed files."""
-  size = shard_size(len(items))
+def in_runs(
+  split: str | None, items: list[Listed | Rejected], most: int = MAX_SHARD_EXAMPLES
+) -> Iterator[Shard]:
+  """Shards of listed files, at most so many in each."""
+  size = shard_size(len(items), most)
   for first in range(0, len(items), size):
     yield Shard(split, tuple(items[first : first + size]))
 
@@ -202,19 +256,42 @@ def _describe(item: Listed | Rejected) -> list:
   """What the listing says of a file, as JSON: it changes if the file does."""
   if isinstance(item, Rejected):
     return [item.key, item.reason]
-  try:
-    size = files.on_disk(item.root, item.name).stat().length
-  except (OSError, ValueError):
-    size = -1
-  return [item.split, item.key, size, item.caption]
+  return [item.split, item.key, item.num_bytes, item.caption]
 
 
-class FilesSource(Source):
-  """A source whose shards are runs of listed files, see `in_runs`."""
+class Lists(Source):
+  """A source that lists files by name; a shard holds its own description of them, or the files."""
+
+  sizes_are_known = False  # Whether the listing tells `Listed.num_bytes` anyway.
+
+  @abc.abstractmethod
+  def entries(self, shard: Shard) -> Iterator[Listed | Rejected]:
+    """What a shard lists, in order; no media is opened."""
 
   def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
     """Reads the files."""
-    return read_listed(shard.items, self.follow_outside)
+    yield from read_listed(self.entries(shard), self.follow_outside)
+
+
+class FilesSource(Lists):
+  """A source whose shards are runs of listed files, see `in_runs`."""
+
+  sizes_are_known = True
+
+  def entries(self, shard: Shard) -> Iterator[Listed | Rejected]:
+    """The files."""
+    return iter(shard.items)
+
+  def bounded(self, shard: Shard) -> Iterator[Shard]:
+    """Parts of MAX_SHARD_BYTES, and of whole files."""
+    first, num_bytes = 0, 0
+    for place, item in enumerate(shard.items):
+      size = max(item.num_bytes, 0) if isinstance(item, Listed) else 0
+      if num_bytes + size > MAX_SHARD_BYTES and place > first:
+        yield Shard(shard.split, shard.items[first:place])
+        first, num_bytes = place, 0
+      num_bytes += size
+    yield Shard(shard.split, shard.items[first:])
 
   def count(self, shard: Shard) -> int:
     """The files, and what is rejected by its name."""
@@ -245,15 +322,18 @@ class Rows:
     return text.Lines(self.file, self.offset, self.num_bytes)
 
 
-def split_rows(file: epath.Path, ends: list[tuple[int, int]]) -> list[Rows]:
+def split_rows(
+  file: epath.Path, ends: list[tuple[int, int]], most: int = MAX_SHARD_EXAMPLES
+) -> list[Rows]:
   """Cuts a list file into shards.
 
   Args:
     file: the list.
     ends: where the first row starts, and then where each row ends: byte, number of the next line.
+    most: rows of a shard.
   """
   num_rows = len(ends) - 1
-  size = shard_size(num_rows)
+  size = shard_size(num_rows, most)
   ranges = []
   for first in range(0, num_rows, size):
     last = min(first + size, num_rows)
@@ -264,13 +344,14 @@ def split_rows(file: epath.Path, ends: list[tuple[int, int]]) -> list[Rows]:
   return ranges
 
 
-def shard_size(num_examples: int) -> int:
-  """Examples per shard of a list: at most 4,096, and at least 16 shards if the list is long."""
-  return min(MAX_SHARD_EXAMPLES, max(64, -(-num_examples // 16)))
+def shard_size(num_examples: int, most: int = MAX_SHARD_EXAMPLES) -> int:
+  """Examples per shard of a list: at most `most`, and at least 16 shards if the list is long."""
+  return min(most, max(64, -(-num_examples // 16)))
 
 
-class RowsSource(Source):
-  """A source whose list files are read row by row; a shard is one run of `Rows`."""
+class RowsSource(Lists):
+  """A source whose list files are read row by row; a shard is one run of `Rows`, or of the files
+  of some rows."""
 
   @abc.abstractmethod
   def listed(self, rows: Rows) -> Iterator[Listed | Rejected]:
@@ -289,17 +370,21 @@ class RowsSource(Source):
     )  # fmt: skip
     return files.unlisted(self.path, names) if self.path.is_dir() else iter(())
 
-  def read(self, shard: Shard) -> Iterator[RawExample | Rejected]:
-    """Reads the files that the rows name."""
-    yield from read_listed(self.listed(shard.items[0]), self.follow_outside)
+  def entries(self, shard: Shard) -> Iterator[Listed | Rejected]:
+    """What the rows name."""
+    first = shard.items[0]
+    return self.listed(first) if isinstance(first, Rows) else iter(shard.items)
 
   def count(self, shard: Shard) -> int:
     """The rows."""
-    return shard.items[0].num_rows
+    first = shard.items[0]
+    return first.num_rows if isinstance(first, Rows) else len(shard.items)
 
   def describe(self, shard: Shard) -> list:
     """The rows' digest; the media files are not looked at: there may be millions."""
     rows = shard.items[0]
+    if not isinstance(rows, Rows):
+      return [_describe(item) for item in shard.items]
     return [shard.split, rows.file.name, rows.offset, rows.sha256]
 
 

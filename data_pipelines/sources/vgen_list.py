@@ -25,7 +25,8 @@ class VGenList(raw.RowsSource):
     shards = []
     for file in _lists(self.path):
       split = file_names.split_of(file.name)
-      shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _line_ends(file))]
+      runs = raw.split_rows(file, _line_ends(file), self.max_examples)
+      shards += [raw.Shard(split, (rows,)) for rows in runs]
     return shards
 
   def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:

@@ -29,7 +29,8 @@ class WebVid(raw.RowsSource):
     for file in _csv_files(self.path):
       columns.require(file, _header(file)[0], COLUMNS, 'WebVid')
       split = file_names.split_of(file.name)
-      shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _row_ends(file))]
+      runs = raw.split_rows(file, _row_ends(file), self.max_examples)
+      shards += [raw.Shard(split, (rows,)) for rows in runs]
     return shards
 
   def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
