@@ -131,10 +131,13 @@ class Corpora:
       if path is None:
         tables.append(rows.of_sidecars(self.sidecars[shards]).select(columns))
         continue
-      tables.append(storage.read_table(path, columns))
+      found = storage.read_table(path, columns)
       length = self.starts[shards.stop] - self.starts[shards.start]
-      if len(tables[-1]) != length:
-        raise ValueError(f'{path} has {len(tables[-1])} rows for {length} records.')
+      if len(found) < length:
+        raise ValueError(f'{path} has {len(found)} rows for {length} records.')
+      tables.append(
+        found.slice(0, length)
+      )  # The corpus may have grown since its manifest was read.
     return pa.concat_tables(tables)
 
   def locate(self, row: int | np.integer) -> tuple[str, int]:
