@@ -62,6 +62,7 @@ class Corpora:
     names: of the corpora, in the order of their rows: sorted, however they were given.
     directories: their folders, by name.
     fingerprints: one per corpus; each changes with any byte of any of its records.
+    earlier: of each corpus, the fingerprints that it had before it grew.
     sidecars: paths of the shards' sidecars, in the order of their rows.
     remote: what a manifest tells of shards in buckets.
     starts: first row of each shard, and at the end the number of rows.
@@ -74,6 +75,7 @@ class Corpora:
     self.names = tuple(sorted(directories))
     self.directories = {name: epath.Path(directories[name]) for name in self.names}
     self.fingerprints: list[str] = []
+    self.earlier: list[list[str]] = []
     self.sidecars: list[epath.Path] = []
     layouts: dict[str, remote_records.Layout] = {}
     self._shards: list[str] = []
@@ -88,6 +90,8 @@ class Corpora:
           'with --validation_fraction for a held-out split.'
         )
       self.fingerprints.append(manifest['fingerprint'])
+      versions = [version['fingerprint'] for version in manifest.get('versions', ())]
+      self.earlier.append([known for known in versions if known != manifest['fingerprint']])
       found = manifest['splits'][split]
       start = len(self._shards)
       for shard in found['shards']:
