@@ -17,9 +17,11 @@ from data_pipelines import user_errors
 from data_pipelines.media import failures
 from data_pipelines.sources import file_names, files, text
 
-# What a kill loses: 1,024 clips of WebVid, 18 s each, are 6 minutes of a core.
-MAX_SHARD_EXAMPLES = 1024
-MAX_SHARD_BYTES = 1_500_000_000  # Likewise, of media: at 0.4 s of a core for a megabyte.
+# A kill loses the shards that are under way, 10 minutes of a core at most: as many clips of 18 s at
+# 18 times realtime (592x336 at 5 Mbit/s), or as many bytes at 0.4 s for a megabyte (360p).
+MAX_SHARD_EXAMPLES = 512
+MAX_SHARD_BYTES = 1_500_000_000
+MAX_LIST_SHARDS = 50_000  # Of a longer list they are larger: a corpus has room for as many again.
 MAX_FILE_BYTES = 1 << 30  # A record has 2 GiB at most.
 MAX_CAPTION = 1 << 16  # Characters.
 MAX_KEY = 1024  # Characters.
@@ -346,6 +348,7 @@ def split_rows(
 
 def shard_size(num_examples: int, most: int = MAX_SHARD_EXAMPLES) -> int:
   """Examples per shard of a list: at most `most`, and at least 16 shards if the list is long."""
+  most = max(most, -(-num_examples // MAX_LIST_SHARDS))
   return min(most, max(64, -(-num_examples // 16)))
 
 

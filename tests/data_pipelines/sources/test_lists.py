@@ -358,3 +358,29 @@ def test_a_caption_that_is_a_link_to_elsewhere_is_not_read(tmp_path):
   (folder / 'a.txt').symlink_to(tmp_path / 'secret')
   (folder / 'b.txt').write_text('b')
   assert read(folder) == ({'b.mp4': 'b'}, {'a.mp4': 'unsafe_name'})
+
+
+@pytest.mark.parametrize(
+  ('num', 'most', 'size'),
+  [
+    (10, raw.MAX_SHARD_EXAMPLES, 64), (1600, raw.MAX_SHARD_EXAMPLES, 100),
+    (8192, raw.MAX_SHARD_EXAMPLES, 512), (10_700_000, raw.MAX_SHARD_EXAMPLES, 512),
+    (100_000_000, raw.MAX_SHARD_EXAMPLES, 2000), (10_700_000, 4096, 4096),
+  ],
+)  # fmt: skip
+def test_shards_of_a_list_are_minutes_of_work_and_not_too_many(num, most, size):
+  assert raw.shard_size(num, most) == size
+
+
+def test_large_files_make_smaller_shards(tmp_path, monkeypatch):
+  """Each a run of whole files in their order; one that is too large is alone."""
+  for number, size in enumerate([40, 40, 40, 200, 10, 10]):
+    (tmp_path / f'{number}.mp4').write_bytes(bytes(size))
+    (tmp_path / f'{number}.txt').write_text('caption')
+  source = sources.open_source(tmp_path)
+  [shard] = source.shards()
+  assert list(source.bounded(shard)) == [shard]
+  monkeypatch.setattr(raw, 'MAX_SHARD_BYTES', 100)
+  parts = list(source.bounded(shard))
+  names = [[item.name[0] for item in part.items] for part in parts]
+  assert names == [['0', '1'], ['2'], ['3'], ['4', '5']]
