@@ -29,6 +29,7 @@ def ingest(
   engine: choice.Engine | None = None,
   takes: Sequence[str] = (),
   follow_outside: bool = False,
+  takes_opted_out: bool = False,
 ) -> dict:
   """Ingests the corpus at `path` into the folder `output`, or appends what that lacks of it.
 
@@ -43,6 +44,8 @@ def ingest(
     takes: those of probe.SPECIAL that are taken: 'hdr', to be tone-mapped, and 'interlaced', to be
       deinterlaced whenever they are decoded. The others are rejected.
     follow_outside: whether listed names and links may lead out of the input's folder.
+    takes_opted_out: whether pictures are taken that their sites forbid to use for AI, by a tag that
+      is told beside them.
   Returns:
     The manifest (see schema.py).
   Raises:
@@ -50,7 +53,9 @@ def ingest(
       a corpus of other input or options.
   """
   while True:
-    plan = plan_lib.Plan.of(path, output, layout, validation_fraction, takes, follow_outside)
+    plan = plan_lib.Plan.of(
+      path, output, layout, validation_fraction, takes, follow_outside, takes_opted_out
+    )
     todo = grow.todo(plan)
     for sentence in todo.sentences():
       logging.warning('%s.', sentence)
@@ -148,6 +153,10 @@ def add_command(commands: jobs.Commands) -> None:
     '--follow_outside', action='store_true',
     help='take listed names and links that lead out of the folder of the input',
   )  # fmt: skip
+  parser.add_argument(
+    '--opted_out', choices=('refuse', 'take'), default='refuse',
+    help='pictures in tars whose X-Robots-Tag, where it is told, says noai or noimageai',
+  )  # fmt: skip
   jobs.add_dry_run(parser)
   choice.add_flags(parser)
   parser.set_defaults(run=_run_command)
@@ -161,17 +170,20 @@ def _run_command(
   hdr: str,
   interlaced: str,
   follow_outside: bool,
+  opted_out: str,
   dry_run: bool,
   **options: Any,
 ) -> None:
   start = time.monotonic()
   takes = ['hdr'] * (hdr == 'tonemap') + ['interlaced'] * (interlaced == 'deinterlace')
   if dry_run:
-    plan = plan_lib.Plan.of(input, output, layout, validation_fraction, takes, follow_outside)
+    given = validation_fraction, takes, follow_outside, opted_out == 'take'
+    plan = plan_lib.Plan.of(input, output, layout, *given)
     print(_would_do(plan, grow.todo(plan)))
     return
   options = choice.given(options)
   options |= dict(takes=takes, follow_outside=follow_outside)
+  options |= dict(takes_opted_out=opted_out == 'take')
   manifest = ingest(input, output, layout, validation_fraction, **options)
   counts = ', '.join(
     f'{split}: {found["num_by_media"]["video"]} videos and {found["num_by_media"]["image"]} images'

@@ -17,7 +17,7 @@ import pyarrow.compute
 from data_pipelines.corpus import schema
 from data_pipelines.ingest import held as held_lib
 from data_pipelines.ingest import plan as plan_lib
-from data_pipelines.sources import raw, webdataset
+from data_pipelines.sources import lists, raw, webdataset
 
 
 @dataclasses.dataclass
@@ -79,7 +79,7 @@ def todo(plan: plan_lib.Plan) -> Todo:
   if isinstance(source, webdataset.WebDataset):
     found, num_known = _of_tars(source, plan.shards, held)
   else:
-    assert isinstance(source, raw.Lists)
+    assert isinstance(source, lists.Lists)
     found, num_known = _Lists(source, held, is_same).todo(plan.shards)
   if not is_same and not num_known:
     raise ValueError(
@@ -130,7 +130,7 @@ class _Lists:
     is_same: whether the lists are those of the last run: then only files may have come.
   """
 
-  def __init__(self, source: raw.Lists, held: held_lib.Held, is_same: bool):
+  def __init__(self, source: lists.Lists, held: held_lib.Held, is_same: bool):
     self._source = source
     self._held = held
     self._is_same = is_same
@@ -169,7 +169,7 @@ class _Lists:
     self, shards: Sequence[raw.Shard], lengths: Sequence[int], listed: pa.Array, places: pa.Array
   ) -> None:
     """Makes shards of what has no place in the corpus: whole ones where all is new."""
-    left: dict[str | None, list[raw.Listed | raw.Rejected]] = {}
+    left: dict[str | None, list[lists.Listed | raw.Rejected]] = {}
     start = 0
     for shard, length in zip(shards, lengths, strict=True):
       found, keys = places.slice(start, length), listed.slice(start, length)
@@ -185,32 +185,32 @@ class _Lists:
       else:
         left.setdefault(shard.split, []).extend(chosen)
     for split, items in left.items():
-      for run in raw.in_runs(split, items, self._source.max_examples):
+      for run in lists.in_runs(split, items, self._source.max_examples):
         self._todo.shards.extend(self._source.bounded(run))
 
-  def _count_late(self, entries: Sequence[raw.Listed | raw.Rejected]) -> None:
+  def _count_late(self, entries: Sequence[lists.Listed | raw.Rejected]) -> None:
     for entry in entries:
       if lines := self._lines.get(_key(entry)):
         self._todo.late.add(_key(entry))
         self._todo.retried[lines[0]['reason']] += 1
 
-  def _is_worth(self, entry: raw.Listed | raw.Rejected) -> bool:
+  def _is_worth(self, entry: lists.Listed | raw.Rejected) -> bool:
     """Whether it was not rejected before, or is another now."""
     lines = self._lines.get(_key(entry), ())
     if not lines:
       return True
-    stamp = entry.stamp() if isinstance(entry, raw.Listed) else entry.stamp
+    stamp = entry.stamp() if isinstance(entry, lists.Listed) else entry.stamp
     return all(line.get('stamp', '') != stamp for line in lines)
 
   def _num_changed(self, shards: Sequence[raw.Shard], sizes: pa.ChunkedArray) -> int:
     """How many files have another size than the corpus holds; null is what it does not hold."""
     entries = itertools.chain.from_iterable(map(self._source.entries, shards))
     return sum(
-      isinstance(entry, raw.Listed) and size is not None and entry.num_bytes not in (-1, size)
+      isinstance(entry, lists.Listed) and size is not None and entry.num_bytes not in (-1, size)
       for entry, size in zip(entries, sizes.to_pylist(), strict=True)
     )
 
 
-def _key(entry: raw.Listed | raw.Rejected) -> str:
+def _key(entry: lists.Listed | raw.Rejected) -> str:
   """As rejected/ has it, if it is not printable."""
   return entry.key if entry.key.isprintable() else raw.Rejected(entry.key, '').key

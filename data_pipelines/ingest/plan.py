@@ -11,7 +11,7 @@ from etils import epath
 from data_pipelines import sources
 from data_pipelines.corpus import reader, schema
 from data_pipelines.ingest import shard as shard_lib
-from data_pipelines.sources import raw
+from data_pipelines.sources import lists, raw
 
 OLDER_SHARD_EXAMPLES = 4096  # Of corpora that were ingested before they could grow.
 
@@ -49,6 +49,7 @@ class Plan:
     validation_fraction: float,
     takes: Sequence[str] = (),
     follow_outside: bool = False,
+    takes_opted_out: bool = False,
   ) -> 'Plan':
     """Lists the input; the arguments are those of command.ingest.
 
@@ -59,10 +60,11 @@ class Plan:
       raise ValueError(f'validation_fraction={validation_fraction} should be in [0, 1).')
     manifest = manifest_of(epath.Path(output))
     source = sources.open_source(path, layout, follow_outside)
+    source.takes_opted_out = takes_opted_out
     if manifest:
       _check_layout(manifest, source, path)
     is_older = manifest is not None and 'versions' not in manifest
-    if is_older:
+    if is_older and isinstance(source, lists.Lists):
       source.max_examples = OLDER_SHARD_EXAMPLES
     shards = source.shards()
     if not is_older:
@@ -82,6 +84,7 @@ class Plan:
       hdr='tonemap' if 'hdr' in takes else 'refuse',
       interlaced='deinterlace' if 'interlaced' in takes else 'refuse',
       follow_outside=follow_outside,
+      opted_out='take' if takes_opted_out else 'refuse',
     )
     takes = tuple(sorted(takes))
     threshold = 0 if told else _threshold(validation_fraction)
@@ -115,6 +118,8 @@ def _identity(
     digest.update(json.dumps(source.describe(shard)).encode())
   if source.follow_outside:
     digest.update(b'follow_outside')
+  if source.takes_opted_out:
+    digest.update(b'takes_opted_out')
   if takes:
     digest.update(json.dumps(takes).encode())
   return digest.hexdigest()[:16]

@@ -84,14 +84,17 @@ class WebDataset(raw.Source):
         named = tars.row_of(key, rows)
         row = rows.get(named, {})  # Of all folders' examples that it may mean: it may forbid one.
         try:
-          example = _example(key, headers.read(members), row)
+          example = _example(key, headers.read(members), row, self.takes_opted_out)
         except Exception as error:  # One example never ends a command.
           lost = failures.of(error)
           example = raw.Rejected(key, lost.reason, lost.detail)
         yield example
     for key, row in left.items():
-      reason = 'missing_media' if row['status'] == 'success' else 'failed_download'
-      yield raw.Rejected(key, reason, str(row.get('error_message') or row['status']))
+      yield (
+        _failed(key, row)
+        if row['status'] != 'success'
+        else raw.Rejected(key, 'missing_media', str(row.get('error_message') or row['status']))
+      )
 
   def num_listed(self, shard: raw.Shard) -> int:
     """Keys of the tar's headers and of the table beside it, and members that belong to no key."""
@@ -195,7 +198,7 @@ def _local(tar: epath.Path) -> Generator[pathlib.Path, None, None]:
 
 
 def _example(
-  key: str, members: Mapping[str, bytes], row: Mapping[str, Any]
+  key: str, members: Mapping[str, bytes], row: Mapping[str, Any], takes_opted_out: bool
 ) -> raw.RawExample | raw.Rejected:
   if row.get('status') == _CONFLICT:
     return raw.Rejected(key, 'duplicate_row', 'the table has rows of it that differ')
@@ -209,6 +212,9 @@ def _example(
     known, origin = {}, {}
   if media is None:
     return _without_media(key, members, known, row)
+  said = columns.opt_out(known) or columns.opt_out(row)
+  if said and not takes_opted_out:
+    return raw.Rejected(key, 'opted_out', said)
   if '.txt' in members:
     try:
       caption = text.decode(members['.txt'])
@@ -221,11 +227,18 @@ def _example(
   return raw.RawExample(key, caption, file_names.MEDIA_BY_SUFFIX[media], members[media], origin)
 
 
+def _failed(key: str, row: Mapping[str, Any]) -> raw.Rejected:
+  """A download that failed, or that its site forbids."""
+  detail = str(row.get('error_message') or row['status'])
+  is_forbidden = columns.DISALLOWED in detail
+  return raw.Rejected(key, 'opted_out' if is_forbidden else 'failed_download', detail)
+
+
 def _without_media(
   key: str, members: Mapping[str, bytes], known: Mapping[str, Any], row: Mapping[str, Any]
 ) -> raw.Rejected:
   if row and row['status'] != 'success':
-    return raw.Rejected(key, 'failed_download', str(row.get('error_message') or row['status']))
+    return _failed(key, row)
   detail = str(known.get('error_message') or f'members: {sorted(members)}')
   is_other = set(members) - set(tars.BOUNDS)
   return raw.Rejected(key, 'unknown_format' if is_other else 'missing_media', detail)
