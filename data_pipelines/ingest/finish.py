@@ -16,7 +16,7 @@ from etils import epath
 
 from data_pipelines.corpus import jobs, remote_records, rows, schema, storage
 from data_pipelines.corpus import writer as writer_lib
-from data_pipelines.ingest import grow
+from data_pipelines.ingest import grow, held
 from data_pipelines.ingest import plan as plan_lib
 from data_pipelines.sources import raw
 
@@ -31,7 +31,7 @@ def finish(plan: plan_lib.Plan, todo: grow.Todo, results: Sequence[dict]) -> dic
   Returns:
     The manifest.
   Raises:
-    ValueError: no example can be used, or too many shards.
+    ValueError: no example can be used.
   """
   output, before = plan.output, plan.manifest or {}
   rejected = [bad for result in results for bad in result['rejected']]
@@ -68,7 +68,7 @@ def finish(plan: plan_lib.Plan, todo: grow.Todo, results: Sequence[dict]) -> dic
     versions=[*before.get('versions', ()), version],
   )
   if todo.units:
-    manifest['units'] = _units(todo, before)
+    manifest['units'] = _units(plan, todo)
   num_unlisted, unlisted = plan.source.count_unlisted()
   if num_unlisted:
     manifest |= dict(num_unlisted=num_unlisted, unlisted=unlisted)
@@ -150,19 +150,18 @@ def _place_shards(
 
 def _write_rejected(plan: plan_lib.Plan, todo: grow.Todo, results: Sequence[dict]) -> None:
   """Behind the files of earlier versions; and which of their lines hold no longer."""
-  versions = (plan.manifest or {}).get('versions', ())
-  start = sum(version['num_sources'] for version in versions)
-  folder = plan.output / 'rejected'
-  for index, (shard, result) in enumerate(zip(todo.shards, results, strict=True), start):
+  version = len((plan.manifest or {}).get('versions', ()))
+  for path in held.rejected_files(plan.output):
+    if held.number_of(path) >= (version if path.suffix == '.json' else _num_sources(plan)):
+      path.unlink()  # Of a run that was killed, and may have read other input.
+  for number, result in enumerate(results, _num_sources(plan)):
     if result['rejected']:
-      unit = plan.source.unit(shard)
-      of_unit = dict(unit=unit) if unit else {}
-      lines = ''.join(json.dumps(bad | of_unit) + '\n' for bad in result['rejected'])
-      storage.write_bytes(folder / f'{index:05d}.jsonl', lines.encode())
+      lines = ''.join(json.dumps(bad) + '\n' for bad in result['rejected'])
+      storage.write_bytes(held.rejected_name(plan.output, number), lines.encode())
   if todo.late:
     taken = todo.late.difference(bad['key'] for result in results for bad in result['rejected'])
-    name = f'late-{len(versions):05d}.json'
-    storage.write_bytes(folder / name, json.dumps(sorted(taken)).encode())
+    path = held.late_name(plan.output, version)
+    storage.write_bytes(path, json.dumps(sorted(taken)).encode())
 
 
 def _differences(todo: grow.Todo, results: Sequence[dict]) -> dict[str, int]:
@@ -192,11 +191,14 @@ def _totals(
   )
 
 
-def _units(todo: grow.Todo, before: Mapping[str, Any]) -> dict[str, list]:
-  """Tar -> [the version that read it last, its state then]."""
-  known, version = before.get('units', {}), len(before.get('versions', ()))
-  read = {
-    unit: known[unit] if known.get(unit, [0, None])[1] == state else [version, state]
-    for unit, state in todo.units.items()
-  }
-  return known | read
+def _units(plan: plan_lib.Plan, todo: grow.Todo) -> dict[str, list]:
+  """Tar -> [number of its file in rejected/ when it was read last, its state then]."""
+  read = map(plan.source.unit, todo.shards)
+  numbers = {unit: number for number, unit in enumerate(read, _num_sources(plan))}
+  new = {unit: [number, todo.units[unit]] for unit, number in numbers.items()}
+  return (plan.manifest or {}).get('units', {}) | new
+
+
+def _num_sources(plan: plan_lib.Plan) -> int:
+  """Parts of the input that earlier versions read."""
+  return sum(version['num_sources'] for version in (plan.manifest or {}).get('versions', ()))

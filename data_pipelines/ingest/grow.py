@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute
 
-from data_pipelines.corpus import schema
+from data_pipelines.corpus import schema, storage
 from data_pipelines.ingest import held as held_lib
 from data_pipelines.ingest import plan as plan_lib
 from data_pipelines.sources import lists, raw, webdataset
@@ -64,7 +64,7 @@ def todo(plan: plan_lib.Plan) -> Todo:
   if manifest is None:
     found = Todo(plan.shards, plan.identity)
     if isinstance(source, webdataset.WebDataset):
-      found.units = {source.unit(shard): source.state(shard) for shard in plan.shards}
+      found.units = _states(source, plan.shards)
     return found
   is_same = manifest['identity'] == plan.identity
   if 'versions' not in manifest:
@@ -105,7 +105,7 @@ def _of_tars(
   source: webdataset.WebDataset, shards: Sequence[raw.Shard], held: held_lib.Held
 ) -> tuple[Todo, int]:
   """(tars that are new or were changed, how many there were before)."""
-  states = {source.unit(shard): source.state(shard) for shard in shards}
+  states = _states(source, shards)
   found = Todo([], units=states)
   again = set()
   for shard in shards:
@@ -119,6 +119,11 @@ def _of_tars(
   found.retried = held.rejected_of_units(again)
   found.num_vanished = held.num_of_units(held.units.keys() - states.keys())
   return found, len(held.units.keys() & states.keys())
+
+
+def _states(source: webdataset.WebDataset, shards: Sequence[raw.Shard]) -> dict[str, list]:
+  """Of each tar."""
+  return dict(zip(map(source.unit, shards), storage.in_threads(source.state, shards), strict=True))
 
 
 class _Lists:

@@ -113,11 +113,9 @@ class WebDataset(raw.Source):
   def state(self, shard: raw.Shard) -> list:
     """What differs once a tar, or the table beside it, is another one or can be read at last."""
     tar = _tar_of(shard)
-    table = _table(tar)
-    found = [file.stat().length if file.exists() else -1 for file in (tar, table)]
-    if '://' in str(tar):
-      return found
-    return [*found, *(os.access(file, os.R_OK) for file in (tar, table))]
+    both = tar, _table(tar)
+    found = [_size(file) for file in both]
+    return found if '://' in str(tar) else [*found, *(os.access(file, os.R_OK) for file in both)]
 
   def grown(self, shard: raw.Shard, held: Mapping[str, int]) -> raw.Shard:
     """The shard without what is held: bytes of media by key."""
@@ -155,6 +153,14 @@ class WebDataset(raw.Source):
 def _tar_of(shard: raw.Shard) -> epath.Path:
   first = shard.items[0]
   return first.tar if isinstance(first, Grown) else first
+
+
+def _size(file: epath.Path) -> int:
+  """Bytes; -1 if there is none."""
+  try:
+    return file.stat().length
+  except FileNotFoundError:
+    return -1
 
 
 def _held_of(shard: raw.Shard) -> Mapping[str, int]:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from data_pipelines import __main__ as commands
-from data_pipelines.corpus import jobs, lease, reader, schema
+from data_pipelines.corpus import jobs, lease, reader, schema, writer
 from data_pipelines.ingest import command as ingest
 from data_pipelines.ingest import verify
 from data_pipelines.media import sandbox
@@ -331,12 +331,13 @@ def test_what_is_killed_and_finds_more_input_starts_anew(tmp_path, monkeypatch):
   source = corpora.write_folder(tmp_path / 'in', 6)
   run(source, tmp_path / 'out')
   shutil.copytree(tmp_path / 'out', tmp_path / 'whole')
-  (source / '005.txt').write_text('a caption')
   corpora.write_folder(source, 8)
-  number = 1
-  while not (tmp_path / 'out/corpus-train.array_record-00001').exists():  # It is placed, and
-    assert kill_at(monkeypatch, number, lambda: run(source, tmp_path / 'out'))  # no more.
-    number += 1
+  (source / '007.mp4').write_bytes(b'cut off')
+  with monkeypatch.context() as patch, pytest.raises(TypeError):
+    patch.setattr(writer, 'write_tfds_metadata', None)
+    run(source, tmp_path / 'out')
+  placed = contents(tmp_path / 'out')
+  assert {'corpus-train.array_record-00001', 'rejected/00001.jsonl'} <= set(placed)
   corpora.write_folder(source, 10)
   run(source, tmp_path / 'out')
   run(source, tmp_path / 'whole')
