@@ -46,7 +46,7 @@ def write(folder, num_shards):
   shards = []
   for number in range(num_shards):
     rng = np.random.default_rng(number)
-    records, sidecar = schema.shard_names('train', number, num_shards)
+    records, sidecar = schema.shard_names('train', number)
     base = dict(
       key=[f'{number}/{i}' for i in range(SHARD)],
       media=rng.choice(schema.MEDIA, SHARD), duration=rng.uniform(1, 30, SHARD),

@@ -118,7 +118,7 @@ def repeat(base: pathlib.Path, output: pathlib.Path, num_shards: int) -> None:
   shards = []
   for number in range(num_shards):
     shard = given['shards'][number % len(given['shards'])]
-    records, sidecar = schema.shard_names('train', number, num_shards)
+    records, sidecar = schema.shard_names('train', number)
     stages = [
       (schema.stage_sidecar('curate', shard['sidecar']), schema.stage_sidecar('curate', sidecar))
     ]

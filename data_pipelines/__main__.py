@@ -55,10 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
   try:
     run(**options)
   except Exception as error:
-    text = user_errors.message(error)
-    if text is None:
-      raise
-    user_errors.fail(text)
+    user_errors.end_with_message(error)
+    raise
 
 
 def _add_demo(commands: jobs.Commands) -> None:

@@ -5,6 +5,7 @@ ask here, and end with USAGE for the first.
 """
 
 import argparse
+import errno
 import math
 import os
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
+STORAGE = 172  # As in i2vgen_jax/process/exit_codes.py: worth another start.
 # A path that cannot be used, whoever met it.
 _PATHS: dict[type[BaseException], str] = {
   FileNotFoundError: 'does not exist',
@@ -32,6 +34,10 @@ _REFUSED = (
 # The folder of our packages: the repository's root, or site-packages.
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGES = ('configs', 'data_pipelines', 'i2vgen_jax', 'launch')
+
+
+class StorageError(OSError):
+  """Storage that stays away: worth another start, for no file and no flag is at fault."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +83,14 @@ def message(error: BaseException) -> str | None:
   return None
 
 
+def storage_message(error: BaseException) -> str | None:
+  """The line for a bucket that does not answer, or a disk that is full or fails."""
+  failed = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+  if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in failed):
+    return f'storage fails: {error}. What is done is kept: run the command again.'
+  return None
+
+
 def _is_refused(error: BaseException) -> bool:
   name = f'{type(error).__module__}.{type(error).__qualname__}'
   if name == 'gcsfs.retry.HttpError':
@@ -113,6 +127,13 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
   try:
     sys.exit(main(sys.argv[1:]))
   except Exception as error:
-    if text := message(error):
-      fail(text)
+    end_with_message(error)
     raise
+
+
+def end_with_message(error: Exception) -> None:
+  """Ends the process with one line and the exit code of an error, unless it is a bug."""
+  if text := storage_message(error):
+    fail(text, STORAGE)
+  if text := message(error):
+    fail(text)

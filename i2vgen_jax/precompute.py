@@ -339,16 +339,18 @@ def _publish(
   dtype: str,
 ) -> dict[str, Any]:
   """Moves the shards to their places; writes tfds's metadata and the manifest, which it returns."""
-  found = collections.defaultdict(list)
+  found, template = collections.defaultdict(list), schema.FILE_TEMPLATE
   for index, ((name, shard, size), result) in enumerate(zip(items, results, strict=True)):
     target = cache_lib.folder(output, name, size['height'], size['width'])
+    if '-of-' in shard['records']:
+      template = schema.OLDER_FILE_TEMPLATE
     source = jobs.part(parts, index) / 'records'
     if source.exists():  # Else it was moved before a kill.
       storage.move(source, target / shard['records'])
     found[target, f'{size["width"]}x{size["height"]}'].append(result)
   for (target, size), shards in found.items():
     features = cache_lib.features(manifest['shapes'][size], dtype)
-    writer_lib.write_tfds_metadata(target, {'train': dict(shards=shards)}, features)
+    writer_lib.write_tfds_metadata(target, {'train': dict(shards=shards)}, features, template)
   manifest |= dict(
     version=cache_lib.VERSION,
     num_examples=sum(result['num_cached'] for result in results),

@@ -89,7 +89,7 @@ def write_sidecars(folder, splits):
   """A corpus of sidecars alone: split -> rows of (media, seconds, fps, height, width)."""
   manifest = dict(version=schema.VERSION, fingerprint='synthetic', splits={})
   for split, rows in splits.items():
-    records, sidecar = schema.shard_names(split, 0, 1)
+    records, sidecar = schema.shard_names(split, 0)
     media, duration, fps, height, width = zip(*rows, strict=True)
     columns = dict(media=media, duration=duration, fps=fps, height=height, width=width)
     columns |= dict(first_time=[0.0] * len(rows), longest_gap=[0.0] * len(rows))

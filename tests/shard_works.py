@@ -1,13 +1,14 @@
 """Work on shards that ends in every way; found by name in any process."""
 
 import ctypes
+import errno
 import os
 import pathlib
 import signal
 
 import numpy as np
 
-from data_pipelines.corpus import reader
+from data_pipelines.corpus import reader, retries
 
 
 def double(item, folder):
@@ -17,6 +18,14 @@ def double(item, folder):
 
 def refuse(item, folder):
   reader.read_manifest(folder)  # Raises ValueError for the user.
+
+
+def lose_storage(item, folder):
+  raise retries.StorageError('no answer in 120 s')
+
+
+def fill_the_disk(item, folder):
+  raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def fail(item, folder):

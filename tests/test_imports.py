@@ -23,7 +23,7 @@ ROWS = {
   'data_pipelines/media': 'children',
   'data_pipelines/sources': 'media user_errors',
   'data_pipelines/engines': 'children media user_errors',
-  'data_pipelines/corpus': 'engines media progress sources',
+  'data_pipelines/corpus': 'engines media progress sources user_errors',
   'data_pipelines/ingest': 'corpus engines media sources',
   'data_pipelines/curate': 'corpus engines media sources user_errors',
   'data_pipelines/index': 'corpus curate',

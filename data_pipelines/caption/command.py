@@ -53,12 +53,14 @@ def caption(
       captioner cannot be used.
   """
   output, manifest = epath.Path(directory), reader.read_manifest(directory)
-  shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
+  shards = [shard for _, shard in reader.shards_of(manifest)]
   failed: dict[str, int] = {}
   if source:
     parts = output / '_captioned' / source.name
-    described = [VERSION, manifest['fingerprint'], source.captioner.identity(), source.num_frames]
-    with jobs.claimed(parts, json.dumps(described)):
+    corpus = reader.first_fingerprint(manifest)
+    described = [VERSION, corpus, source.captioner.identity(), source.num_frames]
+    stamps = [shard['sha256'] for shard in shards]
+    with jobs.claimed(parts, json.dumps(described), stamps=stamps):
       for number, shard in enumerate(shards):
         shard_lib.ask_again(output, parts, number, shard)
       work = shard_lib.CaptionShard(output, source, parts)

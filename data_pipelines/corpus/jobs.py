@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeAlias
 from etils import epath
 
 from data_pipelines import progress
-from data_pipelines.corpus import lease, storage
+from data_pipelines.corpus import lease, retries, storage
 from data_pipelines.engines import beam, choice, local
 from data_pipelines.media import failures
 
@@ -33,6 +33,7 @@ Work = Callable[[Any, pathlib.Path], dict]
 # What a parser's add_subparsers returns: where commands are added.
 Commands: TypeAlias = 'argparse._SubParsersAction[Any]'
 MARKER = 'result.json'
+_STAMPS = 'stamps.json'
 
 
 def run(
@@ -103,27 +104,39 @@ def part(parts: epath.Path, index: int) -> epath.Path:
   return parts / f'{index:05d}'
 
 
+class NotWritableError(ValueError):
+  """A folder that may only be read."""
+
+
 @contextlib.contextmanager
-def claimed(parts: epath.Path, identity: str, kept: bool = True) -> Generator[None, None, None]:
+def claimed(
+  parts: epath.Path, identity: str, kept: bool = True, stamps: Sequence[str] = ()
+) -> Generator[None, None, None]:
   """Within, the folder for parts is this process's; another run is refused.
 
   Args:
     parts: the folder; what a run with other input or options left there is dropped.
     identity: of the input and options.
     kept: whether the parts stay once the context has ended without an exception.
+    stamps: one of each item: a part whose item has another stamp than before is dropped alone.
   Raises:
-    ValueError: another run is at work there, or nothing can be written.
+    NotWritableError: nothing can be written.
+    ValueError: another run is at work there.
   """
   try:
     parts.mkdir(parents=True, exist_ok=True)
     held = lease.Lease(parts, _lost, 'works on it. Wait for its end, or stop it.')
+  except retries.StorageError:
+    raise
   except OSError as error:
-    raise ValueError(f'{parts.parent} is not writable: {error}') from error
+    raise NotWritableError(f'{parts.parent} is not writable: {error}') from error
   try:
     marker = parts / 'identity'
     if not marker.exists() or marker.read_text() != identity:
       _empty(parts)
       storage.write_bytes(marker, identity.encode())
+    if stamps:
+      _drop_others(parts, stamps)
     _sweep(parts)
     yield
     _sweep(parts)
@@ -145,6 +158,19 @@ def _empty(parts: epath.Path) -> None:
   for path in parts.iterdir():
     if path.is_dir():
       storage.remove_folder(path)
+  (parts / _STAMPS).unlink(missing_ok=True)
+
+
+def _drop_others(parts: epath.Path, stamps: Sequence[str]) -> None:
+  """Deletes the parts of items that are others now, then says which items these are."""
+  path, text = parts / _STAMPS, json.dumps(list(stamps))
+  before = path.read_text() if path.exists() else '[]'  # Older versions had none, nor need of any.
+  if before == text:
+    return
+  for index, stamp in enumerate(json.loads(before)):
+    if list(stamps[index : index + 1]) != [stamp]:
+      storage.remove_folder(part(parts, index))
+  storage.write_bytes(path, text.encode())
 
 
 def _lost(sentence: str) -> None:

@@ -62,6 +62,7 @@ class Corpora:
     names: of the corpora, in the order of their rows: sorted, however they were given.
     directories: their folders, by name.
     fingerprints: one per corpus; each changes with any byte of any of its records.
+    earlier: of each corpus, the fingerprints that it had before it grew.
     sidecars: paths of the shards' sidecars, in the order of their rows.
     remote: what a manifest tells of shards in buckets.
     starts: first row of each shard, and at the end the number of rows.
@@ -74,6 +75,7 @@ class Corpora:
     self.names = tuple(sorted(directories))
     self.directories = {name: epath.Path(directories[name]) for name in self.names}
     self.fingerprints: list[str] = []
+    self.earlier: list[list[str]] = []
     self.sidecars: list[epath.Path] = []
     layouts: dict[str, remote_records.Layout] = {}
     self._shards: list[str] = []
@@ -88,6 +90,8 @@ class Corpora:
           'with --validation_fraction for a held-out split.'
         )
       self.fingerprints.append(manifest['fingerprint'])
+      versions = [version['fingerprint'] for version in manifest.get('versions', ())]
+      self.earlier.append([known for known in versions if known != manifest['fingerprint']])
       found = manifest['splits'][split]
       start = len(self._shards)
       for shard in found['shards']:
@@ -131,10 +135,13 @@ class Corpora:
       if path is None:
         tables.append(rows.of_sidecars(self.sidecars[shards]).select(columns))
         continue
-      tables.append(storage.read_table(path, columns))
+      found = storage.read_table(path, columns)
       length = self.starts[shards.stop] - self.starts[shards.start]
-      if len(tables[-1]) != length:
-        raise ValueError(f'{path} has {len(tables[-1])} rows for {length} records.')
+      if len(found) < length:
+        raise ValueError(f'{path} has {len(found)} rows for {length} records.')
+      tables.append(
+        found.slice(0, length)
+      )  # The corpus may have grown since its manifest was read.
     return pa.concat_tables(tables)
 
   def locate(self, row: int | np.integer) -> tuple[str, int]:
@@ -293,6 +300,25 @@ def _open(shard: str, remote: Remote) -> Any:
   return array_record_module.ArrayRecordReader(
     shard, options='readahead_buffer_size:0', file_reader_buffer_size=32768
   )
+
+
+def shards_of(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """(split, shard)s of a corpus in the order in which they came: whatever joins it is behind."""
+  splits = manifest['splits']
+  counts = [version['shards'] for version in manifest.get('versions', ())]
+  counts += [{split: len(found['shards']) for split, found in splits.items()}]
+  found, starts = [], collections.Counter()
+  for count in counts:
+    for split in splits:
+      stop = count.get(split, 0)
+      found += [(split, shard) for shard in splits[split]['shards'][starts[split] : stop]]
+      starts[split] = stop
+  return found
+
+
+def first_fingerprint(manifest: Mapping[str, Any]) -> str:
+  """A corpus' when it was new: it names the corpus, however it grows."""
+  return manifest.get('versions', [manifest])[0]['fingerprint']
 
 
 def read_manifest(directory: epath.PathLike) -> dict:

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from data_pipelines.user_errors import StorageError
+
 Result = TypeVar('Result')
 # How long a request is repeated; one that is under way then is still waited for. At most so long
 # that no decoder is taken for one that hangs (stream/decoder.py).
@@ -30,10 +32,6 @@ _LOST = {
   'requests.exceptions.RequestException',
   'urllib3.exceptions.HTTPError',
 }
-
-
-class StorageError(OSError):
-  """Storage that stays away: worth another start, for no file and no flag is at fault."""
 
 
 def is_transient(error: BaseException) -> bool:

@@ -1,13 +1,21 @@
 """What an ingested corpus holds: one record per example, and one row of measurements beside it.
 
 features.json, dataset_info.json           read back by tfds.builder_from_directory
-corpus-<split>.array_record-IIIII-of-NNNNN the records: key, caption, media, data (the file's bytes)
-sidecar/<split>-IIIII-of-NNNNN.parquet     row i describes record i of the same shard
-sidecar/<stage>/<split>-IIIII-of-NNNNN.parquet  the same, added later by curate or score
+corpus-<split>.array_record-IIIII          the records: key, caption, media, data (the file's bytes)
+sidecar/<split>-IIIII.parquet              row i describes record i of the same shard
+sidecar/<stage>/<split>-IIIII.parquet      the same, added later by curate or score
 captions/<the records' name>               by caption: all captions of each record, for the stream
 rows/<split>.parquet                       of all shards' sidecars, what a stream asks of every row
 rejected/IIIII.jsonl                       what was not taken, and why
+rejected/late-VVVVV.json                   keys of lines there that version V has taken
 manifest.json                              counts, checksums; written last: it marks a whole corpus
+
+A corpus grows by whole shards: those of a new version have numbers behind the old ones', whose
+files never change; only rows/ and dataset_info.json are written again, and grow at their end. The
+manifest's `versions` say of each its fingerprint (of all shards up to then), how many shards each
+split has, how many parts of the input were read (`num_sources`, each with its file in rejected/)
+and how many examples they list. In corpora that were ingested before that, the names end with
+-of-NNNNN; they are read alike.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +27,9 @@ if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 VERSION = '1.2.0'
+FILE_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}'  # For tfds.
+OLDER_FILE_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+MAX_SHARDS = 99_999  # Of a split: beyond that tfds writes their numbers with another digit.
 DATASET_NAME = 'corpus'
 SPLITS = ('train', 'validation')
 MEDIA = ('video', 'image')
@@ -186,16 +197,14 @@ def caption_features() -> 'tfds.features.FeaturesDict':
   return tfds.features.FeaturesDict({'key': tfds.features.Text(), 'captions': tfds.features.Text()})
 
 
-def shard_names(split: str, index: int, num_shards: int) -> tuple[str, str]:
+def shard_names(split: str, index: int) -> tuple[str, str]:
   """File names, relative to the corpus, of a shard's records and of its sidecar.
 
   Args:
     split: 'train' or 'validation'.
     index: of the shard in its split.
-    num_shards: of the split.
   """
-  numbers = f'{index:05d}-of-{num_shards:05d}'
-  return f'{DATASET_NAME}-{split}.array_record-{numbers}', f'sidecar/{split}-{numbers}.parquet'
+  return f'{DATASET_NAME}-{split}.array_record-{index:05d}', f'sidecar/{split}-{index:05d}.parquet'
 
 
 def stage_sidecar(stage: str, sidecar: str) -> str:

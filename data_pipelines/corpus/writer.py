@@ -86,6 +86,7 @@ def write_tfds_metadata(
   output: epath.Path,
   splits: Mapping[str, dict],
   features: 'tfds.features.FeaturesDict | None' = None,
+  template: str = schema.FILE_TEMPLATE,
 ) -> None:
   """Writes features.json and dataset_info.json: tfds.builder_from_directory reads the folder.
 
@@ -93,6 +94,7 @@ def write_tfds_metadata(
     output: folder of the shards.
     splits: by name; `shards` of each has num_examples and num_bytes of its files, in order.
     features: of a record; those of a corpus if None.
+    template: of the files' names.
   """
   import tensorflow_datasets as tfds
 
@@ -106,6 +108,7 @@ def write_tfds_metadata(
         dataset_name=schema.DATASET_NAME,
         split=split,
         filetype_suffix='array_record',
+        template=template,
       ),
     )
     for split, found in splits.items()
@@ -114,6 +117,6 @@ def write_tfds_metadata(
     data_dir=str(output),
     features=features or schema.features(),
     split_infos=infos,
-    filename_template='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+    filename_template=template,
     check_data=False,  # It would need TensorFlow; the loader checks the counts.
   )

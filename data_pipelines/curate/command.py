@@ -72,20 +72,25 @@ def curate(
   manifest = reader.read_manifest(directory)
   detectors = dict(detectors or {})
   _check_hooks(hooks, detectors)
-  shards = [
-    (split, shard) for split, found in manifest['splits'].items() for shard in found['shards']
-  ]
+  shards = reader.shards_of(manifest)
   web = _Web.of(output, shards)
   reason = _denylist_or_reason(web, [*denylists, *allowlists], allow_no_denylist)
   denied = denylist.Lists(denylists)
   allowed = denylist.Lists(allowlists, 'allowlist')
 
   measured_in = output / '_measured'
-  identity = [VERSION, manifest['fingerprint'], hooks, *_stamps(detectors)]
+  identity = [VERSION, reader.first_fingerprint(manifest), hooks, *_stamps(detectors)]
   network = output / 'sidecar/shots/manifest.json'
   if network.exists():  # Of `score --shots`.
-    identity.append(storage.read_json(network)['weights'])
-  with jobs.claimed(measured_in, json.dumps(identity)):
+    found = storage.read_json(network, 'weights', 'corpus')
+    if found['corpus'] != manifest['fingerprint']:
+      raise ValueError(
+        f'{directory} has grown since `score --shots` found where its shots end: run python -m '
+        f'i2vgen_jax.score --corpus={directory} --shots=WEIGHTS again, it looks at new shards only.'
+      )
+    identity.append(found['weights'])
+  stamps = [shard['sha256'] for _, shard in shards]
+  with jobs.claimed(measured_in, json.dumps(identity), stamps=stamps):
     work = MeasureShard(output, hooks, detectors)
     results = jobs.run(work, [shard for _, shard in shards], measured_in, num_processes, engine)
     work.close()

@@ -21,16 +21,18 @@ class Outcome:
 
   Attributes:
     error: what was raised, in words; '' if nothing was.
-    is_for_user: whether it is the line for the user.
+    code: that a command ends with for it: of user_errors, or 1 for a bug.
   """
 
   error: str = ''
-  is_for_user: bool = False
+  code: int = 0
 
   def check(self) -> None:
-    """Raises ValueError or WorkerError if the work did."""
-    if self.is_for_user:
+    """Raises ValueError, StorageError or WorkerError if the work did."""
+    if self.code == user_errors.USAGE:
       raise ValueError(self.error)
+    if self.code == user_errors.STORAGE:
+      raise user_errors.StorageError(self.error)
     if self.error:
       raise WorkerError(f'in a worker:\n{self.error}')
 
@@ -46,6 +48,8 @@ class Reporting:
     try:
       self.work(numbered)
     except Exception as error:
+      if user_errors.storage_message(error):
+        return Outcome(str(error), user_errors.STORAGE)
       text = user_errors.message(error)
-      return Outcome(text or traceback.format_exc(), text is not None)
+      return Outcome(text or traceback.format_exc(), user_errors.USAGE if text else 1)
     return Outcome()

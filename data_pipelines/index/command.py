@@ -67,6 +67,7 @@ def index(
     ValueError: no corpus, a condition that cannot be, or no row left.
   """
   corpora = reader.Corpora(dict(directories), 'train')
+  _check_stages(corpora)
   balance = balance or table_lib.Balance()
   identity = _identity(corpora, where, axes, quantiles, edges, balance, keep_copies)
   folder = epath.Path(output)
@@ -124,6 +125,23 @@ def index(
     card.write(folder, manifest, corpora, table)
     _write(folder, manifest, columns)
   return manifest
+
+
+def _check_stages(corpora: reader.Corpora) -> None:
+  """Raises ValueError if a corpus has grown since `curate` saw it; warns for the other stages."""
+  for directory, fingerprint in zip(
+    corpora.directories.values(), corpora.fingerprints, strict=True
+  ):
+    for stage in schema.STAGES:
+      path = directory / 'sidecar' / stage / 'manifest.json'
+      if not path.exists() or storage.read_json(path).get('corpus', fingerprint) == fingerprint:
+        continue
+      if stage == 'curate':  # Denylists and copies: what it has not seen must not be drawn.
+        raise ValueError(
+          f'{directory} has grown since it was curated: run python -m data_pipelines curate '
+          f'--corpus={directory} again, with the same flags; only new shards are measured.'
+        )
+      logging.warning('%s has grown since `%s` ran: new rows lack its columns.', directory, stage)
 
 
 def _quantile_edges(

@@ -331,6 +331,12 @@ def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
   indexed = {name: found['fingerprint'] for name, found in manifest['corpora'].items()}
   opened = dict(zip(corpora.names, corpora.fingerprints, strict=True))
   if list(indexed.values()) != list(opened.values()):
+    for name, found, earlier in zip(opened, indexed.values(), corpora.earlier, strict=False):
+      if found in earlier:
+        raise ValueError(
+          f'the corpus {name!r} has grown since the index {directory} was made: run python -m '
+          f'data_pipelines index --output={directory} with the same flags again.'
+        )
     raise ValueError(
       f'index {directory} is of the corpora {indexed}, but data.directories are {opened}: '
       'give the same, by the same names, or index again.'

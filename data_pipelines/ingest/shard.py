@@ -37,9 +37,10 @@ class IngestShard:
           row = self._probe(example.data, example.media, self._takes)
         except Exception as error:  # One file never ends a command.
           lost = failures.of(error)
-          example = raw.Rejected(example.key, lost.reason, lost.detail)
+          example = raw.rejected(example, lost.reason, lost.detail)
       if isinstance(example, raw.Rejected):
-        rejected.append(vars(example))
+        stamp = dict(stamp=example.stamp) if example.stamp else {}
+        rejected.append(dict(key=example.key, reason=example.reason, detail=example.detail) | stamp)
         continue
       keys.add(example.key)
       key_hash = int.from_bytes(hashlib.sha256(example.key.encode()).digest()[:4], 'big')
@@ -48,10 +49,13 @@ class IngestShard:
       if split not in writers:
         writers[split] = writer_lib.ShardWriter(folder, split)
       writers[split].write(example, row)
+    num_gone, num_changed = self._source.differences(shard)
     return dict(
       splits={split: writer.close() for split, writer in writers.items()},
       rejected=rejected,
       smallest_hash=smallest_hash,
+      num_gone=num_gone,
+      num_changed=num_changed,
       num_examples=self._source.num_listed(shard),
       failed=collections.Counter(bad['reason'] for bad in rejected),
       example=next((str(bad) for bad in rejected if failures.is_unexpected(bad['reason'])), ''),

@@ -73,7 +73,9 @@ def verify(
   for stage in stages:
     found = json.loads(_stage_manifest(output, stage).read_text())['corpus']
     if found != manifest['fingerprint']:
-      problems.append(f'sidecar/{stage} is of corpus {found}, not {manifest["fingerprint"]}')
+      problems.append(
+        f'sidecar/{stage} is of {found}, the corpus is {manifest["fingerprint"]}: run {stage} again'
+      )
   problems = problems or _of_rows(output, manifest['splits'])
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
   num_decoded = sum(result['num_decoded'] for result in results)
@@ -168,7 +170,7 @@ class VerifyShard:
   def _of_stage(self, stage: str, shard: Mapping, keys: list[str]) -> list[str]:
     name = schema.stage_sidecar(stage, shard['sidecar'])
     if not (self._output / name).exists():
-      return [f'{name} is missing']
+      return [f'{name} is missing: run {stage} again']
     table = storage.read_table(self._output / name)
     if not table.schema.equals(schema.STAGES[stage]):
       return [f'{name} has other columns than {stage} writes: run {stage} again']

@@ -92,10 +92,10 @@ def score(
     aesthetic=aesthetic, nsfw=nsfw, saliency=saliency, clip=scorer.weights if scorer else ''
   )
   digests = {name: storage.sha256(epath.Path(file)) for name, file in files.items() if file}
-  shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
-  identity = json.dumps([VERSION, manifest['fingerprint'], digests, _spans_digest(output, shards)])
+  shards = [shard for _, shard in reader.shards_of(manifest)]
+  identity = json.dumps([VERSION, reader.first_fingerprint(manifest), digests])
   parts = output / '_scored'
-  with jobs.claimed(parts, identity):
+  with jobs.claimed(parts, identity, stamps=[_stamp(output, shard) for shard in shards]):
     method = digests.get('saliency', '')[:12]
     work = _ScoreShard(output, scorer, heads, network, method, batch_size, num_threads)
     results = jobs.run(work, shards, parts, 1, engine)
@@ -113,14 +113,13 @@ def score(
     return summary
 
 
-def _spans_digest(output: epath.Path, shards: Sequence[Mapping]) -> str:
-  """Changes if curate chose other shots."""
-  digest = hashlib.sha256()
-  for shard in shards:
-    path = output / schema.stage_sidecar('curate', shard['sidecar'])
-    if path.exists():
-      table = storage.read_table(path, ['span_start', 'span_end'])
-      digest.update(json.dumps(table.to_pydict()).encode())
+def _stamp(output: epath.Path, shard: Mapping) -> str:
+  """Changes with the shard, and if curate chose other shots of it."""
+  digest = hashlib.sha256(shard['sha256'].encode())
+  path = output / schema.stage_sidecar('curate', shard['sidecar'])
+  if path.exists():
+    table = storage.read_table(path, ['span_start', 'span_end'])
+    digest.update(json.dumps(table.to_pydict()).encode())
   return digest.hexdigest()
 
 

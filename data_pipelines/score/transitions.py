@@ -59,9 +59,10 @@ def find(directory: str, network: Network, weights: str, num_threads: int = 2) -
   """
   output, manifest = epath.Path(directory), reader.read_manifest(directory)
   digest = storage.sha256(epath.Path(weights))
-  shards = [shard for split in manifest['splits'].values() for shard in split['shards']]
+  shards = [shard for _, shard in reader.shards_of(manifest)]
   parts = output / '_shots'
-  with jobs.claimed(parts, json.dumps([VERSION, manifest['fingerprint'], digest])):
+  identity = json.dumps([VERSION, reader.first_fingerprint(manifest), digest])
+  with jobs.claimed(parts, identity, stamps=[shard['sha256'] for shard in shards]):
     work = _FindInShard(output, network, num_threads)
     results = jobs.run(work, shards, parts, num_processes=1)
     work.close()

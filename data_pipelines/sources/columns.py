@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ ORIGIN_ALIASES = {
   'source_sha256': ('sha256',),
   'source_md5': ('md5',),
 }
+# What a site says of a picture by X-Robots-Tag. img2dataset itself keeps no header: it does not
+# download such pictures, and its table says so (DISALLOWED); who asks it to leaves no trace.
+ROBOTS = ('x-robots-tag', 'robots-tag', 'robots')
+HEADERS = ('headers', 'http-headers', 'response-headers')
+OPT_OUTS = ('noai', 'noimageai')
+DISALLOWED = 'X-Robots-Tag'  # In img2dataset's error_message.
 NUMBERS = ('similarity', 'watermark', 'unsafe')
 
 
@@ -83,6 +90,28 @@ def origin_of(row: Mapping[str, Any]) -> dict[str, Any]:
       raise ValueError(f'{name} is a {type(found).__name__}: {str(found)[:80]}')
     origin[name] = _number(found) if name in NUMBERS else str(found)
   return origin
+
+
+def opt_out(row: Mapping[str, Any]) -> str:
+  """What of an example's columns forbids its use for AI, or ''; columns may hold all headers."""
+  for column, found in row.items():
+    name = column.lower().replace('_', '-')
+    if name in HEADERS and (said := opt_out(_headers(found))):
+      return said
+    if name in ROBOTS and set(re.split(r'[^a-z]+', str(found).lower())) & set(OPT_OUTS):
+      return f'{column}: {found}'
+  return ''
+
+
+def _headers(found: Any) -> Mapping[str, Any]:
+  """HTTP's headers: an object, its JSON, or lines."""
+  if isinstance(found, Mapping):
+    return found
+  try:
+    return tables.parse_json(str(found))
+  except ValueError:
+    lines = (line.partition(':') for line in str(found).splitlines())
+    return {name.strip(): value for name, _, value in lines}
 
 
 def _number(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from data_pipelines.sources import columns, file_names, files, raw, tables, text
+from data_pipelines.sources import columns, file_names, files, lists, raw, tables, text
 
 CAPTION_FILES = (
   'metadata.csv', 'captions.csv', 'metadata.jsonl', 'captions.jsonl', 'metadata.parquet',
@@ -28,7 +28,7 @@ ACCEPTED = (
 )
 
 
-class Folder(raw.FilesSource):
+class Folder(lists.FilesSource):
   """Media files at any depth below a folder."""
 
   @staticmethod
@@ -38,10 +38,11 @@ class Folder(raw.FilesSource):
 
   def shards(self) -> list[raw.Shard]:
     """The files by split, in runs."""
-    by_split: dict[str | None, list[raw.Listed | raw.Rejected]] = {}
+    by_split: dict[str | None, list[lists.Listed | raw.Rejected]] = {}
     for split, item in _Listing(self.path, self.follow_outside).items():
       by_split.setdefault(split, []).append(item)
-    return [shard for split, items in by_split.items() for shard in raw.in_runs(split, items)]
+    runs = (lists.in_runs(split, items, self.max_examples) for split, items in by_split.items())
+    return [shard for several in runs for shard in several]
 
   def columns(self) -> dict[str, list[str]]:
     """Of the caption files here, if there are any."""
@@ -66,10 +67,10 @@ class _Listing:
     for name in map(file_names.composed, self._media):
       self._by_base[name.rpartition('/')[2]].add(name)
 
-  def items(self) -> list[tuple[str | None, raw.Listed | raw.Rejected]]:
+  def items(self) -> list[tuple[str | None, lists.Listed | raw.Rejected]]:
     """(split, item), sorted by name; raises ValueError if no file has a caption."""
     rows, others = self._rows()
-    found: list[tuple[str, raw.Listed | raw.Rejected]] = [(other.key, other) for other in others]
+    found: list[tuple[str, lists.Listed | raw.Rejected]] = [(other.key, other) for other in others]
     media = [(name, self._of_media(name, rows)) for name in self._media]
     found += media
     found += [(name, bad) for name in self._names if (bad := self._of_other(name))]
@@ -82,7 +83,7 @@ class _Listing:
       )
     return [(_split(name), item) for name, item in sorted(found, key=lambda pair: pair[0])]
 
-  def _of_media(self, name: str, rows: Mapping[str, str]) -> raw.Listed | raw.Rejected:
+  def _of_media(self, name: str, rows: Mapping[str, str]) -> lists.Listed | raw.Rejected:
     caption = rows.get(file_names.composed(name))
     text_file = self._texts.get(_stem(name), '')
     for file in (name, text_file):
@@ -92,13 +93,13 @@ class _Listing:
       if files.is_link_out(self._path / text_file, self._path):
         return raw.Rejected(name, 'unsafe_name', f'{text_file} is a link that leads out')
     if caption is None and text_file:
-      found = raw.read_caption(self._path / text_file, name)
+      found = lists.read_caption(self._path / text_file, name)
       if isinstance(found, raw.Rejected):
         return found
       caption = found
     if caption is None:
       return raw.Rejected(name, 'no_caption')
-    return raw.Listed(_split(name), name, self._path, name, caption)
+    return lists.Listed(_split(name), name, self._path, name, caption)
 
   def _of_other(self, name: str) -> raw.Rejected | None:
     """Why a file that is not media is not used; None if it is, or belongs to none."""
@@ -113,10 +114,10 @@ class _Listing:
       return None
     return raw.Rejected(name, 'unknown_format', file_names.SUFFIXES)
 
-  def _rows(self) -> tuple[dict[str, str], list[raw.Rejected | raw.Listed]]:
+  def _rows(self) -> tuple[dict[str, str], list[raw.Rejected | lists.Listed]]:
     """(captions by media file, rows that are of none here)."""
     captions: dict[str, str] = {}
-    others: list[raw.Rejected | raw.Listed] = []
+    others: list[raw.Rejected | lists.Listed] = []
     left = []
     media = set(map(file_names.composed, self._media))
     for table in self._names:
@@ -135,7 +136,7 @@ class _Listing:
           captions[name] = caption
     for where, name, caption in left:
       if file_names.leads_out(name):
-        others.append(raw.Listed(None, name, self._path, name, caption))
+        others.append(lists.Listed(None, name, self._path, name, caption))
         continue
       # A bare name may be of a file in some folder below.
       same = self._by_base.get(file_names.composed(name), set())
@@ -146,7 +147,7 @@ class _Listing:
     return captions, others
 
 
-def _has_none(item: raw.Listed | raw.Rejected) -> bool:
+def _has_none(item: lists.Listed | raw.Rejected) -> bool:
   return isinstance(item, raw.Rejected) and item.reason == 'no_caption'
 
 

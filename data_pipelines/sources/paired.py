@@ -7,13 +7,13 @@ import itertools
 
 from etils import epath
 
-from data_pipelines.sources import file_names, files, raw, text
+from data_pipelines.sources import file_names, files, lists, raw, text
 
 CAPTIONS = ('prompt.txt', 'prompts.txt', 'caption.txt', 'captions.txt')
 FILES = ('video.txt', 'videos.txt', 'image.txt', 'images.txt')
 
 
-class Paired(raw.FilesSource):
+class Paired(lists.FilesSource):
   """A folder with such two files."""
 
   @staticmethod
@@ -36,7 +36,7 @@ class Paired(raw.FilesSource):
         f'{self.path / captions_file} has {len(captions):,} lines and {files_file} {num_names:,}: '
         'each caption should stand in the line of its file.'
       )
-    items: list[raw.Listed | raw.Rejected] = []
+    items: list[lists.Listed | raw.Rejected] = []
     listed = set()
     for number, name, caption in zip(itertools.count(1), names[:num_names], captions, strict=False):
       path = file_names.below(name, self.path, self.follow_outside) if name.strip() else ''
@@ -45,10 +45,10 @@ class Paired(raw.FilesSource):
         items.append(raw.Rejected(f'{files_file}:{number}', reason, f'{name!r} names no file here'))
         continue
       listed.add(path)
-      items.append(raw.Listed(None, path, self.path, path, caption))
+      items.append(lists.Listed(None, path, self.path, path, caption))
     for name in sorted(files.unlisted(self.path, listed)):
       items.append(raw.Rejected(name, 'no_caption', 'no list names it'))
-    return list(raw.in_runs(None, items))
+    return list(lists.in_runs(None, items, self.max_examples))
 
   def _only(self, names: tuple[str, ...]) -> str:
     found = _those(self.path, names)

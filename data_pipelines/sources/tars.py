@@ -12,7 +12,7 @@ import lzma
 import pathlib
 import re
 import tarfile
-from collections.abc import Generator, Mapping
+from collections.abc import Container, Generator, Mapping
 from typing import IO, Any, cast
 
 from data_pipelines.media import errors
@@ -46,6 +46,7 @@ class Tar:
   def __init__(self, archive: tarfile.TarFile | None, name: str, failure: str = ''):
     self.groups: dict[str, dict[str, Member]] = {}
     self.rejected: list[raw.Rejected] = []
+    self._dropped: dict[str, dict[str, Member]] = {}
     self._stream = cast(IO[bytes], archive.fileobj) if archive else None
     keys: dict[str, list[tuple[str, Member]]] = {}
     try:
@@ -75,10 +76,27 @@ class Tar:
     with archive:
       yield cls(archive, file.name)
 
-  def num_listed(self, rows: Mapping[str, Any]) -> int:
-    """Examples that the tar and the rows of its table name."""
-    known = {row_of(key, rows) for key in self.groups}
-    return len(self.groups) + len(self.rejected) + len(set(rows) - known)
+  def num_examples(self) -> int:
+    """Examples that the tar names."""
+    return len(self.groups) + len(self.rejected)
+
+  def left_of(self, rows: Mapping[str, Any], held: Container[str] = ()) -> dict[str, Any]:
+    """The rows of its table that no example is of, here or among those that are held."""
+    known = {row_of(key, rows) for key in (*self.groups, *self._dropped)}
+    return {key: row for key, row in rows.items() if key not in known and key not in held}
+
+  def drop(self, held: Mapping[str, int]) -> tuple[int, int]:
+    """Leaves out what is held: bytes of media by key.
+
+    Returns:
+      How many of these are not here, and of how many that are the media has another size.
+    """
+    self._dropped = {key: self.groups.pop(key) for key in held if key in self.groups}
+    media = {
+      key: next((m.size for s, m in group.items() if s in file_names.MEDIA_BY_SUFFIX), -1)
+      for key, group in self._dropped.items()
+    }
+    return len(held) - len(media), sum(held[key] != size for key, size in media.items())
 
   def read(self, members: Mapping[str, Member]) -> dict[str, bytes]:
     """Bytes by suffix, of those that an example needs; raises DecodeError for one too large."""

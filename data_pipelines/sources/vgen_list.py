@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import file_names, raw, text
+from data_pipelines.sources import file_names, lists, raw, text
 from data_pipelines.sources import files as files_lib
 
 SEPARATOR = '|||'
 ROOTS = ('', 'videos', 'images')  # Beside the list.
 
 
-class VGenList(raw.RowsSource):
+class VGenList(lists.RowsSource):
   """One list, or a folder that holds lists; a list's name may tell the split."""
 
   @staticmethod
@@ -25,10 +25,11 @@ class VGenList(raw.RowsSource):
     shards = []
     for file in _lists(self.path):
       split = file_names.split_of(file.name)
-      shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _line_ends(file))]
+      runs = lists.split_rows(file, _line_ends(file), self.max_examples)
+      shards += [raw.Shard(split, (rows,)) for rows in runs]
     return shards
 
-  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
+  def listed(self, rows: lists.Rows) -> Iterator[lists.Listed | raw.Rejected]:
     """The files of a run of lines; empty lines are none."""
     folder = rows.file.parent
     split = file_names.split_of(rows.file.name)
@@ -46,9 +47,9 @@ class VGenList(raw.RowsSource):
       else:
         roots = (folder / root for root in ROOTS)
         root = next((root for root in roots if files_lib.is_there(root, path)), folder)
-        yield raw.Listed(split, name, root, path, caption)
+        yield lists.Listed(split, name, root, path, caption)
 
-  def names(self, rows: raw.Rows) -> Iterator[str]:
+  def names(self, rows: lists.Rows) -> Iterator[str]:
     """Of the files, in each of the folders where they may be."""
     for line in rows.lines():
       name = line.partition(SEPARATOR)[0].strip()

@@ -7,6 +7,8 @@ become rejections, as do members that cannot be told apart, and what a truncated
 """
 
 import contextlib
+import dataclasses
+import os
 import pathlib
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
@@ -24,12 +26,26 @@ CAPTIONS = ('caption', 'text', 'prompt')  # Of a json, where there is no txt.
 _CONFLICT = 'rows that differ'  # Stands for the status of an example that has them.
 
 
+@dataclasses.dataclass(frozen=True)
+class Grown:
+  """A tar of which some examples are held already.
+
+  Attributes:
+    tar: the file.
+    held: bytes of the held media by key.
+  """
+
+  tar: epath.Path
+  held: Mapping[str, int]
+
+
 class WebDataset(raw.Source):
   """A folder of tars, or one tar: a shard each. Folders named train and val tell the split."""
 
   def __init__(self, path: epath.Path, follow_outside: bool = False):
     super().__init__(path, follow_outside)
     self._num_listed: dict[str, int] = {}  # Of tars that were read.
+    self._differences: dict[str, tuple[int, int]] = {}  # Likewise.
 
   @staticmethod
   def matches(path: epath.Path) -> bool:
@@ -51,8 +67,8 @@ class WebDataset(raw.Source):
     return [raw.Shard(_split(self.path, tar), (tar,)) for tar in _tars(self.path)]
 
   def read(self, shard: raw.Shard) -> Iterator[raw.RawExample | raw.Rejected]:
-    """Reads a tar in order, then names the downloads that failed."""
-    (tar,) = shard.items
+    """Reads a tar in order, then names the downloads that failed; not what is held already."""
+    tar, held = _tar_of(shard), _held_of(shard)
     try:
       rows, again = _rows_by_key(_table(tar))
     except pa.ArrowException as error:  # It may forbid some of the examples.
@@ -60,33 +76,59 @@ class WebDataset(raw.Source):
       yield raw.Rejected(tar.name, 'damaged_table', f'{_table(tar).name}: {error}')
       return
     with _local(tar) as file, tars.Tar.open(file) as headers:
-      self._num_listed[str(tar)] = headers.num_listed(rows) + len(again)
+      self._differences[str(tar)] = headers.drop(held)
+      left = headers.left_of(rows, held)
+      self._num_listed[str(tar)] = headers.num_examples() + len(again) + len(left)
       yield from [*headers.rejected, *again]
-      left = dict(rows)
       for key, members in headers.groups.items():
         named = tars.row_of(key, rows)
-        left.pop(named, None)
         row = rows.get(named, {})  # Of all folders' examples that it may mean: it may forbid one.
         try:
-          example = _example(key, headers.read(members), row)
+          example = _example(key, headers.read(members), row, self.takes_opted_out)
         except Exception as error:  # One example never ends a command.
           lost = failures.of(error)
           example = raw.Rejected(key, lost.reason, lost.detail)
         yield example
     for key, row in left.items():
-      reason = 'missing_media' if row['status'] == 'success' else 'failed_download'
-      yield raw.Rejected(key, reason, str(row.get('error_message') or row['status']))
+      yield (
+        _failed(key, row)
+        if row['status'] != 'success'
+        else raw.Rejected(key, 'missing_media', str(row.get('error_message') or row['status']))
+      )
 
   def num_listed(self, shard: raw.Shard) -> int:
     """Keys of the tar's headers and of the table beside it, and members that belong to no key."""
-    (tar,) = shard.items
+    tar = _tar_of(shard)
     if str(tar) not in self._num_listed:
       next(self.read(shard), None)
     return self._num_listed[str(tar)]
 
+  def unit(self, shard: raw.Shard) -> str:
+    """The tar: another one may use its keys for other files."""
+    return self._name(_tar_of(shard))
+
+  def _name(self, tar: epath.Path) -> str:
+    return tar.name if tar == self.path else tar.relative_to(self.path).as_posix()
+
+  def state(self, shard: raw.Shard) -> list:
+    """What differs once a tar, or the table beside it, is another one or can be read at last."""
+    tar = _tar_of(shard)
+    both = tar, _table(tar)
+    found = [_size(file) for file in both]
+    return found if '://' in str(tar) else [*found, *(os.access(file, os.R_OK) for file in both)]
+
+  def grown(self, shard: raw.Shard, held: Mapping[str, int]) -> raw.Shard:
+    """The shard without what is held: bytes of media by key."""
+    return raw.Shard(shard.split, (Grown(_tar_of(shard), held),))
+
+  def differences(self, shard: raw.Shard) -> tuple[int, int]:
+    """Of what is held: how many examples the tar no longer has, and of how many of them the media
+    has another size."""
+    return self._differences.get(str(_tar_of(shard)), (0, 0))
+
   def count(self, shard: raw.Shard) -> int | None:
     """The rows of the table beside the tar, failed downloads among them; None without it."""
-    table = _table(shard.items[0])
+    table = _table(_tar_of(shard))
     if not table.exists():
       return None
     with contextlib.suppress(pa.ArrowException), table.open('rb') as file:
@@ -95,7 +137,7 @@ class WebDataset(raw.Source):
 
   def describe(self, shard: raw.Shard) -> list:
     """Name and size of the tar."""
-    (tar,) = shard.items
+    tar = _tar_of(shard)
     return [shard.split, tar.relative_to(self.path.parent).as_posix(), tar.stat().length]
 
   def unlisted(self) -> Iterator[str]:
@@ -106,6 +148,24 @@ class WebDataset(raw.Source):
     """Of the first table; all are written by one program."""
     found = [_table(tar) for tar in _tars(self.path)[:1]]
     return {table.name: tables.parquet_columns(table) for table in found if table.exists()}
+
+
+def _tar_of(shard: raw.Shard) -> epath.Path:
+  first = shard.items[0]
+  return first.tar if isinstance(first, Grown) else first
+
+
+def _size(file: epath.Path) -> int:
+  """Bytes; -1 if there is none."""
+  try:
+    return file.stat().length
+  except FileNotFoundError:
+    return -1
+
+
+def _held_of(shard: raw.Shard) -> Mapping[str, int]:
+  first = shard.items[0]
+  return first.held if isinstance(first, Grown) else {}
 
 
 def _is_tar(name: str) -> bool:
@@ -144,7 +204,7 @@ def _local(tar: epath.Path) -> Generator[pathlib.Path, None, None]:
 
 
 def _example(
-  key: str, members: Mapping[str, bytes], row: Mapping[str, Any]
+  key: str, members: Mapping[str, bytes], row: Mapping[str, Any], takes_opted_out: bool
 ) -> raw.RawExample | raw.Rejected:
   if row.get('status') == _CONFLICT:
     return raw.Rejected(key, 'duplicate_row', 'the table has rows of it that differ')
@@ -158,6 +218,9 @@ def _example(
     known, origin = {}, {}
   if media is None:
     return _without_media(key, members, known, row)
+  said = columns.opt_out(known) or columns.opt_out(row)
+  if said and not takes_opted_out:
+    return raw.Rejected(key, 'opted_out', said)
   if '.txt' in members:
     try:
       caption = text.decode(members['.txt'])
@@ -170,11 +233,18 @@ def _example(
   return raw.RawExample(key, caption, file_names.MEDIA_BY_SUFFIX[media], members[media], origin)
 
 
+def _failed(key: str, row: Mapping[str, Any]) -> raw.Rejected:
+  """A download that failed, or that its site forbids."""
+  detail = str(row.get('error_message') or row['status'])
+  is_forbidden = columns.DISALLOWED in detail
+  return raw.Rejected(key, 'opted_out' if is_forbidden else 'failed_download', detail)
+
+
 def _without_media(
   key: str, members: Mapping[str, bytes], known: Mapping[str, Any], row: Mapping[str, Any]
 ) -> raw.Rejected:
   if row and row['status'] != 'success':
-    return raw.Rejected(key, 'failed_download', str(row.get('error_message') or row['status']))
+    return _failed(key, row)
   detail = str(known.get('error_message') or f'members: {sorted(members)}')
   is_other = set(members) - set(tars.BOUNDS)
   return raw.Rejected(key, 'unknown_format' if is_other else 'missing_media', detail)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data_pipelines.sources import columns, file_names, raw, tables, text
+from data_pipelines.sources import columns, file_names, lists, raw, tables, text
 from data_pipelines.sources import files as files_lib
 
 COLUMNS = ('videoid', 'page_dir', 'name')
 
 
-class WebVid(raw.RowsSource):
+class WebVid(lists.RowsSource):
   """A WebVid folder, or one CSV of it; the split is told by the CSV's name."""
 
   @staticmethod
@@ -29,10 +29,11 @@ class WebVid(raw.RowsSource):
     for file in _csv_files(self.path):
       columns.require(file, _header(file)[0], COLUMNS, 'WebVid')
       split = file_names.split_of(file.name)
-      shards += [raw.Shard(split, (rows,)) for rows in raw.split_rows(file, _row_ends(file))]
+      runs = lists.split_rows(file, _row_ends(file), self.max_examples)
+      shards += [raw.Shard(split, (rows,)) for rows in runs]
     return shards
 
-  def listed(self, rows: raw.Rows) -> Iterator[raw.Listed | raw.Rejected]:
+  def listed(self, rows: lists.Rows) -> Iterator[lists.Listed | raw.Rejected]:
     """The videos of a run of rows."""
     file, root = rows.file, _root(rows.file)
     split = file_names.split_of(file.name)
@@ -45,12 +46,12 @@ class WebVid(raw.RowsSource):
       if name is None:
         yield raw.Rejected(key, 'unsafe_name', f'{file.name}:{row.number} leads out of {root}')
       else:
-        yield raw.Listed(split, key, root, name, row.values['name'])
+        yield lists.Listed(split, key, root, name, row.values['name'])
 
-  def names(self, rows: raw.Rows) -> Iterator[str]:
+  def names(self, rows: lists.Rows) -> Iterator[str]:
     """Of the videos."""
     folder = '' if _root(rows.file) == rows.file.parent else 'videos/'
-    listed = (item for item in self.listed(rows) if isinstance(item, raw.Listed))
+    listed = (item for item in self.listed(rows) if isinstance(item, lists.Listed))
     return (folder + item.name for item in listed)
 
   def columns(self) -> dict[str, list[str]]:

@@ -56,7 +56,7 @@ def by(function, source='mine', **options):
 
 
 def table(directory):
-  return pa.parquet.read_table(directory / 'sidecar/caption/train-00000-of-00001.parquet')
+  return pa.parquet.read_table(directory / 'sidecar/caption/train-00000.parquet')
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -260,7 +260,7 @@ def test_what_is_half_asked_is_left_out_and_goes_on(directory, caplog):
 
 def curated(directory, shots):
   """Writes what curate would of videos that have these shots: [(start, end, keep)] of each."""
-  base = pa.parquet.read_table(directory / 'sidecar/train-00000-of-00001.parquet')
+  base = pa.parquet.read_table(directory / 'sidecar/train-00000.parquet')
   rows = [
     dict(
       key=key,
@@ -274,7 +274,7 @@ def curated(directory, shots):
     )
     for key in base['key'].to_pylist()
   ]
-  path = directory / 'sidecar/curate/train-00000-of-00001.parquet'
+  path = directory / 'sidecar/curate/train-00000.parquet'
   path.parent.mkdir(exist_ok=True)
   pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
 

@@ -44,13 +44,16 @@ print('ended', count, status)
 """
 COMMANDS = {
   'ingest': 'ingest --input={root}/in --output={root}/corpus --num_processes=1',
+  'grow': 'ingest --input={root}/in --output={root}/corpus --num_processes=1',
   'curate': 'curate --corpus={root}/corpus --num_processes=1 --min_short_side=16 '
   '--min_duration=0.1 --keep_duplicates',
   'index': 'index --corpus={root}/corpus --output={root}/index --quantiles=2',
   'report': 'report --corpus={root}/corpus --index={root}/index --output={root}/report/page.html',
 }
 
-NUM_RENAMES = dict(ingest=5, curate=4, index=6, report=1)  # That a run is killed at, at least.
+NUM_RENAMES = dict(
+  ingest=5, grow=5, curate=4, index=6, report=1
+)  # That a run is killed at, at least.
 
 
 def arguments(name, root):
@@ -71,6 +74,9 @@ def test_killed_at_every_rename(tmp_path):
     folder = corpora.write_folder(root / 'in', 66)
     (folder / '003.mp4').write_bytes(b'')
   for name in COMMANDS:
+    if name == 'grow':  # Four more, and the damaged one is sound.
+      for root in roots:
+        corpora.write_folder(root / 'in', 70)
     commands.main(arguments(name, roots[0]))
     command = [sys.executable, '-c', DRIVER, *arguments(name, roots[1])]
     found = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

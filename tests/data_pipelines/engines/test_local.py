@@ -3,7 +3,7 @@
 import pytest
 from etils import epath
 
-from data_pipelines.corpus import jobs
+from data_pipelines.corpus import jobs, retries
 from data_pipelines.engines import choice, local, outcomes
 from tests import shard_works
 
@@ -31,6 +31,8 @@ def test_the_shard_of_a_killed_process_is_done_again_and_no_other(parts, tmp_pat
   ('work', 'kind', 'said'),
   [
     (shard_works.refuse, ValueError, '^/.* holds no ingested corpus'),
+    (shard_works.lose_storage, retries.StorageError, '^no answer in 120 s'),
+    (shard_works.fill_the_disk, retries.StorageError, 'No space left'),
     # A library's ValueError is a bug, whose traceback is of the worker.
     (shard_works.fail, outcomes.WorkerError, 'in fail\n.*cannot reshape'),
   ],

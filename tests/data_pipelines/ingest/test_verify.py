@@ -47,9 +47,9 @@ def test_every_kind_of_damage_is_named(directory, capsys):
   command = ['verify', f'--corpus={directory}', '--decode_fraction=1', '--num_processes=1']
   commands.main(command)
   assert '4 examples are what the manifest says, 4 of them decoded' in capsys.readouterr().out
-  base = directory / 'sidecar/train-00000-of-00001.parquet'
-  added = directory / 'sidecar/curate/train-00000-of-00001.parquet'
-  records = directory / 'corpus-train.array_record-00000-of-00001'
+  base = directory / 'sidecar/train-00000.parquet'
+  added = directory / 'sidecar/curate/train-00000.parquet'
+  records = directory / 'corpus-train.array_record-00000'
   gathered = directory / 'rows/train.parquet'
   keys = [f'{i:03d}.mp4' for i in range(4)]
   swapped, twice = [keys[1], keys[0], *keys[2:]], [keys[0], *keys[:3]]
@@ -86,7 +86,7 @@ def test_every_kind_of_damage_is_named(directory, capsys):
 
 
 def test_media_that_cannot_be_decoded_any_more_is_named(directory):
-  base = directory / 'sidecar/train-00000-of-00001.parquet'
+  base = directory / 'sidecar/train-00000.parquet'
   edit(base, set_column('media', ['video', 'image', 'video', 'video']))
   found = verify.verify(str(directory), decode_fraction=1.0, num_processes=1)
   assert found.num_decoded == 4 and len(found.problems) == 1

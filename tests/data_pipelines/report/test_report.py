@@ -165,7 +165,7 @@ def test_buckets_cuts_copies_and_drift_are_those_that_were_made(tmp_path):
   assert images['counts']['max_enlarge'] == 80 and sum(images['counts'].values()) == 80
   assert found['copies'] == dict(num_clusters=1, num_rows=2, clusters=[(2, [7, 8])])
   [far] = [far for far in found['far_shards'] if far['title'] == 'shorter side, pixels'][:1]
-  assert far['shard'].endswith('00001-of-00002') and far['num_rows'] == 17
+  assert far['shard'].endswith('00001') and far['num_rows'] == 17
   assert far['distance'] == pytest.approx(64 / 81) and far['median'] == 96
   text = (tmp_path / 'page.html').read_text()
   cuts = text[text.index('<h2 id="cuts"') : text.index('<h2 id="copies"')]

@@ -1,6 +1,7 @@
 """Every row of a list, every file of a folder comes out: with its caption, or rejected by name."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -9,11 +10,12 @@ import random
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from etils import epath
 
 from data_pipelines import __main__ as commands
 from data_pipelines import sources
 from data_pipelines.ingest import inspect
-from data_pipelines.sources import file_names, raw, text
+from data_pipelines.sources import file_names, lists, raw, text
 from tests import corpora
 from tests.corpora import read_all as read
 from tests.corpora import write_files as write
@@ -358,3 +360,48 @@ def test_a_caption_that_is_a_link_to_elsewhere_is_not_read(tmp_path):
   (folder / 'a.txt').symlink_to(tmp_path / 'secret')
   (folder / 'b.txt').write_text('b')
   assert read(folder) == ({'b.mp4': 'b'}, {'a.mp4': 'unsafe_name'})
+
+
+@pytest.mark.parametrize(
+  ('num', 'most', 'size'),
+  [
+    (10, lists.MAX_SHARD_EXAMPLES, 64), (1600, lists.MAX_SHARD_EXAMPLES, 100),
+    (8192, lists.MAX_SHARD_EXAMPLES, 512), (10_700_000, lists.MAX_SHARD_EXAMPLES, 512),
+    (100_000_000, lists.MAX_SHARD_EXAMPLES, 2000), (10_700_000, 4096, 4096),
+  ],
+)  # fmt: skip
+def test_shards_of_a_list_are_minutes_of_work_and_not_too_many(num, most, size):
+  assert lists.shard_size(num, most) == size
+
+
+def test_large_files_make_smaller_shards(tmp_path, monkeypatch):
+  """Each a run of whole files in their order; one that is too large is alone."""
+  for number, size in enumerate([40, 40, 40, 200, 10, 10]):
+    (tmp_path / f'{number}.mp4').write_bytes(bytes(size))
+    (tmp_path / f'{number}.txt').write_text('caption')
+  source = sources.open_source(tmp_path)
+  [shard] = source.shards()
+  assert list(source.bounded(shard)) == [shard]
+  monkeypatch.setattr(lists, 'MAX_SHARD_BYTES', 100)
+  parts = list(source.bounded(shard))
+  names = [[item.name[0] for item in part.items] for part in parts]
+  assert names == [['0', '1'], ['2'], ['3'], ['4', '5']]
+
+
+def test_a_file_that_comes_just_after_it_was_missed_is_late(tmp_path, monkeypatch):
+  root = epath.Path(tmp_path)
+  item = lists.Listed(None, 'a.mp4', root, 'a.mp4', 'a caption')
+  read_file = lists._read_file
+
+  def read_and_come(*arguments):
+    found = read_file(*arguments)
+    (tmp_path / 'a.mp4').write_bytes(b'media')
+    return found
+
+  monkeypatch.setattr(lists, '_read_file', read_and_come)
+  [missed] = lists.read_listed([item], follow_outside=False)
+  assert missed.reason == 'missing_file' and missed.stamp != item.stamp()
+  [there] = lists.read_listed([item], follow_outside=False)
+  assert there.data == b'media'
+  [refused] = lists.read_listed([dataclasses.replace(item, name='a.xyz')], follow_outside=False)
+  assert refused.stamp == dataclasses.replace(item, name='a.xyz').stamp()

@@ -216,3 +216,43 @@ def test_a_table_that_is_damaged_rejects_its_tar(tmp_path):
   corpora.write_tar(tmp_path / '0.tar', example('1', 'one', 'jpg', 'txt'))
   (tmp_path / '0.parquet').write_bytes(b'PAR1 damaged')
   assert read(tmp_path) == ({}, {'0.tar': 'damaged_table'})
+
+
+TAGS = {
+  'plain': dict(x_robots_tag='noai'),
+  'of_an_agent': {'X-Robots-Tag': 'otherbot: noindex, NoImageAI'},
+  'within': dict(headers={'content-type': 'image/jpeg', 'x-robots-tag': 'noai, noimageai'}),
+  'json': dict(headers=json.dumps({'X-Robots-Tag': ['noai']})),
+  'lines': dict(http_headers='Server: x\r\nX-Robots-Tag: noimageai\r\n'),
+  'other': dict(headers='Server: noai', robots='noindex', note='noai', x_robots_tag=None),
+}
+
+
+def test_what_its_site_forbids_to_use_for_ai_is_left_out_unless_it_is_asked_for(tmp_path, capsys):
+  """In a json or in the table; where img2dataset left it out itself, its message is."""
+  source = tmp_path / 'in'
+  source.mkdir()
+  members = []
+  for number, (key, tag) in enumerate(TAGS.items()):
+    members += [(f'{key}.mp4', corpora.video(number)), (f'{key}.txt', b'a caption')]
+    members += [(f'{key}.json', json.dumps(tag).encode())]
+  members += [('in_table.mp4', corpora.video(9)), ('in_table.txt', b'a caption')]
+  corpora.write_tar(source / '0.tar', members)
+  message = 'Use of image disallowed by X-Robots-Tag directive'
+  rows = [
+    dict(key='in_table', status='success', error_message=None, x_robots_tag='noai'),
+    dict(key='left', status='failed_to_download', error_message=message, x_robots_tag=None),
+    dict(key='gone', status='failed_to_download', error_message='HTTP 404', x_robots_tag=None),
+  ]
+  pa.parquet.write_table(pa.Table.from_pylist(rows), source / '0.parquet')
+  taken, rejected = read(source)
+  refused = dict.fromkeys([*TAGS, 'in_table', 'left'], 'opted_out')
+  del refused['other']
+  assert set(taken) == {'other'} and rejected == refused | dict(gone='failed_download')
+  command = ['ingest', f'--input={source}', '--num_processes=1', '--validation_fraction=0']
+  commands.main([*command, f'--output={tmp_path}/some'])
+  assert "rejected {'opted_out': 7, 'failed_download': 1}" in capsys.readouterr().out
+  commands.main([*command, f'--output={tmp_path}/all', '--opted_out=take'])
+  assert 'train: 7 videos' in capsys.readouterr().out
+  with corpora.ends_with_2('--opted_out=refuse, and now --opted_out is take'):
+    commands.main([*command, f'--output={tmp_path}/some', '--opted_out=take'])
