@@ -18,10 +18,12 @@ from i2vgen_jax.stored import old_configs
 # computes.
 RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
-  r'|data\.(directories\.|index$|num_threads$|sandbox$|shard_cache|max_bad_fraction$|accept_changed$)'
+  r'|data\.(directories\.|index$|num_threads$|sandbox$|shard_cache|max_bad_fraction$|accept_changed$|exact_epochs$)'
   r'|train\.(stop_at|first_look|\w+_every|num_eval_examples|num_sample_videos|accumulation'
   r'|tensorboard|wandb|profile_\w+|max_skipped|skip_\w+)$'
 )
+# And with data.accept_changed these, which say what is drawn: the stream knows how to go on.
+DRAWN = re.compile(r'data\.(buckets\.|sources|phases$|aspects$|max_crop$|max_enlarge$)')
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -89,10 +91,12 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: boo
   now = flatten(old_configs.complete(plain(config), '--config'))  # A user's own may be older too.
   absent = '(absent)'
   _extend(before, now)
+  may_change = [RESUMABLE, DRAWN] if now['data.accept_changed'] else [RESUMABLE]
   differences = [
     f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
     for name in sorted(set(before) | set(now))
-    if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
+    if before.get(name, absent) != now.get(name, absent)
+    and not any(fields.match(name) for fields in may_change)
   ]
   if differences:
     raise ValueError(
