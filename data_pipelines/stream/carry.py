@@ -16,11 +16,81 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_pipelines.index import table as table_lib
 from data_pipelines.stream import earlier, history
 from data_pipelines.stream import order as order_lib
 
 _SPANS = 2**20  # More shots than a video has.
+
+
+class _Cell:
+  """A cell of a stream, whose rows are known by keys that mean the same in both streams.
+
+  Args:
+    side: the stream.
+    draws: of the cell.
+    starts: first row of each corpus in the numbers of the stream after the change, by name.
+    count: how many draws it has given.
+  """
+
+  def __init__(
+    self, side: history.Side, draws: order_lib.CellDraws, starts: Mapping[str, int], count: int = 0
+  ):
+    self.draws, self.count = draws, count
+    self._side, self._starts = side, starts
+
+  @functools.cached_property
+  def keys(self) -> np.ndarray:
+    """int64 (N,): row and shot of each place; -1 where the corpus has no start."""
+    table, places = self._side.order.table, self.draws.cell.places
+    part = slice(places.start, places.stop) if isinstance(places, range) else places
+    if table.rows is not None:
+      rows = table.rows[part]
+    else:
+      rows = np.arange(places.start, places.stop) if isinstance(places, range) else places
+    rows = history.renumbered(rows, self._side.corpora, self._starts)
+    spans = table.columns['span'][part] if 'span' in table.columns else 0
+    return np.where(rows < 0, -1, rows * _SPANS + spans)
+
+  def draws_as(self, other: '_Cell') -> bool:
+    """Whether both are the same rows in the same order."""
+    mine, its = self.draws, other.draws
+    if mine.seed != its.seed or len(mine.cell.places) != len(its.cell.places):
+      return False
+    tables = [cell._side.order.table.fingerprint for cell in (self, other)]
+    if tables[0] == tables[1] and np.array_equal(mine.cell.places, its.cell.places):
+      return True  # Without a look at what may be a billion rows.
+    return np.array_equal(self.keys, other.keys)
+
+
+class _Group:
+  """The cells of a bucket's group before a change, by names of bucket and cell."""
+
+  def __init__(self) -> None:
+    self.cells: dict[tuple[str, str], _Cell] = {}
+
+  def same(self, names: tuple[str, str], cell: _Cell) -> order_lib.Standing | None:
+    """Where the cell of these names stands, if it is the same."""
+    old = self.cells.get(names)
+    return old.draws.standing(old.count) if old and old.draws_as(cell) else None
+
+  def rest(self, names: tuple[str, str], cell: _Cell) -> order_lib.Standing:
+    """Where another cell begins: with its rows that these have left, or that are new to them."""
+    epochs, left, known = self._pooled
+    first = np.isin(cell.keys, left) | ~np.isin(cell.keys, known)
+    epoch = epochs.get(names, 1)
+    if first.all():
+      return order_lib.Standing((epoch - 1) * len(first))
+    return order_lib.Standing(epoch * len(first), first)
+
+  @functools.cached_property
+  def _pooled(self) -> tuple[dict[tuple[str, str], int], np.ndarray, np.ndarray]:
+    """(number of each cell's next whole epoch, keys that these have left before it, all keys)."""
+    epochs, left, known = {}, [], []
+    for names, cell in self.cells.items():
+      epochs[names], mask = cell.draws.left(cell.count)
+      left.append(cell.keys[mask])
+      known.append(cell.keys)
+    return epochs, np.concatenate(left), np.concatenate(known)
 
 
 def between(
@@ -46,78 +116,26 @@ def between(
     if group is None:
       logging.warning('bucket %r is new, or has another name: its epochs begin anew.', name)
       continue
-    num_changed = num_first = 0
-    for cell in draws.cells:
-      keys = _keys(after, cell.cell, starts)
-      standing = group.same(name, cell, keys)
+    rests = []
+    for each in draws.cells:
+      names, cell = (name, each.cell.name), _Cell(after, each, starts)
+      standing = group.same(names, cell)
       if standing is None:
-        standing = group.rest(name, cell, keys)
-        num_changed += 1
-        num_first += 0 if standing.first is None else int(standing.first.sum())
-      standings[name, cell.cell.name] = standing
+        standing = group.rest(names, cell)
+        rests.append(len(cell.keys) if standing.first is None else int(standing.first.sum()))
+      standings[names] = standing
     logging.info(
-      'bucket %r: of %d cells %d changed; %d rows come first, that are new or left of the epochs '
-      'under way.', name, len(draws.cells), num_changed, num_first,
+      'bucket %r: of %d cells %d changed; of these %d rows come first, which are new or left of '
+      'the epochs under way.', name, len(draws.cells), len(rests), sum(rests),
     )  # fmt: skip
   return history.Change(step, origin, after.order.fingerprint, standings)
 
 
-class _Group:
-  """The cells of a bucket's group before a change: (draws, how many, keys), by bucket and name."""
-
-  def __init__(self) -> None:
-    self.cells: dict[tuple[str, str], tuple[order_lib.CellDraws, int, np.ndarray]] = {}
-
-  def same(
-    self, bucket: str, cell: order_lib.CellDraws, keys: np.ndarray
-  ) -> order_lib.Standing | None:
-    """Where the cell of this bucket and name stands, if its rows and its order are the same."""
-    draws, count, old = self.cells.get((bucket, cell.cell.name), (None, 0, keys))
-    if draws is None or draws.seed != cell.seed or not np.array_equal(old, keys):
-      return None
-    return draws.standing(count)
-
-  def rest(self, bucket: str, cell: order_lib.CellDraws, keys: np.ndarray) -> order_lib.Standing:
-    """Where a cell of other rows begins: with what is left of these, or new to the group."""
-    epochs, left, known = self._pooled
-    first = np.isin(keys, left) | ~np.isin(keys, known)
-    epoch = epochs.get((bucket, cell.cell.name), 1)
-    if first.all():
-      return order_lib.Standing((epoch - 1) * len(first))
-    return order_lib.Standing(epoch * len(first), first)
-
-  @functools.cached_property
-  def _pooled(self) -> tuple[dict[tuple[str, str], int], np.ndarray, np.ndarray]:
-    """(number of each cell's next whole epoch, keys that these have left before it, all keys)."""
-    epochs, left, known = {}, [], []
-    for names, (draws, count, keys) in self.cells.items():
-      epochs[names], mask = draws.left(count)
-      left.append(keys[mask])
-      known.append(keys)
-    return epochs, np.concatenate(left), np.concatenate(known)
-
-
 def _groups(before: history.Side, starts: Mapping[str, int], step: int) -> dict[str, _Group]:
-  """By name of the group, what a stream has drawn before a step; keys are of the `starts`."""
+  """By name of the group, what a stream has drawn before a step."""
   found: dict[str, _Group] = {}
   for draws, counts in zip(before.order.buckets, before.order.counts(step), strict=True):
     group = found.setdefault(draws.bucket.group, _Group())
-    for cell, count in zip(draws.cells, counts, strict=True):
-      keys = _keys(before, cell.cell, starts)
-      group.cells[draws.bucket.name, cell.cell.name] = cell, count, keys
+    for each, count in zip(draws.cells, counts, strict=True):
+      group.cells[draws.bucket.name, each.cell.name] = _Cell(before, each, starts, count)
   return found
-
-
-def _keys(side: history.Side, cell: table_lib.Cell, starts: Mapping[str, int]) -> np.ndarray:
-  """int64 (N,): a row and shot of each place of a cell, alike in both streams; -1 where the corpus
-  has no start."""
-  table = side.order.table
-  places = cell.places
-  part = slice(places.start, places.stop) if isinstance(places, range) else places
-  if table.rows is None:
-    rows = np.arange(places.start, places.stop) if isinstance(places, range) else places
-  else:
-    rows = table.rows[part]
-  rows = history.renumbered(rows, side.corpora, starts)
-  spans = table.columns['span'][part] if 'span' in table.columns else 0
-  return np.where(rows < 0, -1, rows * _SPANS + spans)

@@ -214,17 +214,19 @@ def parts(workdir: epath.PathLike, config: Mapping[str, Any], step: int = 0) -> 
   """
   name, corpora = newest(workdir), None
   found: list[Part] = []
+  later = 'Or look at later steps alone: `peek --step`, `seen --since`.'
   while True:
     change = read(workdir, name) if name else None
     found.append(Part(change.step if change else 0, config, corpora, change))
     if change is None or step >= change.step:
       return found
     if change.before is None:
-      raise ValueError(f'the data of the steps before {change.step} of {workdir} are not known.')
+      raise ValueError(f'the data of the steps before {change.step} are not known. {later}')
     try:
       side, origin = reopened(change.before, workdir, config['data'])
     except ValueError as error:
-      raise ValueError(f'the data of the steps before {change.step} are gone: {error}') from error
+      lost = f'the data of the steps before {change.step} are gone: {error}'
+      raise ValueError(f'{lost}. Put them back. {later}') from error
     config, corpora, name = origin.config, side.corpora, origin.change
 
 

@@ -18,6 +18,7 @@ class Seen:
   Args:
     workdir: of the run, whose config.json tells the stream.
     where: SQL on the sidecars' columns.
+    since: first step that is looked at.
 
   Attributes:
     num_steps: of the run's config.
@@ -28,13 +29,14 @@ class Seen:
       condition is none.
   """
 
-  def __init__(self, workdir: str, where: str = DENIED):
+  def __init__(self, workdir: str, where: str = DENIED, since: int = 0):
     path = epath.Path(workdir) / 'config.json'
     if not path.exists():
       raise ValueError(f'{workdir} holds no config.json: no run was started there.')
     config = storage.read_json(path, 'data', 'train')
     self.num_steps = int(config['train']['num_steps'])
-    self._parts = history.parts(workdir, config)
+    self._since = since
+    self._parts = history.parts(workdir, config, since)
     self._corpora = reader.Corpora(config['data']['directories'], 'train')
     table = sidecars.Sidecars(self._corpora)
     if where == DENIED and 'reject' not in table.columns:
@@ -43,13 +45,13 @@ class Seen:
     self.num_rows = len(self._rows)
 
   def steps(self, until: int) -> Iterator[dict[str, Any]]:
-    """Yields step, bucket and keys of each step before `until` that drew any of the rows.
+    """Yields step, bucket and keys of each step from `since` to `until` that drew any of the rows.
 
     What took the place of an example that could not be decoded is not looked at.
     """
     stops = [part.start for part in self._parts[:-1]]
     for part, stop in zip(self._parts[::-1], [*stops[::-1], until], strict=True):
-      steps = range(part.start, min(stop, until)) if self.num_rows else range(0)
+      steps = range(max(part.start, self._since), min(stop, until)) if self.num_rows else range(0)
       yield from self._of(part, steps)
 
   def _of(self, part: history.Part, steps: range) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from i2vgen_jax.stored import trees
 from tests import tiny
 
 
+@pytest.mark.slow
 def test_a_run_draws_each_video_once_though_its_batches_grow(demo_corpus, tmp_path, capsys):
   """2 steps of 8, then 2 of 16 in two starts: the 48 videos of the corpus. And it knows which."""
   config = tiny.get_config(demo_corpus)

@@ -3,15 +3,22 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines.corpus import schema
-from data_pipelines.stream import fields, history
+from data_pipelines.stream import fields, history, seen
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax.training import data as data_lib
+from tests import corpora as corpora_lib
+
+
+@pytest.fixture
+def bucket():
+  yield from corpora_lib.bucket()
 
 
 def write_corpus(folder, name, shards):
@@ -246,11 +253,6 @@ def test_any_changes_one_after_the_other(tmp_path, seed):
   run.go(60)
 
 
-def keys_of(stream, steps):
-  """The global batches, as all hosts and one host tell them."""
-  return [[example['key'] for example in stream.examples_at(step)] for step in steps]
-
-
 def test_a_run_that_stops_after_a_change_draws_as_one_that_does_not(corpora, tmp_path):
   run = Run(tmp_path).resume(config_of(corpora)).go(9)
   write_corpus(tmp_path / 'a', 'a', [60, 31, 40])
@@ -263,7 +265,7 @@ def test_a_run_that_stops_after_a_change_draws_as_one_that_does_not(corpora, tmp
       again = Run(tmp_path).resume(changed, run.position, host_index=host, host_count=count)
       assert again.stream.fingerprint == straight.fingerprint
       steps = range(15, 60)
-      assert keys_of(again.stream, steps) == keys_of(straight, steps)
+      assert [*map(again.stream.order.rows, steps)] == [*map(straight.order.rows, steps)]
   assert Run(tmp_path).resume(changed).stream.fingerprint != straight.fingerprint
 
 
@@ -325,3 +327,47 @@ def test_captions_that_change_alone_are_no_change_of_the_order(corpora, tmp_path
   run.position['fingerprint'] = 'that of other captions'
   run.resume(config_of(corpora)).go(40)
   assert not history.newest(tmp_path)
+
+
+def test_one_of_several_processes_writes_what_all_know(corpora, tmp_path, monkeypatch):
+  run = Run(tmp_path / 'run').resume(config_of(corpora)).go(9)
+  position, changed = run.position, config_of(dict(a=corpora['a']))
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'process_index', lambda: 1)
+    other = run.resume(changed, position).stream.fingerprint
+  assert not (tmp_path / 'run').exists()
+  assert run.resume(changed, position).stream.fingerprint == other
+  assert len(list((tmp_path / 'run' / history.FOLDER).iterdir())) == 2
+
+
+def test_a_workdir_may_be_a_bucket(corpora, bucket):
+  run = Run('gs://held/run').resume(config_of(corpora)).go(9)
+  run.resume(config_of(dict(a=corpora['a']))).go(4)
+  run.resume(config_of(dict(a=corpora['a']))).go(40)
+  assert history.newest('gs://held/run') == run.position['origin']['change']
+
+
+def test_seen_knows_the_steps_before_and_after_changes_as_far_as_their_data_are_there(
+  corpora, tmp_path
+):
+  workdir = tmp_path / 'run'
+  cells = dict(low=range(0, 70), high=range(70, 128))
+  first = config_of(corpora, index=indexed(tmp_path, corpora, 'first', cells))
+  run = Run(workdir).resume(first).go(9)
+  write_corpus(tmp_path / 'a', 'a', [60, 31, 40])
+  config = config_of(corpora, 8)
+  run.resume(config).go(8)
+  workdir.joinpath('config.json').write_text(json.dumps(config | dict(train=dict(num_steps=17))))
+  sought = seen.Seen(str(workdir), "key in ('b 0 5', 'a 2 7')")
+  steps = [(found['step'], found['keys']) for found in sought.steps(17)]
+  wanted = {('b', 5): 'b 0 5', ('a', 98): 'a 2 7'}
+  assert len(steps) > 2 and steps == [
+    (step, sorted(keys))
+    for step in range(17)
+    if (keys := [wanted[row[1:3]] for at, row in run.log if at == step and row[1:3] in wanted])
+  ]
+  (tmp_path / 'first').rename(tmp_path / 'gone')
+  with pytest.raises(ValueError, match='steps before 9 are gone.*first holds no index.*--since'):
+    seen.Seen(str(workdir), 'true')
+  late = seen.Seen(str(workdir), "key in ('b 0 5', 'a 2 7')", since=9)
+  assert [found['step'] for found in late.steps(17)] == [step for step, _ in steps if step >= 9]
