@@ -141,6 +141,7 @@ def release():
     sandbox=True,
     max_bad_fraction=0.01,
     accept_changed=False,
+    exact_epochs=True,
   )
   config.optimizer = dict(
     kind='adamw',

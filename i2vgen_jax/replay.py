@@ -48,19 +48,26 @@ def replay(workdir: epath.PathLike, step: int | None = None) -> None:
   config = run_config.read(workdir)
   directory = paths.absolute(workdir) / 'checkpoints'
   first, last = _interval(sorted(checkpoint.steps(directory)), step, directory)
+  position = trees.stored(directory / str(last), last).data  # Of the data of the steps before it.
+  config, corpora = data.of_checkpoint(position, config, workdir)
   compilation.use_cache(config, workdir)
   session = session_lib.build(config, workdir).on(mesh_lib.make_mesh(config.mesh))
-  stream = data.make_stream(session)
+  stream = data.make_stream(session, corpora)
   abstract, shardings, _, of_loss = step_lib.from_config(session)
   session = session.load_frozen(workdir)
   if config.data.cache:
     cache.check(session)
   placed = sharding.with_shardings(abstract, shardings)
-  state, position = _read(directory, first, placed)
+  state = _read(directory, first, placed)
   if 'guard' not in state:  # Of an earlier version.
     state['guard'] = jax.device_put(guard.start(), shardings.guard)
   state = step_lib.TrainState(**state)
-  data.resume(position, stream, config.data.accept_changed)
+  change = data.resume(position, stream, workdir, run_config.plain(config)['data'], writes=False)
+  if change and change.step > first:
+    raise ValueError(
+      f'the data changed at step {change.step}, between the checkpoints {first} and {last}: choose '
+      'two with --step that have no change between them.'
+    )
   options = xla_profiles.options(
     config.compilation.profile, jax.default_backend(), session.mesh.shape['slice']
   )
@@ -74,7 +81,7 @@ def replay(workdir: epath.PathLike, step: int | None = None) -> None:
     batch = mesh_lib.place_batch(batch, session.mesh)
     state, _ = steps(bucket.name, state, session.frozen, batch)
   batches.close()
-  stored, _ = _read(directory, last, placed)
+  stored = _read(directory, last, placed)
   found = {name: getattr(state, name) for name in stored}
   examine.check_same(found, stored, f'steps {first} to {last} of {workdir}, taken again')
 
@@ -89,7 +96,7 @@ def _interval(steps: list[int], step: int | None, directory: epath.Path) -> tupl
   return first, pairs[first]
 
 
-def _read(directory: epath.Path, step: int, placed: step_lib.TrainState) -> tuple[dict, dict]:
-  """(fields of the state, data position) of a checkpoint."""
+def _read(directory: epath.Path, step: int, placed: step_lib.TrainState) -> dict:
+  """Fields of the state of a checkpoint."""
   stored = trees.stored(directory / str(step), step)
-  return stored.load({name: getattr(placed, name) for name in stored.tree}), stored.data
+  return stored.load({name: getattr(placed, name) for name in stored.tree})

@@ -141,7 +141,7 @@ def overseen(
       first = warm_start.load(config, placed.params, mesh)
       state = jax.device_put(step_lib.start_from(state, state.params | first), shardings)
   else:
-    data.resume(position, stream, config.data.accept_changed)
+    data.resume(position, stream, workdir, run_config.plain(config)['data'])
     logging.info('Resuming at step %d of %d in %s.', first_step, config.train.num_steps, workdir)
 
   table = write_overview(workdir, config, state.params) if lead else ''

@@ -57,23 +57,28 @@ def add_seen(commands: jobs.Commands) -> None:
     '--where', metavar='CONDITION',
     help="SQL on sidecar columns; without, what curate's denylists name, and its copies",
   )  # fmt: skip
+  parser.add_argument('--since', type=int, default=0, help='first step')
   parser.add_argument('--until', type=int, help="step; without, the config's train.num_steps")
   jobs.add_dry_run(parser)
   parser.set_defaults(run=_seen)
 
 
-def _seen(workdir: str, output: str, where: str | None, until: int | None, dry_run: bool) -> None:
+def _seen(
+  workdir: str, output: str, where: str | None, since: int, until: int | None, dry_run: bool
+) -> None:
   from data_pipelines import progress
   from data_pipelines.stream import seen
 
-  run = seen.Seen(workdir, where or seen.DENIED)
+  run = seen.Seen(workdir, where or seen.DENIED, since)
   until = run.num_steps if until is None else until
+  if not 0 <= since <= until:
+    raise ValueError(f'--since={since} should be in [0, --until={until}].')
   if dry_run:
-    print(f'{run.num_rows:,} rows to look for in {until:,} steps; nothing was written')
+    print(f'{run.num_rows:,} rows to look for in {until - since:,} steps; nothing was written')
     return
   lines, keys = [], set()
-  with progress.Progress(until, 'step') as shown:
-    before = 0
+  with progress.Progress(until - since, 'step') as shown:
+    before = since
     for found in run.steps(until):
       lines.append(json.dumps(found) + '\n')
       keys.update(found['keys'])
@@ -81,9 +86,8 @@ def _seen(workdir: str, output: str, where: str | None, until: int | None, dry_r
       before = found['step']
     shown.update(until - before)
   storage.write_bytes(epath.Path(output), ''.join(lines).encode())
-  print(
-    f'{len(lines):,} of {until:,} steps drew {len(keys):,} of the {run.num_rows:,} rows: {output}'
-  )
+  drew = f'{len(lines):,} of {until - since:,} steps drew'
+  print(f'{drew} {len(keys):,} of the {run.num_rows:,} rows: {output}')
 
 
 def add_bench(commands: jobs.Commands) -> None:

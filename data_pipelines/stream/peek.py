@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 from etils import epath
 
-from data_pipelines.corpus import storage
+from data_pipelines.corpus import reader, storage
 from data_pipelines.stream import fields as fields_lib
+from data_pipelines.stream import history
 from data_pipelines.stream import stream as stream_lib
 
 MAX_FRAMES = 8  # Per row of the contact sheet.
@@ -38,7 +39,8 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
     raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
   if step < 0:
     raise ValueError(f'step={step} should be >= 0.')
-  seen, batch = look(storage.read_json(path, 'data'), step, decodes=not dry_run)
+  part = history.parts(workdir, storage.read_json(path, 'data'), step)[-1]
+  seen, batch = look(part.config, step, part.corpora, part.change, decodes=not dry_run)
   if batch is None:
     return seen
   folder = pathlib.Path(output)
@@ -49,13 +51,20 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
 
 
 def look(
-  config: Mapping[str, Any], step: int, every: int = 1, decodes: bool = True
+  config: Mapping[str, Any],
+  step: int,
+  corpora: reader.Corpora | None = None,
+  change: history.Change | None = None,
+  every: int = 1,
+  decodes: bool = True,
 ) -> tuple[dict[str, Any], stream_lib.Batch | None]:
   """(what a step of a config sees, as of `peek`; its pictures).
 
   Args:
     config: nested dicts, as a run's config.json holds them.
     step: of the run, from 0 on.
+    corpora: as of history.Part.
+    change: likewise.
     every: takes one row of so many, which must divide all batches.
     decodes: False gives neither captions nor pictures.
 
@@ -71,7 +80,10 @@ def look(
   # To look is not to train: show what there is, also if much of it is bad, and pixels for a cache.
   side = config['image_encoder']['model']['image_size']
   fields = fields_lib.released(keep_captions, side)
-  stream = stream_lib.from_config(config, fields, max_bad_fraction=1.0, cache='', host_count=every)
+  options = dict(max_bad_fraction=1.0, cache='', host_count=every)
+  stream = stream_lib.from_config(config, fields, corpora, **options)
+  if change:
+    stream.go_on(change)
   found, bucket = stream.examples_at(step)[::every], stream.bucket_at(step)
   seen = dict(step=step, fingerprint=stream.fingerprint, bucket=dataclasses.asdict(bucket))
   seen |= dict(by_aspect=stream.counts_by_aspect(bucket), examples=found)

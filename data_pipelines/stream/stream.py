@@ -1,21 +1,18 @@
 """The training stream: a pure function of the step, on any number of hosts and threads.
 
-Per bucket: cells -> each shuffled anew in each of its epochs -> mixed by their shares -> this
-host's rows -> batch; then steps are mixed from the buckets by weight, which phases may change. All
-of it is random access (grain.MapDataset), so the position of a run is its step, and a restart, also
-on other hosts, goes on with the same global batches.
+What a step draws (order.py) -> this host's rows -> batch. All of it is random access
+(grain.MapDataset), so the position of a run is its step, and a restart, also on other hosts, goes
+on with the same global batches; after a change of the data, with what its epochs have left
+(carry.py).
 
 The stream is total: an example that cannot be decoded is replaced by another one of its cell,
 chosen by the same function of the step, counted and named once. Too many of them end the run.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import grain
 import numpy as np
@@ -24,13 +21,13 @@ from etils import epath
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import disk_cache, reader
 from data_pipelines.index import table as table_lib
-from data_pipelines.stream import batches, mixture, replacements, sandboxed_decoder, shares, shuffle
+from data_pipelines.stream import batches, history, replacements, sandboxed_decoder
 from data_pipelines.stream import cache as cache_lib
 from data_pipelines.stream import captions as captions_lib
 from data_pipelines.stream import fields as fields_lib
 from data_pipelines.stream import health as health_lib
+from data_pipelines.stream import order as order_lib
 
-VERSION = 2  # Of the order of the examples: part of the fingerprint.
 Batch = dict[str, np.ndarray]
 DataError = health_lib.DataError
 
@@ -41,7 +38,7 @@ class TrainStream:
   A batch holds the arrays of `fields`, and position int32 (b,), the rows of the global batch.
 
   Args:
-    directories: ingested corpora.
+    directories: ingested corpora, or such that are open.
     buckets: shapes of the steps.
     fields: what a batch holds, such as fields.Video() and fields.Fps().
     seed: of the order, the windows in the videos, and what replaces a bad example.
@@ -63,7 +60,10 @@ class TrainStream:
     salt: more that the fingerprint tells, for JSON.
 
   Attributes:
+    order: which rows each step draws.
     buckets: that are drawn: all but aspects that no example has.
+    corpora: that are drawn from.
+    origin: what the order is made from; None if it is of no run's config.
     fingerprint: changes with the corpora, the index, the buckets and the seed; a restart should
       find the same.
     health: counts the examples that could not be decoded.
@@ -73,7 +73,7 @@ class TrainStream:
 
   def __init__(
     self,
-    directories: epath.PathLike | Mapping[str, epath.PathLike],
+    directories: epath.PathLike | Mapping[str, epath.PathLike] | reader.Corpora,
     buckets: Sequence[buckets_lib.Bucket],
     fields: Sequence[fields_lib.Field],
     seed: int,
@@ -93,8 +93,9 @@ class TrainStream:
     salt: Sequence = (),
   ):
     _check_buckets(buckets, host_index, host_count)
-    corpora = reader.Corpora(directories, 'train')
-    self._table = table_lib.read(index, corpora) if index else table_lib.whole(corpora)
+    given = isinstance(directories, reader.Corpora)
+    corpora = directories if given else reader.Corpora(directories, 'train')
+    self._table = order_lib.open_table(corpora, index)
     self._num_threads = num_threads
     self.health = health_lib.Health(len(corpora), max_bad_fraction)
     self._replaced = replacements.Replacements()
@@ -110,53 +111,46 @@ class TrainStream:
       raise ValueError('data.captions and data.cache are given: a cache holds one caption of each.')
     drawn_captions = captions_lib.Captions(corpora) if captions else None
     fields = (fields_lib.Position(), *fields)
-    groups = buckets_lib.groups(buckets)
-    weights = {name: sum(one.weight for one in members) for name, members in groups.items()}
-    planned = mixture.read_phases(phases, weights, sources or {}, corpora.names)
-    drawn_buckets = shares.plan(self._table, buckets, planned)
-    self.buckets = tuple(drawn.bucket for drawn in drawn_buckets)
-    self._corpora = corpora
-    self._mixture = shares.Steps(drawn_buckets, planned)
+    self.order = order_lib.Order(self._table, buckets, corpora.names, seed, sources, phases)
+    self.origin: history.Origin | None = None
+    self.buckets = tuple(draws.bucket for draws in self.order.buckets)
+    self.corpora = corpora
     self._host_index, self._host_count = host_index, host_count
-    self._draws: list[_Draws] = []
     self._batches: list[batches.Batches] = []
-    for number, planned_bucket in enumerate(drawn_buckets):
-      bucket, cells = planned_bucket.bucket, planned_bucket.cells
-      bucket_seed = zlib.crc32(f'{seed} {bucket.name}'.encode())
+    for draws in self.order.buckets:
+      cells = [each.cell for each in draws.cells]
       make = batches.Batches(
-        self._decoder, corpora, self._table, bucket, cells, fields, bucket_seed, self.health,
+        self._decoder, corpora, self._table, draws.bucket, cells, fields, draws.seed, self.health,
         self._replaced, drawn_captions,
       )  # fmt: skip
-      # Its phases begin at the bucket's own draws.
-      starts = [self._mixture.counts(p.start)[number] * bucket.batch_size for p in planned]
-      phased = zip(starts, planned_bucket.shares, strict=True)
-      cell_mixture = mixture.Mixture([(start, each) for start, each in phased if each.any()])
       self._batches.append(make)
-      self._draws.append(_Draws(cells, cell_mixture, bucket_seed))
     self._steps = grain.MapDataset.range(2**62).map(self._make)
-    described = [VERSION, self._table.fingerprint, *(b.described() for b in buckets), seed]
-    described += [*salt, [dataclasses.astuple(phase) for phase in planned]]
+    self._described = [*self.order.described, *salt, self.order.phases]
     if isinstance(self._decoder, cache_lib.Reader):
-      described.append(self._decoder.fingerprint)
+      self._described.append(self._decoder.fingerprint)
     if drawn_captions:
-      described.append(drawn_captions.fingerprints)
-    self.fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
+      self._described.append(drawn_captions.fingerprints)
+    self.fingerprint = order_lib.digest(self._described)
+
+  def go_on(self, change: history.Change) -> None:
+    """Begins at a change, with what the epochs of the stream before it have left.
+
+    Raises ValueError if the change is not to this stream.
+    """
+    change.apply(self.order)
+    if self.origin:
+      self.origin = dataclasses.replace(self.origin, change=change.name)
+    self.fingerprint = order_lib.digest([*self._described, change.name])
 
   def _make(self, step: int) -> Batch:
-    number, rows = self._rows(step)
-    draws = self._draws[number]
+    number, rows = self.order[step]
+    draws = self.order.buckets[number]
     self.health.begin(step)
     return self._batches[number]([draws[i] for i in rows[self._host_index :: self._host_count]])
 
-  def _rows(self, step: int) -> tuple[int, range]:
-    """(number of the bucket, indices in its stream) of a step's global batch."""
-    number, batch_index = self._mixture[step]
-    size = self.buckets[number].batch_size
-    return number, range(batch_index * size, (batch_index + 1) * size)
-
   def num_examples(self, bucket: buckets_lib.Bucket) -> int:
     """How many different examples fill a bucket."""
-    return len(self._draws[self.buckets.index(bucket)])
+    return len(self.order.buckets[self.buckets.index(bucket)])
 
   def shapes(self, bucket: buckets_lib.Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Name -> (shape, type) of a bucket's global batch."""
@@ -181,8 +175,9 @@ class TrainStream:
       Dicts for JSON of step, row (of the global batch), key and reason; and of bucket, draw,
       corpus_row and stream, by which `replace_again` knows them.
     """
-    number, batch = self._mixture[step]
+    number, rows = self.order[step]
     bucket = self.buckets[number]
+    batch = rows.start // bucket.batch_size
     return [
       dict(step=step, row=found['draw'] % bucket.batch_size, stream=self.fingerprint) | found
       for found in self._replaced.take(bucket, batch)
@@ -194,13 +189,7 @@ class TrainStream:
 
   def bucket_at(self, step: int) -> buckets_lib.Bucket:
     """The bucket of a step: the same on all hosts."""
-    return self.buckets[self._mixture[step][0]]
-
-  def rows_at(self, step: int) -> tuple[buckets_lib.Bucket, list[int]]:
-    """(bucket, rows of the corpora) that a step's global batch draws."""
-    number, indices = self._rows(step)
-    draws = self._draws[number]
-    return self.buckets[number], [self._table.row(draws[i][1][1]) for i in indices]
+    return self.order.bucket(step)
 
   def counts_by_aspect(self, bucket: buckets_lib.Bucket) -> dict[str, int]:
     """Examples of each aspect of the bucket's group, and what bounds leave out; {} without."""
@@ -208,8 +197,8 @@ class TrainStream:
 
   def examples_at(self, step: int) -> list[dict]:
     """What a step's global batch draws, without decoding: key, cell, shard, record, times (s)."""
-    number, rows = self._rows(step)
-    draws = (self._draws[number][i] for i in rows)
+    number, rows = self.order[step]
+    draws = (self.order.buckets[number][i] for i in rows)
     return [self._batches[number].describe(index, *draw) for index, draw in draws]
 
   @property
@@ -238,12 +227,18 @@ class TrainStream:
     return BatchIterator(self, self._steps[first_step:].to_iter_dataset(options), first_step)
 
 
-def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options: Any) -> TrainStream:
+def from_config(
+  config: Mapping,
+  fields: Sequence[fields_lib.Field],
+  corpora: reader.Corpora | None = None,
+  **options: Any,
+) -> TrainStream:
   """The stream of a run's config; with the rows of all hosts unless the options say otherwise.
 
   Args:
     config: a plain dict as in a run's config.json.
     fields: what a batch holds.
+    corpora: those of the config, opened; or as they were.
     options: those of TrainStream.
   """
   data = config['data']
@@ -254,14 +249,11 @@ def from_config(config: Mapping, fields: Sequence[fields_lib.Field], **options: 
   options = {name: data[name] for name in names if name in data} | options
   # Not a matter of the order, but checkpoints of all runs so far have it in their fingerprint.
   salt = [config['image_encoder']['model']['image_size']]
-  return TrainStream(
-    data['directories'],
-    buckets_lib.from_config(config),
-    fields,
-    config['seed'],
-    salt=salt,
-    **options,
-  )
+  corpora = corpora or reader.Corpora(data['directories'], 'train')
+  buckets = buckets_lib.from_config(config)
+  stream = TrainStream(corpora, buckets, fields, config['seed'], salt=salt, **options)
+  stream.origin = history.Origin.of(config, corpora, stream.order.fingerprint)
+  return stream
 
 
 class BatchIterator(Iterator[tuple[buckets_lib.Bucket, Batch]]):
@@ -347,28 +339,6 @@ def held_out(
   rows = fields_lib.Rows(bucket, captions, range(len(keys)))
   batch = fields_lib.add_rows(batch, (fields_lib.Position(), *fields), rows)
   return dict(batch, caption=captions, key=keys)
-
-
-class _Draws:
-  """index -> (index, (number of the cell, place)): each cell in shuffled epochs of its own."""
-
-  def __init__(
-    self, bucket_cells: Sequence[table_lib.Cell], cell_mixture: mixture.Mixture, seed: int
-  ):
-    self._places = [cell.places for cell in bucket_cells]
-    self._mixture = cell_mixture
-    self._orders = [
-      shuffle.epochs(len(cell.places), zlib.crc32(f'{seed} {cell.name}'.encode()))
-      for cell in bucket_cells
-    ]
-
-  def __len__(self) -> int:
-    return sum(map(len, self._places))
-
-  def __getitem__(self, index: int) -> tuple[int, tuple[int, int]]:
-    number, position = self._mixture[index]
-    place = cast(np.integer, self._orders[number][position])  # Nothing is filtered, so not None.
-    return index, (number, int(self._places[number][int(place)]))
 
 
 def _check_buckets(buckets: Sequence[buckets_lib.Bucket], host_index: int, host_count: int) -> None:

@@ -14,7 +14,7 @@ from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import lease
-from data_pipelines.stream import peek
+from data_pipelines.stream import history, peek
 from data_pipelines.stream import stream as stream_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
@@ -65,13 +65,13 @@ def dry_run(
   stream = _stream(session)
   validation_lib.Validation(session, session.sample_bucket())  # Decodes held-out clips.
   state, shardings, _, _ = step_lib.from_config(session)
-  step = _check_stored(session, workdir, state, stream)
+  step, change = _check_stored(session, workdir, state, stream)
   counts = [
     f'{bucket.name}: {stream.num_examples(bucket):,} examples in batches of {bucket.batch_size:,}'
     for bucket in stream.buckets
   ]
   _tell('data', f'fingerprint {stream.fingerprint}', counts)
-  _show_batch(config, stream, step, sheet)
+  _show_batch(config, stream, step, change, sheet)
   explanation = memory.Explanation(session, state, shardings, buckets)
   print(plan(session, machines, buckets, explanation, price_per_chip_hour), flush=True)
   _tell('done', f'nothing was compiled, and nothing was written to {workdir}')
@@ -127,16 +127,19 @@ def _check_stored(
   workdir: epath.PathLike,
   state: step_lib.TrainState,
   stream: stream_lib.TrainStream,
-) -> int:
-  """Checks workdir, weights and start; returns the step that the run goes on from."""
+) -> tuple[int, history.Change | None]:
+  """Checks workdir, weights and start; returns the step that the run goes on from, and with what
+  change of the data."""
   config = session.config
   run_config.check(workdir, config, makes=False)
   lease.check(workdir, oversight.REFUSAL)
   needed = checkpoint.bytes_to_come(workdir, config.checkpoint.keep_last, state)
   free = hosts.check_room(workdir, needed)
   step, position = metadata.check_state(workdir, state, optional=['guard'])
+  change = None
   if position is not None:
-    data.resume(position, stream, config.data.accept_changed)
+    plain = run_config.plain(config)['data']
+    change = data.resume(position, stream, workdir, plain, writes=False)
   room = 'a bucket' if free is None else f'{free / 2**30:,.1f} GiB free'
   begins = 'a new run' if position is None else f'goes on from step {step:,}'
   _tell('workdir', f'{workdir}: {begins}; {room}, {needed / 2**30:,.1f} GiB to come')
@@ -144,7 +147,7 @@ def _check_stored(
     _check_start(config, session.mesh)
   found = frozen_lib.check_fit(config, session.networks, workdir)
   _tell('weights', '', [f'{name}: {place}' for name, place in found.items()])
-  return step
+  return step, change
 
 
 def _check_start(config: ml_collections.ConfigDict, mesh: mesh_lib.AnyMesh) -> None:
@@ -177,14 +180,18 @@ def plan(
 
 
 def _show_batch(
-  config: ml_collections.ConfigDict, stream: stream_lib.TrainStream, step: int, sheet: str
+  config: ml_collections.ConfigDict,
+  stream: stream_lib.TrainStream,
+  step: int,
+  change: history.Change | None,
+  sheet: str,
 ) -> None:
   """Writes the first rows of the batch of a step, as the run decodes them."""
   bucket = stream.bucket_at(step)
   common = math.gcd(*(each.batch_size for each in stream.buckets))
   parts = [part for part in range(1, common + 1) if common % part == 0]
   every = next((part for part in parts if bucket.batch_size <= MOST_ROWS * part), common)
-  seen, batch = peek.look(run_config.plain(config), step, every)
+  seen, batch = peek.look(run_config.plain(config), step, change=change, every=every)
   assert batch is not None  # It was decoded.
   shown = {name: batch[name][:MOST_ROWS] for name in ('video', 'clip_image')}
   peek.contact_sheet(shown).save(sheet)

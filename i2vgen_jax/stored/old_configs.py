@@ -26,6 +26,7 @@ ADDED = {
   'data.shard_cache_gb': 100.0,
   'data.max_crop': 0.0,
   'data.max_enlarge': 0.0,
+  'data.exact_epochs': True,
   'train.growth_steps': 1000,
   'lora.rank': 0,
   'lora.alpha': 8.0,

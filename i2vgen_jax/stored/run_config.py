@@ -18,10 +18,13 @@ from i2vgen_jax.stored import old_configs
 # computes.
 RESUMABLE = re.compile(
   r'mesh\.|sharding\.|checkpoint\.|compilation\.|sample\.|watchdog\.|hosts\.|unet\.remat$'
-  r'|data\.(directories\.|index$|num_threads$|sandbox$|shard_cache|max_bad_fraction$|accept_changed$)'
+  r'|data\.(directories\.|index$|num_threads$|sandbox$|shard_cache|max_bad_fraction$)'
+  r'|data\.(accept_changed|exact_epochs)$'
   r'|train\.(stop_at|first_look|\w+_every|num_eval_examples|num_sample_videos|accumulation'
   r'|tensorboard|wandb|profile_\w+|max_skipped|skip_\w+)$'
 )
+# And with data.accept_changed these, which say what is drawn: the stream knows how to go on.
+DRAWN = re.compile(r'data\.(buckets\.|sources|phases$|aspects$|max_crop$|max_enlarge$)')
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -89,15 +92,20 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: boo
   now = flatten(old_configs.complete(plain(config), '--config'))  # A user's own may be older too.
   absent = '(absent)'
   _extend(before, now)
-  differences = [
-    f'{name}: {before.get(name, absent)} -> {now.get(name, absent)}'
+  changed = [
+    name
     for name in sorted(set(before) | set(now))
     if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
   ]
-  if differences:
+  drawn = [name for name in changed if DRAWN.match(name)]
+  if now['data.accept_changed']:
+    changed, drawn = [name for name in changed if name not in drawn], []
+  if changed:
+    differences = [f'{n}: {before.get(n, absent)} -> {now.get(n, absent)}' for n in changed]
+    way_out = ' With --config.data.accept_changed=True what is drawn may change.' if drawn else ''
     raise ValueError(
       f'workdir {workdir} was started with another config: {"; ".join(differences)}. Use another '
-      '--workdir, or the values that the run was started with.'
+      f'--workdir, or the values that the run was started with.{way_out}'
     )
 
 

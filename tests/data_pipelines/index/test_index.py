@@ -188,7 +188,7 @@ def test_cells_are_drawn_in_their_shares(corpora, tmp_path, alpha):
     name: count ** (1 - alpha) * (0.5 if 'unknown' in name else 1) for name, count in counts.items()
   }
   drawn = collections.Counter(
-    stream._batches[0]._cells[stream._draws[0][i][1][0]].name for i in range(20_000)
+    stream._batches[0]._cells[stream.order.buckets[0][i][1][0]].name for i in range(20_000)
   )
   assert len(counts) > 16
   for name, share in wanted.items():

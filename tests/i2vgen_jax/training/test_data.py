@@ -17,23 +17,29 @@ def open_stream(corpus, **options):
   return stream.TrainStream(str(corpus), [video], fields.released(len, 16), **options)
 
 
-def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, caplog):
+REFUSES = dict(accept_changed=False, exact_epochs=True)
+
+
+def test_a_changed_corpus_is_refused_on_resume_unless_told(demo_corpus, tmp_path, caplog):
   videos = open_stream(demo_corpus / 'videos')
   position = data_lib.data_position(7, videos)
-  data_lib.resume(position, open_stream(demo_corpus / 'videos'))
+  data_lib.resume(position, open_stream(demo_corpus / 'videos'), tmp_path, REFUSES)
   both = {name: str(demo_corpus / name) for name in ('videos', 'images')}
   video = buckets.Bucket('video', 4, 32, 32, fps=8, batch_size=4)
   changed = stream.TrainStream(both, [video], fields.released(len, 16), seed=0, sandbox=False)
   with pytest.raises(ValueError, match=r'step 7 .*another --workdir, or .*accept_changed=True'):
-    data_lib.resume(position, changed)
+    data_lib.resume(position, changed, tmp_path, REFUSES)
   absl_logging.use_absl_handler()
   with caplog.at_level(logging.WARNING, 'absl'):
     absl_logging.get_absl_logger().propagate = True
-    data_lib.resume(position, changed, accept_changed=True)
+    anew = dict(accept_changed=True, exact_epochs=False)
+    change = data_lib.resume(position, changed, tmp_path, anew, writes=False)
   assert 'Going on with what is there now' in caplog.text
+  assert 'All epochs begin anew at step 7' in caplog.text
+  assert change and change.step == 7 and not list(tmp_path.iterdir())
 
 
-def test_the_count_of_examples_goes_on_where_the_checkpoint_was(demo_corpus):
+def test_the_count_of_examples_goes_on_where_the_checkpoint_was(demo_corpus, tmp_path):
   first = open_stream(demo_corpus / 'videos')
   batches = first.iterate()
   for _ in range(3):
@@ -42,11 +48,11 @@ def test_the_count_of_examples_goes_on_where_the_checkpoint_was(demo_corpus):
   batches.close()
   assert position['examples'] == dict(seen=12, bad=0)
   second = open_stream(demo_corpus / 'videos')
-  data_lib.resume(position, second)
+  data_lib.resume(position, second, tmp_path, REFUSES)
   second.batch_at(3)
   assert data_lib.data_position(4, second)['examples'] == dict(seen=16, bad=0)
   del position['examples']  # As of an earlier version.
-  data_lib.resume(position, open_stream(demo_corpus / 'videos'))
+  data_lib.resume(position, open_stream(demo_corpus / 'videos'), tmp_path, REFUSES)
 
 
 def test_the_fingerprint_does_not_depend_on_how_the_stream_runs(demo_corpus):
@@ -60,7 +66,7 @@ def test_the_fingerprint_does_not_depend_on_how_the_stream_runs(demo_corpus):
 
 def test_every_config_says_how_it_streams(demo_corpus):
   data = tiny.get_config(demo_corpus).data
-  assert data.sandbox and not data.accept_changed and data.index == ''
+  assert data.sandbox and not data.accept_changed and data.exact_epochs and data.index == ''
 
 
 def test_a_resumed_run_replaces_what_the_run_before_replaced(demo_corpus, tmp_path, monkeypatch):
