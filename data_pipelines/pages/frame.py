@@ -26,5 +26,6 @@ def render(template: pathlib.Path, **values: Any) -> str:
     lstrip_blocks=True,
   )
   environment.filters.update(count=lambda n: f'{n:,}', number=lambda x: f'{x:.3g}')
-  values |= dict(interval=charts.interval, lines=charts.lines, key=charts.key)
+  names = ('interval', 'lines', 'key', 'bars', 'timeline')
+  values |= {name: getattr(charts, name) for name in names}
   return environment.get_template(template.name).render(**values)
