@@ -69,7 +69,7 @@ MEASURES = (
     'How fast the picture grows, as a logarithm: 0.1 is 10 % nearer each second.',
   ),
   Measure(
-    'shake', DIAGONALS, 'shake', 'shake', 'How unsteady the shift is: a hand, or a rough road.'
+    'shake', DIAGONALS, 'shake', 'shake', 'How unsteady the shift is, as of a hand.'
   ),
   Measure(
     'subject by a network', SHARE, 'network_subject', 'network_subject',
