@@ -1,0 +1,264 @@
+"""What a person looks at: cells, shots, copies and detectors' findings are shown as they are."""
+
+import json
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from data_pipelines import demo_corpus
+from data_pipelines.corpus import reader, schema, sidecars
+from data_pipelines.curate import command as curate
+from data_pipelines.curate import decide
+from data_pipelines.index import command as index
+from data_pipelines.ingest import command as ingest
+from data_pipelines.report import cells, copies, examples, shots, strips, versions
+from data_pipelines.report import command as report
+from tests import media
+from tests.data_pipelines.curate.test_curate import pan
+from tests.data_pipelines.report.test_report import distance, pictures_of
+
+RULES = decide.Rules(min_short_side=16, min_duration=0.4)
+
+
+def ingested(folder, directory, rules=RULES, **options):
+  """A corpus of a folder's media, curated; captions are the files' names."""
+  for path in sorted(folder.rglob('*')):
+    if path.is_file():
+      path.with_suffix('.txt').write_text(path.stem)
+  ingest.ingest(str(folder), directory, num_processes=1, **options)
+  curate.curate(directory, rules, allow_no_denylist='ours', num_processes=1)
+  return directory
+
+
+def tinted(seed, colour, speed):
+  """A pan over a scene of which only one colour is left."""
+  frames = pan(seed, 24, speed)
+  frames[..., [other for other in range(3) if other != colour]] //= 8
+  return frames
+
+
+@pytest.fixture(scope='module')
+def film(tmp_path_factory):
+  """A video of a slow red shot and a fast blue one."""
+  root = tmp_path_factory.mktemp('film')
+  (root / 'in').mkdir()
+  frames = np.concatenate([tinted(1, 0, 0.5), tinted(2, 2, 6.0)])
+  (root / 'in/film.mp4').write_bytes(demo_corpus.encode_video(frames, 24))
+  return ingested(root / 'in', str(root / 'corpus'), validation_fraction=0.0)
+
+
+def gallery_of(directory, split='train'):
+  corpora = reader.Corpora(directory, split)
+  return examples.Gallery(sidecars.Sidecars(corpora), strips.Strips(corpora))
+
+
+def colour_of(data_uri):
+  [picture] = pictures_of(f'{data_uri}"')
+  return int(picture.mean(axis=(0, 1)).argmax())
+
+
+def test_a_cell_shows_the_shots_that_it_draws_and_not_the_longest_of_their_videos(film, tmp_path):
+  index.index({'film': film}, str(tmp_path / 'index'), quantiles=2, axes=['motion'])
+  found = report.report({'film': film}, str(tmp_path / 'page.html'), str(tmp_path / 'index'))
+  [grid] = found['maps']
+  assert [cell['place'][0] for cell in grid['cells']] == grid['rows'] and len(grid['rows']) == 2
+  slow, fast = [cell['examples'] for cell in grid['cells']]
+  assert [colour_of(example['pictures'][0]) for [example] in (slow, fast)] == [0, 2]
+  assert slow[0]['motion'] < fast[0]['motion'] and slow[0]['span_end'] <= 1
+
+
+def manifest_of(levels, **more):
+  """Of an index with cells {name: rows}."""
+  places = np.cumsum([0, *levels.values()]).tolist()
+  found = [
+    dict(name=name, media=name.split()[0], places=[places[i], places[i + 1]])
+    for i, name in enumerate(levels)
+  ]
+  balance = dict(alpha=0.0, max_epochs=0.0, num_draws=0, unknown_weight=1.0)
+  return dict(cells=found, num_rows=places[-1], balance=balance, **more)
+
+
+def test_a_map_lies_over_the_two_scores_of_most_levels_and_names_the_others():
+  manifest = manifest_of(
+    {'video tone=0 motion=1 pan=2': 4, 'video tone=0 motion=0 pan=1': 3,
+     'video tone=1 motion=2 pan=0': 2, 'video tone=1 motion=unknown pan=3': 1},
+    axes=['tone', 'motion', 'pan'],
+    edges=dict(tone=[1.0], motion=[0.1, 0.2], pan=[1.0, 2.0, 3.0]),
+  )  # fmt: skip
+  bright, dark = cells.maps(manifest, {})
+  assert bright['axes'] == ['motion, diagonals/s', 'pan, diagonals/s']
+  assert bright['title'] == 'videos, tone below 1' and dark['title'] == 'videos, tone from 1'
+  assert bright['rows'] == ['below 0.1', '0.1 to 0.2'] and bright['columns'] == ['1 to 2', '2 to 3']
+  assert dark['rows'] == ['from 0.2', 'unknown'] and dark['columns'] == ['below 1', 'from 3']
+  assert [cell['share'] for cell in bright['cells'] + dark['cells']] == [0.4, 0.3, 0.2, 0.1]
+  assert len({cell['anchor'] for cell in bright['cells'] + dark['cells']}) == 4
+
+
+@pytest.mark.parametrize('axes', [[], ['motion']])
+def test_an_index_of_one_score_or_none_has_a_map_too(axes):
+  name = ' '.join(['image', *(f'{axis}=0' for axis in axes)])
+  [grid] = cells.maps(manifest_of({name: 3}, axes=axes, edges=dict.fromkeys(axes, [])), {})
+  [cell] = grid['cells']
+  assert cell['place'] == [grid['rows'][0], grid['columns'][0]] == ['all', 'all']
+  assert cell['count'] == 3 and cell['drawn'] == 1
+
+
+def test_each_cut_has_the_frames_of_the_shots_on_its_sides(film):
+  gallery = gallery_of(film)
+  [video] = shots.of_videos(gallery, 3)
+  gallery.strips.close()
+  assert [colour_of(shot['picture']) for shot in video['shots']] == [0, 2]
+  assert [part[:2] for part in video['parts']] == [
+    (shot['start'], shot['end']) for shot in video['shots']
+  ]
+  [cut] = video['at_cuts']
+  assert cut['time'] == pytest.approx(1.0) and video['num_more'] == 0
+  assert [colour_of(picture) for picture in cut['pictures']] == [0, 2]
+  sides = pictures_of(''.join(f'{picture}"' for picture in cut['pictures']))
+  fast = np.split(sides[1], 2, axis=1)
+  assert distance(*fast) > 2 * distance(*np.split(sides[0], 2, axis=1))  # Frames are neighbours.
+
+
+def scene(seed, side=240):
+  return PIL.Image.fromarray(media.scene(seed, 320, 320)).resize((side, side))
+
+
+@pytest.fixture(scope='module')
+def copied(tmp_path_factory):
+  """Scene 1 in three sizes and qualities, and scene 2, which is held out, in two."""
+  root = tmp_path_factory.mktemp('copied')
+  for folder in ('train', 'val'):
+    (root / 'in' / folder).mkdir(parents=True)
+  scene(1).save(root / 'in/train/coarse.jpg', quality=40)
+  scene(1).save(root / 'in/train/fine.jpg', quality=95)
+  scene(1, 160).save(root / 'in/train/small.jpg', quality=95)
+  scene(2, 320).save(root / 'in/train/large.jpg')
+  scene(2).save(root / 'in/val/held.jpg')
+  scene(3).save(root / 'in/train/other.jpg')
+  return ingested(root / 'in', str(root / 'corpus'))
+
+
+def drawn_copies(directory, num_groups=9):
+  gallery = gallery_of(directory)
+  starts = reader.Corpora(directory, 'train').corpus_starts
+  found = copies.find(gallery.table, starts, num_groups)
+  groups = copies.draw(gallery, {'corpus': directory}, found['groups'])
+  gallery.strips.close()
+  return found, groups
+
+
+def test_of_copies_the_one_that_stays_is_first_and_the_others_say_why_not(copied):
+  found, [large, held] = drawn_copies(copied)
+  assert found['num_groups'] == 2 and found['num_rows'] == 4
+  names = [pathlib.Path(example['key']).stem for example in large['examples']]
+  assert names == ['fine', 'coarse', 'small']
+  assert [example['label'] for example in large['examples']] == ['kept', 'dropped', 'dropped']
+  assert [example['keep'] for example in large['examples']] == [True, False, False]
+  _, coarse, small = [example['why'] for example in large['examples']]
+  assert coarse.startswith('the better one has more bytes: more bytes per pixel: ')
+  assert small == 'the better one has more pixels: 240×240, this one 160×160'
+  assert all(example['pictures'] for group in (large, held) for example in group['examples'])
+
+
+def test_the_better_one_of_a_copy_that_is_alone_is_shown_though_it_is_held_out(copied):
+  _, [_, held] = drawn_copies(copied)
+  assert [example['label'] for example in held['examples']] == ['held out', 'dropped']
+  assert held['examples'][0]['key'].endswith('held.jpg') and held['num_rows'] == 1
+  assert held['examples'][1]['why'].startswith('the better one is held out')
+
+
+def member(**values):
+  known = dict(height=100, width=100, num_bytes=1000, num_frames=1, duration=0.0, split='')
+  return known | dict(reject=['duplicate'], keep=False) | values
+
+
+@pytest.mark.parametrize(
+  ('other', 'why'),
+  [
+    (member(), 'as many pixels and bytes: the first one stays'),
+    (member(height=50), 'the better one has more pixels: 100×100, this one 100×50'),
+    (member(height=300, reject=['motion', 'duplicate']), 'this one breaks motion'),
+    (
+      member(num_bytes=500),
+      'the better one has more bytes: more bytes per pixel: 0.1, this one 0.05',
+    ),
+    (member(reject=['text']), 'breaks text'),
+    (member(reject=[], keep=True), ''),
+  ],
+)  # fmt: skip
+def test_what_made_the_better_one_better_is_said(other, why):
+  assert copies.why_better(member(reject=[], keep=True), other) == why
+
+
+def test_a_longer_copy_is_said_to_be_longer():
+  best = member(reject=[], keep=True, num_bytes=2000, num_frames=20, duration=2.0)
+  text = copies.why_better(best, member(num_frames=10, duration=1.0))
+  assert text == 'the better one has more bytes: it is longer: 2 s, this one 1 s'
+
+
+def test_a_shot_that_breaks_no_rule_makes_a_copy_as_good_as_another():
+  spans = [dict(reject=['motion', 'duplicate']), dict(reject=['duplicate'])]
+  other = member(height=50, reject=['motion', 'duplicate'], spans=spans)
+  assert copies.why_better(member(reject=[]), other).startswith('the better one has more pixels')
+
+
+def rewrite(directory, **columns):
+  """Sets columns of the first row of curate's sidecar of the training split."""
+  [path] = pathlib.Path(directory).glob('sidecar/curate/train-*')
+  rows = parquet.read_table(path).to_pylist()
+  rows[0] |= columns
+  parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
+
+
+def test_what_detectors_saw_is_told_beside_the_frames_they_looked_at(tmp_path):
+  (tmp_path / 'in').mkdir()
+  for number in range(3):
+    scene(number, 256).save(tmp_path / f'in/{number}.png')
+  directory = ingested(tmp_path / 'in', str(tmp_path / 'corpus'), validation_fraction=0.0)
+  rewrite(
+    directory, text_area=0.25, text='SALE <b>\nnow', text_confidence=0.97, faces=1, face_area=0.04
+  )
+  found = report.report({'mine': directory}, str(tmp_path / 'page.html'))
+  assert [group['title'] for group in found['seen']] == ['text', 'faces']
+  assert [len(group['examples']) for group in found['seen']] == [1, 1]
+  text = (tmp_path / 'page.html').read_text()
+  part = text[text.index('<h2 id="seen"') : text.index('<h2 id="dropped"')]
+  assert 'SALE &lt;b&gt;<br>now<br>' in part and 'certainty 0.97' in part
+  assert '25.0 % of the frame' in part and '4.0 % of the frame</b>, 1 face' in part
+  assert {picture.shape[0] for picture in pictures_of(part)} == {examples.SEEN_HEIGHT}
+  # Half of the side is a quarter of the square.
+  assert 'width="17.0" height="17.0"' in part
+
+
+def sidecars_of(directory):
+  corpora = reader.Corpora({'mine': directory}, 'train')
+  return sidecars.Sidecars(corpora), corpora
+
+
+def test_versions_tell_what_each_added_and_sum_to_the_corpus(tmp_path):
+  (tmp_path / 'in').mkdir()
+  for number in range(70):  # Shards are of 64 files.
+    scene(number, 32).save(tmp_path / f'in/{number:02d}.jpg')
+  frames = pan(3, 49, 1.0)
+  (tmp_path / 'in/zz.mp4').write_bytes(demo_corpus.encode_video(frames, 24))
+  directory = ingested(tmp_path / 'in', str(tmp_path / 'corpus'), validation_fraction=0.0)
+  path = pathlib.Path(directory) / 'manifest.json'
+  manifest = json.loads(path.read_text())
+  [alone] = versions.added(*sidecars_of(directory))['mine']
+  assert alone['num_by_media'] == dict(video=1, image=70)
+  assert alone['fingerprint'] == manifest['fingerprint'] and alone['num_rejected'] == 0
+  manifest['versions'] = [
+    dict(fingerprint='aa', shards=dict(train=1)), dict(fingerprint='bb', shards=dict(train=2))
+  ]  # fmt: skip
+  path.write_text(json.dumps(manifest))
+  first, second = versions.added(*sidecars_of(directory))['mine']
+  assert first['num_by_media'] == dict(video=0, image=64) and first['hours'] == 0
+  assert second['num_by_media'] == dict(video=1, image=6)
+  assert second['hours'] == alone['hours'] == pytest.approx(2 / 3600)
+  assert first['gigabytes'] + second['gigabytes'] == pytest.approx(alone['gigabytes'])
+  report.report({'mine': directory}, str(tmp_path / 'page.html'), num_examples=0)
+  assert '<code>aa</code>' in (tmp_path / 'page.html').read_text()
