@@ -1,7 +1,9 @@
 """What a person looks at: cells, shots, copies and detectors' findings are shown as they are."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -169,6 +171,17 @@ def test_the_better_one_of_a_copy_that_is_alone_is_shown_though_it_is_held_out(c
   assert [example['label'] for example in held['examples']] == ['held out', 'dropped']
   assert held['examples'][0]['key'].endswith('held.jpg') and held['num_rows'] == 1
   assert held['examples'][1]['why'].startswith('the better one is held out')
+
+
+def test_where_copies_stay_the_better_one_is_first_all_the_same(copied, tmp_path):
+  directory = str(shutil.copytree(copied, tmp_path / 'corpus'))
+  rules = dataclasses.replace(RULES, keep_duplicates=True)
+  curate.curate(directory, rules, allow_no_denylist='ours', num_processes=1)
+  _, [large] = drawn_copies(directory)
+  names = [pathlib.Path(example['key']).stem for example in large['examples']]
+  assert names == ['fine', 'coarse', 'small']
+  assert [example['label'] for example in large['examples']] == ['kept', 'kept too', 'kept too']
+  assert not any(example['why'] for example in large['examples'])
 
 
 def member(**values):
