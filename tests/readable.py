@@ -59,15 +59,18 @@ def check(tab, width, scheme):
   """
   tab.show_as(width, 900, scheme, mobile=width < 500)
   tab.js('document.querySelectorAll("details").forEach(part => part.open = true)')
-  assert tab.js('document.documentElement.scrollWidth') <= width
-  assert tab.js('[...document.images].filter(i => !i.naturalWidth).length') == 0
-  assert tab.js(_TOO_FAINT) == []
-  assert tab.js(_UNREACHABLE) == []
+  missing = '[...document.images].filter(i => i.loading !== "lazy" && !i.naturalWidth).length'
+  found = dict(
+    too_wide=max(0, tab.js('document.documentElement.scrollWidth') - width),
+    missing_pictures=tab.js(missing), too_faint=tab.js(_TOO_FAINT),
+    unreachable=tab.js(_UNREACHABLE), complaints=tab.complaints,
+  )  # fmt: skip
+  assert not any(found.values()), found
   nodes = tab.call('Accessibility.getFullAXTree')['nodes']
   seen = [node for node in nodes if not node.get('ignored')]
   used = [node for node in seen if node.get('role', {}).get('value') in _NAMED]
-  assert used and all(node.get('name', {}).get('value') for node in used)
-  assert not tab.complaints
+  nameless = [node['role']['value'] for node in used if not node.get('name', {}).get('value')]
+  assert used and not nameless, nameless
 
 
 def tab_to(tab, selector, most=400):

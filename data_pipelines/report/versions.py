@@ -8,6 +8,14 @@ from typing import Any
 
 from data_pipelines.corpus import reader, schema, sidecars
 
+TOLD = ('fingerprint', 'num_listed', 'num_rejected')
+# What a version says of the examples that were there before.
+NOTES = dict(
+  num_tried_again='tried again',
+  num_vanished='no longer in the input',
+  num_changed='changed in the input',
+)
+
 
 def added(table: sidecars.Sidecars, corpora: reader.Corpora) -> dict[str, list[dict]]:
   """What each version of each corpus added to it, the oldest first.
@@ -16,8 +24,8 @@ def added(table: sidecars.Sidecars, corpora: reader.Corpora) -> dict[str, list[d
     table: of the corpora's training split.
     corpora: of that split.
   Returns:
-    By corpus: dicts of fingerprint, num_by_media (of all splits), num_held_out, hours and gigabytes
-    (of the training split), and num_rejected (None if nobody counted).
+    By corpus: dicts of TOLD (None if the manifest does not say it), notes, num_by_media (of all
+    splits), num_held_out, hours and gigabytes (of the training split).
   """
   found = {}
   for number, (name, directory) in enumerate(corpora.directories.items()):
@@ -27,25 +35,19 @@ def added(table: sidecars.Sidecars, corpora: reader.Corpora) -> dict[str, list[d
 
 
 def _of_corpus(table: sidecars.Sidecars, manifest: Mapping, start: int) -> list[dict]:
-  every = {split: len(found['shards']) for split, found in manifest['splits'].items()}
-  alone = dict(
-    fingerprint=manifest['fingerprint'], shards=every, num_rejected=manifest['num_rejected']
-  )
-  versions = manifest.get('versions') or [alone]
-  found, before = [], dict.fromkeys(every, 0)
-  for version in versions:
-    until = {split: version['shards'].get(split, 0) for split in every}
-    shards = {
-      split: manifest['splits'][split]['shards'][before[split] : until[split]] for split in every
-    }
-    found.append(_of_shards(table, shards, start) | _told(version))
+  splits = {split: found['shards'] for split, found in manifest['splits'].items()}
+  alone = manifest | dict(shards={split: len(shards) for split, shards in splits.items()})
+  found, before = [], dict.fromkeys(splits, 0)
+  for version in manifest.get('versions') or [alone]:
+    until = {split: version['shards'].get(split, 0) for split in splits}
+    shards = {split: splits[split][before[split] : until[split]] for split in splits}
+    size = _of_shards(table, shards, start)
+    told = {name: version.get(name) for name in TOLD}
+    notes = [f'{version[name]:,} {text}' for name, text in NOTES.items() if version.get(name)]
+    found.append(size | told | dict(notes=notes))
     start += sum(shard['num_examples'] for shard in shards.get('train', ()))
     before = until
   return found
-
-
-def _told(version: Mapping) -> dict[str, Any]:
-  return dict(fingerprint=version['fingerprint'], num_rejected=version.get('num_rejected'))
 
 
 def _of_shards(table: sidecars.Sidecars, shards: Mapping[str, list], start: int) -> dict[str, Any]:

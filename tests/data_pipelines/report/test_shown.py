@@ -265,13 +265,18 @@ def test_versions_tell_what_each_added_and_sum_to_the_corpus(tmp_path):
   assert alone['num_by_media'] == dict(video=1, image=70)
   assert alone['fingerprint'] == manifest['fingerprint'] and alone['num_rejected'] == 0
   manifest['versions'] = [
-    dict(fingerprint='aa', shards=dict(train=1)), dict(fingerprint='bb', shards=dict(train=2))
-  ]  # fmt: skip
+    dict(fingerprint='aa', shards=dict(train=1)),
+    dict(fingerprint='bb', shards=dict(train=2), num_listed=9, num_rejected=2, num_vanished=1),
+  ]
   path.write_text(json.dumps(manifest))
   first, second = versions.added(*sidecars_of(directory))['mine']
   assert first['num_by_media'] == dict(video=0, image=64) and first['hours'] == 0
   assert second['num_by_media'] == dict(video=1, image=6)
   assert second['hours'] == alone['hours'] == pytest.approx(2 / 3600)
+  assert [second['num_listed'], second['num_rejected']] == [9, 2] and first['num_listed'] is None
+  assert [first['notes'], second['notes']] == [[], ['1 no longer in the input']]
   assert first['gigabytes'] + second['gigabytes'] == pytest.approx(alone['gigabytes'])
-  report.report({'mine': directory}, str(tmp_path / 'page.html'), num_examples=0)
+  for added in pathlib.Path(directory).glob('sidecar/curate/train-00001*'):
+    added.unlink()  # As if curate had not seen the second version yet.
+  report.report({'mine': directory}, str(tmp_path / 'page.html'), num_examples=2)
   assert '<code>aa</code>' in (tmp_path / 'page.html').read_text()
