@@ -64,29 +64,15 @@ def report(
   table = sidecars.Sidecars(corpora)
   conditions = counts.populations(table.columns, '' if index is None else table.choose(index.rows))
   last = list(conditions.values())[-1]
-  found = dict(
-    corpora=[_corpus(name, directory) for name, directory in directories.items()],
-    versions=versions.added(table, corpora),
-    sizes=counts.sizes(table, conditions),
-    index=manifest,
-    histograms=counts.histograms(table, conditions),
-    rejections=counts.rejections(directories),
-    licences=counts.licences(table, conditions),
-    eligibility=counts.eligibility(table, last),
-    aspects=counts.by_aspect(table, last, framing or aspects.Framing('', aspects.BASE, *BOUNDS)),
-    copies=copies.find(table, corpora.corpus_starts, num_examples),
-    differences=drift.between_corpora(table, corpora, last),
-    far_shards=drift.between_shards(table, corpora, last),
-    populations=list(conditions),
-    words=glossary.WORDS,
-  )
-  strips = strips_lib.Strips(corpora)
-  with contextlib.closing(strips):
+  framing = framing or aspects.Framing('', aspects.BASE, *BOUNDS)
+  found = _counted(directories, corpora, table, conditions, framing)
+  found |= dict(index=manifest, words=glossary.WORDS)
+  found['copies'] = copies.find(table, corpora.corpus_starts, num_examples)
+  with contextlib.closing(strips_lib.Strips(corpora)) as strips:
     gallery = examples.Gallery(table, strips)
     if manifest and index:
-      found['maps'] = cells.maps(
-        manifest, examples.of_cells(gallery, manifest, index, num_examples)
-      )
+      of_cells = examples.of_cells(gallery, manifest, index, num_examples)
+      found |= dict(maps=cells.maps(manifest, of_cells), kept=[])
     else:
       found |= dict(maps=[], kept=examples.of_media(gallery, last, num_examples))
     found |= dict(
@@ -95,11 +81,35 @@ def report(
       seen=examples.of_detectors(gallery, num_examples),
       groups=copies.draw(gallery, directories, found['copies']['groups']),
     )
-  if strips.failed:
-    logging.warning(failures.sentence(strips.failed, 'drawn'))
+    if strips.failed:
+      logging.warning(failures.sentence(strips.failed, 'drawn'))
   title = f'Corpus: {", ".join(corpus["name"] for corpus in found["corpora"])}'
   storage.write_bytes(epath.Path(output), frame.render(TEMPLATE, title=title, **found).encode())
   return found
+
+
+def _counted(
+  directories: Mapping[str, str],
+  corpora: reader.Corpora,
+  table: sidecars.Sidecars,
+  conditions: Mapping[str, str],
+  framing: aspects.Framing,
+) -> dict[str, Any]:
+  """The figures of the page."""
+  last = list(conditions.values())[-1]
+  return dict(
+    populations=list(conditions),
+    corpora=[_corpus(name, directory) for name, directory in directories.items()],
+    versions=versions.added(table, corpora),
+    sizes=counts.sizes(table, conditions),
+    histograms=counts.histograms(table, conditions),
+    rejections=counts.rejections(directories),
+    licences=counts.licences(table, conditions),
+    eligibility=counts.eligibility(table, last),
+    aspects=counts.by_aspect(table, last, framing),
+    differences=drift.between_corpora(table, corpora, last),
+    far_shards=drift.between_shards(table, corpora, last),
+  )
 
 
 def _check_rows(index_folder: str, manifest: Mapping, corpora: reader.Corpora) -> None:

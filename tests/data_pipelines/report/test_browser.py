@@ -9,7 +9,7 @@ from data_pipelines import demo_corpus
 from data_pipelines.index import command as index
 from data_pipelines.report import command as report
 from tests import browser, readable
-from tests.data_pipelines.report import test_shown
+from tests.data_pipelines.report import pictured
 
 pytestmark = readable.needs_a_browser
 
@@ -21,18 +21,18 @@ def pages(tmp_path_factory):
   for folder in ('train', 'val'):
     (root / 'in' / folder).mkdir(parents=True)
   for number in range(4):
-    test_shown.scene(number).save(root / f'in/train/{number}.jpg')
-  test_shown.scene(0, 160).save(root / 'in/train/copy_with_a_rather_long_name.jpg')
-  test_shown.scene(1, 160).save(root / 'in/val/held.jpg')
+    pictured.scene(number).save(root / f'in/train/{number}.jpg')
+  pictured.scene(0, 160).save(root / 'in/train/copy_with_a_rather_long_name.jpg')
+  pictured.scene(1, 160).save(root / 'in/val/held.jpg')
   for seed in range(4):
-    shots = [test_shown.tinted(seed, 0, 0.5 + seed), test_shown.tinted(9 + seed, 2, 6.0)]
+    shots = [pictured.tinted(seed, 0, 0.5 + seed), pictured.tinted(9 + seed, 2, 6.0)]
     video = demo_corpus.encode_video(np.concatenate(shots), 24)
     (root / f'in/train/film{seed}.mp4').write_bytes(video)
   (root / 'in/train/broken.mp4').write_bytes(b'nothing')
-  directory = test_shown.ingested(root / 'in', str(root / 'corpus'))
+  directory = pictured.ingested(root / 'in', str(root / 'corpus'))
   words = 'Donaudampfschifffahrtsgesellschaftskapitaensmuetze' * 2
   told = dict(text_area=0.2, text=words, text_confidence=0.9, faces=2, face_area=0.1)
-  test_shown.rewrite(directory, people=3, people_area=0.7, **told)
+  pictured.rewrite(directory, people=3, people_area=0.7, **told)
   index.index({'mine': directory}, str(root / 'index'), quantiles=4, axes=['motion', 'num_bytes'])
   found = {}
   for name, folder in (('plain', ''), ('indexed', str(root / 'index'))):

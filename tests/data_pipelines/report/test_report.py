@@ -1,6 +1,5 @@
 """The report's figures are those of the manifests and sidecars, and its page is safe to open."""
 
-import base64
 import html.parser
 import io
 import json
@@ -24,6 +23,7 @@ from data_pipelines.report import command as report
 from data_pipelines.report import strips
 from tests import corpora
 from tests.data_pipelines.curate.test_curate import pan
+from tests.data_pipelines.report.pictured import distance, pictures_of
 
 HOSTILE = '<script>alert(1)</script> & "><img src=x onerror=alert(1)>'
 NUM_VIDEOS = 16
@@ -113,18 +113,6 @@ def test_histograms_are_those_of_the_sidecars_before_and_after(corpus, page):
   assert histogram['num_unknown'] == len(rows_of(corpus['images']))
   assert sum(histogram['counts']['in the index']) < sum(histogram['counts']['kept by curate'])
   assert 'aesthetic' not in by_title  # Nobody has scored it.
-
-
-def pictures_of(text):
-  """Pixels of all pictures in a part of the page, in their order."""
-  found = re.findall(r'data:image/jpeg;base64,([^"]+)', text)
-  return [
-    np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(data)))).astype(float) for data in found
-  ]
-
-
-def distance(one, other):
-  return np.abs(one - other).mean()
 
 
 class Tags(html.parser.HTMLParser):

@@ -1,46 +1,26 @@
-"""What a person looks at: cells, shots, copies and detectors' findings are shown as they are."""
+"""Cells, shots, what detectors saw and versions are shown as they are."""
 
-import dataclasses
 import json
 import pathlib
-import shutil
 
 import numpy as np
-import PIL.Image
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 
 from data_pipelines import demo_corpus
-from data_pipelines.corpus import reader, schema, sidecars
-from data_pipelines.curate import command as curate
-from data_pipelines.curate import decide
+from data_pipelines.corpus import reader, sidecars
 from data_pipelines.index import command as index
-from data_pipelines.ingest import command as ingest
-from data_pipelines.report import cells, copies, examples, shots, strips, versions
+from data_pipelines.report import cells, examples, shots, versions
 from data_pipelines.report import command as report
-from tests import media
 from tests.data_pipelines.curate.test_curate import pan
-from tests.data_pipelines.report.test_report import distance, pictures_of
-
-RULES = decide.Rules(min_short_side=16, min_duration=0.4)
-
-
-def ingested(folder, directory, rules=RULES, **options):
-  """A corpus of a folder's media, curated; captions are the files' names."""
-  for path in sorted(folder.rglob('*')):
-    if path.is_file():
-      path.with_suffix('.txt').write_text(path.stem)
-  ingest.ingest(str(folder), directory, num_processes=1, **options)
-  curate.curate(directory, rules, allow_no_denylist='ours', num_processes=1)
-  return directory
-
-
-def tinted(seed, colour, speed):
-  """A pan over a scene of which only one colour is left."""
-  frames = pan(seed, 24, speed)
-  frames[..., [other for other in range(3) if other != colour]] //= 8
-  return frames
+from tests.data_pipelines.report.pictured import (
+  distance,
+  gallery_of,
+  ingested,
+  pictures_of,
+  rewrite,
+  scene,
+  tinted,
+)
 
 
 @pytest.fixture(scope='module')
@@ -51,11 +31,6 @@ def film(tmp_path_factory):
   frames = np.concatenate([tinted(1, 0, 0.5), tinted(2, 2, 6.0)])
   (root / 'in/film.mp4').write_bytes(demo_corpus.encode_video(frames, 24))
   return ingested(root / 'in', str(root / 'corpus'), validation_fraction=0.0)
-
-
-def gallery_of(directory, split='train'):
-  corpora = reader.Corpora(directory, split)
-  return examples.Gallery(sidecars.Sidecars(corpora), strips.Strips(corpora))
 
 
 def colour_of(data_uri):
@@ -123,108 +98,6 @@ def test_each_cut_has_the_frames_of_the_shots_on_its_sides(film):
   sides = pictures_of(''.join(f'{picture}"' for picture in cut['pictures']))
   fast = np.split(sides[1], 2, axis=1)
   assert distance(*fast) > 2 * distance(*np.split(sides[0], 2, axis=1))  # Frames are neighbours.
-
-
-def scene(seed, side=240):
-  return PIL.Image.fromarray(media.scene(seed, 320, 320)).resize((side, side))
-
-
-@pytest.fixture(scope='module')
-def copied(tmp_path_factory):
-  """Scene 1 in three sizes and qualities, and scene 2, which is held out, in two."""
-  root = tmp_path_factory.mktemp('copied')
-  for folder in ('train', 'val'):
-    (root / 'in' / folder).mkdir(parents=True)
-  scene(1).save(root / 'in/train/coarse.jpg', quality=40)
-  scene(1).save(root / 'in/train/fine.jpg', quality=95)
-  scene(1, 160).save(root / 'in/train/small.jpg', quality=95)
-  scene(2, 320).save(root / 'in/train/large.jpg')
-  scene(2).save(root / 'in/val/held.jpg')
-  scene(3).save(root / 'in/train/other.jpg')
-  return ingested(root / 'in', str(root / 'corpus'))
-
-
-def drawn_copies(directory, num_groups=9):
-  gallery = gallery_of(directory)
-  starts = reader.Corpora(directory, 'train').corpus_starts
-  found = copies.find(gallery.table, starts, num_groups)
-  groups = copies.draw(gallery, {'corpus': directory}, found['groups'])
-  gallery.strips.close()
-  return found, groups
-
-
-def test_of_copies_the_one_that_stays_is_first_and_the_others_say_why_not(copied):
-  found, [large, held] = drawn_copies(copied)
-  assert found['num_groups'] == 2 and found['num_rows'] == 4
-  names = [pathlib.Path(example['key']).stem for example in large['examples']]
-  assert names == ['fine', 'coarse', 'small']
-  assert [example['label'] for example in large['examples']] == ['kept', 'dropped', 'dropped']
-  assert [example['keep'] for example in large['examples']] == [True, False, False]
-  _, coarse, small = [example['why'] for example in large['examples']]
-  assert coarse.startswith('the better one has more bytes: more bytes per pixel: ')
-  assert small == 'the better one has more pixels: 240×240, this one 160×160'
-  assert all(example['pictures'] for group in (large, held) for example in group['examples'])
-
-
-def test_the_better_one_of_a_copy_that_is_alone_is_shown_though_it_is_held_out(copied):
-  _, [_, held] = drawn_copies(copied)
-  assert [example['label'] for example in held['examples']] == ['held out', 'dropped']
-  assert held['examples'][0]['key'].endswith('held.jpg') and held['num_rows'] == 1
-  assert held['examples'][1]['why'].startswith('the better one is held out')
-
-
-def test_where_copies_stay_the_better_one_is_first_all_the_same(copied, tmp_path):
-  directory = str(shutil.copytree(copied, tmp_path / 'corpus'))
-  rules = dataclasses.replace(RULES, keep_duplicates=True)
-  curate.curate(directory, rules, allow_no_denylist='ours', num_processes=1)
-  _, [large] = drawn_copies(directory)
-  names = [pathlib.Path(example['key']).stem for example in large['examples']]
-  assert names == ['fine', 'coarse', 'small']
-  assert [example['label'] for example in large['examples']] == ['kept', 'kept too', 'kept too']
-  assert not any(example['why'] for example in large['examples'])
-
-
-def member(**values):
-  known = dict(height=100, width=100, num_bytes=1000, num_frames=1, duration=0.0, split='')
-  return known | dict(reject=['duplicate'], keep=False) | values
-
-
-@pytest.mark.parametrize(
-  ('other', 'why'),
-  [
-    (member(), 'as many pixels and bytes: the first one stays'),
-    (member(height=50), 'the better one has more pixels: 100×100, this one 100×50'),
-    (member(height=300, reject=['motion', 'duplicate']), 'this one breaks motion'),
-    (
-      member(num_bytes=500),
-      'the better one has more bytes: more bytes per pixel: 0.1, this one 0.05',
-    ),
-    (member(reject=['text']), 'breaks text'),
-    (member(reject=[], keep=True), ''),
-  ],
-)  # fmt: skip
-def test_what_made_the_better_one_better_is_said(other, why):
-  assert copies.why_better(member(reject=[], keep=True), other) == why
-
-
-def test_a_longer_copy_is_said_to_be_longer():
-  best = member(reject=[], keep=True, num_bytes=2000, num_frames=20, duration=2.0)
-  text = copies.why_better(best, member(num_frames=10, duration=1.0))
-  assert text == 'the better one has more bytes: it is longer: 2 s, this one 1 s'
-
-
-def test_a_shot_that_breaks_no_rule_makes_a_copy_as_good_as_another():
-  spans = [dict(reject=['motion', 'duplicate']), dict(reject=['duplicate'])]
-  other = member(height=50, reject=['motion', 'duplicate'], spans=spans)
-  assert copies.why_better(member(reject=[]), other).startswith('the better one has more pixels')
-
-
-def rewrite(directory, **columns):
-  """Sets columns of the first row of curate's sidecar of the training split."""
-  [path] = pathlib.Path(directory).glob('sidecar/curate/train-*')
-  rows = parquet.read_table(path).to_pylist()
-  rows[0] |= columns
-  parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
 
 
 def test_what_detectors_saw_is_told_beside_the_frames_they_looked_at(tmp_path):
