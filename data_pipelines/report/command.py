@@ -62,7 +62,8 @@ def report(
   if manifest:
     _check_rows(index_folder, manifest, corpora)
   table = sidecars.Sidecars(corpora)
-  conditions = counts.populations(table.columns, '' if index is None else table.choose(index.rows))
+  order = None if index is None else index.rows
+  conditions = counts.populations(table.columns, '' if order is None else table.choose(order))
   last = list(conditions.values())[-1]
   framing = framing or aspects.Framing('', aspects.BASE, *BOUNDS)
   found = _counted(directories, corpora, table, conditions, framing)

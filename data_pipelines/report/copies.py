@@ -84,22 +84,24 @@ def _held_out(stack: contextlib.ExitStack, directory: str) -> examples.Gallery |
 def _group(
   gallery: examples.Gallery, held_out: examples.Gallery | None, group: Mapping
 ) -> dict[str, Any]:
-  members = [dict(example, split='') for example in gallery([(row, None) for row in group['rows']])]
+  members = _members(gallery, group['rows'], '')
   if held_out:
     rows = held_out.table.rows(
       f'SELECT row_number_ FROM sidecars WHERE dup_group = {group["dup_group"]} '
       f'ORDER BY {_RANK} LIMIT {MAX_COPIES}'
     )
-    drawn = held_out([(row['row_number_'], None) for row in rows])
-    members = [dict(example, split=HELD_OUT) for example in drawn] + members
-  for member in members:
-    member['bytes_per_pixel'] = bytes_per_pixel(member)
+    members = _members(held_out, [row['row_number_'] for row in rows], HELD_OUT) + members
   members.sort(key=lambda member: 'duplicate' in member['reject'])  # Stable: held-out ones first.
   best, *others = members
   label = 'held out' if best['split'] else 'kept' if best['keep'] else 'dropped'
   first = dict(best, label=label, why=_rules(best))
   listed = [dict(other, label=_label(other), why=why_better(best, other)) for other in others]
   return dict(num_rows=group['num_rows'], examples=[first, *listed])
+
+
+def _members(gallery: examples.Gallery, rows: Sequence[int], split: str) -> list[dict[str, Any]]:
+  drawn = gallery([(row, None) for row in rows])
+  return [dict(row, split=split, bytes_per_pixel=bytes_per_pixel(row)) for row in drawn]
 
 
 def _label(member: Mapping[str, Any]) -> str:

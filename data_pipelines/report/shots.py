@@ -1,6 +1,5 @@
 """Videos of several shots: where curate found their cuts, and the frames on both sides of each."""
 
-import itertools
 from typing import Any
 
 from data_pipelines import progress
@@ -31,7 +30,7 @@ def of_videos(gallery: examples.Gallery, num_videos: int) -> list[dict]:
 
 
 def _of_video(gallery: examples.Gallery, row: int, details: dict) -> dict[str, Any]:
-  shots = [
+  shots: list[dict[str, Any]] = [
     dict(
       name=str(span['span_id']),
       start=span['span_start'],
@@ -48,13 +47,12 @@ def _of_video(gallery: examples.Gallery, row: int, details: dict) -> dict[str, A
   groups += [[cut + place / details['fps'] for place in side] for cut in cuts for side in SIDES]
   drawn = gallery.strips(row, details, groups)
   of_shots, of_cuts = drawn['pictures'][: len(shots)], drawn['pictures'][len(shots) :]
+  for i, shot in enumerate(shots):
+    shot['picture'] = of_shots[i] if of_shots else ''
   return drawn | dict(
     start=details['first_time'],
     end=details['first_time'] + details['duration'],
-    shots=[
-      dict(shot, picture=picture)
-      for shot, picture in itertools.zip_longest(shots, of_shots, fillvalue='')
-    ],
+    shots=shots,
     parts=[
       (shot['start'], shot['end'], 'p1' if shot['keep'] else 'p0', shot['name']) for shot in shots
     ],

@@ -36,7 +36,7 @@ def added(table: sidecars.Sidecars, corpora: reader.Corpora) -> dict[str, list[d
 
 def _of_corpus(table: sidecars.Sidecars, manifest: Mapping, start: int) -> list[dict]:
   splits = {split: found['shards'] for split, found in manifest['splits'].items()}
-  alone = manifest | dict(shards={split: len(shards) for split, shards in splits.items()})
+  alone = dict(manifest, shards={split: len(shards) for split, shards in splits.items()})
   found, before = [], dict.fromkeys(splits, 0)
   for version in manifest.get('versions') or [alone]:
     until = {split: version['shards'].get(split, 0) for split in splits}
