@@ -46,6 +46,11 @@ _UNREACHABLE = """[...document.querySelectorAll('*')].filter(element =>
   && element.scrollWidth > element.clientWidth && element.tabIndex < 0
   && !element.querySelector('a, button, [tabindex="0"]')
 ).map(element => element.outerHTML.slice(0, 99))"""
+# Texts of drawings that reach over their edge.
+_CUT_OFF = """[...document.querySelectorAll('svg text')].filter(text => {
+  const box = text.getBBox(), edge = text.ownerSVGElement.viewBox.baseVal;
+  return box.x < 0 || box.x + box.width > edge.width || box.y + box.height > edge.height + 1;
+}).map(text => text.textContent)"""
 _NAMED = {'link', 'button', 'image', 'region', 'navigation', 'Video'}
 
 
@@ -63,7 +68,7 @@ def check(tab, width, scheme):
   found = dict(
     too_wide=max(0, tab.js('document.documentElement.scrollWidth') - width),
     missing_pictures=tab.js(missing), too_faint=tab.js(_TOO_FAINT),
-    unreachable=tab.js(_UNREACHABLE), complaints=tab.complaints,
+    unreachable=tab.js(_UNREACHABLE), cut_off=tab.js(_CUT_OFF), complaints=tab.complaints,
   )  # fmt: skip
   assert not any(found.values()), found
   nodes = tab.call('Accessibility.getFullAXTree')['nodes']

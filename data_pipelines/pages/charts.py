@@ -135,7 +135,7 @@ def timeline(
     x = f'{x_scale(mark):.1f}'
     drawn.append(f'<line class="s2 solid" stroke-width="2" x1="{x}" x2="{x}" y1="16" y2="38"/>')
   for tick in _ticks(start, stop):
-    drawn.append(f'<text x="{x_scale(tick):.1f}" y="52" text-anchor="middle">{tick:g} s</text>')
+    drawn.append(_tick(x_scale(tick), 52, f'{tick:g} s'))
   return _svg(label, drawn, 56)
 
 
@@ -160,8 +160,7 @@ def _axes(
     f'{html.escape(x_label)}</text>',
   ]
   for tick in _ticks(*x_span):
-    place = f'x="{x_scale(tick):.1f}" y="{floor + 15}"'
-    drawn.append(f'<text {place} text-anchor="middle">{tick:g}</text>')
+    drawn.append(_tick(x_scale(tick), floor + 15, f'{tick:g}'))
   decades = [tick for tick in range(math.ceil(y_span[0]), math.floor(y_span[1]) + 1) if log]
   for tick in decades if len(decades) > 1 else _ticks(*y_span):
     if whole and tick % 1:
@@ -171,6 +170,13 @@ def _axes(
     text = f'{float(f"{10.0**tick:.2g}"):g}' if log else _short(tick) if whole else f'{tick:g}'
     drawn.append(f'<text x="{LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
   return drawn
+
+
+def _tick(x: float, y: float, text: str) -> str:
+  """A number below a horizontal axis, within the drawing."""
+  half = 3.5 * len(text)
+  x = min(max(x, half), WIDTH - half)
+  return f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{html.escape(text)}</text>'
 
 
 def _scale(span: Span, start: float, stop: float) -> Callable[[float], float]:
