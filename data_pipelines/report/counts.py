@@ -8,34 +8,13 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.corpus import aspects, buckets, reader, schema, sidecars, storage
+from data_pipelines.report import glossary
 
 BINS = 32
 BUCKETS = ((16, 8), (16, 16), (32, 8), (32, 16))  # Frames and frames per second, as in VGen.
 SIDES = (0, 256, 360, 512, 704)  # Pixels of the shorter side.
-MAX_COPIES = 6  # That are shown of one picture.
 MAX_REJECTED = 5  # Examples that are shown for each reason.
 TAILS = 0.005  # The outermost bins hold what lies beyond these quantiles.
-# Title, the column it needs, and SQL for its value; NULL where it has none.
-MEASURES = (
-  ('duration, s', 'duration', "CASE media WHEN 'video' THEN duration END"),
-  ('longest shot, s', 'span_end', "CASE media WHEN 'video' THEN span_end - span_start END"),
-  ('frames per second', 'fps', "CASE media WHEN 'video' THEN fps END"),
-  ('shorter side, pixels', 'height', 'least(height, width)'),
-  ('aesthetic', 'aesthetic', 'aesthetic'),
-  ('motion, diagonals/s', 'motion', 'motion'),
-  ('camera motion, diagonals/s', 'camera_motion', 'camera_motion'),
-  ('object motion, diagonals/s', 'object_motion', 'object_motion'),
-  ('pan, diagonals/s', 'pan', 'pan'),
-  ('zoom, log/s', 'zoom', 'zoom'),
-  ('shake, diagonals/s', 'shake', 'shake'),
-  ('subject by a network, share', 'network_subject', 'network_subject'),
-  ('similarity of caption and picture', 'clip_similarity', 'clip_similarity'),
-  ('NSFW score', 'nsfw_score', 'nsfw_score'),
-  ('watermark score', 'watermark_score', 'watermark_score'),
-  ('text, share of the frame', 'text_area', 'text_area'),
-  ('plain border, share of the frame', 'border_area', 'border_area'),
-  ('caption, characters', 'caption_length', 'caption_length'),
-)
 
 
 def populations(columns: set[str], in_index: str = '') -> dict[str, str]:
@@ -54,18 +33,22 @@ def populations(columns: set[str], in_index: str = '') -> dict[str, str]:
 
 
 def histograms(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:
-  """Of each of MEASURES that the sidecars have.
+  """Of each of the glossary's measures that the sidecars have.
 
   Returns:
-    title, low, high (of the bins), num_unknown, and counts: BINS numbers per population.
+    measure, low, high (of the bins), num_unknown, and counts: BINS numbers per population.
   """
   found = []
-  for title, column, sql in MEASURES:
-    if column in table.columns:
-      histogram = _histogram(table, sql, conditions)
-      if histogram:
-        found.append(dict(histogram, title=title))
+  for measure in measures(table):
+    histogram = _histogram(table, measure.sql, conditions)
+    if histogram:
+      found.append(dict(histogram, measure=measure))
   return found
+
+
+def measures(table: sidecars.Sidecars) -> list[glossary.Measure]:
+  """Those of the glossary that the sidecars have."""
+  return [measure for measure in glossary.MEASURES if measure.column in table.columns]
 
 
 def _histogram(table: sidecars.Sidecars, sql: str, conditions: Mapping[str, str]) -> dict | None:
@@ -150,29 +133,6 @@ def by_aspect(table: sidecars.Sidecars, condition: str, framing: aspects.Framing
   rows = [dict(name=media, counts=each) for media, each in found.items()]
   bounds = dict(max_crop=framing.max_crop, max_enlarge=framing.max_enlarge)
   return dict(names=[*map(aspects.name_of, framing.sizes), *bounds], bounds=bounds, rows=rows)
-
-
-def copies(table: sidecars.Sidecars, corpus_starts: list[int], num_clusters: int) -> dict:
-  """Groups of copies in the training split: num_clusters, num_rows, and clusters (rows of some).
-
-  Args:
-    table: of the corpora.
-    corpus_starts: first row of each corpus.
-    num_clusters: how many are shown.
-  """
-  if 'dup_group' not in table.columns:
-    return dict(num_clusters=0, num_rows=0, clusters=[])
-  of_corpus = ' + '.join(f'(row_number_ >= {start})::INTEGER' for start in corpus_starts)
-  clusters = (
-    f'SELECT count(*) AS n, list(row_number_ ORDER BY keep DESC, row_number_)[:{MAX_COPIES}] AS '
-    f'rows FROM sidecars WHERE dup_group IS NOT NULL GROUP BY {of_corpus}, dup_group '
-    'HAVING count(*) > 1'
-  )
-  [found] = table.rows(
-    f'SELECT count(*) AS num_clusters, coalesce(sum(n), 0)::BIGINT AS num_rows FROM ({clusters})'
-  )
-  shown = table.rows(f'SELECT * FROM ({clusters}) ORDER BY n DESC, rows LIMIT {num_clusters}')
-  return found | dict(clusters=[(row['n'], row['rows']) for row in shown])
 
 
 def licences(table: sidecars.Sidecars, conditions: Mapping[str, str]) -> list[dict]:

@@ -86,8 +86,7 @@ def _far_shards(table: sidecars.Sidecars, rows: str) -> list[dict[str, Any]]:
 
 
 def _values(table: sidecars.Sidecars) -> list[tuple[str, str]]:
-  return [(title, f'({sql})::DOUBLE') for title, column, sql in counts.MEASURES
-          if column in table.columns]  # fmt: skip
+  return [(measure.name, f'({measure.sql})::DOUBLE') for measure in counts.measures(table)]
 
 
 def _of_corpus(corpora: reader.Corpora, number: int, value: str, condition: str) -> str:

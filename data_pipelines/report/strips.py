@@ -2,6 +2,8 @@
 
 import base64
 import collections
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,11 +13,14 @@ from data_pipelines.corpus import reader
 from data_pipelines.media import decode, failures, sandbox
 
 HEIGHT = 72  # Pixels of a strip.
-MAX_WIDTH = 192  # Of a frame.
+MAX_ASPECT = 2.7  # Of a frame: a wider one is drawn smaller.
 POSITIONS = (0.1, 0.5, 0.9)  # Of the single shot: the frames that curate and score look at.
 QUALITY = 75
 # What must not be used is not looked at either.
 HIDDEN_RULES = {'denylist', 'allowlist', 'nsfw'}
+
+
+Times = Sequence[float]
 
 
 class Strips:
@@ -31,21 +36,30 @@ class Strips:
     self._draw = sandbox.Sandbox(draw)
     self.failed: collections.Counter = collections.Counter()
 
-  def __call__(self, row: int, details: dict) -> dict:
-    """`details` (a row of the sidecars) with caption, and picture (a data URI) or error."""
+  def __call__(
+    self, row: int, details: dict, groups: Sequence[Times] = (), height: int = HEIGHT
+  ) -> dict[str, Any]:
+    """`details` with caption, and pictures (data URIs) or error.
+
+    Args:
+      row: of the corpora.
+      details: of the sidecars, of that row.
+      groups: as of `draw`.
+      height: likewise.
+    """
     if is_hidden(details):
-      return dict(details, caption='', picture='', error='not shown')
+      return dict(details, caption='', pictures=[], error='not shown')
     caption = ''
     try:
       record = self._records.read(*self._corpora.locate(row))
       caption = record['caption']
-      jpeg = self._draw(record['data'], details)
+      jpegs = self._draw(record['data'], details, groups, height)
     except Exception as error:  # One example never ends a command.
       lost = failures.of(error)
       self.failed[lost.reason] += 1
-      return dict(details, caption=caption, picture='', error=str(lost))
-    encoded = base64.b64encode(jpeg).decode()
-    return dict(details, caption=caption, picture=f'data:image/jpeg;base64,{encoded}', error='')
+      return dict(details, caption=caption, pictures=[], error=str(lost))
+    pictures = [f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}' for jpeg in jpegs]
+    return dict(details, caption=caption, pictures=pictures, error='')
 
   def close(self) -> None:
     """Ends the child."""
@@ -58,28 +72,39 @@ def is_hidden(details: dict) -> bool:
   return unsafe or bool(HIDDEN_RULES & set(details.get('reject') or ()))
 
 
-def middle_cut(details: dict) -> float:
-  """The cut of a video that is shown."""
-  return details['cuts'][len(details['cuts']) // 2]
+def draw(
+  data: bytes, details: dict, groups: Sequence[Times] = (), height: int = HEIGHT
+) -> list[bytes]:
+  """JPEGs: one of an image; of a video, one of each group of its frames, side by side.
 
-
-def draw(data: bytes, details: dict) -> bytes:
-  """JPEG of an image, or of frames side by side: three of a video's shot, or with at_cut the two
-  before a cut and the two from it on."""
-  width = min(MAX_WIDTH, max(8, round(HEIGHT * details['width'] / details['height'])))
+  Args:
+    data: an encoded file.
+    details: of the sidecars, of that file.
+    groups: ascending times of the frames, seconds; of its shot at POSITIONS if there are none.
+    height: of the pictures, pixels.
+  """
+  max_width = round(MAX_ASPECT * height)
   if details['media'] == 'image':
     image = decode.decode_image(data)
-    image.thumbnail((MAX_WIDTH, HEIGHT), PIL.Image.Resampling.BOX)
-    strip_HWC = np.asarray(image)
-  else:
-    start, end = details['first_time'], details['first_time'] + details['duration']
-    if details.get('span_end') is not None:
-      start, end = details['span_start'], details['span_end']
-    times = np.array([start + position * (end - start) for position in POSITIONS])
-    if details.get('at_cut'):
-      times = middle_cut(details) + np.array([-2, -1, 0, 1]) / details['fps']
-      end = details['first_time'] + details['duration']
-      times = np.clip(times, details['first_time'], end)
-    frames_FHWC, _ = decode.decode_video(data, times, HEIGHT, width)
-    strip_HWC = np.concatenate(list(frames_FHWC), axis=1)
-  return simplejpeg.encode_jpeg(np.ascontiguousarray(strip_HWC), quality=QUALITY)
+    image.thumbnail((max_width, height), PIL.Image.Resampling.BOX)
+    return [_encoded(np.asarray(image))]
+  width = min(max_width, max(8, round(height * details['width'] / details['height'])))
+  groups = groups or [_times(details)]
+  first, last = details['first_time'], details['first_time'] + details['duration']
+  times_T = np.clip(np.concatenate([np.asarray(times, float) for times in groups]), first, last)
+  order_T = np.argsort(times_T, kind='stable')
+  frames_THWC, _ = decode.decode_video(data, times_T[order_T], height, width)
+  frames_THWC = frames_THWC[np.argsort(order_T)]
+  ends = np.cumsum([len(times) for times in groups])[:-1]
+  return [_encoded(np.concatenate(list(part), axis=1)) for part in np.split(frames_THWC, ends)]
+
+
+def _times(details: dict) -> Times:
+  start, end = details['first_time'], details['first_time'] + details['duration']
+  if details.get('span_end') is not None:
+    start, end = details['span_start'], details['span_end']
+  return [start + position * (end - start) for position in POSITIONS]
+
+
+def _encoded(picture_HWC: np.ndarray) -> bytes:
+  return simplejpeg.encode_jpeg(np.ascontiguousarray(picture_HWC), quality=QUALITY)

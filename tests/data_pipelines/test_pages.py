@@ -62,9 +62,11 @@ def test_a_page_names_no_colour_but_those_of_the_style():
   """What a template writes by itself would not follow light and dark."""
   folder = frame.FRAME.parents[1]
   pages = [folder / 'data_pipelines/report/page.html', folder / 'i2vgen_jax/evaluation/page.html']
-  for page in pages:
+  assert all('{% extends "frame.html" %}' in page.read_text() for page in pages)
+  parts = [part for page in pages for part in page.parent.glob('*.html')]
+  assert len(parts) > len(pages)
+  for page in parts:
     text = page.read_text()
-    assert '{% extends "frame.html" %}' in text
     assert not re.findall(r'(?:#[0-9a-fA-F]{3,6}\b(?=[;"])|rgba?\()', text), page
 
 
@@ -99,6 +101,80 @@ def test_lines_lie_within_the_axes_and_rise_where_the_numbers_do(log):
   texts = [text.text for text in drawing.findall('text')]
   assert 'steps' in texts and 'loss' in texts and len(texts) >= 8
   assert ('1000' in texts) and ('100' in texts or not log)
+
+
+def places_of(rects):
+  return [tuple(numbers(rect, 'x', 'y', 'width', 'height')) for rect in rects]
+
+
+def test_bars_stand_on_the_axis_and_end_at_the_ticks_of_their_numbers():
+  counts = dict(p0=[0, 2500, 10_000, 1], p1=[0, 0, 4000, 0])
+  drawing = ElementTree.fromstring(charts.bars(counts, (2.0, 6.0), 'a & b', 'secs', 'examples'))
+  back, front = (places_of(group.findall('rect')) for group in drawing.findall('g'))
+  assert [group.get('class') for group in drawing.findall('g')] == ['p0', 'p1']
+  floor = charts.HEIGHT - charts.BOTTOM
+  assert all(y + height == pytest.approx(floor) for _, y, _, height in back + front)
+  assert [len(back), len(front)] == [3, 1] and min(height for *_, height in back) >= 0.7
+  ticks = {text.text: numbers(text, 'x', 'y') for text in drawing.findall('text')}
+  assert {'secs', 'examples', '0', '4k', '10k'} <= ticks.keys()
+  of_4000, of_10_000 = (ticks[name][1] - 4 for name in ('4k', '10k'))  # Texts hang 4 lower.
+  assert front[0][1] == pytest.approx(of_4000, abs=0.2)
+  assert back[1][1] == pytest.approx(of_10_000, abs=0.2)
+  assert back[0][0] == pytest.approx(ticks['3'][0], abs=0.2)  # The second bin begins at 3.
+
+
+@pytest.mark.parametrize('stop', [0.1, 1000.0, 1e6])
+def test_the_last_number_of_an_axis_lies_within_the_drawing(stop):
+  drawing = ElementTree.fromstring(charts.bars(dict(p0=[1]), (0.0, stop), 'a', 'x', 'y'))
+  *_, last = [t for t in drawing.findall('text') if t.get('text-anchor') == 'middle'][1:]
+  assert float(last.text) == stop
+  assert float(last.get('x')) + 3 * len(last.text) <= charts.WIDTH  # A digit is 6 to 7 wide.
+
+
+@pytest.mark.parametrize('top', [1, 2, 3, 7, 1234, 4_000_000])
+def test_an_axis_of_counts_has_whole_numbers_only(top):
+  drawing = ElementTree.fromstring(charts.bars(dict(p0=[top]), (0, 1), 'a', 'x', 'y'))
+  line = drawing.findall('line')[1:]  # The first is the other axis.
+  texts = [text.text for text in drawing.findall('text') if text.get('text-anchor') == 'end']
+  assert len(texts) == len(line) >= 2 and len(set(texts)) == len(texts)
+  scale = {'k': 1e3, 'M': 1e6}
+  values = [float(text.rstrip('kM')) * scale.get(text[-1], 1) for text in texts]
+  assert all(value % 1 == 0 and value <= top for value in values)
+
+
+def test_an_axis_of_nothing_can_be_drawn():
+  drawing = ElementTree.fromstring(charts.bars(dict(p0=[0, 0]), (0, 1), 'a', 'x', 'y'))
+  assert not drawing.findall('g/rect')
+
+
+def test_a_timeline_has_parts_and_marks_at_their_times():
+  parts = [(0.0, 2.0, 'p1', '0'), (2.5, 10.0, 'p0', 'long "name"')]
+  drawing = ElementTree.fromstring(charts.timeline(parts, [2.5], (0.0, 10.0), 'a <b>'))
+  (first, second), mark = places_of(drawing.findall('rect')), drawing.findall('line')[1]
+  assert second[0] == pytest.approx(float(mark.get('x1'))) and first[0] < second[0]
+  assert second[2] / first[2] == pytest.approx(7.5 / 2.0, abs=0.05)
+  texts = {text.text: float(text.get('x')) for text in drawing.findall('text')}
+  assert texts['0 s'] == pytest.approx(first[0], abs=3) and 'long "name"' in texts
+  assert texts['10 s'] == pytest.approx(second[0] + second[2], abs=2)
+
+
+def test_a_timeline_of_no_length_can_be_drawn():
+  charts.timeline([(3.0, 3.0, 'p1', '0')], [], (3.0, 3.0), 'a')
+
+
+@pytest.mark.parametrize(
+  ('template', 'text'),
+  [
+    ('{{ 0.01 | hours }}', '36 s'), ('{{ 0.2 | hours }}', '12 min'),
+    ('{{ 2.54 | hours }}', '2.54 h'), ('{{ 52000 | hours }}', '52,000 h'),
+    ('{{ 0 | hours }}', '0 s'),
+    ('{{ 0.0068 | gigabytes }}', '6.8 MB'), ('{{ 1500 | gigabytes }}', '1.5 TB'),
+    ('{{ 2.25 | gigabytes }}', '2.25 GB'), ('{{ 1e-5 | gigabytes }}', '10 kB'),
+  ],
+)  # fmt: skip
+def test_lengths_and_sizes_are_written_for_people(template, text, tmp_path):
+  (tmp_path / 'page.html').write_text(template)
+  assert frame.render(tmp_path / 'page.html') == text
 
 
 @pytest.mark.parametrize('span', [(0, 1), (0.95, 1.02), (-3, 7), (0, 1000), (1e-6, 2e-6)])

@@ -1,14 +1,11 @@
 """The report's figures are those of the manifests and sidecars, and its page is safe to open."""
 
-import base64
 import html.parser
 import io
-import itertools
 import json
 import pathlib
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import PIL.Image
@@ -26,6 +23,7 @@ from data_pipelines.report import command as report
 from data_pipelines.report import strips
 from tests import corpora
 from tests.data_pipelines.curate.test_curate import pan
+from tests.data_pipelines.report.pictured import distance, pictures_of
 
 HOSTILE = '<script>alert(1)</script> & "><img src=x onerror=alert(1)>'
 NUM_VIDEOS = 16
@@ -94,18 +92,18 @@ def test_counts_are_those_of_verify_and_of_the_index(corpus, page):
   for step in manifest['funnel']:
     assert re.search(rf'<td class="n">{step["num_rows"]}</td>', text)
   assert found['rejections'][0]['reason'] == 'open' and found['rejections'][0]['count'] == 1
-  cells = [cell for panel in found['heatmaps'] for cell in panel['cells']]
+  cells = [cell for panel in found['maps'] for cell in panel['cells']]
   assert sum(cell['count'] for cell in cells) == manifest['num_rows']
   assert len(cells) == len(manifest['cells'])
   for media in ('video', 'image'):
-    shares = [c['drawn'] for p in found['heatmaps'] for c in p['cells'] if p['media'] == media]
+    shares = [c['drawn'] for p in found['maps'] for c in p['cells'] if p['media'] == media]
     assert sum(shares) == pytest.approx(1)
 
 
 def test_histograms_are_those_of_the_sidecars_before_and_after(corpus, page):
   found, _ = page
   rows = rows_of(corpus['videos']) + rows_of(corpus['images'])
-  by_title = {histogram['title']: histogram for histogram in found['histograms']}
+  by_title = {histogram['measure'].name: histogram for histogram in found['histograms']}
   histogram = by_title['motion, diagonals/s']
   for name, kept in (('ingested', rows), ('kept by curate', [r for r in rows if r['keep']])):
     values = [row['motion'] for row in kept if row['motion'] is not None]
@@ -163,17 +161,17 @@ def test_buckets_cuts_copies_and_drift_are_those_that_were_made(tmp_path):
   videos['counts']['448x256'] -= 1
   assert videos == dict(name='video', counts=dict.fromkeys(found['aspects']['names'], 0))
   assert images['counts']['max_enlarge'] == 80 and sum(images['counts'].values()) == 80
-  assert found['copies'] == dict(num_clusters=1, num_rows=2, clusters=[(2, [7, 8])])
+  group = dict(corpus=0, dup_group=7, num_rows=2, rows=[7, 8])
+  assert found['copies'] == dict(num_groups=1, num_rows=2, groups=[group])
   [far] = [far for far in found['far_shards'] if far['title'] == 'shorter side, pixels'][:1]
   assert far['shard'].endswith('00001') and far['num_rows'] == 17
   assert far['distance'] == pytest.approx(64 / 81) and far['median'] == 96
   text = (tmp_path / 'page.html').read_text()
-  cuts = text[text.index('<h2 id="cuts"') : text.index('<h2 id="copies"')]
-  [encoded] = re.findall(r'data:image/jpeg;base64,([^"]+)', cuts)
-  strip = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(float)
-  frames = np.split(strip, 4, axis=1)
-  changes = [np.abs(a - b).mean() for a, b in itertools.pairwise(frames)]
-  assert changes[1] > 3 * max(changes[0], changes[2]) and 'cut at 2.5 s' in cuts
+  cuts = text[text.index('<h2 id="shots"') : text.index('<h2 id="dropped"')]
+  *of_shots, before, after = pictures_of(cuts)
+  assert len(of_shots) == 2 and 'cut at 2.50 s' in cuts
+  one, two, three, four = [frame for side in (before, after) for frame in np.split(side, 2, axis=1)]
+  assert distance(two, three) > 3 * max(distance(one, two), distance(three, four))
 
 
 def test_hostile_captions_are_text_and_nothing_is_fetched(page):
@@ -189,11 +187,11 @@ def test_hostile_captions_are_text_and_nothing_is_fetched(page):
 
 def test_every_cell_and_every_rule_has_its_pictures_and_unsafe_ones_are_never_shown(page):
   found, text = page
-  sheets = re.split(r'<h3', text[text.index('<h2 id="sheets"') :])
-  counts = {cell['name']: cell['count'] for p in found['heatmaps'] for cell in p['cells']}
-  for name in counts:
-    [sheet] = [sheet for sheet in sheets if f'>{name}</h3>' in sheet]
-    assert sheet.count('<img') == min(20, counts[name])
+  for cell in (cell for panel in found['maps'] for cell in panel['cells']):
+    [sheet] = re.findall(rf'<div id="{cell["anchor"]}".*?</details>', text, re.DOTALL)
+    assert sheet.count('<img') == min(20, cell['count'])
+    assert f'<a href="#{cell["anchor"]}"' in text
+  sheets = re.split(r'<h3', text[text.index('<h2 id="dropped"') :])
   for rule in ('denylist', 'nsfw'):
     [sheet] = [sheet for sheet in sheets if f'By curate: {rule}</h3>' in sheet]
     assert '<img' not in sheet and 'not shown' in sheet
@@ -202,8 +200,7 @@ def test_every_cell_and_every_rule_has_its_pictures_and_unsafe_ones_are_never_sh
 
 def test_pictures_are_the_frames_of_the_shot(page):
   _, text = page
-  encoded = re.findall(r'data:image/jpeg;base64,([^"]+)', text)
-  sizes = {PIL.Image.open(io.BytesIO(base64.b64decode(data))).size for data in encoded}
+  sizes = {picture.shape[1::-1] for picture in pictures_of(text)}
   assert sizes == {(3 * strips.HEIGHT, strips.HEIGHT), (64, 64)}
 
 
@@ -241,11 +238,15 @@ def test_an_index_of_other_sidecars_is_refused(corpus, tmp_path):
     report.report(copied, str(tmp_path / 'p'), str(root / 'index'))
 
 
-@pytest.mark.skipif(not shutil.which('chromium'), reason='needs a browser')
-def test_a_browser_shows_it_without_complaint(page, tmp_path):
-  (tmp_path / 'page.html').write_text(page[1])
-  command = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--window-size=1240,3000']
-  command += [f'--user-data-dir={tmp_path}/profile', f'--screenshot={tmp_path}/page.png']
-  subprocess.run([*command, f'file://{tmp_path}/page.html'], capture_output=True, timeout=120)
-  pixels = np.asarray(PIL.Image.open(tmp_path / 'page.png').convert('RGB')).reshape(-1, 3)
-  assert len(np.unique(pixels, axis=0)) > 500  # Pictures are there, not only text.
+def test_an_index_that_left_out_copies_of_another_corpus_is_no_other_index(tmp_path):
+  """Fewer rows than its conditions leave: of two corpora one has the copies."""
+  found = {}
+  for name in ('one', 'two'):
+    source = corpora.write_folder(tmp_path / f'in_{name}', 3)
+    found[name] = str(tmp_path / name)
+    ingest.ingest(str(source), found[name], validation_fraction=0.0, num_processes=1)
+    rules = decide.Rules(min_short_side=16, min_duration=0.1)
+    curate.curate(found[name], rules, num_processes=1)
+  manifest = index.index(found, str(tmp_path / 'index'))
+  assert manifest['num_rows'] < manifest['funnel'][1]['num_rows']
+  report.report(found, str(tmp_path / 'page.html'), str(tmp_path / 'index'), num_examples=1)

@@ -11,6 +11,7 @@ import pytest
 from data_pipelines import demo_corpus
 from i2vgen_jax import evaluate
 from i2vgen_jax.evaluation import glossary, report, shapes, spectrum
+from tests import browser, readable
 
 RNG = np.random.default_rng(3)
 CLIP = demo_corpus.render_video(RNG, demo_corpus.attributes_of(0), size=64)[0]
@@ -82,6 +83,15 @@ def test_the_page_is_whole_and_what_it_links_and_plays_is_there(page):
     assert (folder / urllib.parse.unquote(urllib.parse.urlsplit(source).path)).exists(), source
   assert all(link[1:] in found.ids for link in found.links if link.startswith('#'))
   assert [link for link in found.links if not link.startswith('#')] == ['contact_sheet.png']
+
+
+@readable.needs_a_browser
+def test_the_page_fits_every_screen_and_can_be_read(page, tmp_path):
+  with browser.chromium(tmp_path) as chromium:
+    tab = chromium.open((page[0] / 'index.html').as_uri())
+    for width, scheme in readable.SCREENS:
+      readable.check(tab, width, scheme)
+    readable.tab_to(tab, '#toggle')
 
 
 def test_the_page_says_of_which_run_and_how_it_was_sampled(page):
