@@ -162,7 +162,7 @@ def _forward(sequences: Sequences, head_dim: int, bias_UT: Any) -> list[tuple[ja
   ]
   values_LU = [v_UL.T for *_, v_UL in sequences]
   weights = [[_weights(scores_UT, bias_UT) for scores_UT in heads] for heads in scores]
-  found = []
+  found: list[tuple[jax.Array, ...]] = []
   for v_LU, heads in zip(values_LU, weights, strict=True):
     y_LT = [
       pallas_attention.dot(v_LU[rows], exp_UT.astype(v_LU.dtype), over=(1, 0)) / sum_1T
