@@ -25,6 +25,7 @@ import av
 import numpy as np
 import PIL.Image
 
+from benchmarks import scheduling
 from data_pipelines.media import decode, errors, probe, sandbox
 
 SIZE = (48, 64)  # Height and width of the seeds, pixels.
@@ -188,7 +189,7 @@ def _video(codec: str, container: str, pix_fmt: str, options: dict[str, str]) ->
   options = dict(options)
   flags = {'movflags': options.pop('movflags')} if 'movflags' in options else {}
   buffer = io.BytesIO()
-  with av.open(buffer, 'w', container, options=flags) as output:
+  with scheduling.kept(), av.open(buffer, 'w', container, options=flags) as output:
     stream = output.add_stream(codec, rate=25, options=options)
     stream.height, stream.width = SIZE
     stream.pix_fmt = pix_fmt

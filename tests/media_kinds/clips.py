@@ -16,6 +16,8 @@ import av.filter
 import numpy as np
 import PIL.Image
 
+from benchmarks import scheduling
+
 HEIGHT, WIDTH = 64, 96
 COLOURS = np.array([[(200, 40, 40), (40, 170, 60)], [(40, 60, 200), (130, 130, 130)]], np.uint8)
 # Options of encoders: fast, and close to what is drawn.
@@ -99,7 +101,7 @@ def encode(
   if isinstance(pictures, int):
     pictures = [picture(number) for number in range(pictures)]
   buffer = io.BytesIO()
-  with av.open(buffer, 'w', container, options=muxing or {}) as output:
+  with scheduling.kept(), av.open(buffer, 'w', container, options=muxing or {}) as output:
     options = dict(options or {})
     if fields:
       options |= {'flags': '+ilme+ildct', 'field_order': {'tff': 'tt', 'bff': 'bb'}[fields]}
