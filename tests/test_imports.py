@@ -99,9 +99,10 @@ ROWS = {
     'configs data_pipelines/corpus data_pipelines/curate data_pipelines/demo_corpus '
     'data_pipelines/engines data_pipelines/index data_pipelines/ingest data_pipelines/media '
     'data_pipelines/stream i2vgen_jax i2vgen_jax/stored i2vgen_jax/conditions i2vgen_jax/demo '
-    'i2vgen_jax/diffusion i2vgen_jax/load '
+    'i2vgen_jax/diffusion i2vgen_jax/evaluation i2vgen_jax/load '
     'i2vgen_jax/models i2vgen_jax/parallel i2vgen_jax/plan '
-    'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/session i2vgen_jax/training'
+    'i2vgen_jax/pretrained i2vgen_jax/process i2vgen_jax/sampling i2vgen_jax/session '
+    'i2vgen_jax/training'
   ),
   'benchmarks/curation_quality': 'data_pipelines/curate data_pipelines/score',
   'benchmarks/joins': (
