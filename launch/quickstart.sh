@@ -2,7 +2,8 @@
 # From video files to a trained, resumed, sampled and exported image-to-video model, in minutes on a laptop.
 #
 #   bash launch/quickstart.sh                  moving shapes, made here
-#   bash launch/quickstart.sh --videos DIR     your own folder: clip.mp4 beside clip.txt with its caption
+#   bash launch/quickstart.sh --videos DIR     the shipped model, fine-tuned on your own folder:
+#                                              clip.mp4 beside clip.txt with its caption
 #   bash launch/quickstart.sh --output DIR     where everything goes (default: quickstart)
 #
 # Nothing is downloaded after the install. Run it again and it goes on where it was.
@@ -17,7 +18,7 @@ while [ $# -gt 0 ]; do
       [ "${2:0:1}" = / ] || path="$PWD/$2"  # Of the folder from which it is called.
       [ "$1" = --videos ] && videos="$path" || output="$path"
       shift 2 ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "error: $1 is unknown; known: --videos DIR, --output DIR" >&2; exit 2 ;;
   esac
 done
@@ -39,38 +40,37 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1
 export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 
 corpus="$output/corpus" run="$output/run"
-echo "== 1/6 corpus"
 if [ -n "$videos" ]; then
-  python -m data_pipelines ingest --input="$videos" --output="$corpus/videos"
-  config="configs/demo.py:corpus=$corpus,images=0"
+  echo "== 1/2 corpus, fine-tuning of the shipped model, export of its adapter and of the whole"
+  python -m i2vgen_jax.finetune --weights=builtin:demo --videos="$videos" --output="$output"
+  echo "== 2/2 sample a video from an image and a caption"
 else
+  echo "== 1/6 corpus"
   python -m data_pipelines demo --output="$output/source"
   python -m data_pipelines ingest --input="$output/source/webvid" --output="$corpus/videos"
   python -m data_pipelines ingest --input="$output/source/images" --output="$corpus/images"
   config="configs/demo.py:corpus=$corpus"
+  steps="$(python -c "from configs import demo; print(demo.get_config().train.num_steps)")"
+  echo "== 2/6 train the first half ($((steps / 2)) of $steps steps), stop"
+  python -m i2vgen_jax.train --config="$config" --workdir="$run" --config.train.stop_at=$((steps / 2))
+  echo "== 3/6 resume from the checkpoint, train the second half"
+  python -m i2vgen_jax.train --config="$config" --workdir="$run"
+  echo "== 4/6 sample a video from an image and a caption"
 fi
-
-steps="$(python -c "from configs import demo; print(demo.get_config().train.num_steps)")"
-echo "== 2/6 train the first half ($((steps / 2)) of $steps steps), stop"
-python -m i2vgen_jax.train --config="$config" --workdir="$run" --config.train.stop_at=$((steps / 2))
-echo "== 3/6 resume from the checkpoint, train the second half"
-python -m i2vgen_jax.train --config="$config" --workdir="$run"
-
-echo "== 4/6 sample a video from an image and a caption"
 # A held-out first frame with its caption, as training left them beside its own samples.
 # shellcheck disable=SC2012  # Names of eight digits.
 samples="$(ls -d "$run"/samples/* | tail -n 1)"
 prompt="$(cat "$samples/00.txt")"
 python -m i2vgen_jax.sample --workdir="$run" --image="$samples/00.png" --prompt="$prompt" \
   --output="$output/sample.mp4"
-sheet="$samples/contact_sheet.png"
+sheet="$samples/contact_sheet.png" export="$output/diffusers"
 if [ -z "$videos" ]; then
   echo "== 5/6 measure on 64 held-out pairs"
   python -m i2vgen_jax.evaluate --workdir="$run" --output="$output/evaluation"
   sheet="$output/evaluation/contact_sheet.png (below each caption: real, sampled)"
+  echo "== 6/6 export for diffusers"
+  [ -d "$export" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$export"
 fi
-echo "== 6/6 export for diffusers"
-[ -d "$output/export" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$output/export"
 
 cat <<END
 
@@ -78,6 +78,11 @@ video           $output/sample.mp4   ("$prompt")
 contact sheet   $sheet
 TensorBoard     $run/tensorboard   (tensorboard --logdir $run/tensorboard)
 checkpoint      $run/checkpoints
-diffusers       $output/export   (I2VGenXLPipeline.from_pretrained)
-next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned
+diffusers       $export   (I2VGenXLPipeline.from_pretrained)
 END
+if [ -n "$videos" ]; then
+  echo "adapter         $output/adapter   (pipeline.unet.load_attn_procs)"
+  echo "next            docs/finetune.md: other weights, sizes, steps and layers"
+else
+  echo "next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned"
+fi
