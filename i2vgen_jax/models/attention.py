@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from i2vgen_jax.models import axes, kernels, layers, video_parts
+from i2vgen_jax.models import axes, kernels, layers, pallas_feed_forward, video_parts
 
 
 class GrowingContext(NamedTuple):
@@ -86,35 +86,41 @@ class FeedForward(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
+  def _layers(self, channels: int) -> tuple[layers.Dense, layers.Dropout, layers.Dense]:
+    parts = 1 + self.gated
+    return (
+      layers.Dense(4 * channels * parts, parts=parts, dtype=self.dtype, name='net_0_proj'),
+      layers.Dropout(self.dropout, layers.PIXELS, name='dropout'),
+      layers.Dense(channels, dtype=self.dtype, name='net_2'),
+    )
+
+  def weights(self, channels: int) -> tuple[jax.Array, ...]:
+    """Kernel and bias of the first product, of values before gates, and of the second."""
+    project, _, join = self._layers(channels)
+    width = 4 * channels * (1 + self.gated)
+    return *project.weights((channels, width)), *join.weights((4 * channels, channels))
+
   def __call__(self, x_BFSC: jax.Array, dropout_keys_B: jax.Array | None = None) -> jax.Array:
     """(B, F, S, C) -> (B, F, S, C)."""
-    channels = x_BFSC.shape[-1]
-    project = layers.Dense(
-      4 * channels * (1 + self.gated), parts=1 + self.gated, dtype=self.dtype, name='net_0_proj'
-    )
+    project, dropout, join = self._layers(x_BFSC.shape[-1])
     if self.gated:
       value, gate = project(x_BFSC)
       h = value * gelu(gate)
     else:
       h = gelu(project(x_BFSC))
-    h = layers.Dropout(self.dropout, layers.PIXELS, name='dropout')(h, dropout_keys_B)
-    return layers.Dense(channels, dtype=self.dtype, name='net_2')(h)
+    return join(dropout(h, dropout_keys_B))
 
 
 @jax.checkpoint  # Keep only x in its own dtype; recompute the float32 values in the backward pass.
 def gelu(x: jax.Array) -> jax.Array:
   """Exact GELU in float32; within 3e-5 for bfloat16, a hundredth of what rounding costs at 1.
 
-  XLA:CPU computes erf several times faster than the erfc of jax.nn.gelu. On a TPU erf is the vector
-  unit's largest task in a transformer, so bfloat16 takes a tanh whose argument is fitted to erf
-  (minimax, over -6 to 6).
+  XLA:CPU computes erf several times faster than the erfc of jax.nn.gelu; bfloat16 takes what a TPU
+  computes faster.
   """
   x_float32 = x.astype(jnp.float32)
   if x.dtype == jnp.bfloat16:
-    near = jnp.clip(x_float32, -6, 6)
-    square = near * near
-    odd = near * (0.797507874 + square * (0.0370056546 - 0.000351518052 * square))
-    distribution = 0.5 + 0.5 * jnp.tanh(odd)
+    distribution = pallas_feed_forward.distribution(x_float32)[0]
   else:
     distribution = 0.5 + 0.5 * jax.lax.erf(x_float32 * 0.5**0.5)
   return (x_float32 * distribution).astype(x.dtype)
@@ -135,8 +141,15 @@ class TransformerBlock(nn.Module):
       h = layers.LayerNorm(self.dtype, name=f'norm{i}')(x_BFSC)
       attention = Attention(over, self.num_heads, self.head_dim, dtype=self.dtype, name=f'attn{i}')
       x_BFSC = x_BFSC + attention(h, context)
-    h = layers.LayerNorm(self.dtype, name='norm3')(x_BFSC)
-    return x_BFSC + FeedForward(dtype=self.dtype, name='ff')(h)
+    norm, feed_forward = (
+      layers.LayerNorm(self.dtype, name='norm3'),
+      FeedForward(dtype=self.dtype, name='ff'),
+    )
+    if kernels.fuses_feed_forward(x_BFSC.shape, x_BFSC.dtype):
+      channels = x_BFSC.shape[-1]
+      weights = *norm.weights(channels), *feed_forward.weights(channels)
+      return kernels.add_feed_forward(x_BFSC, *weights)
+    return x_BFSC + feed_forward(norm(x_BFSC))
 
 
 class Transformer(nn.Module):

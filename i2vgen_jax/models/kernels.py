@@ -1,4 +1,5 @@
-"""Attention without a mask, by whichever code is fastest for the shape on the devices at hand.
+"""Attention without a mask, and the feed-forward after it, by whichever code is fastest for the
+shape on the devices at hand.
 
   on TPU                  pallas_attention.py and pallas_frame_attention.py; for sequences too long
                           for them, splash attention
@@ -22,7 +23,13 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.typing import DTypeLike
 
-from i2vgen_jax.models import axes, pallas_attention, pallas_frame_attention, video_parts
+from i2vgen_jax.models import (
+  axes,
+  pallas_attention,
+  pallas_feed_forward,
+  pallas_frame_attention,
+  video_parts,
+)
 
 Over = Literal['pixels', 'frames', 'context']
 # What a query attends to: the pixels of its frame, the frames of its pixel, or the context of its
@@ -57,6 +64,33 @@ def attend(over: Over, q_BFSC: jax.Array, k: jax.Array, v: jax.Array, num_heads:
   function = functools.partial(function, over, head_dim=head_dim)
   dims = OVER[over][0]
   return video_parts.on_each_device(function, ('BFSC', dims, dims), num_heads)(q_BFSC, k, v)
+
+
+def fuses_feed_forward(shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+  """Whether add_feed_forward is the fastest for a video of this shape (B, F, S, C).
+
+  Args:
+    shape: of the whole video.
+    dtype: of the products.
+  """
+  num_pixels, channels = shape[2:]
+  is_whole = jax.sharding.get_abstract_mesh().shape.get(video_parts.HEADS, 1) == 1
+  fits = pallas_feed_forward.fits(num_pixels, channels, dtype)
+  return platform() == 'tpu' and is_whole and fits
+
+
+def add_feed_forward(x_BFSC: jax.Array, *weights: jax.Array) -> jax.Array:
+  """x + feed_forward(norm(x)): (B, F, S, C).
+
+  Args:
+    x_BFSC: features of videos.
+    *weights: of pallas_feed_forward.Weights.
+  """
+  whole = ('I', 'I', 'IO', 'O', 'OI', 'I')  # Letters that no mesh axis splits.
+  weights = tuple(x.astype(x_BFSC.dtype) if x.ndim == 2 else x for x in weights)
+  return video_parts.on_each_device(pallas_feed_forward.apply, ('BFSI', *whole), 1)(
+    x_BFSC, *weights
+  )
 
 
 def platform() -> str:

@@ -48,10 +48,14 @@ class Affine(nn.Module):
   zero: tuple[str, ...] = ()
   dtype: jnp.dtype = jnp.float32
 
-  def _kernel_and_bias(
-    self, shape: tuple[int, ...], use_bias: bool = True
-  ) -> tuple[jax.Array, Any]:
-    """The parameters, the bias None if there is none; fan-in is all of the shape (..., O) but O."""
+  @nn.compact
+  def weights(self, shape: tuple[int, ...], use_bias: bool = True) -> tuple[jax.Array, Any]:
+    """(kernel, bias): the parameters, the bias None if there is none.
+
+    Args:
+      shape: of the kernel, (..., O); fan-in is all of it but O.
+      use_bias: whether there is a bias.
+    """
     draw = uniform_by_fan_in(math.prod(shape[:-1]))
     initializers = {'kernel': draw, 'bias': draw} | dict.fromkeys(self.zero, nn.initializers.zeros)
     kernel = self.param('kernel', initializers['kernel'], shape)
@@ -68,10 +72,9 @@ class Dense(Affine):
   use_bias: bool = True
   parts: int = 1
 
-  @nn.compact
   def __call__(self, x_C: jax.Array) -> Any:
     """(..., I) -> (..., O)."""
-    kernel_IO, bias_O = self._kernel_and_bias((x_C.shape[-1], self.features), self.use_bias)
+    kernel_IO, bias_O = self.weights((x_C.shape[-1], self.features), self.use_bias)
     x_C = x_C.astype(self.dtype)
     if self.parts == 1:
       return _affine(x_C, kernel_IO, bias_O)
@@ -93,11 +96,10 @@ class Conv(Affine):
   kernel_size: int = 3
   stride: int = 1
 
-  @nn.compact
   def __call__(self, x_HWC: jax.Array) -> jax.Array:
     """(..., H, W, I) -> (..., ceil(H/stride), ceil(W/stride), O)."""
     size = self.kernel_size
-    kernel_HWIO, bias_O = self._kernel_and_bias((size, size, x_HWC.shape[-1], self.features))
+    kernel_HWIO, bias_O = self.weights((size, size, x_HWC.shape[-1], self.features))
     x_NHWC = x_HWC.reshape(-1, *x_HWC.shape[-3:]).astype(self.dtype)
     y_NHWC = convolution.convolve(x_NHWC, kernel_HWIO.astype(self.dtype), self.stride)
     y_NHWC = y_NHWC + _broadcast_last(bias_O.astype(self.dtype), 4)
@@ -107,10 +109,9 @@ class Conv(Affine):
 class FrameConv(Affine):
   """Convolution over time alone, 3 frames wide, zero-padded; the kernel is a 3-D one, 3 x 1 x 1."""
 
-  @nn.compact
   def __call__(self, x_BFHWC: jax.Array) -> jax.Array:
     """(B, F, H, W, I) -> (B, F, H, W, O)."""
-    kernel, bias_O = self._kernel_and_bias((3, 1, 1, x_BFHWC.shape[-1], self.features))
+    kernel, bias_O = self.weights((3, 1, 1, x_BFHWC.shape[-1], self.features))
     # Cast first: what a sharded kernel's reshape gathers is then half as large.
     kernel_3IO = kernel.astype(self.dtype)[:, 0, 0]
     x_BFSC = axes.space_as_tokens(x_BFHWC).astype(self.dtype)
@@ -208,11 +209,14 @@ class LayerNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
+  def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    """(scale, bias), (C,) each."""
+    scale_C = self.param('scale', nn.initializers.ones, (channels,))
+    return scale_C, self.param('bias', nn.initializers.zeros, (channels,))
+
   def __call__(self, x_C: jax.Array) -> jax.Array:
     """(..., C) -> the same."""
-    channels = x_C.shape[-1]
-    scale_C = self.param('scale', nn.initializers.ones, (channels,))
-    bias_C = self.param('bias', nn.initializers.zeros, (channels,))
+    scale_C, bias_C = self.weights(x_C.shape[-1])
     mean = functools.partial(jnp.mean, axis=-1, keepdims=True)
     return normalize(x_C, scale_C, bias_C, mean, 1e-5).astype(self.dtype)
 

@@ -126,7 +126,7 @@ class _Blocks:
   def __init__(self, q_BTC: jax.Array, k_BUC: jax.Array, head_dim: int) -> None:
     (batch_size, self.num_queries, self.channels), num_keys = q_BTC.shape, k_BUC.shape[1]
     self.num_keys, self.head_dim = num_keys, head_dim
-    self.block = _block(self.num_queries)
+    self.block = block_size(self.num_queries)
     # Chunks are whole tiles of bfloat16, which are 16 rows high.
     self.num_chunks = pl.cdiv(num_keys, CHUNK)
     self.chunk = pl.cdiv(num_keys, 16 * self.num_chunks) * 16
@@ -362,9 +362,10 @@ def _backward_kernel(
     blocks.over_chunks(end)
 
 
-def _block(number: int) -> int:
-  """How many queries to a block: the multiple of LANES, up to QUERIES, by which `number` is padded
-  least, counting half of LANES for what each block costs; a number below LANES is one block."""
+def block_size(number: int) -> int:
+  """How many queries or pixels to a block: the multiple of LANES, up to QUERIES, by which `number`
+  is padded least, counting half of LANES for what each block costs; a number below LANES is one
+  block."""
   if number <= LANES:
     return pl.cdiv(number, 16) * 16
   sizes = range(LANES, QUERIES + 1, LANES)

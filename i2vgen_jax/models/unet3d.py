@@ -15,7 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from i2vgen_jax.models import attention, free_u, layers, pallas_attention, video_parts
+from i2vgen_jax.models import (
+  attention,
+  free_u,
+  layers,
+  pallas_attention,
+  pallas_feed_forward,
+  video_parts,
+)
 
 Target = TypeVar('Target', bound=type[nn.Module])
 GROWTH = 'growth'  # Entry of `conditioning`: the share of conditioners that grow in.
@@ -347,7 +354,9 @@ POLICIES = {
   # Keep the results of products, convolutions and attention too.
   'products': jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable,
-    jax.checkpoint_policies.save_only_these_names(pallas_attention.RESULT),
+    jax.checkpoint_policies.save_only_these_names(
+      pallas_attention.RESULT, pallas_feed_forward.RESULT
+    ),
   ),
   # Keep the block's input only, in the memory of the host.
   'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
