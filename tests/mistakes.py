@@ -331,6 +331,9 @@ INDEX = 'data_pipelines index --corpus={corpus}/videos --output={new} '
 INGEST = 'data_pipelines ingest --input={raw} --output={new} '
 NOT_BELOW = 'is not a non-negative'
 MORE = {
+  'a shipped model that is none': refused(
+    SAMPLE + '--workdir=builtin:none', 'builtin:none is unknown; known: builtin:demo'
+  ),
   'finetune: a comma in a folder': refused(FINETUNE + '--output={new},v2', 'v2 has a comma'),
   'finetune: a name on the Hub': refused(
     FINETUNE + '--weights=ali-vilab/i2vgen-xl', 'does not exist', 'hf download ali-vilab/i2vgen-xl'

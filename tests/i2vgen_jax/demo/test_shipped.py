@@ -1,0 +1,49 @@
+"""The model that is shipped with the code: builtin:demo."""
+
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from i2vgen_jax.demo import shipped
+from i2vgen_jax.process import paths
+from i2vgen_jax.sampling import stages
+
+DEMO = paths.ROOT / 'i2vgen_jax' / 'demo'
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """A user's cache, in which the model is unpacked."""
+  folder = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(folder))
+    yield pathlib.Path(shipped.folder('builtin:demo'))
+
+
+def test_all_that_is_shipped_is_small():
+  sizes = {path.name: path.stat().st_size for path in DEMO.rglob('*.safetensors')}
+  assert set(sizes) == {f'{part}.safetensors' for part in (*shipped.NETWORKS, 'vae')}
+  assert sum(path.stat().st_size for path in DEMO.rglob('*') if path.is_file()) <= 12e6
+
+
+def test_it_is_unpacked_once(cache):
+  assert cache.parent.name == 'i2vgen_jax'
+  before = (cache / 'config.json').stat().st_mtime_ns
+  assert shipped.folder('builtin:demo') == str(cache)
+  assert (cache / 'config.json').stat().st_mtime_ns == before
+
+
+def test_it_goes_on_from_a_picture(cache):
+  """Two steps of sampling: the first frame is near the picture, as noise is not."""
+  stage = stages.load(cache, num_steps=2)
+  picture = PIL.Image.new('RGB', (64, 64), (200, 190, 180))
+  video = stage.run(picture, 'a red circle moves left', seed=0)
+  assert video.shape == (8, 64, 64, 3) and video.dtype == np.uint8
+  assert np.abs(video[0].astype(float) - np.asarray(picture)).mean() < 40
+
+
+def test_another_name_is_refused():
+  with pytest.raises(ValueError, match='builtin:none is unknown; known: builtin:demo'):
+    shipped.folder('builtin:none')
