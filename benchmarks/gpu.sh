@@ -22,7 +22,7 @@ if [[ "${1:-}" == --wheels ]]; then
     platforms+=(--platform "${name}_x86_64")
   done
   # Without their needs, which the image has.
-  packages=$(grep -hE '^(diffusers|ml_collections|grain|array-record|array_record|av|PyYAML|more-itertools)==' \
+  packages=$(grep -hE '^(diffusers|ml_collections|array-record|av|simplejpeg)==' \
     requirements.txt requirements-test.txt | sort -u)
   # shellcheck disable=SC2086
   "$python" -m pip download --quiet --no-deps --only-binary=:all: --implementation cp \
