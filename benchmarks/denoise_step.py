@@ -17,6 +17,12 @@ import numpy as np
 from benchmarks import side_by_side
 
 GUIDANCE, TOKENS, CONTEXT = 9.0, 77, 1024
+ATTENTION = (True, True, True, False)
+
+
+def channels(width, levels):
+  """Of the first levels; the fourth, without attention, is as wide as the third."""
+  return (width, 2 * width, 4 * width, 4 * width)[:levels]
 
 
 def inputs(size, frames):
@@ -31,7 +37,7 @@ def inputs(size, frames):
   )
 
 
-def jax_step(width, size, frames, dtype='float32'):
+def jax_step(width, size, frames, levels=4, dtype='float32'):
   """() -> latents, a step of ours."""
   import jax
   import jax.numpy as jnp
@@ -45,7 +51,8 @@ def jax_step(width, size, frames, dtype='float32'):
 
   unet = unet3d.UNet3D(
     conditions.read(common.CONDITIONERS),
-    block_channels=(width, 2 * width, 4 * width, 4 * width),
+    block_channels=channels(width, levels),
+    attention_levels=ATTENTION[:levels],
     dropout=0.0,
     dtype=jnp.dtype(dtype),
   )
@@ -74,7 +81,7 @@ def jax_step(width, size, frames, dtype='float32'):
   return lambda: jitted(params, latents, *sides).block_until_ready()
 
 
-def torch_step(width, size, frames, compiled, dtype='float32'):
+def torch_step(width, size, frames, compiled, levels=4, dtype='float32'):
   """() -> latents, a step of diffusers' pipeline."""
   import diffusers
   import torch
@@ -82,7 +89,9 @@ def torch_step(width, size, frames, compiled, dtype='float32'):
   torch.set_num_threads(2)
   torch.manual_seed(0)
   unet = diffusers.I2VGenXLUNet(
-    block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+    block_out_channels=channels(width, levels),
+    down_block_types=tuple(f'{"CrossAttn" * a}DownBlock3D' for a in ATTENTION[:levels]),
+    up_block_types=tuple(f'{"CrossAttn" * a}UpBlock3D' for a in ATTENTION[:levels][::-1]),
     cross_attention_dim=CONTEXT,
     attention_head_dim=64,
     num_attention_heads=None,
@@ -127,6 +136,7 @@ if __name__ == '__main__':
   parser.add_argument('--width', type=int, default=320)
   parser.add_argument('--size', default='8x8')
   parser.add_argument('--frames', type=int, default=4)
+  parser.add_argument('--levels', type=int, default=4, help='of the U-Net, from the top')
   parser.add_argument('--compiled', action='store_true', help='also torch.compile')
   parser.add_argument('--side', choices=('jax', 'torch', 'torch_compile'))
   parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
@@ -135,9 +145,9 @@ if __name__ == '__main__':
   shape = options.width, tuple(map(int, options.size.split('x'))), options.frames
   if options.side:
     if options.side == 'jax':
-      run = jax_step(*shape, options.dtype)
+      run = jax_step(*shape, options.levels, options.dtype)
     else:
-      run = torch_step(*shape, options.side == 'torch_compile', options.dtype)
+      run = torch_step(*shape, options.side == 'torch_compile', options.levels, options.dtype)
     if options.steps:
       side_by_side.alone(run, None, lambda: 0, options.steps)
     else:

@@ -88,7 +88,7 @@ def main() -> None:
     memory_gib=values.memory_gib,
   )
   print(table.lines(plan, values.topology))
-  result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
+  report = None
   if values.compile:
     rate = None if values.encoders == 'compile' else values.mfu
     report, sizes, samples = compile_for(config, topology, bucket, rate, values.hlo)
@@ -96,8 +96,10 @@ def main() -> None:
     print(table.modules(report))
     plan = refined.by_compiled(plan, report, bucket.name, samples, sizes, config)
     print(table.lines(plan, values.topology))
-    result['compiled'] = report
+  result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
+  if report:
+    result['compiled'] = report
   if values.json:
     content = json.dumps(result, indent=1) + '\n'
     storage.write_bytes(epath.Path(values.json), content.encode())

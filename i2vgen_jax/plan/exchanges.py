@@ -122,7 +122,7 @@ def exposed(
   for ops in program[0].values():
     running: dict[str, int] = {}
     for op in ops:
-      if op.kind.endswith('-done') and op.kind != 'recv-done':
+      if op.kind.endswith('-done'):
         for name in op.operands:
           running.pop(name, None)
       elif op.name in started:
@@ -197,7 +197,7 @@ def device_groups(text: str, num_devices: int) -> Groups:
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
     used = re.findall(r"'(\w+)'", named.group(2))
     order = [name for name in sizes if name not in used] + [name for name in sizes if name in used]
-    numbers = np.arange(num_devices).reshape(tuple(sizes.values()))
+    numbers = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
     numbers = numbers.transpose([list(sizes).index(name) for name in order])
     return _rows(numbers.reshape(-1, math.prod(sizes[name] for name in used)))
   if iota := re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text):

@@ -141,8 +141,10 @@ def moved_bytes(op: hlo.Op, types: Mapping[str, str]) -> int:
     op: of a program.
     types: of all its ops, by name.
   """
-  if op.kind in _NAMES or op.kind.endswith(('-start', '-done')):
+  if op.kind in _NAMES or (op.kind.endswith(('-start', '-done')) and op.kind != 'copy-start'):
     return 0
-  texts = [op.type, *(types.get(name, '') for name in op.operands)]
+  result = hlo.array_types(op.type)
+  texts = [*(result[:1] if op.kind == 'copy-start' else result)]  # Its type names the source too.
+  texts += [types.get(name, '') for name in op.operands]
   arrays = [array for text in texts for array in hlo.array_types(text) if 'S(' not in array]
   return sum(map(hlo.type_bytes, arrays))

@@ -39,6 +39,7 @@ class Kernel:
     shapes: of what it takes, such as 'bf16[4,16]'.
     call: the kernel, of arrays.
     arguments: of `call`, abstract.
+    num_flops: that it states to compute.
     num_bytes: that it states to move.
     grid: steps, by dim.
     parallel: of each dim, whether the cores share it.
@@ -49,6 +50,7 @@ class Kernel:
   shapes: tuple[str, ...]
   call: Callable[..., Any] = dataclasses.field(compare=False)
   arguments: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(compare=False)
+  num_flops: int
   num_bytes: int
   grid: tuple[int, ...]
   parallel: tuple[bool, ...]
@@ -93,6 +95,7 @@ def _kernel(eqn: Any) -> Kernel:
     shapes=tuple(shape_name(x) for x in arguments),
     call=call,
     arguments=arguments,
+    num_flops=cost.flops if cost else 0,
     num_bytes=cost.bytes_accessed if cost else 0,
     grid=tuple(grid),
     parallel=tuple('parallel' in str(kind).lower() for kind in semantics),

@@ -72,6 +72,19 @@ def test_work_hides_one_collective_of_an_axis_at_a_time():
   assert exchanges.exposed(program, found, [70.0, 70.0, 70.0], work) == [0, 40, 0]
 
 
+def test_work_after_a_collective_without_a_start_hides_none_of_it():
+  program = hlo.parse("""HloModule m
+
+ENTRY %main (p: bf16[8]) -> bf16[8] {
+  %p = bf16[8]{0} parameter(0)
+  %sum = bf16[8]{0} all-reduce(%p), replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %work = bf16[8]{0} fusion(%p), backend_config={"window_config":{"estimated_cycles":"100"}}
+}
+""")
+  found = exchanges.collectives(program, MESH)
+  assert exchanges.exposed(program, found, [70.0], work) == [70.0]
+
+
 def test_a_collective_of_an_asynchronous_computation_counts_once():
   program = hlo.parse("""HloModule m
 

@@ -81,6 +81,22 @@ def test_a_module_is_the_sum_of_its_ops_beside_its_products_and_bytes():
   assert row['floor_ms'] == row['bytes_ms'] > row['flops_ms']
 
 
+def test_what_is_fetched_to_vector_memory_ahead_is_read_once():
+  program = hlo.parse("""HloModule m
+
+ENTRY %main (p: bf16[64]) -> bf16[64] {
+  %p = bf16[64]{0} parameter(0)
+  %start = (bf16[64]{0:S(1)}, bf16[64]{0}, u32[]) copy-start(%p)
+  %done = bf16[64]{0:S(1)} copy-done(%start)
+  ROOT %fusion = bf16[64]{0} fusion(%done), kind=kLoop
+}
+""")
+  computations, entry = program
+  types = {op.name: op.type for op in computations[entry]}
+  moved = {op.name: modules.moved_bytes(op, types) for op in computations[entry]}
+  assert moved == dict(p=0, start=128, done=0, fusion=128)
+
+
 def test_the_module_farthest_above_its_floor_comes_first_and_the_sum_is_the_step():
   found = modules.rows(
     test_plan.program(),
@@ -105,7 +121,7 @@ def test_the_module_farthest_above_its_floor_comes_first_and_the_sum_is_the_step
     (
       (1, 4, 4, 8),
       (2, 2, 8, 8),
-      dict(padding='VALID', lhs_dilation=(2, 2)),
+      dict(padding=((0, 0), (0, 0)), lhs_dilation=(2, 2)),
       (6 * 2 // 2) ** 2 * 8 * 8,
     ),
     ((2, 4, 4, 8), (1, 1, 2, 16), dict(padding='SAME', feature_group_count=4), 2 * 16 * 2 * 16),
