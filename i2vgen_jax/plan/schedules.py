@@ -155,7 +155,7 @@ def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) ->
   dump.mkdir()
   flags = os.environ.get('LIBTPU_INIT_ARGS', '')
   flags += f' --xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true'
-  command = [sys.executable, '-m', __name__, str(folder), topology.name]
+  command = [sys.executable, '-m', 'i2vgen_jax.plan.schedules', str(folder), topology.name]
   done = subprocess.run(
     command,
     env=os.environ | {'LIBTPU_INIT_ARGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'},
