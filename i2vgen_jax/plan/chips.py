@@ -7,6 +7,7 @@ checked against it. A TPU7x chip shows as two devices; its figures are halved he
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -101,6 +102,29 @@ def here(devices: Sequence[jax.Device]) -> topology_lib.Topology | None:
     f'{chips} chips of {names[0]}', 'tpu', slices, hosts // slices, chips // hosts,
     generation.devices_per_chip, generation,
   )  # fmt: skip
+
+
+def described(topology: topology_lib.Topology) -> Sequence[jax.Device]:
+  """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
+
+  Raises:
+    ValueError: libtpu is not installed.
+  """
+  # Ask no TPU VM for metadata, and let several processes compile at once.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  from jax.experimental import topologies
+
+  name = f'{topology.generation_name}:{topology.grid}'
+  try:
+    described = topologies.get_topology_desc(
+      platform='tpu', topology_name=name, num_slices=topology.slices
+    )
+  except Exception as error:
+    raise ValueError(
+      f'libtpu cannot describe {name} ({error}). Compiling needs it: pip install libtpu'
+    ) from error
+  return described.devices
 
 
 def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:

@@ -7,7 +7,6 @@ devices (links.py) where the schedule does not hide them (exchanges.py).
 """
 
 import collections
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -29,26 +28,8 @@ from i2vgen_jax.training import step as step_lib
 
 
 def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
-  """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
-
-  Raises:
-    ValueError: libtpu is not installed.
-  """
-  # Ask no TPU VM for metadata, and let several processes compile at once.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-  from jax.experimental import topologies
-
-  name = f'{topology.generation_name}:{topology.grid}'
-  try:
-    described = topologies.get_topology_desc(
-      platform='tpu', topology_name=name, num_slices=topology.slices
-    )
-  except Exception as error:
-    raise ValueError(
-      f'libtpu cannot describe {name} ({error}). Compiling needs it: pip install libtpu'
-    ) from error
-  return described.devices
+  """As chips.described, of which it raises the error."""
+  return chips.described(topology)
 
 
 def trace_update(

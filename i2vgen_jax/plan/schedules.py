@@ -170,10 +170,8 @@ def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) ->
 
 def main(folder: pathlib.Path, topology: topology_lib.Topology) -> None:
   """Compiles each FOLDER/NUMBER.export, and moves what libtpu wrote to FOLDER/NUMBER/."""
-  from i2vgen_jax.plan import compiled
-
   mesh = mesh_lib.make_mesh(
-    dict.fromkeys(('data', 'fsdp', 'tensor'), 1), compiled.devices(topology)[:1]
+    dict.fromkeys(('data', 'fsdp', 'tensor'), 1), chips.described(topology)[:1]
   )
   for path in sorted(folder.glob('*.export')):
     exported = export.deserialize(bytearray(path.read_bytes()))
