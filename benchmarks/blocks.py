@@ -2,11 +2,11 @@
 
   python -m benchmarks.blocks ResBlock|SpatialTransformer|TemporalTransformer
       [--topology=v5p-8] [--channels=320] [--size=32x56] [--frames=16] [--batch=4]
-      [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1] [--context=1]
+      [--remat=none|block|products|offload] [--profile=none] [--fsdp=-1] [--context=1] [--kernels]
 
 Size is of the latents; batch is of the `context` devices that hold frames of the same videos.
-Compiles for 20 seconds to 3 minutes of CPU time. Figures are XLA's cycles and schedules of kernels;
-see docs/performance.md.
+Compiles for 20 seconds to 3 minutes of CPU time; --kernels reads the schedules of kernels alone,
+in 20 to 40 seconds. Figures are XLA's cycles and schedules of kernels; see docs/performance.md.
 """
 
 import argparse
@@ -40,8 +40,11 @@ def block(name, channels, shape, remat):
   return unet3d.rematerialized(attention.TemporalTransformer, remat)(*sizes), (x,)
 
 
-def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=-1, context=1):
-  """compiled.report of one block, its weights split over fsdp devices (-1: over all)."""
+def measure(
+  name, topology, channels, size, frames, batch, remat, profile, fsdp=-1, context=1, kernels=False
+):
+  """compiled.report of one block, its weights split over fsdp devices (-1: over all), or what its
+  kernels alone take."""
   sizes = dict(
     slice=topology.slices, data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1
   )
@@ -68,7 +71,10 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
   )
   options = xla_profiles.options(profile, 'tpu', topology.slices)
   device = chips.device(topology)
-  times = schedules.times(schedules.of_program(traced.jaxpr.jaxpr), topology, devices, device)
+  found = schedules.of_program(traced.jaxpr.jaxpr)
+  times = schedules.times(found, topology, devices, device)
+  if kernels:
+    return dict(block=name, kernels=[kernel_row(each, times.get(each), device) for each in found])
   executable, secs = compiled.compile_step(traced.lower(), options)
   model_flops = 3 * flops.count(module.apply, params, *arguments)
   return dict(
@@ -78,6 +84,16 @@ def measure(name, topology, channels, size, frames, batch, remat, profile, fsdp=
     bytes_accessed=executable.cost_analysis()['bytes accessed'],
     **compiled.report(executable, mesh, device, model_flops, times),
   )
+
+
+def kernel_row(kernel, time, device):
+  """What a kernel takes, as compiled.by_kernel has it; time is None without a schedule."""
+  row = dict(name=kernel.name, shapes=' '.join(kernel.shapes))
+  if time is None:
+    return row
+  secs = max(time.cycles / device.clock, kernel.num_bytes / device.hbm_bytes_per_sec)
+  share = kernel.num_flops / secs / device.peak
+  return row | dict(ms=secs * 1e3, share_of_peak=share, limit=time.limit, busy=time.busy)
 
 
 if __name__ == '__main__':
@@ -92,5 +108,6 @@ if __name__ == '__main__':
   parser.add_argument('--profile', choices=xla_profiles.PROFILES, default='none')
   parser.add_argument('--fsdp', type=int, default=-1)
   parser.add_argument('--context', type=int, default=1)
+  parser.add_argument('--kernels', action='store_true', help='schedules of the kernels alone')
   options = vars(parser.parse_args())
   print(json.dumps(measure(options.pop('block'), **options), indent=1))

@@ -1,6 +1,7 @@
 """Implementations of one step, timed in turn: each a process of its own that waits for its turn, so
 that whatever else the machine does meets all of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,28 @@ def work(run):
     start, cpu = time.perf_counter(), time.process_time()
     run()
     print(time.perf_counter() - start, time.process_time() - cpu, flush=True)
+
+
+def alone(run, num_flops, peak_bytes, steps, **details):
+  """Prints a line of JSON: seconds of the first two steps, and of the median of the rest.
+
+  Args:
+    run: a step.
+    num_flops: of a step; None if another side counts them.
+    peak_bytes: () -> bytes of the device that were in use at once.
+    steps: to take after the first two.
+    details: of the step, printed as they are.
+  """
+  start = time.perf_counter()
+  run()
+  run()
+  first_secs, secs = time.perf_counter() - start, []
+  for _ in range(steps):
+    start = time.perf_counter()
+    run()
+    secs.append(time.perf_counter() - start)
+  found = dict(first_secs=first_secs, secs=sorted(secs)[steps // 2], peak_gib=peak_bytes() / 2**30)
+  print(json.dumps(details | found | dict(flops=num_flops)), flush=True)
 
 
 def compare(command, sides, rounds, **environment):

@@ -21,6 +21,11 @@ if __name__ == '__main__':  # Above the other imports, which --help need not wai
   )
   flags.DEFINE_bool('compile', False, 'Compile the train step for the topology (libtpu).')
   flags.DEFINE_string('bucket', '', 'Bucket to compile; default the first.')
+  flags.DEFINE_enum(
+    'encoders', 'compile', ['compile', 'count'],
+    'Frozen encoders of a run without a cache: compiled into the step, as it runs; or counted, by '
+    'their FLOPs at --mfu, which compiles sooner.',
+  )  # fmt: skip
   flags.DEFINE_bool('sample', False, 'Plan sampling, one stage at a time, in place of training.')
   flags.DEFINE_float(
     'memory_gib', 0.0, "Memory of a device, as 24 of a GPU; default the TPU's.", lower_bound=0.0
@@ -45,7 +50,16 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import flops, xla_profiles
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import chips, compiled, estimate, sampling, schedules, table
+from i2vgen_jax.plan import (
+  chips,
+  compiled,
+  cost,
+  estimate,
+  refined,
+  sampling,
+  schedules,
+  table,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -73,12 +87,19 @@ def main() -> None:
     price_per_chip_hour=values.price_per_chip_hour,
     memory_gib=values.memory_gib,
   )
-  print(table.lines(plan, values.topology, values.mfu))
+  print(table.lines(plan, values.topology))
+  report = None
+  if values.compile:
+    rate = None if values.encoders == 'compile' else values.mfu
+    report, sizes, samples = compile_for(config, topology, bucket, rate, values.hlo)
+    print(json.dumps(report, indent=1))
+    print(table.modules(report))
+    plan = refined.by_compiled(plan, report, bucket.name, samples, sizes, config)
+    print(table.lines(plan, values.topology))
   result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
   result['estimate'] = dataclasses.asdict(plan)
-  if values.compile:
-    result['compiled'] = compile_for(config, topology, bucket, values.hlo)
-    print(json.dumps(result['compiled'], indent=1))
+  if report:
+    result['compiled'] = report
   if values.json:
     content = json.dumps(result, indent=1) + '\n'
     storage.write_bytes(epath.Path(values.json), content.encode())
@@ -136,14 +157,18 @@ def compile_for(
   config: ml_collections.ConfigDict,
   topology: topology_lib.Topology,
   bucket: buckets_lib.Bucket,
+  encoders_mfu: float | None = None,
   hlo: str = '',
-) -> dict[str, Any]:
-  """Compiles the step for one bucket; returns compiled.report and the CPU seconds it took.
+) -> tuple[dict[str, Any], dict[str, int], float]:
+  """Compiles the step for one bucket; returns (compiled.report, sizes of the mesh, videos that a
+  device works on at a time).
 
   Args:
     config: the config of the run.
     topology: TPUs to compile for.
     bucket: shape of the batch.
+    encoders_mfu: None compiles the encoders with the step, unless a cache spares them; else the
+      share of the peak at which they are counted.
     hlo: file for the compiled program as text; '' writes none.
   """
   device = chips.device(topology)
@@ -151,16 +176,25 @@ def compile_for(
   mesh = mesh_lib.make_mesh(config.mesh, devices)
   session = session_lib.build(config, reads_captions=False).on(mesh)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)
-  traced = compiled.trace_update(session, bucket)
+  traced = compiled.trace_update(session, bucket, encoders_mfu is None)
   kernels = schedules.of_program(traced.jaxpr.jaxpr)
   times = schedules.times(kernels, topology, devices, device)
   options = xla_profiles.options(config.compilation.profile, 'tpu', topology.slices)
   executable, secs = compiled.compile_step(traced.lower(), options)
   if hlo:
     storage.write_bytes(epath.Path(hlo), (executable.as_text() or '').encode())
+  encoder_secs, encoders = 0.0, 'compiled with the step'
+  if config.data.cache:
+    encoders = 'none: data.cache holds what they make'
+  elif encoders_mfu is not None:
+    encoding = cost.encoding_flops(session, bucket) * bucket.batch_size
+    encoder_secs = encoding / (topology.devices * device.peak * encoders_mfu)
+    encoders = f'counted: {encoding / 1e12:,.1f} TFLOP at {encoders_mfu:.0%} of the peak'
   model_flops = flops.train_step(session, bucket)
-  return dict(
+  report = dict(
     bucket=bucket.name,
     compile_cpu_secs=secs,
-    **compiled.report(executable, mesh, device, model_flops, times),
+    encoders=encoders,
+    **compiled.report(executable, mesh, device, model_flops, times, encoder_secs),
   )
+  return report, dict(mesh.shape), estimate.samples_per_device(session, bucket)

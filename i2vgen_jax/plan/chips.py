@@ -1,11 +1,13 @@
 """What one JAX device of each kind of TPU has.
 
-Memory and memory bandwidth of v5e and v5p are by Google's documentation, November 2026; network
-rates and host vCPUs of v6e and TPU7x, and vCPUs of v5e, have not been checked against it. A TPU7x
-chip shows as two devices; its figures are halved here.
+Memory, its bandwidth and that of a chip's links (v5e: 400 GB/s over 4, v5p: 1,200 GB/s over 6, both
+ways together), and which slices have joined ends, are by Google's documentation of v5e and v5p,
+November 2026; network rates and host vCPUs of v6e and TPU7x, and vCPUs of v5e, have not been
+checked against it. A TPU7x chip shows as two devices; its figures are halved here.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -13,6 +15,13 @@ import jax
 from i2vgen_jax.parallel import flops
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
+
+# To a neighbour of the torus: "about 1 us" a hop, by "How To Scale Your Model" (Google, 2025).
+HOP_SECS = 1e-6
+# From slice to slice through both hosts. Assumed; we know of no published figure.
+DCN_SECS = 50e-6
+# Between the two devices of a TPU7x chip: six times a chip's link, which is twice a device's share.
+LINKS_ON_CHIP = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +33,7 @@ class Device:
   hbm_bytes: float  # What libtpu leaves to a program.
   hbm_bytes_per_sec: float
   ici_bytes_per_sec: float  # All links of the device, both ways together.
+  links: int  # Of its chip: two in each dim of the torus.
   dcn_bytes_per_sec: float
   host_vcpus: int  # vCPUs of the host of four chips.
   kernel_rate: float  # Share of the peak that splash attention is taken to reach.
@@ -39,14 +49,30 @@ class Device:
     multipliers, side = {'TPU v5 lite': (4, 128), 'TPU v5': (8, 128)}.get(self.kind, (4, 256))
     return self.peak / (2 * multipliers * side * side)
 
+  @property
+  def link_bytes_per_sec(self) -> float:
+    """Of one link, one way."""
+    return self.ici_bytes_per_sec / 2 / self.links
+
+  def wraps(self, grid: Sequence[int]) -> tuple[bool, ...]:
+    """Of each dim of a slice, whether the chips at its ends have a link: in three dims, of slices
+    of whole cubes of 4x4x4; in two, of a dim of 16.
+
+    Args:
+      grid: chips in each dim.
+    """
+    if self.links == 6:
+      return (all(size % 4 == 0 for size in grid),) * len(grid)
+    return tuple(size == 16 for size in grid)
+
 
 # Attention of head size 64 fills half of a 128-wide multiplier and a quarter of a 256-wide one at
 # best; we assume 70 % of that, which is not measured.
 DEVICES = {
-  'v5e': Device('TPU v5 lite', 1, 15.75 * 2**30, 819e9, 400e9, 25e9 / 8, 112, 0.35),
-  'v5p': Device('TPU v5', 2, 95.0 * 2**30, 2765e9, 1200e9, 50e9 / 8, 208, 0.35),
-  'v6e': Device('TPU v6 lite', 1, 31.25 * 2**30, 1640e9, 800e9, 100e9 / 8, 180, 0.175),
-  'tpu7x': Device('TPU7x', 1, 96.0 * 2**30, 3690e9, 600e9, 100e9 / 16, 224, 0.175),
+  'v5e': Device('TPU v5 lite', 1, 15.75 * 2**30, 819e9, 400e9, 4, 25e9 / 8, 112, 0.35),
+  'v5p': Device('TPU v5', 2, 95.0 * 2**30, 2765e9, 1200e9, 6, 50e9 / 8, 208, 0.35),
+  'v6e': Device('TPU v6 lite', 1, 31.25 * 2**30, 1640e9, 800e9, 4, 100e9 / 8, 180, 0.175),
+  'tpu7x': Device('TPU7x', 1, 96.0 * 2**30, 3690e9, 600e9, 6, 100e9 / 16, 224, 0.175),
 }
 
 
@@ -76,6 +102,29 @@ def here(devices: Sequence[jax.Device]) -> topology_lib.Topology | None:
     f'{chips} chips of {names[0]}', 'tpu', slices, hosts // slices, chips // hosts,
     generation.devices_per_chip, generation,
   )  # fmt: skip
+
+
+def described(topology: topology_lib.Topology) -> Sequence[jax.Device]:
+  """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
+
+  Raises:
+    ValueError: libtpu is not installed.
+  """
+  # Ask no TPU VM for metadata, and let several processes compile at once.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+  from jax.experimental import topologies
+
+  name = f'{topology.generation_name}:{topology.grid}'
+  try:
+    described = topologies.get_topology_desc(
+      platform='tpu', topology_name=name, num_slices=topology.slices
+    )
+  except Exception as error:
+    raise ValueError(
+      f'libtpu cannot describe {name} ({error}). Compiling needs it: pip install libtpu'
+    ) from error
+  return described.devices
 
 
 def abstract_mesh(sizes: Mapping[str, int], device_of_mesh: Device) -> jax.sharding.AbstractMesh:

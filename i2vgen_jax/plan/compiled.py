@@ -2,12 +2,11 @@
 
 libtpu compiles for any topology without a chip (`pip install libtpu`). The memory that it states is
 what the chip will hold; its times are lower bounds: XLA's cycles for each op, Pallas kernels by
-their schedules (schedules.py), and collectives, for which XLA states none, at the rates of
-chips.py. Encoders that run ahead of the step are not part of it.
+their schedules (schedules.py), and collectives, for which XLA states none, by the links of their
+devices (links.py) where the schedule does not hide them (exchanges.py).
 """
 
 import collections
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -22,41 +21,33 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import bundles, chips, hlo
+from i2vgen_jax.plan import bundles, chips, exchanges, hlo, links, modules
 from i2vgen_jax.plan import schedules as schedules_lib
-from i2vgen_jax.training import objective
+from i2vgen_jax.training import abstract, objective
 from i2vgen_jax.training import step as step_lib
-
-# Collectives that move every byte through a link about twice: reduce and gather.
-TWICE = ('all-reduce',)
 
 
 def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
-  """Devices of a i2vgen_jax.parallel.topology.Topology, as libtpu describes them.
+  """As chips.described, of which it raises the error."""
+  return chips.described(topology)
 
-  Raises:
-    ValueError: libtpu is not installed.
+
+def trace_update(
+  session: session_lib.Session, bucket: buckets_lib.Bucket, with_encoders: bool = True
+) -> jax.stages.Traced:
+  """The traced train step for one bucket.
+
+  Args:
+    session: of the run, on its mesh.
+    bucket: shape of the batch.
+    with_encoders: False for a step whose batch is already encoded, as that of `data.cache` is.
   """
-  # Ask no TPU VM for metadata, and let several processes compile at once.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-  from jax.experimental import topologies
-
-  name = f'{topology.generation_name}:{topology.grid}'
-  try:
-    described = topologies.get_topology_desc(
-      platform='tpu', topology_name=name, num_slices=topology.slices
-    )
-  except Exception as error:
-    raise ValueError(
-      f'libtpu cannot describe {name} ({error}). Compiling needs it: pip install libtpu'
-    ) from error
-  return described.devices
-
-
-def trace_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> jax.stages.Traced:
-  """The traced train step for one bucket, whose batch is already encoded."""
-  abstract, shardings, _, step_of_loss = step_lib.from_config(session)
+  state, shardings, _, step_of_loss = step_lib.from_config(session)
+  state = sharding.with_shardings(state, shardings)
+  if with_encoders and not session.config.data.cache:
+    loss = objective.make_loss(session, session.dropout_rates(bucket.group))
+    batch = abstract.batch(session, bucket, bucket.batch_size)
+    return step_of_loss(loss).trace(state, abstract.frozen(session), batch)
   encoded_loss = objective.make_encoded_loss(session.unet, session.schedule, **session.config.loss)
   jitted = step_of_loss(
     lambda params, _, encoded, seed, step: encoded_loss(params, encoded, seed, step)
@@ -67,9 +58,7 @@ def trace_update(session: session_lib.Session, bucket: buckets_lib.Bucket) -> ja
   position = jax.ShapeDtypeStruct((bucket.batch_size,), jnp.int32)
   encoded = dict(latents=latents, conditioning=conditioning, position=position)
   placed = jax.tree.map(lambda _: mesh_lib.batch_sharding(session.mesh), encoded)
-  return jitted.trace(
-    sharding.with_shardings(abstract, shardings), None, sharding.with_shardings(encoded, placed)
-  )
+  return jitted.trace(state, None, sharding.with_shardings(encoded, placed))
 
 
 def compile_step(
@@ -86,6 +75,7 @@ def report(
   device: chips.Device,
   model_flops: float,
   schedules: Mapping[schedules_lib.Kernel, bundles.Time],
+  encoder_secs: float = 0.0,
 ) -> dict[str, Any]:
   """What the compiled step takes, as a dict for JSON.
 
@@ -95,18 +85,15 @@ def report(
     device: what one of them has.
     model_flops: FLOPs of the whole batch on all devices, as flops.train_step counts them.
     schedules: of its kernels.
+    encoder_secs: that encoders take which are not compiled with it, by their FLOPs.
   """
   program = hlo.parse(compiled.as_text() or '')
   memory: Any = compiled.memory_analysis()
-  exchanges = hlo.collectives(program, dict(mesh.shape))
-  op_secs = sum(op.cycles * times for op, times in hlo.executed(program)) / device.clock
   kernels = [(op, times) for op, times in hlo.executed(program) if is_kernel(op)]
-  kernel_flops = sum(kernel_cost(op)[0] * times for op, times in kernels)
-  kernel_rows = by_kernel(kernels, device, schedules)
-  kernel_secs = sum(row['ms'] * row['number'] for row in kernel_rows) / 1e3
-  exposed_secs = sum(secs(e, device) for e in exchanges if not e.overlaps)
-  step_secs = op_secs + kernel_secs + exposed_secs
-  num_devices = mesh.devices.size
+  secs, by_module, collectives = times(program, mesh, device, schedules)
+  if encoder_secs:
+    secs['encoders, by their FLOPs'] = encoder_secs
+  step_secs = sum(secs.values()) - secs['collectives_overlapped']
   return {
     'memory_gib': {
       'capacity': device.hbm_bytes / 2**30,
@@ -115,22 +102,62 @@ def report(
       'temporary': memory.temp_size_in_bytes / 2**30,
       'program': memory.generated_code_size_in_bytes / 2**30,
     },
-    'estimated_secs': {
-      'ops': op_secs,
-      'kernels': kernel_secs,
-      'collectives_not_overlapped': exposed_secs,
-      'collectives_overlapped': sum(secs(e, device) for e in exchanges if e.overlaps),
-      'step': step_secs,
-    },
-    'estimated_mfu': model_flops / num_devices / step_secs / device.peak,
-    'kernel_tflops': kernel_flops / 1e12,
+    'estimated_secs': secs | {'step': step_secs},
+    'estimated_mfu': model_flops / mesh.devices.size / step_secs / device.peak,
+    'kernel_tflops': sum(kernel_cost(op)[0] * times for op, times in kernels) / 1e12,
     'xla_tflops': (compiled.cost_analysis() or {}).get('flops', 0) / 1e12,
-    'kernels': kernel_rows,
-    'collectives': by_kind_and_axis(exchanges),
-    'all_to_alls': all_to_alls(exchanges),
-    'most_expensive': most_expensive(program, device),
+    'kernels': by_kernel(kernels, device, schedules),
+    **collectives,
+    'modules': by_module,
     'secs_by_kind_of_op': by_kind_of_op(program, device),
   }
+
+
+def times(
+  program: hlo.Program,
+  mesh: jax.sharding.Mesh,
+  device: chips.Device,
+  schedules: Mapping[schedules_lib.Kernel, bundles.Time],
+) -> tuple[dict[str, float], list[dict[str, Any]], dict[str, Any]]:
+  """(seconds by kind, rows of modules.rows, collectives by kind and all-to-alls by module).
+
+  Args:
+    program: compiled for the mesh.
+    mesh: the mesh of the devices.
+    device: what one of them has.
+    schedules: of its kernels.
+  """
+  known = {(kernel.name, kernel.shapes): time for kernel, time in schedules.items()}
+
+  def alone(op: hlo.Op) -> float:
+    return kernel_time(op, device, known)[0] if is_kernel(op) else op.cycles / device.clock
+
+  def work(op: hlo.Op) -> float:
+    called = hlo.inside(op, program[0])
+    return alone(op) + sum(alone(inner) * times for inner, times in called)
+
+  found = exchanges.collectives(program, dict(mesh.shape))
+  network = links.of_mesh(mesh, device)
+  secs = [network.secs(each.kind, each.axes, each.groups, each.bytes) for each in found]
+  exposed = exchanges.exposed(program, found, secs, work)
+  waits = {each.op.name: secs for each, secs in zip(found, exposed, strict=True)}
+  by_module = modules.rows(
+    program, device, alone, lambda op: kernel_cost(op) if is_kernel(op) else None, waits
+  )
+  num = [each.times for each in found]
+  kernel_secs = sum(alone(op) * n for op, n in hlo.executed(program) if is_kernel(op))
+  exposed_secs = float(np.dot(num, exposed))
+  kinds = {
+    'ops': sum(op.cycles * n for op, n in hlo.executed(program)) / device.clock,
+    'kernels': kernel_secs,
+    'collectives_not_overlapped': exposed_secs,
+    'collectives_overlapped': float(np.dot(num, secs)) - exposed_secs,
+  }
+  collectives = {
+    'collectives': exchanges.by_kind_and_axis(found, secs, exposed),
+    'all_to_alls': exchanges.all_to_alls(found),
+  }
+  return kinds, by_module, collectives
 
 
 def is_kernel(op: hlo.Op) -> bool:
@@ -145,9 +172,6 @@ def by_kernel(
 ) -> list[dict[str, Any]]:
   """What each different kernel takes, the most in all first.
 
-  A kernel without a schedule is taken to reach an assumed share of the peak, and is named as such;
-  none is faster than memory.
-
   Args:
     kernels: (op, times) of a program.
     device: that runs them.
@@ -161,25 +185,42 @@ def by_kernel(
     numbers[key] += times
     if key in rows:
       continue
-    num_flops, num_bytes = kernel_cost(op)
-    by_schedule = known.get(key)
-    if by_schedule:
-      secs = by_schedule.cycles / device.clock
-      told = dict(limit=by_schedule.limit, busy=by_schedule.busy, spills=by_schedule.spills)
-    else:
-      secs, told = num_flops / (device.peak * device.kernel_rate), dict(limit='assumed rate')
-    from_memory = num_bytes / device.hbm_bytes_per_sec
-    if from_memory > secs:
-      secs, told = from_memory, told | dict(limit='HBM')
+    secs, told = kernel_time(op, device, known)
     rows[key] = dict(
       name=key[0],
       shapes=' '.join(key[1]),
       ms=secs * 1e3,
-      share_of_peak=num_flops / secs / device.peak,
+      share_of_peak=kernel_cost(op)[0] / secs / device.peak,
       **told,
     )
   found = [dict(row, number=numbers[key]) for key, row in rows.items()]
   return sorted(found, key=lambda row: -row['ms'] * row['number'])
+
+
+def kernel_time(
+  op: hlo.Op, device: chips.Device, known: Mapping[tuple[str, tuple[str, ...]], bundles.Time]
+) -> tuple[float, dict[str, Any]]:
+  """(seconds, what limits it) of a kernel.
+
+  One without a schedule is taken to reach an assumed share of the peak, and is named as such; none
+  is faster than memory.
+
+  Args:
+    op: the kernel.
+    device: that runs it.
+    known: schedules by name and shapes.
+  """
+  num_flops, num_bytes = kernel_cost(op)
+  by_schedule = known.get((kernel_name(op), kernel_shapes(op)))
+  if by_schedule:
+    secs = by_schedule.cycles / device.clock
+    told = dict(limit=by_schedule.limit, busy=by_schedule.busy, spills=by_schedule.spills)
+  else:
+    secs, told = num_flops / (device.peak * device.kernel_rate), dict(limit='assumed rate')
+  from_memory = num_bytes / device.hbm_bytes_per_sec
+  if from_memory > secs:
+    secs, told = from_memory, told | dict(limit='HBM')
+  return secs, told
 
 
 def kernel_name(op: hlo.Op) -> str:
@@ -208,42 +249,6 @@ def kernel_cost(op: hlo.Op) -> tuple[int, ...]:
   shapes = [hlo.dims(part) for part in hlo.array_types(op.type)]
   *batch, tokens, size = max((s for s in shapes if len(s) == 4), key=lambda s: -s[-1])
   return products * 2 * int(np.prod(batch)) * tokens**2 * size, 0
-
-
-def secs(exchange: hlo.Collective, device: chips.Device) -> float:
-  """A lower bound of a collective's time: its bytes over all links of a device, one way."""
-  rate = device.dcn_bytes_per_sec if 'slice' in exchange.axes else device.ici_bytes_per_sec / 2
-  return exchange.bytes * exchange.times * (1 + (exchange.kind in TWICE)) / rate
-
-
-def by_kind_and_axis(exchanges: Sequence[hlo.Collective]) -> dict[str, dict[str, float]]:
-  """Number, bytes and overlapped bytes of collectives, by kind, axes and network."""
-  rows = collections.defaultdict(lambda: dict(number=0, gib=0.0, overlapped_gib=0.0))
-  for exchange in exchanges:
-    network = 'DCN' if 'slice' in exchange.axes else 'ICI'
-    row = rows[f'{exchange.kind} over {"+".join(exchange.axes) or "nothing"} ({network})']
-    row['number'] += exchange.times
-    row['gib'] += exchange.bytes * exchange.times / 2**30
-    row['overlapped_gib'] += exchange.overlaps * exchange.bytes * exchange.times / 2**30
-  return dict(rows)
-
-
-def all_to_alls(exchanges: Sequence[hlo.Collective]) -> dict[str, float]:
-  """MiB of all-to-alls by the module that each was made for; no mesh of ours asks for any."""
-  rows: Any = collections.Counter()
-  for exchange in exchanges:
-    if exchange.kind == 'all-to-all':
-      rows[exchange.op.path] += exchange.bytes * exchange.times / 2**20
-  return dict(rows.most_common())
-
-
-def most_expensive(program: hlo.Program, device: chips.Device) -> list[dict[str, Any]]:
-  """The ten ops of most estimated time, with the module that each was made for."""
-  rows = sorted(hlo.executed(program), key=lambda row: -row[0].cycles * row[1])[:10]
-  return [
-    dict(ms=op.cycles * times / device.clock * 1e3, op=op.kind, type=op.type[:60], module=op.path)
-    for op, times in rows
-  ]
 
 
 def by_kind_of_op(program: hlo.Program, device: chips.Device) -> dict[str, float]:

@@ -176,7 +176,7 @@ def plan(
     note = 'Hours and price are planned for TPUs: give --topology, such as v5p-128.'
     return '\n'.join([*lines, note])
   made = estimate.make(session.config, planned, buckets, price_per_chip_hour=price_per_chip_hour)
-  return table.lines(made, planned.name, estimate.MFU)
+  return table.lines(made, planned.name)
 
 
 def _show_batch(

@@ -49,6 +49,7 @@ class Plan:
   price: float | None  # Of the chip-hours, if the price of one is known.
   loader_vcpus: float
   host_vcpus: int
+  basis: str  # Of memory, time and price.
   hints: list
 
 
@@ -116,6 +117,7 @@ def make(
     price=None if price_per_chip_hour is None else price_per_chip_hour * hours * topology.chips,
     loader_vcpus=1.3 * per_sec / topology.hosts * clip_cpu_secs,
     host_vcpus=device.host_vcpus * topology.chips_per_host // 4,
+    basis=f'estimate: at {mfu:.0%} of the peak',
     hints=[],
   )
   plan.hints.extend(hints(plan, sizes, config))
@@ -274,11 +276,11 @@ def hints(plan: Plan, sizes: Mapping[str, int], config: ml_collections.ConfigDic
   total = sum(plan.bytes.values())
   fixed = total - plan.samples_per_device * plan.bytes_per_sample
   most = int((plan.capacity - fixed) / plan.bytes_per_sample)
-  lines = []
+  lines, source = [], plan.basis.split(':')[0]
   if total <= plan.capacity:
-    lines.append(f'fits with fsdp={sizes["fsdp"]}, by this estimate')
+    lines.append(f'fits with fsdp={sizes["fsdp"]} ({source})')
   else:
-    lines.append(f'does not fit, by this estimate, with fsdp={sizes["fsdp"]}')
+    lines.append(f'does not fit with fsdp={sizes["fsdp"]} ({source})')
     if config.unet.remat == 'none':
       lines.append(
         'try --config.unet.remat=block (or products): blocks are computed twice, and little is kept'

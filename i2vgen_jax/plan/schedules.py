@@ -39,6 +39,7 @@ class Kernel:
     shapes: of what it takes, such as 'bf16[4,16]'.
     call: the kernel, of arrays.
     arguments: of `call`, abstract.
+    num_flops: that it states to compute.
     num_bytes: that it states to move.
     grid: steps, by dim.
     parallel: of each dim, whether the cores share it.
@@ -49,6 +50,7 @@ class Kernel:
   shapes: tuple[str, ...]
   call: Callable[..., Any] = dataclasses.field(compare=False)
   arguments: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(compare=False)
+  num_flops: int
   num_bytes: int
   grid: tuple[int, ...]
   parallel: tuple[bool, ...]
@@ -93,6 +95,7 @@ def _kernel(eqn: Any) -> Kernel:
     shapes=tuple(shape_name(x) for x in arguments),
     call=call,
     arguments=arguments,
+    num_flops=cost.flops if cost else 0,
     num_bytes=cost.bytes_accessed if cost else 0,
     grid=tuple(grid),
     parallel=tuple('parallel' in str(kind).lower() for kind in semantics),
@@ -152,7 +155,7 @@ def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) ->
   dump.mkdir()
   flags = os.environ.get('LIBTPU_INIT_ARGS', '')
   flags += f' --xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true'
-  command = [sys.executable, '-m', __name__, str(folder), topology.name]
+  command = [sys.executable, '-m', 'i2vgen_jax.plan.schedules', str(folder), topology.name]
   done = subprocess.run(
     command,
     env=os.environ | {'LIBTPU_INIT_ARGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'},
@@ -167,10 +170,8 @@ def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) ->
 
 def main(folder: pathlib.Path, topology: topology_lib.Topology) -> None:
   """Compiles each FOLDER/NUMBER.export, and moves what libtpu wrote to FOLDER/NUMBER/."""
-  from i2vgen_jax.plan import compiled
-
   mesh = mesh_lib.make_mesh(
-    dict.fromkeys(('data', 'fsdp', 'tensor'), 1), compiled.devices(topology)[:1]
+    dict.fromkeys(('data', 'fsdp', 'tensor'), 1), chips.described(topology)[:1]
   )
   for path in sorted(folder.glob('*.export')):
     exported = export.deserialize(bytearray(path.read_bytes()))

@@ -12,6 +12,7 @@ import numpy as np
 
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.plan import chips
+from i2vgen_jax.plan import links as plan_links
 from i2vgen_jax.preflight import report
 
 P = jax.sharding.PartitionSpec
@@ -68,14 +69,18 @@ def memory_rate() -> report.Line:
 
 def links(mesh: jax.sharding.Mesh) -> Iterator[report.Line]:
   """For each axis of the mesh with several devices: an all-reduce and an all-gather over it, their
-  values, and the bytes per second that each device sends, as plans count them."""
+  values, and the bytes per second that each device sends, against what plans assume of the links
+  that the axis has."""
   device = known()
   for axis, size in mesh.shape.items():
     if size == 1:
       continue
     wanted = None
     if device:
-      wanted = device.dcn_bytes_per_sec if axis == 'slice' else device.ici_bytes_per_sec / 2
+      wanted = device.dcn_bytes_per_sec
+      if axis != 'slice':
+        network = plan_links.of_mesh(mesh, device)
+        wanted = network.links(plan_links.along(mesh, axis)) * device.link_bytes_per_sec
     for kind in ('all-reduce', 'all-gather'):
       yield _link(mesh, axis, kind, wanted)
 

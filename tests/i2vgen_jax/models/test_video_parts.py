@@ -10,7 +10,7 @@ from i2vgen_jax.conditions import image_latents
 from i2vgen_jax.models import attention, layers, video_parts
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.plan import hlo
+from i2vgen_jax.plan import exchanges, hlo
 from i2vgen_jax.pretrained import frozen as frozen_lib
 from tests.i2vgen_jax.models import test_autoencoder
 
@@ -98,14 +98,14 @@ def test_only_frames_and_pixels_are_exchanged(name):
   module, params, arguments = prepare(name, batch_size=4)
   compiled, _ = compiled_backward(module, params, arguments, SIZES)
   part = arguments[0].size * 4 // 8
-  exchanges = hlo.collectives(
+  found = exchanges.collectives(
     hlo.parse(compiled.as_text()), dict(zip(mesh_lib.AXES, (1, 2, 2, 2, 1), strict=True))
   )
-  exchanged = [e for e in exchanges if e.kind == 'all-to-all']
+  exchanged = [e for e in found if e.kind == 'all-to-all']
   assert len(exchanged) == (0 if name == 'SpatialTransformer' else 4)
   assert {(e.axes, e.bytes) for e in exchanged} <= {(('context',), part)}
   largest = max(leaf.size * 4 for leaf in jax.tree.leaves(params))
-  for exchange in exchanges:
+  for exchange in found:
     if exchange.kind == 'all-gather':
       assert exchange.bytes <= largest, exchange.op.path
 

@@ -10,7 +10,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.models import attention
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.plan import hlo
+from i2vgen_jax.plan import exchanges, hlo
 from i2vgen_jax.training import objective
 from i2vgen_jax.training import step as step_lib
 from tests import tiny
@@ -47,12 +47,12 @@ def test_blocks_send_weights_and_their_gradients_only(name):
   compiled = jax.jit(mesh_lib.within(mesh, backward), out_shardings=(placed, rows)).lower(
     abstract, *arguments
   ).compile()  # fmt: skip
-  exchanges = hlo.collectives(hlo.parse(compiled.as_text()), dict(mesh.shape))
+  found = exchanges.collectives(hlo.parse(compiled.as_text()), dict(mesh.shape))
   largest = max(leaf.size * 4 for leaf in jax.tree.leaves(params))
   activation = x.size * 4 // mesh_lib.batch_shards(mesh)
   assert largest < activation
-  assert {exchange.kind for exchange in exchanges} >= {'all-gather'}
-  for exchange in exchanges:
+  assert {exchange.kind for exchange in found} >= {'all-gather'}
+  for exchange in found:
     assert exchange.kind != 'all-to-all', exchange.op.path
     if exchange.kind != 'all-reduce':  # XLA may reduce all gradients of a layer at once.
       assert exchange.bytes <= largest, (exchange.kind, exchange.bytes, exchange.op.path)

@@ -130,7 +130,9 @@ def test_a_plan_takes_schedules_where_there_are_any_and_else_says_that_it_assume
     )[0]['main'][0]
     for name in ('known', 'unknown')
   ]
-  known = schedules.Kernel('known', ('bf16[4,16]', 'f32[8]'), None, (), 8, (1,), (False,), ())
+  known = schedules.Kernel(
+    'known', ('bf16[4,16]', 'f32[8]'), None, (), 4_590_000, 8, (1,), (False,), ()
+  )
   time = bundles.Time(device.clock, 'VALU', 0.5, 0.25)  # One second.
   first, second = compiled.by_kernel([(ops[0], 3), (ops[1], 1)], device, {known: time})
   assert (first['name'], first['number'], first['ms'], first['limit']) == ('known', 3, 1000, 'VALU')
