@@ -257,7 +257,8 @@ class _Blocks:
 def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref, y_LT, v_LU):
   """Weights are exp(scores - the largest of the chunks before), so that no chunk waits for its own.
 
-  If a chunk's largest is too much larger, the head is done again, each chunk by its own.
+  If a chunk's largest is too much larger, the head is done again, each chunk by its own; as one
+  chunk alone is.
   """
   lanes = blocks.lanes()
 
@@ -298,13 +299,17 @@ def _forward_kernel(blocks, q_ref, k_ref, v_ref, y_ref, sums_ref, y_LT, v_LU):
       zero_1T = jnp.zeros((1, blocks.block), jnp.float32)
       return blocks.over_chunks(of_chunk, (largest_1T, zero_1T, zero_1T))
 
-    first_1T = jnp.max(scores(0, min(LANES, blocks.chunk)), 0, keepdims=True)
-    largest_1T, sum_1T, jump_1T = over_chunks(True, first_1T)
-    largest_1T, sum_1T, _ = jax.lax.cond(
-      jnp.max(jump_1T) > MOST_JUMP,
-      lambda: over_chunks(False, first_1T),
-      lambda: (largest_1T, sum_1T, jump_1T),
-    )
+    if blocks.num_chunks == 1:
+      lowest_1T = jnp.full((1, blocks.block), MASKED, jnp.float32)
+      largest_1T, sum_1T, _ = over_chunks(False, lowest_1T)
+    else:
+      first_1T = jnp.max(scores(0, LANES), 0, keepdims=True)
+      largest_1T, sum_1T, jump_1T = over_chunks(True, first_1T)
+      largest_1T, sum_1T, _ = jax.lax.cond(
+        jnp.max(jump_1T) > MOST_JUMP,
+        lambda: over_chunks(False, first_1T),
+        lambda: (largest_1T, sum_1T, jump_1T),
+      )
     sums_ref[0, 0, pl.ds(head, 1)] = largest_1T + jnp.log(sum_1T)
     y_LT[rows] = y_LT[rows] / sum_1T
 
