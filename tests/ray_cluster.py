@@ -5,6 +5,7 @@
 Without a network namespace of its own Ray would listen on every interface. Prints one line of JSON.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -114,10 +115,10 @@ class Cluster:
     return node
 
   def kill_while(self, command, parts):
-    """Kills a raylet when a few shards are done and both work; then another one comes up.
+    """Kills all of a node when a few shards are done and both work; then another one comes up.
 
-    Returns figures: shards done when it was killed, of those how many were done again, how many
-    were lost half-way, and seconds.
+    Returns figures: shards done when it was killed and of those how many were done again; numbers
+    of the shards that the node lost half-way, and of those that any node began once more; seconds.
     """
     began = time.monotonic()
     process = start(command)
@@ -125,19 +126,25 @@ class Cluster:
       assert process.poll() is None, command
       time.sleep(0.01)
     worker = self._workers.pop(0)
-    os.kill(worker.all_processes['raylet'][0].process.pid, signal.SIGKILL)
-    at_kill, after, unfinished = partial(parts), dict(before), set()
+    killed = tree(worker.all_processes['raylet'][0].process.pid)
+    for pid in killed:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    begun, after = partial(parts), dict(before)
+    lost = {shard for shard, pid, _ in begun if pid in killed}
     while process.poll() is None:
       after |= finished(parts)
-      unfinished = partial(parts) or unfinished  # At last they are swept away.
-      time.sleep(0.05)
+      begun |= partial(parts)
+      time.sleep(0.02)
     assert process.returncode == 0, command
     self._cluster.remove_node(worker, allow_graceful=False)
     self._workers.append(self._add())
+    counts = collections.Counter(shard for shard, _, _ in begun)
     return dict(
       done=len(before),
       done_again=sum(after[name] != wrote for name, wrote in before.items()),
-      lost=len(at_kill & unfinished),
+      lost=sorted(lost),
+      begun_again=sorted(n for n, count in counts.items() if count > 1),
       secs=round(time.monotonic() - began, 1),
     )
 
@@ -152,8 +159,22 @@ def finished(parts):
 
 
 def partial(parts):
-  """Names of the shards that are being written, or were when their worker was lost."""
-  return {path.name for path in parts.glob('partial-*')}
+  """(shard, process, name) of what is being written, or was when its worker was lost."""
+  names = [path.name.removeprefix('partial-').split('-', 2) for path in parts.glob('partial-*')]
+  return {(int(shard), int(pid), name) for shard, pid, name in names}
+
+
+def tree(pid):
+  """A process and all that descend from it."""
+  found = {pid}
+  parents = {}
+  for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    with contextlib.suppress(OSError):
+      # The name of a process may hold spaces and brackets.
+      parents[int(path.parent.name)] = int(path.read_text().rpartition(')')[2].split()[1])
+  while more := {child for child, parent in parents.items() if parent in found} - found:
+    found |= more
+  return found
 
 
 if __name__ == '__main__':
