@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from tests import tiny_clip
+from tests import shard_works, tiny_clip
 
 NUM_DISTINCT = 24
 HEAD = '127.0.0.2'
@@ -122,19 +122,20 @@ class Cluster:
     """
     began = time.monotonic()
     process = start(command)
-    while len(before := finished(parts)) < 2 or len(partial(parts)) < 2:
+    while len(before := finished(parts)) < 2 or len(shard_works.under_way(parts)) < 2:
       assert process.poll() is None, command
       time.sleep(0.01)
     worker = self._workers.pop(0)
-    killed = tree(worker.all_processes['raylet'][0].process.pid)
+    raylet = worker.all_processes['raylet'][0].process.pid
+    killed = {raylet} | shard_works.below(raylet)
     for pid in killed:
       with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    begun, after = partial(parts), dict(before)
+    begun, after = shard_works.under_way(parts), dict(before)
     lost = {shard for shard, pid, _ in begun if pid in killed}
     while process.poll() is None:
       after |= finished(parts)
-      begun |= partial(parts)
+      begun |= shard_works.under_way(parts)
       time.sleep(0.02)
     assert process.returncode == 0, command
     self._cluster.remove_node(worker, allow_graceful=False)
@@ -155,25 +156,6 @@ def finished(parts):
   for marker in parts.glob('[0-9]*/result.json'):
     with contextlib.suppress(FileNotFoundError):
       found[marker.parent.name] = marker.stat().st_mtime_ns
-  return found
-
-
-def partial(parts):
-  """(shard, process, name) of what is being written, or was when its worker was lost."""
-  names = [path.name.removeprefix('partial-').split('-', 2) for path in parts.glob('partial-*')]
-  return {(int(shard), int(pid), name) for shard, pid, name in names}
-
-
-def tree(pid):
-  """A process and all that descend from it."""
-  found = {pid}
-  parents = {}
-  for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
-    with contextlib.suppress(OSError):
-      # The name of a process may hold spaces and brackets.
-      parents[int(path.parent.name)] = int(path.read_text().rpartition(')')[2].split()[1])
-  while more := {child for child, parent in parents.items() if parent in found} - found:
-    found |= more
   return found
 
 
