@@ -14,6 +14,7 @@ What is written is memory-mapped by training:
     motion.f32.npy       if `curate` measured it: of these rows, NaN where it is unknown
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -74,6 +75,9 @@ def index(
     found = table_lib.read_manifest(folder)
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
+      if (folder / '_written').exists():  # Of a run that was killed at its end.
+        with contextlib.suppress(ValueError), jobs.claimed(folder / '_written', '', kept=False):
+          pass  # An index that may only be read stays as it is.
       return found
   table = sidecars.Sidecars(corpora, by_span=True)
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
