@@ -52,10 +52,13 @@ def write(folder, num_shards):
       media=rng.choice(schema.MEDIA, SHARD), duration=rng.uniform(1, 30, SHARD),
       fps=np.full(SHARD, 25.0), height=np.full(SHARD, 360), width=np.full(SHARD, 640),
       first_time=np.zeros(SHARD), longest_gap=np.full(SHARD, 0.04),
+      license=pa.nulls(SHARD, pa.string()), url=pa.nulls(SHARD, pa.string()),
     )  # fmt: skip
     curated = dict(
       key=base['key'], keep=rng.random(SHARD) < 0.9, motion=rng.random(SHARD).astype(np.float32),
       span_start=np.zeros(SHARD), span_end=rng.uniform(1, 30, SHARD),
+      reject=pa.array([[]] * SHARD, pa.list_(pa.string())),
+      dup_group=np.arange(number * SHARD, (number + 1) * SHARD),
     )  # fmt: skip
     scored = dict(
       key=base['key'], aesthetic=rng.random(SHARD).astype(np.float32),
@@ -66,8 +69,12 @@ def write(folder, num_shards):
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       pq.write_table(pa.table(columns), folder / name)
     shards.append(dict(records=records, sidecar=sidecar, num_examples=SHARD))
-  manifest = dict(version=schema.VERSION, fingerprint='x', splits=dict(train=dict(shards=shards)))
+  train = dict(shards=shards, num_examples=num_shards * SHARD)
+  manifest = dict(version=schema.VERSION, fingerprint='x', layout='', num_rejected=0)
+  manifest['splits'] = dict(train=train)
   (folder / 'manifest.json').write_text(json.dumps(manifest))
+  for stage in ('curate', 'score'):
+    (folder / 'sidecar' / stage / 'manifest.json').write_text('{}')
 
 
 if __name__ == '__main__':

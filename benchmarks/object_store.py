@@ -127,6 +127,8 @@ def repeat(base: pathlib.Path, output: pathlib.Path, num_shards: int) -> None:
       os.link(base / old, output / new)
     shards.append(shard | dict(records=records, sidecar=sidecar))
   split = given | dict(shards=shards, num_examples=sum(shard['num_examples'] for shard in shards))
+  done = 'sidecar/curate/manifest.json'
+  os.link(base / done, output / done)
   rows.write(output, 'train', shards)
   (output / 'manifest.json').write_text(json.dumps(manifest | dict(splits=dict(train=split))))
 

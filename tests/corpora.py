@@ -101,6 +101,11 @@ def write_sidecars(folder, splits):
   return folder
 
 
+def finish_stage(directory, stage='curate', **more):
+  """Writes the manifest of a stage whose sidecars are written by hand."""
+  pathlib.Path(directory, 'sidecar', stage, 'manifest.json').write_text(json.dumps(more))
+
+
 def write_webvid(folder, columns):
   rows = [
     dict(

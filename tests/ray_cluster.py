@@ -5,6 +5,7 @@
 Without a network namespace of its own Ray would listen on every interface. Prints one line of JSON.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from tests import tiny_clip
+from tests import shard_works, tiny_clip
 
 NUM_DISTINCT = 24
 HEAD = '127.0.0.2'
@@ -114,30 +115,37 @@ class Cluster:
     return node
 
   def kill_while(self, command, parts):
-    """Kills a raylet when a few shards are done and both work; then another one comes up.
+    """Kills all of a node when a few shards are done and both work; then another one comes up.
 
-    Returns figures: shards done when it was killed, of those how many were done again, how many
-    were lost half-way, and seconds.
+    Returns figures: shards done when it was killed and of those how many were done again; numbers
+    of the shards that the node lost half-way, and of those that any node began once more; seconds.
     """
     began = time.monotonic()
     process = start(command)
-    while len(before := finished(parts)) < 2 or len(partial(parts)) < 2:
+    while len(before := finished(parts)) < 2 or len(shard_works.under_way(parts)) < 2:
       assert process.poll() is None, command
       time.sleep(0.01)
     worker = self._workers.pop(0)
-    os.kill(worker.all_processes['raylet'][0].process.pid, signal.SIGKILL)
-    at_kill, after, unfinished = partial(parts), dict(before), set()
+    raylet = worker.all_processes['raylet'][0].process.pid
+    killed = {raylet} | shard_works.below(raylet)
+    for pid in killed:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    begun, after = shard_works.under_way(parts), dict(before)
+    lost = {shard for shard, pid, _ in begun if pid in killed}
     while process.poll() is None:
       after |= finished(parts)
-      unfinished = partial(parts) or unfinished  # At last they are swept away.
-      time.sleep(0.05)
+      begun |= shard_works.under_way(parts)
+      time.sleep(0.02)
     assert process.returncode == 0, command
     self._cluster.remove_node(worker, allow_graceful=False)
     self._workers.append(self._add())
+    counts = collections.Counter(shard for shard, _, _ in begun)
     return dict(
       done=len(before),
       done_again=sum(after[name] != wrote for name, wrote in before.items()),
-      lost=len(at_kill & unfinished),
+      lost=sorted(lost),
+      begun_again=sorted(n for n, count in counts.items() if count > 1),
       secs=round(time.monotonic() - began, 1),
     )
 
@@ -149,11 +157,6 @@ def finished(parts):
     with contextlib.suppress(FileNotFoundError):
       found[marker.parent.name] = marker.stat().st_mtime_ns
   return found
-
-
-def partial(parts):
-  """Names of the shards that are being written, or were when their worker was lost."""
-  return {path.name for path in parts.glob('partial-*')}
 
 
 if __name__ == '__main__':

@@ -48,3 +48,30 @@ class KillsItself:
     if item == self.item and number < self.times:
       os.kill(os.getpid(), signal.SIGKILL)
     return dict(item=item, pid=os.getpid())
+
+
+def under_way(parts):
+  """(shard, process, name) of what is being written, or was when its worker was lost."""
+  names = [path.name.removeprefix('partial-').split('-', 2) for path in parts.glob('partial-*')]
+  return {(int(shard), int(pid), name) for shard, pid, name in names}
+
+
+def parents():
+  """{process id: its parent's}, but for those that are dead."""
+  found = {}
+  for path in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      state, parent = (path / 'stat').read_text().rpartition(')')[2].split()[:2]
+    except OSError:
+      continue
+    if state not in 'ZX':
+      found[int(path.name)] = int(parent)
+  return found
+
+
+def below(pid):
+  """Process ids of all that a process has started, and those have."""
+  found, all_parents = {pid}, parents()
+  while more := {child for child, parent in all_parents.items() if parent in found} - found:
+    found |= more
+  return found - {pid}

@@ -97,6 +97,7 @@ def _gather(
   summary = dict(
     version=VERSION,
     corpus=manifest['fingerprint'],
+    shots=reader.shots(output),
     weights=of_source,
     fingerprint=digest.hexdigest()[:16],
     num_examples=sum(shard['num_examples'] for shard in shards),
@@ -124,18 +125,28 @@ def _rows(
 
   keys = storage.read_table(output / shard['sidecar'], ['key'])['key'].to_pylist()
   of_row: list[list[dict[str, Any]]] = [[] for _ in keys]
+  spans = shard_lib.spans(output, shard)
   for name, weight in weights.items():
     answers: list[dict[str, Any]]
     if name == ALT:
       read = records.read(output / shard['records'])
       answers = [
-        dict(row=row, span_id=None, text='' if isinstance(found, Exception) else found['caption'])
+        dict(
+          row=row,
+          span_id=None,
+          start=0.0,
+          end=0.0,
+          text='' if isinstance(found, Exception) else found['caption'],
+        )
         for row, found in enumerate(read)
       ]
     else:
       part = jobs.part(output / '_captioned' / name, number)
       answers = storage.read_table(part / 'captions.parquet').to_pylist()
     for answer in answers:
+      shot = answer['span_id'], answer['start'], answer['end']
+      if shot[0] is not None and shot not in spans[answer['row']]:
+        continue  # Shots end elsewhere since, and this is one no more.
       if weight and answer['text'] and answer['text'].strip():
         told = dict(span_id=answer['span_id'], text=answer['text'], weight=weight, source=name)
         of_row[answer['row']].append(told)

@@ -82,6 +82,17 @@ def shots(output: epath.Path, shard: Mapping[str, Any]) -> tuple[list[dict], lis
   return known, found
 
 
+def spans(output: epath.Path, shard: Mapping[str, Any]) -> list[set[tuple[int, float, float]]]:
+  """(span_id, start, end) of all shots of each row, kept or not; none where curate found none."""
+  path = output / schema.stage_sidecar('curate', shard['sidecar'])
+  if not path.exists():
+    return [set() for _ in range(shard['num_examples'])]
+  return [
+    {(s['span_id'], s['span_start'], s['span_end']) for s in row.get('spans') or ()}
+    for row in storage.read_table(path, ['key'], optional=['spans']).to_pylist()
+  ]
+
+
 def ask_again(output: epath.Path, parts: epath.Path, number: int, shard: Mapping[str, Any]) -> None:
   """Marks a shard as undone if curate keeps shots since that were not asked; answers stay.
 

@@ -226,7 +226,9 @@ class _ShardWork:
         f'{socket.gethostname()}: give a folder on a disk that all machines share, or in a bucket.'
       )
     parent = self.parts if storage.is_local(self.parts) else None
-    folder = pathlib.Path(tempfile.mkdtemp(prefix='partial-', dir=parent))
+    # Its name tells who looks what is under way, and in which process.
+    prefix = f'partial-{index:05d}-{os.getpid()}-'
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     result = self.work(item, folder)
     (folder / MARKER).write_text(json.dumps(result))
     storage.publish(folder, target, last=MARKER)

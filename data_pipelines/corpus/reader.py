@@ -86,8 +86,8 @@ class Corpora:
       manifest = read_manifest(directory)
       if split not in manifest['splits']:
         raise ValueError(
-          f'{directory} has no split {split!r}, only {tuple(manifest["splits"])}; ingest it again, '
-          'with --validation_fraction for a held-out split.'
+          f'{directory} has no split {split!r}, only {tuple(manifest["splits"])}: for a '
+          'held-out split ingest the input with --validation_fraction into another --output.'
         )
       self.fingerprints.append(manifest['fingerprint'])
       versions = [version['fingerprint'] for version in manifest.get('versions', ())]
@@ -319,6 +319,12 @@ def shards_of(manifest: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def first_fingerprint(manifest: Mapping[str, Any]) -> str:
   """A corpus' when it was new: it names the corpus, however it grows."""
   return manifest.get('versions', [manifest])[0]['fingerprint']
+
+
+def shots(directory: epath.Path) -> str | None:
+  """Changes with where any shot of a corpus begins or ends; None where `curate` does not say."""
+  path = directory / 'sidecar/curate/manifest.json'
+  return storage.read_json(path).get('shots') if path.exists() else None
 
 
 def read_manifest(directory: epath.PathLike) -> dict:

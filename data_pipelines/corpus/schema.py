@@ -176,6 +176,11 @@ CAPTION = pa.schema(
 STAGES = {'curate': CURATE, 'score': SCORE, 'shots': SHOTS, 'caption': CAPTION}
 
 
+def command(stage: str) -> str:
+  """By which people call what writes a stage."""
+  return 'score --shots' if stage == 'shots' else stage
+
+
 def features() -> 'tfds.features.FeaturesDict':
   """The record as tfds features; `data` is the encoded media file, untouched."""
   import tensorflow_datasets as tfds  # Half a second: not for those who only list a corpus.

@@ -39,18 +39,23 @@ class Sidecars:
     columns: names, of all stages.
     has_spans: whether rows have a `span_id`.
     rate: SQL of what buckets.dense_rate is.
+
+  Raises:
+    ValueError: a stage was stopped while it wrote its sidecars, or is at work.
   """
 
   def __init__(self, corpora: reader.Corpora, by_span: bool = False):
     import duckdb
 
+    listed = stages(corpora.sidecars)
+    _check_whole(listed)
     self._duckdb, self._num_rows = duckdb, len(corpora)
     self._db = duckdb.connect()
     self._db.execute('SET preserve_insertion_order = true')
     self._db.execute(f"SET memory_limit = '{MAX_MEMORY // 2**20}MiB'")  # More goes to a disk.
     self._db.execute(f"SET temp_directory = '{tempfile.gettempdir()}/sidecars-{os.getpid()}'")
     self._copies = tempfile.TemporaryDirectory(prefix='sidecars-')
-    parts = _on_disk(stages(corpora.sidecars), self._copies.name)
+    parts = _on_disk(listed, self._copies.name)
     names = {stage: self._columns_of(stage, parts) for stage in _all_stages(parts)}
     self.columns = {column for columns in names.values() for column in columns}
     gaps = [name for name in ('span_gap', 'longest_gap') if name in self.columns]
@@ -162,10 +167,10 @@ class Sidecars:
   def _has_content(self) -> bool:
     return set(schema.CONTENT) <= self.columns
 
-  def choose(self, rows: np.ndarray) -> str:
-    """SQL of the condition that a row's number (`row_number_`) is one of these."""
-    self._db.register('chosen_', pa.table({'row': np.asarray(rows)}))
-    return 'row_number_ IN (SELECT row FROM chosen_)'
+  def choose(self, values: np.ndarray, column: str = 'row_number_') -> str:
+    """SQL of the condition that a row's number, or its value of a column, is one of these."""
+    self._db.register('chosen_', pa.table({'value': np.asarray(values)}))
+    return f'{column} IN (SELECT value FROM chosen_)'
 
   def rows(self, sql: str) -> list[dict]:
     """SQL on the table `sidecars`, whose rows are numbered by `row_number_`."""
@@ -215,6 +220,17 @@ def stages(sidecars: Sequence[epath.Path]) -> list[dict[str, str]]:
     for path in sorted(folder.glob('*/*.parquet')):  # One listing: a bucket takes its time.
       added[folder / path.name][path.parent.name] = str(path)
   return [{'': str(path)} | added[path] for path in sidecars]
+
+
+def _check_whole(parts: Sequence[Mapping[str, str]]) -> None:
+  """Raises ValueError if a stage's manifest, which is written last, is not there."""
+  found = {(path.rpartition('/')[0], stage) for part in parts for stage, path in part.items()}
+  for folder, stage in sorted(found):
+    if stage in schema.STAGES and not (epath.Path(folder) / 'manifest.json').exists():
+      raise ValueError(
+        f'{folder} is not whole: `{schema.command(stage)}` was stopped while it wrote there, or is '
+        'at work. Run it again, with the same flags; no example is looked at anew.'
+      )
 
 
 def _on_disk(parts: Sequence[Mapping[str, str]], folder: str) -> list[dict[str, str]]:

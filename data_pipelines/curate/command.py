@@ -109,6 +109,7 @@ def curate(
       num_examples=decisions.num_examples,
       num_kept=decisions.num_kept,
       num_spans_kept=decisions.num_spans_kept,
+      shots=decisions.shots,
       funnel=decisions.funnel(),
       flags=dict(sorted(decisions.flags.items())),
       failed=failed,

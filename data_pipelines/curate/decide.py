@@ -8,6 +8,7 @@ holds some numbers of each row only.
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -85,6 +86,7 @@ class Decisions:
   Attributes:
     num_examples, num_kept, num_spans_kept, flags: counts of the shards that `rows` was asked for;
       an image is one span.
+    shots: of these shards, changes with where any shot begins or ends.
   """
 
   def __init__(
@@ -103,6 +105,7 @@ class Decisions:
     self._has_tags = has_tags
     self.num_examples = self.num_kept = self.num_spans_kept = 0
     self.flags: collections.Counter = collections.Counter()
+    self._shots = hashlib.sha256()
     self._num_broken: collections.Counter = collections.Counter()
     self._examples: dict[str, list[str]] = {rule: [] for rule in RULES}
     self._num_stopped: collections.Counter = collections.Counter()
@@ -130,6 +133,8 @@ class Decisions:
         part['reject'] += ['duplicate'] * is_copy
         part['keep'] = not part['reject']
       row |= _best(row)
+      times = [(part['span_start'], part['span_end']) for part in row.get('spans') or ()]
+      self._shots.update(f'{times}'.encode())
       self.num_kept += row['keep']
       self.num_spans_kept += sum(part['keep'] for part in _parts(row))
       self._num_broken.update(row['reject'])
@@ -140,6 +145,11 @@ class Decisions:
       self.flags.update(row['flags'])
     self.num_examples += len(rows)
     return rows
+
+  @property
+  def shots(self) -> str:
+    """16 hex digits."""
+    return self._shots.hexdigest()[:16]
 
   def funnel(self) -> list[dict]:
     """Per rule: how many break it, why and which, and how many have passed it and all before."""

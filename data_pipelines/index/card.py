@@ -101,11 +101,11 @@ def _limits(
       )
     else:
       for kind in ('denylists', 'allowlists'):
-        if curated[kind]:
-          digests = ', '.join(digest[:12] for digest in curated[kind].values())
+        if lists := curated.get(kind):  # Manifests of before have no allowlists.
+          digests = ', '.join(digest[:12] for digest in lists.values())
           found.append(f'{name} was compared with {kind} (SHA-256 {digests}).')
-      if curated['no_denylist']:
-        found.append(f'{name} was compared with no denylist: {curated["no_denylist"]}.')
+      if reason := curated.get('no_denylist'):
+        found.append(f'{name} was compared with no denylist: {reason}.')
     if of_stage['caption']:
       weights = ', '.join(f'{k} {v:g}' for k, v in of_stage['caption']['weights'].items())
       found.append(f'Captions of {name} by source and weight: {weights}.')

@@ -14,25 +14,25 @@ What is written is memory-mapped by training:
     motion.f32.npy       if `curate` measured it: of these rows, NaN where it is unknown
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import math
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import aspects, jobs, reader, schema, sidecars, storage
 from data_pipelines.index import axes as axes_lib
-from data_pipelines.index import card
+from data_pipelines.index import card, cells, copies, funnel
 from data_pipelines.index import columns as columns_lib
 from data_pipelines.index import table as table_lib
 
-KEPT = 'coalesce(keep, true)'
+_CHOICE = 2  # Of how rows are left out: an index of an older one is made again.
 
 
 def index(
@@ -64,7 +64,7 @@ def index(
   Returns:
     The manifest.
   Raises:
-    ValueError: no corpus, a condition that cannot be, or no row left.
+    ValueError: no corpus, a condition that cannot be, no row left, or another run writes there.
   """
   corpora = reader.Corpora(dict(directories), 'train')
   _check_stages(corpora)
@@ -75,26 +75,20 @@ def index(
     found = table_lib.read_manifest(folder)
     if found['identity'] == identity:
       logging.info('%s is indexed already.', output)
+      if (folder / '_written').exists():  # Of a run that was killed at its end.
+        with contextlib.suppress(ValueError), jobs.claimed(folder / '_written', '', kept=False):
+          pass  # An index that may only be read stays as it is.
       return found
   table = sidecars.Sidecars(corpora, by_span=True)
-  names = [name for name in axes_lib.DEFAULT if name in table.columns] if axes is None else axes
   if 'keep' in table.columns and not any('keep' in condition for condition in where):
-    where = [KEPT, *where]  # What `curate` keeps, unless told otherwise.
-  funnel = _with_reasons(table, table.funnel(where))
-  rows = table.select(where, names)
-  left_out: list[str] = []
-  if axes is None:
-    names, left_out = axes_lib.leave_out_unknown(rows, names)
-  axes = list(names)
-  if len(directories) > 1 and len(rows['row']):
-    from data_pipelines.index import copies  # OpenCV: only for several corpora.
-
-    funnel += copies.drop(list(corpora.directories.values()), rows, keep_copies)
-  if not len(rows['row']):
-    raise ValueError(f'no row is left: {_funnel_text(funnel)}.{_ways_out(table, funnel)}')
-  _warn_of_images(table, where)
-  edge_values = _read_edges(edges, axes) if edges else _quantile_edges(rows, axes, quantiles)
-  order, found_cells = _group(rows, axes, edge_values)
+    where = [funnel.KEPT, *where]  # What `curate` keeps, unless told otherwise.
+  chosen = _choose(table, corpora, where, axes, keep_copies)
+  edge_values = (
+    cells.read_edges(edges, chosen.axes)
+    if edges
+    else cells.quantile_edges(chosen.rows, chosen.axes, quantiles)
+  )
+  order, found_cells = cells.group(chosen.rows, chosen.axes, edge_values)
   manifest = dict(
     version=table_lib.VERSION,
     identity=identity,
@@ -103,14 +97,59 @@ def index(
       for name, fingerprint in zip(corpora.names, corpora.fingerprints, strict=True)
     },
     where=list(where),
-    funnel=funnel,
-    axes=axes,
-    left_out=left_out,
+    funnel=chosen.funnel,
+    axes=chosen.axes,
+    left_out=chosen.left_out,
     edges=edge_values,
     balance=dataclasses.asdict(balance),
     num_rows=len(order),
     cells=found_cells,
   )
+  columns = _columns(chosen.rows, order, manifest)
+  if not dry_run:
+    with jobs.claimed(folder / '_written', identity, kept=False):
+      card.write(folder, manifest, corpora, table)
+      _write(folder, manifest, columns)
+  return manifest
+
+
+class _Chosen(NamedTuple):
+  """What is drawn: rows of Sidecars.select, the steps of the funnel, the scores that divide them,
+  and a sentence for each score that does not."""
+
+  rows: dict[str, np.ndarray]
+  funnel: list[dict]
+  axes: list[str]
+  left_out: list[str]
+
+
+def _choose(
+  table: sidecars.Sidecars,
+  corpora: reader.Corpora,
+  where: Sequence[str],
+  axes: Sequence[str] | None,
+  keep_copies: bool,
+) -> _Chosen:
+  """The rows that conditions and copies leave; raises ValueError if there is none."""
+  names = [name for name in axes_lib.DEFAULT if name in table.columns] if axes is None else axes
+  steps = funnel.with_reasons(table, table.funnel(where))
+  rows = table.select(where, names)
+  left_out: list[str] = []
+  if axes is None:
+    names, left_out = axes_lib.leave_out_unknown(rows, names)
+  if len(rows['row']):
+    steps += copies.drop(table, list(corpora.directories.values()), rows, keep_copies)
+  if not len(rows['row']):
+    raise ValueError(f'no row is left: {funnel.text_of(steps)}.{funnel.ways_out(table, steps)}')
+  funnel.warn_of_images(table, where)
+  return _Chosen(rows, steps, list(names), left_out)
+
+
+def _columns(
+  rows: Mapping[str, np.ndarray], order: np.ndarray, manifest: dict
+) -> columns_lib.Columns:
+  """The columns of the rows in their order; the manifest gets their fingerprint and which of those
+  there are that not every index has."""
   columns = columns_lib.Columns(rows, order)
   if 'content' in columns:
     manifest['is_cropped'] = True
@@ -121,10 +160,7 @@ def index(
   if 'motion' in rows:  # It changes no draw, and so no fingerprint.
     columns.add('motion', np.float32)
     manifest['has_motion'] = True
-  if not dry_run:
-    card.write(folder, manifest, corpora, table)
-    _write(folder, manifest, columns)
-  return manifest
+  return columns
 
 
 def _check_stages(corpora: reader.Corpora) -> None:
@@ -144,66 +180,6 @@ def _check_stages(corpora: reader.Corpora) -> None:
       logging.warning('%s has grown since `%s` ran: new rows lack its columns.', directory, stage)
 
 
-def _quantile_edges(
-  rows: Mapping[str, np.ndarray], axes: Sequence[str], quantiles: int
-) -> dict[str, list[float]]:
-  """Inner edges per axis, over the known scores; equal ones are merged."""
-  if quantiles < 1:
-    raise ValueError(f'quantiles={quantiles} should be >= 1.')
-  edges = {}
-  for i, axis in enumerate(axes):
-    scores = rows[f'score_{i}']
-    known = scores[np.isfinite(scores)]
-    shares = np.arange(1, quantiles) / quantiles
-    found = np.unique(np.quantile(known, shares)) if len(known) else np.zeros(0)
-    edges[axis] = [float(edge) for edge in found]
-  return edges
-
-
-def _read_edges(path: str, axes: Sequence[str]) -> dict[str, list[float]]:
-  edges = storage.read_json(epath.Path(path), 'edges')['edges']
-  missing = [axis for axis in axes if axis not in edges]
-  if missing:
-    raise ValueError(f'{path} has no edges for {missing}, only for {list(edges)}.')
-  return {axis: edges[axis] for axis in axes}
-
-
-def _group(
-  rows: Mapping[str, np.ndarray], axes: Sequence[str], edges: Mapping[str, list[float]]
-) -> tuple[np.ndarray, list[dict]]:
-  """(order of the rows, cells): media first, then the scores, an unknown one last of its axis."""
-  sizes = [len(edges[axis]) + 2 for axis in axes]
-  most = len(schema.MEDIA) * math.prod(sizes)
-  code = rows['media_code'].astype(np.min_scalar_type(most))  # 16 bits sort in place of 64.
-  for i, axis in enumerate(axes):
-    scores = rows[f'score_{i}']
-    level = np.searchsorted(edges[axis], scores, side='right').astype(code.dtype)
-    level[~np.isfinite(scores)] = sizes[i] - 1
-    code *= code.dtype.type(sizes[i])
-    code += level
-  order = np.argsort(code, kind='stable').astype(rows['row'].dtype)
-  code = code[order]
-  starts = [0, *(1 + np.flatnonzero(np.diff(code))).tolist()] if len(code) else []
-  codes, stops = code[starts], [*starts[1:], len(order)]
-  found = []
-  for cell_code, start, stop in zip(codes.tolist(), starts, stops, strict=True):
-    levels = []
-    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
-      cell_code, level = divmod(cell_code, size)
-      levels.append(f'{axis}={table_lib.UNKNOWN if level == size - 1 else level}')
-    places = order[start:stop]
-    found.append(
-      dict(
-        name=' '.join([schema.MEDIA[cell_code], *reversed(levels)]),
-        media=schema.MEDIA[cell_code],
-        places=[start, stop],
-        min_duration=float(rows['duration'][places].min()),
-        min_fps=float(rows['fps'][places].min()),
-      )
-    )
-  return order, found
-
-
 def _identity(
   corpora: reader.Corpora,
   where: Sequence[str],
@@ -219,7 +195,7 @@ def _identity(
   edge_text = epath.Path(edges).read_text() if edges else ''
   chosen = dict(default=axes_lib.DEFAULT) if axes is None else list(axes)
   options = [list(where), chosen, quantiles, edge_text, dataclasses.asdict(balance), keep_copies]
-  described = [table_lib.VERSION, corpora.fingerprints, files, options]
+  described = [table_lib.VERSION, _CHOICE, corpora.fingerprints, files, options]
   return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
@@ -242,61 +218,6 @@ def _write(output: epath.Path, manifest: Mapping, columns: Mapping[str, np.ndarr
       np.save(file, values)
   for name, found in (('cells', dict(edges=manifest['edges'])), ('manifest', manifest)):
     storage.write_bytes(output / f'{name}.json', json.dumps(found, indent=2).encode())
-
-
-def _with_reasons(table: sidecars.Sidecars, funnel: Sequence[dict]) -> list[dict]:
-  """The funnel; the step of what `curate` keeps says how many each of its rules is against."""
-  found = []
-  for step in funnel:
-    if step['condition'] == KEPT and 'reject' in table.columns:
-      rules = table.rows(
-        'SELECT rule, count(*) AS num FROM (SELECT unnest(reject) AS rule FROM sidecars) '
-        'GROUP BY rule ORDER BY num DESC, rule'
-      )
-      step = step | dict(rejected_by={row['rule']: row['num'] for row in rules})
-    found.append(step)
-  return found
-
-
-def _funnel_text(funnel: Sequence[Mapping]) -> str:
-  return ', '.join(f'{step["condition"]}: {step["num_rows"]}{_rules(step)}' for step in funnel)
-
-
-def _rules(step: Mapping) -> str:
-  found = step.get('rejected_by')
-  return f' (rejected: {", ".join(f"{n} by {rule}" for rule, n in found.items())})' if found else ''
-
-
-def _warn_of_images(table: sidecars.Sidecars, where: Sequence[str]) -> None:
-  """Logs the condition that drops the last image, such as one on a measure of videos alone."""
-  _, before, *steps = table.funnel(["media = 'image'", *where])
-  for step in steps:
-    if before['num_rows'] and not step['num_rows']:
-      logging.warning(
-        'No image is left: %s drops the last %d. To keep them: --where="media = \'image\' or (%s)"',
-        step['condition'], before['num_rows'], step['condition'],
-      )  # fmt: skip
-    before = step
-
-
-def _ways_out(table: sidecars.Sidecars, funnel: Sequence[Mapping]) -> str:
-  """What to change so that rows are left: of each condition that drops some."""
-  ways, before = [], funnel[0]['num_rows']
-  for step in funnel[1:]:
-    condition, lost, before = step['condition'], before - step['num_rows'], step['num_rows']
-    if not lost:
-      continue
-    if condition == KEPT:
-      ways.append(
-        '`curate` with other rules keeps more (it says the flag of each, and measures nothing '
-        'anew); --where="keep or true" takes all'
-      )
-      continue
-    for name in sorted(table.columns):
-      if re.search(rf'\b{name}\b', condition):
-        low, high = table.range(name)
-        ways.append(f'{name} lies in {low} to {high}: change --where="{condition}"')
-  return ''.join(f' {way}.' for way in ways)
 
 
 def add_command(commands: jobs.Commands) -> None:
@@ -380,7 +301,7 @@ def _report(manifest: Mapping) -> None:
   before = None
   for step in manifest['funnel']:
     lost = '' if before is None else f'  -{before - step["num_rows"]}'
-    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{_rules(step)}')
+    print(f'{step["num_rows"]:>12} {step["condition"]}{lost}{funnel.rules(step)}')
     before = step['num_rows']
   for sentence in manifest.get('left_out', ()):
     print(f'not an axis: {sentence}')

@@ -335,7 +335,8 @@ def read(directory: epath.PathLike, corpora: reader.Corpora) -> Table:
       if found in earlier:
         raise ValueError(
           f'the corpus {name!r} has grown since the index {directory} was made: run python -m '
-          f'data_pipelines index --output={directory} with the same flags again.'
+          'data_pipelines index with the same flags again, but another --output: to go on in '
+          'mid-epoch, a run that has drawn by this index needs it as it is.'
         )
     raise ValueError(
       f'index {directory} is of the corpora {indexed}, but data.directories are {opened}: '

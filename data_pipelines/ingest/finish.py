@@ -31,8 +31,10 @@ def finish(plan: plan_lib.Plan, todo: grow.Todo, results: Sequence[dict]) -> dic
   Returns:
     The manifest.
   Raises:
-    ValueError: no example can be used.
+    ValueError: no example can be used, or tars are of other input.
   """
+  others = sum(result['num_gone'] + result['num_changed'] for result in results)
+  grow.check_files(plan, others, todo.num_again)
   output, before = plan.output, plan.manifest or {}
   rejected = [bad for result in results for bad in result['rejected']]
   counts = jobs.failures_of(results, plan.parts)
@@ -170,6 +172,7 @@ def _differences(todo: grow.Todo, results: Sequence[dict]) -> dict[str, int]:
   changed = sum(result['num_changed'] for result in results)
   return dict(
     num_tried_again=todo.retried.total(),
+    num_forgotten=todo.forgotten.total(),
     num_vanished=todo.num_vanished + gone,
     num_changed=todo.num_changed + changed,
   )
@@ -178,15 +181,17 @@ def _differences(todo: grow.Todo, results: Sequence[dict]) -> dict[str, int]:
 def _totals(
   before: Mapping[str, Any], version: Mapping[str, Any], todo: grow.Todo
 ) -> dict[str, Any]:
-  """num_listed = examples + num_rejected, over all versions; what was tried again counts once."""
+  """num_listed = examples + num_rejected, over all versions; what was tried again counts once, and
+  what was rejected and is not listed any more no longer."""
   if not before:
     return {name: version[name] for name in ('num_listed', 'num_rejected', 'rejected')}
   rejected = collections.Counter(before['rejected'])
-  rejected.subtract(todo.retried)
+  over = todo.retried + todo.forgotten
+  rejected.subtract(over)
   rejected.update(version['rejected'])
   return dict(
-    num_listed=before['num_listed'] + version['num_listed'] - todo.retried.total(),
-    num_rejected=before['num_rejected'] + version['num_rejected'] - todo.retried.total(),
+    num_listed=before['num_listed'] + version['num_listed'] - over.total(),
+    num_rejected=before['num_rejected'] + version['num_rejected'] - over.total(),
     rejected={reason: count for reason, count in rejected.items() if count},
   )
 

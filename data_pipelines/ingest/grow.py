@@ -19,6 +19,8 @@ from data_pipelines.ingest import held as held_lib
 from data_pipelines.ingest import plan as plan_lib
 from data_pipelines.sources import lists, raw, webdataset
 
+MAX_CHANGED = 8  # Files of other bytes than the corpus', if these are more than half.
+
 
 @dataclasses.dataclass
 class Todo:
@@ -27,10 +29,12 @@ class Todo:
   Attributes:
     shards: of the input; none if the corpus has it all.
     identity: of this work.
-    late: keys, of lists, that are tried again: their files were missing or others.
+    late: keys, of lists, that were rejected and are tried again or no longer listed.
     retried: what was rejected before and is tried again, by reason.
+    forgotten: likewise, of what is no longer listed.
     num_vanished: examples of the corpus that the input no longer lists.
     num_changed: those whose file has another size.
+    num_again: those of tars that are read again.
     is_relisted: whether the listing differs from that of the last run.
     units: state of each tar.
   """
@@ -39,8 +43,10 @@ class Todo:
   identity: str = ''
   late: set[str] = dataclasses.field(default_factory=set)
   retried: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+  forgotten: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   num_vanished: int = 0
   num_changed: int = 0
+  num_again: int = 0
   is_relisted: bool = False
   units: dict[str, list] = dataclasses.field(default_factory=dict)
 
@@ -86,6 +92,7 @@ def todo(plan: plan_lib.Plan) -> Todo:
       f'{plan.output} holds a corpus of other input: none of its {held.num_examples:,} examples is '
       f'in {source.path}. Give another --output; training and `index` take several corpora.'
     )
+  check_files(plan, found.num_changed, num_known)
   num_shards = max(len(split['shards']) for split in manifest['splits'].values())
   if num_shards + len(found.shards) > schema.MAX_SHARDS:
     raise ValueError(
@@ -99,6 +106,17 @@ def todo(plan: plan_lib.Plan) -> Todo:
   text = json.dumps([plan.identity, manifest['fingerprint'], len(manifest['versions']), described])
   found.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
   return found
+
+
+def check_files(plan: plan_lib.Plan, num_others: int, num_known: int) -> None:
+  """Raises ValueError if too many of the known examples are others now: two downloads by
+  img2dataset, for example, have the same names for other files."""
+  if num_others >= MAX_CHANGED and 2 * num_others > num_known:
+    raise ValueError(
+      f'{plan.output} holds a corpus of other input, or of these files before they were changed: '
+      f'{num_others:,} of the {num_known:,} examples whose names {plan.source.path} has too are '
+      'not there any more or have other bytes. Give another --output.'
+    )
 
 
 def _of_tars(
@@ -116,6 +134,7 @@ def _of_tars(
       again.add(unit)
       known = dict(zip(*held.table(unit).to_pydict().values(), strict=True))
       found.shards.append(source.grown(shard, known))
+  found.num_again = held.num_of_units(again)
   found.retried = held.rejected_of_units(again)
   found.num_vanished = held.num_of_units(held.units.keys() - states.keys())
   return found, len(held.units.keys() & states.keys())
@@ -156,6 +175,7 @@ class _Lists:
     places = pa.compute.index_in(listed, held_keys)
     self._add(shards, [len(keys) for keys in asked], listed, places)
     if not self._is_same:
+      self._forget(listed)
       # pyrefly: ignore[missing-attribute]
       are_listed = pa.compute.is_in(held_keys, listed)
       self._todo.num_vanished = len(known) - are_listed.true_count
@@ -192,6 +212,16 @@ class _Lists:
     for split, items in left.items():
       for run in lists.in_runs(split, items, self._source.max_examples):
         self._todo.shards.extend(self._source.bounded(run))
+
+  def _forget(self, listed: pa.Array) -> None:
+    """What was rejected and is not listed any more: it is gone, or is named otherwise, as a row is
+    by its line and a caption by its file as long as there is no media."""
+    keys = pa.array(list(self._lines), pa.large_string())
+    # pyrefly: ignore[missing-attribute]
+    are_gone = pa.compute.invert(pa.compute.is_in(keys, listed))
+    for key in keys.filter(are_gone).to_pylist():
+      self._todo.late.add(key)
+      self._todo.forgotten.update(line['reason'] for line in self._lines[key])
 
   def _count_late(self, entries: Sequence[lists.Listed | raw.Rejected]) -> None:
     for entry in entries:

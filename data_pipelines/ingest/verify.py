@@ -74,7 +74,8 @@ def verify(
     found = json.loads(_stage_manifest(output, stage).read_text())['corpus']
     if found != manifest['fingerprint']:
       problems.append(
-        f'sidecar/{stage} is of {found}, the corpus is {manifest["fingerprint"]}: run {stage} again'
+        f'sidecar/{stage} is of {found}, the corpus is {manifest["fingerprint"]}: run '
+        f'{schema.command(stage)} again'
       )
   problems = problems or _of_rows(output, manifest['splits'])
   num_examples = sum(split['num_examples'] for split in manifest['splits'].values())
@@ -170,12 +171,12 @@ class VerifyShard:
   def _of_stage(self, stage: str, shard: Mapping, keys: list[str]) -> list[str]:
     name = schema.stage_sidecar(stage, shard['sidecar'])
     if not (self._output / name).exists():
-      return [f'{name} is missing: run {stage} again']
+      return [f'{name} is missing: run {schema.command(stage)} again']
     table = storage.read_table(self._output / name)
     if not table.schema.equals(schema.STAGES[stage]):
-      return [f'{name} has other columns than {stage} writes: run {stage} again']
+      return [f'{name} has other columns than {stage} writes: run {schema.command(stage)} again']
     if table['key'].to_pylist() != keys:
-      return [f'{name} is not aligned with {shard["sidecar"]}: run {stage} again']
+      return [f'{name} is not aligned with {shard["sidecar"]}: run {schema.command(stage)} again']
     columns = {
       field.name: table[field.name].to_pylist() for field in table.schema if _is_measure(field)
     }
@@ -252,7 +253,11 @@ def _run_command(directory: str, dry_run: bool, **options: Any) -> None:
   if found.failed:
     print(failures.sentence(found.failed, 'decoded'))
   if found.problems:
-    raise ValueError(f'{directory}: {len(found.problems)} problems; ingest it again.')
+    raise ValueError(
+      f'{directory}: {len(found.problems)} problems. Run stages again where that is said; of other '
+      'files put back copies, or ingest the input into another --output: in this one it counts as '
+      'ingested.'
+    )
   print(
     f'{directory}: {found.num_examples:,} examples are what the manifest says, '
     f'{found.num_decoded:,} of them decoded, {time.monotonic() - start:.1f} s'

@@ -12,6 +12,7 @@ TOLD = ('fingerprint', 'num_listed', 'num_rejected')
 # What a version says of the examples that were there before.
 NOTES = dict(
   num_tried_again='tried again',
+  num_forgotten='rejected before and no longer listed',
   num_vanished='no longer in the input',
   num_changed='changed in the input',
 )

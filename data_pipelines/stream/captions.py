@@ -7,6 +7,7 @@ import numpy as np
 
 from data_pipelines.corpus import reader, remote_records, storage
 from data_pipelines.media.errors import DecodeError
+from data_pipelines.stream import earlier
 
 
 class Captions:
@@ -26,9 +27,9 @@ class Captions:
     self._corpora = corpora
     self.fingerprints: list[str] = []
     layouts = {}
-    for directory, fingerprint in zip(
-      corpora.directories.values(), corpora.fingerprints, strict=True
-    ):
+    # Of corpora as they were, what they are now: their captions have grown with them.
+    whole = corpora.whole if isinstance(corpora, earlier.Earlier) else corpora
+    for directory, fingerprint in zip(whole.directories.values(), whole.fingerprints, strict=True):
       path = directory / 'sidecar' / 'caption' / 'manifest.json'
       command = f'python -m data_pipelines caption --corpus={directory}'
       try:
@@ -38,6 +39,12 @@ class Captions:
       if manifest['corpus'] != fingerprint:
         raise ValueError(
           f'data.captions: those of {directory} are of another version of the corpus: {command}'
+        )
+      # None is of before `curate`, and so of whole videos; or not known, as in older manifests.
+      if manifest.get('shots') not in (None, reader.shots(directory)):
+        raise ValueError(
+          f'data.captions: shots of {directory} end elsewhere since its captions were written: '
+          f'{command}, with the same --source'
         )
       self.fingerprints.append(manifest['fingerprint'])
       for name, shard in manifest['shards'].items():

@@ -67,9 +67,10 @@ def _seen(
   workdir: str, output: str, where: str | None, since: int, until: int | None, dry_run: bool
 ) -> None:
   from data_pipelines import progress
+  from data_pipelines.index import copies
   from data_pipelines.stream import seen
 
-  run = seen.Seen(workdir, where or seen.DENIED, since)
+  run = seen.Seen(workdir, where or copies.DENIED, since)
   until = run.num_steps if until is None else until
   if not 0 <= since <= until:
     raise ValueError(f'--since={since} should be in [0, --until={until}].')

@@ -87,8 +87,10 @@ class Earlier(reader.Corpora):
     self.editions = {name: before[name] for name in whole.names}
     self.names, self.directories, self.remote = whole.names, whole.directories, whole.remote
     self.fingerprints = [self.editions[name]['fingerprint'] for name in whole.names]
+    pairs = list(zip(self.fingerprints, whole.earlier, strict=True))
+    self.earlier = [known[: known.index(own)] if own in known else known for own, known in pairs]
     self.sidecars, self.starts, self.corpus_starts = [], [0], [0]
-    self._whole = whole
+    self.whole = whole
     rows = []
     for name, start in zip(whole.names, whole.corpus_starts[:-1], strict=True):
       first = whole.starts.index(start)
@@ -102,23 +104,23 @@ class Earlier(reader.Corpora):
   @functools.cached_property
   def columns(self) -> dict[str, np.ndarray]:
     """COLUMNS of the rows."""
-    return {name: values[self._rows] for name, values in self._whole.columns.items()}
+    return {name: values[self._rows] for name, values in self.whole.columns.items()}
 
   @functools.cached_property
   def sizes(self) -> dict[str, np.ndarray]:
     """height and width of the rows."""
-    return {name: values[self._rows] for name, values in self._whole.sizes.items()}
+    return {name: values[self._rows] for name, values in self.whole.sizes.items()}
 
   def locate(self, row: int | np.integer) -> tuple[str, int]:
     """(shard's file of records, place in it) of a row."""
-    return self._whole.locate(self._rows[row])
+    return self.whole.locate(self._rows[row])
 
   def rows_of(self, shard: str) -> range:
     """The rows of a shard, by its file of records."""
-    found = self._whole.rows_of(shard)
+    found = self.whole.rows_of(shard)
     start = int(np.searchsorted(self._rows, found.start))
     return range(start, start + len(found))
 
   def key(self, row: int | np.integer) -> str:
     """The row's key by its sidecar."""
-    return self._whole.key(self._rows[row])
+    return self.whole.key(self._rows[row])

@@ -112,7 +112,8 @@ class Health:
       return
     raise DataError(
       f'{share} cannot be decoded, more than max_bad_fraction={budget:g}: {self.listing()} '
-      'Check the corpus, or ingest it again: that leaves out what is damaged.'
+      'See what `verify` finds; put back copies of what is damaged, or ingest the input into '
+      'another --output: that leaves it out.'
     )
 
   def listing(self) -> str:

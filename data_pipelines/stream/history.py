@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import reader, retries, storage
+from data_pipelines.index import table as table_lib
 from data_pipelines.stream import earlier
 from data_pipelines.stream import order as order_lib
 
@@ -149,6 +150,10 @@ def _open(config: Mapping[str, Any], origin: Origin) -> Side:
   """A stream as it began; raises ValueError if what is there now gives another."""
   data = config['data']
   corpora = earlier.as_they_were(data['directories'], origin.corpora)
+  if data['index']:
+    indexed = table_lib.read_manifest(data['index'])['corpora'].values()
+    if [found['fingerprint'] for found in indexed] != corpora.fingerprints:
+      raise ValueError(f'index {data["index"]} was made again in the same folder, of other corpora')
   order = order_lib.from_config(config, corpora)
   if order.fingerprint != origin.order:
     raise ValueError(f'index {data["index"]} is another now')

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from data_pipelines.corpus import reader, sidecars, storage
+from data_pipelines.index import copies
 from data_pipelines.stream import history
 from data_pipelines.stream import order as order_lib
-
-DENIED = "list_contains(reject, 'denylist')"
 
 
 class Seen:
@@ -17,7 +17,8 @@ class Seen:
 
   Args:
     workdir: of the run, whose config.json tells the stream.
-    where: SQL on the sidecars' columns.
+    where: SQL on the sidecars' columns. With copies.DENIED it is what the lists of any corpus deny,
+      and its copies in all of them.
     since: first step that is looked at.
 
   Attributes:
@@ -29,7 +30,7 @@ class Seen:
       condition is none.
   """
 
-  def __init__(self, workdir: str, where: str = DENIED, since: int = 0):
+  def __init__(self, workdir: str, where: str = copies.DENIED, since: int = 0):
     path = epath.Path(workdir) / 'config.json'
     if not path.exists():
       raise ValueError(f'{workdir} holds no config.json: no run was started there.')
@@ -39,9 +40,13 @@ class Seen:
     self._parts = history.parts(workdir, config, since)
     self._corpora = reader.Corpora(config['data']['directories'], 'train')
     table = sidecars.Sidecars(self._corpora)
-    if where == DENIED and 'reject' not in table.columns:
+    if where == copies.DENIED and 'reject' not in table.columns:
       raise ValueError('no corpus is curated: run `curate` with the list, or give --where.')
-    self._rows = table.select([where], [])['row']
+    rows = table.select([where], [])['row']
+    if where == copies.DENIED and len(self._corpora.names) > 1:
+      of_denied = copies.Copies(list(self._corpora.directories.values())).of_denied
+      rows = np.union1d(rows, np.flatnonzero(of_denied(np.arange(len(self._corpora)))))
+    self._rows = rows
     self.num_rows = len(self._rows)
 
   def steps(self, until: int) -> Iterator[dict[str, Any]]:

@@ -277,6 +277,7 @@ def curated(directory, shots):
   path = directory / 'sidecar/curate/train-00000.parquet'
   path.parent.mkdir(exist_ok=True)
   pa.parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
+  corpora.finish_stage(directory, shots=str(shots))
 
 
 def count(clips):
@@ -320,3 +321,17 @@ def test_each_shot_that_is_kept_is_asked_once_and_drawn_with_its_own(directory, 
     drawn.batch_at(step)
     starts = [example['times'][0] for example in drawn.examples_at(step)]
     assert [of_text[text] for text in texts[-1]] == [1 if start < 0.58 else 2 for start in starts]
+
+
+def test_an_answer_about_a_shot_that_is_one_no_more_is_left_out(directory):
+  asked.clear()
+  curated(directory, [(0.0, 0.25, True), (0.3, 0.85, True)])
+  caption.caption(str(directory), by('count'), dict(alt=0), num_processes=1)
+  assert open_stream(directory, captions=True)
+  curated(directory, [(0.0, 0.55, True), (0.6, 0.85, False)])  # By another detector of cuts.
+  with pytest.raises(ValueError, match='shots of .* end elsewhere .* caption --corpus='):
+    open_stream(directory, captions=True)
+  caption.caption(str(directory), by('count'), dict(alt=0), num_processes=1)
+  assert len(asked) == 24
+  newest = [int(each['text'].split()[0]) for [each] in table(directory)['captions'].to_pylist()]
+  assert newest == [24] * 8

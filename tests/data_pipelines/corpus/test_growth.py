@@ -22,6 +22,8 @@ from data_pipelines.ingest import verify
 from data_pipelines.media import sandbox
 from data_pipelines.score import shards as score
 from data_pipelines.score import transitions
+from data_pipelines.stream import captions as captions_lib
+from data_pipelines.stream import earlier
 from tests import corpora
 from tests.data_pipelines.corpus.test_jobs import contents
 
@@ -139,7 +141,7 @@ def test_curate_measures_what_is_new_and_decides_on_all(root, calls):
   assert contents(anew / 'sidecar') == contents(root / 'out/sidecar')
   corpus = reader.Corpora(dict(corpus=str(root / 'out')), 'train')
   with pytest.raises(
-    ValueError, match=r"corpus 'corpus' has grown since the index .* index --outp"
+    ValueError, match=r"corpus 'corpus' has grown since the index .* index .* another --output"
   ):
     table_lib.read(root / 'index', corpus)
   found = index.index(dict(corpus=str(root / 'out')), str(root / 'index'))
@@ -207,12 +209,17 @@ def test_captions_are_asked_of_what_is_new(root, calls):
   source = caption_shard.Source('mine', captioners.ByFunction(f'{__name__}:describe'))
   caption.caption(str(root / 'out'), source, num_processes=1)
   assert len(calls) == NUM_FIRST
+  before = earlier.editions(reader.Corpora({'corpus': root / 'out'}, 'train'))
   grow(root)
   calls.clear()
   summary = caption.caption(str(root / 'out'), source, num_processes=1)
   assert len(calls) == NUM_ALL - NUM_FIRST and summary['num_captions'] == 2 * NUM_ALL
   rows = rows_of(root / 'out', 'caption')
   assert all(row['captions'][1]['text'] == f'of {key}' for key, row in rows.items())
+  # Steps of before it grew can be looked at too.
+  then = earlier.as_they_were({'corpus': root / 'out'}, before)
+  [drawn] = captions_lib.Captions(then).draw([3], [0], [0.9])
+  assert drawn == f'of {then.key(3)}'
 
 
 def test_a_part_is_done_again_if_its_item_is_another(tmp_path):

@@ -106,36 +106,37 @@ def test_workers_that_hang_end_with_a_command_that_is_stopped(tmp_path, engine, 
   while len(list(tmp_path.glob('partial-*'))) < 2:
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.01)
-  workers = below(process.pid)
+  workers = shard_works.below(process.pid)
   process.send_signal(number)
   process.wait(30)
   deadline = time.monotonic() + 5
-  while (alive := workers & set(parents())) and time.monotonic() < deadline:
+  while (alive := workers & set(shard_works.parents())) and time.monotonic() < deadline:
     time.sleep(0.05)
   for pid in alive:
     os.kill(pid, signal.SIGKILL)
   assert len(workers) >= 2 and not alive
 
 
-def parents():
-  """{process id: its parent's}, but for those that are dead."""
-  found = {}
-  for path in pathlib.Path('/proc').glob('[0-9]*'):
-    try:
-      state, parent = (path / 'stat').read_text().rpartition(')')[2].split()[:2]
-    except OSError:
-      continue
-    if state not in 'ZX':
-      found[int(path.name)] = int(parent)
-  return found
+def test_the_shard_of_a_worker_that_is_killed_is_begun_again_and_no_other(tmp_path):
+  command = [sys.executable, '-c', HANG, str(tmp_path), 'local']
+  process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
+  def begun(number):
+    deadline = time.monotonic() + 120
+    while len(found := shard_works.under_way(tmp_path)) < number:
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.01)
+    return found
 
-def below(pid):
-  """Process ids of all that a process has started, and those have."""
-  found, all_parents = {pid}, parents()
-  while more := {child for child, parent in all_parents.items() if parent in found} - found:
-    found |= more
-  return found - {pid}
+  try:
+    [pid] = {pid for shard, pid, _ in begun(2) if shard == 0}
+    assert pid in shard_works.below(process.pid)
+    os.kill(pid, signal.SIGKILL)
+    assert sorted(shard for shard, _, _ in begun(3)) == [0, 0, 1]
+  finally:
+    for pid in {process.pid} | shard_works.below(process.pid):
+      os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.slow

@@ -74,12 +74,12 @@ def test_a_cluster_that_was_started_here_ends_with_the_command(tmp_path, number)
   while len(list(tmp_path.glob('partial-*'))) < 2:
     assert process.poll() is None and time.monotonic() < deadline
     time.sleep(0.05)
-  started = test_jobs.below(process.pid)
+  started = shard_works.below(process.pid)
   process.send_signal(number)
   process.wait(120)
   # After a kill Ray's two agents try for a minute or two to tell the head, which is gone too.
   deadline = time.monotonic() + 240
-  while (alive := started & set(test_jobs.parents())) and time.monotonic() < deadline:
+  while (alive := started & set(shard_works.parents())) and time.monotonic() < deadline:
     time.sleep(0.2)
   for pid in alive:
     os.kill(pid, signal.SIGKILL)

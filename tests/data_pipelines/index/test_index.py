@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from configs import refine_hq
 from data_pipelines import __main__ as commands
 from data_pipelines import demo_corpus
-from data_pipelines.corpus import buckets, reader
+from data_pipelines.corpus import buckets, lease, reader
 from data_pipelines.index import command as index
 from data_pipelines.index import table
 from data_pipelines.ingest import command as ingest
@@ -45,6 +46,7 @@ def write_stage(directory, stage='curate', seed=0):
     )
     (path.parent / stage).mkdir(exist_ok=True)
     parquet.write_table(pa.table(rows), path.parent / stage / path.name)
+  corpora_lib.finish_stage(directory, stage)
 
 
 @pytest.fixture(scope='module')
@@ -288,6 +290,18 @@ def test_indexing_again_does_nothing_and_a_dry_run_writes_nothing(corpora, tmp_p
   assert before.items() <= after.items() and 'manifest.json' in after
 
 
+def test_a_second_run_on_an_index_that_is_written_is_refused(corpora, tmp_path):
+  (tmp_path / '_written').mkdir()
+  held = lease.Lease(tmp_path / '_written', print, 'writes it.')
+  with pytest.raises(ValueError, match=f'_written is in use: process {os.getpid()} of'):
+    index.index(corpora, str(tmp_path))
+  held.release()
+  for _ in range(2):  # Then one that was killed at its end.
+    index.index(corpora, str(tmp_path))
+    assert not (tmp_path / '_written').exists()
+    (tmp_path / '_written').mkdir()
+
+
 def test_the_order_in_which_corpora_are_named_does_not_matter(corpora, tmp_path):
   index.index(corpora, str(tmp_path))
   given, sorted_ = (
@@ -305,8 +319,8 @@ def test_mistakes_are_named(corpora, tmp_path):
     (
       dict(where=['height < 0']),
       r'no row is left: all: \d+, coalesce\(keep, true\): \d+ \(rejected: (\d+) by duration, \1 by '
-      r'motion\), height < 0: 0. `curate` with other rules .*--where="keep or true" takes all. '
-      r'height lies in 96 to 96: change --where="height < 0".',
+      r'motion\), height < 0: 0. `curate` with other rules .*--where="keep or true" takes all but '
+      r'what a denylist names. height lies in 96 to 96: change --where="height < 0".',
     ),
     (dict(axes=['beauty']), "no sidecar has the score 'beauty'"),
   ):

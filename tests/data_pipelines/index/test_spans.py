@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import tensorflow_datasets as tfds
@@ -75,6 +76,17 @@ def test_decisions_are_made_by_span(corpus):
   for row in rows.values():  # The row itself shows the longest that is kept.
     longest = max(row['spans'], key=lambda span: span['span_end'] - span['span_start'])
     assert all(row[name] == longest[name] for name in ('span_start', 'span_end', 'motion'))
+
+
+def test_the_manifest_tells_other_shots_and_not_other_rules(corpus, tmp_path):
+  other = pathlib.Path(shutil.copytree(corpus, tmp_path / 'other'))
+  told = json.loads((other / 'sidecar/curate/manifest.json').read_text())['shots']
+  assert curate.curate(str(other), decide.Rules(), num_processes=1)['shots'] == told
+  [path] = other.glob('_measured/00000/*.parquet')
+  rows = parquet.read_table(path).to_pylist()
+  rows[0]['spans'][0]['span_end'] -= 0.1
+  parquet.write_table(pa.Table.from_pylist(rows, schema.CURATE), path)
+  assert curate.curate(str(other), RULES, num_processes=1)['shots'] != told
 
 
 def test_the_row_shows_the_longest_span_that_is_kept():

@@ -136,6 +136,37 @@ def test_files_that_were_rejected_are_taken_once_they_are_others(tmp_path, decod
   assert run(source, tmp_path / 'out') == noted and len(decoded) == 3
 
 
+def test_what_was_rejected_and_is_listed_no_more_is_forgotten(tmp_path):
+  source = corpora.write_folder(tmp_path / 'in', 4)
+  (source / 'late.txt').write_text('a caption that came before its video')
+  (source / 'bad.mp4').write_bytes(b'none')
+  (source / 'bad.txt').write_text('caption')
+  first = run(source, tmp_path / 'out')
+  assert first['rejected'] == {'missing_file': 1, 'open': 1}
+  (source / 'late.mp4').write_bytes(corpora.video(9))
+  grown = run(source, tmp_path / 'out')
+  assert grown['rejected'] == {'open': 1} and grown['num_listed'] == 6
+  assert grown['versions'][1]['num_forgotten'] == 1
+  (source / 'late.mp4').unlink()
+  (source / 'bad.mp4').unlink()
+  (source / 'bad.txt').unlink()
+  corpora.write_folder(source, 5)
+  again = run(source, tmp_path / 'out')  # What was forgotten is told again.
+  assert again['rejected'] == {'missing_file': 1} and again['num_listed'] == 7
+  assert run(source, tmp_path / 'out') == again
+
+
+def test_a_faulty_row_that_moves_counts_once(tmp_path):
+  source = write_rows(tmp_path / 'in', range(4))
+  file = source / 'results_2M.csv'
+  file.write_text(file.read_text() + '"faulty\n')
+  first = run(source, tmp_path / 'out')
+  assert first['rejected'] == {'bad_row': 1}
+  file.write_text(write_rows(source, range(6)) and file.read_text() + '"faulty\n')
+  grown = run(source, tmp_path / 'out')
+  assert grown['rejected'] == {'bad_row': 1} and grown['num_listed'] == 7
+
+
 def write_rows(folder, numbers, missing=()):
   """A WebVid folder; videos that are there already stay."""
   (folder / 'videos/p').mkdir(parents=True, exist_ok=True)
@@ -241,6 +272,30 @@ def test_another_input_is_refused(tmp_path):
   (other / 'x.txt').write_text('caption')
   with pytest.raises(ValueError, match='of other input: none of its 4 examples is in'):
     run(other, tmp_path / 'out')
+
+
+def test_other_files_of_the_same_names_are_refused(tmp_path):
+  source = corpora.write_folder(tmp_path / 'in', 10)
+  run(source, tmp_path / 'out')
+  corpora.write_folder(source, 11)
+  for path in sorted(source.glob('*.mp4'))[:8]:
+    path.write_bytes(corpora.video(99) + bytes(99))
+  before = contents(tmp_path / 'out')
+  with pytest.raises(ValueError, match='of other input, .* 8 of the 10 examples .* --output'):
+    run(source, tmp_path / 'out')
+  assert contents(tmp_path / 'out') == before
+
+
+def test_tars_of_another_download_are_refused(tmp_path):
+  (tmp_path / 'a').mkdir()
+  (tmp_path / 'b').mkdir()
+  write_tar(tmp_path / 'a/0.tar', range(10))
+  write_tar(tmp_path / 'b/0.tar', [*range(20, 31)])
+  manifest = run(tmp_path / 'a', tmp_path / 'out')
+  with pytest.raises(ValueError, match=r'of other input, .* of the 10 examples .* --output'):
+    run(tmp_path / 'b', tmp_path / 'out')
+  assert reader.read_manifest(tmp_path / 'out') == manifest
+  assert run(tmp_path / 'a', tmp_path / 'out') == manifest
 
 
 def make_older(output):

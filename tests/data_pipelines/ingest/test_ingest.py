@@ -261,7 +261,7 @@ def test_more_than_one_percent_of_rotten_videos_ends_the_run(tmp_path, unpadded)
   rot(directory, ['003.mp4', '007.mp4'])
   stream = stream_lib.TrainStream(directory, [BUCKET], fields.released(tokenize, 16), seed=0)
   with pytest.raises(
-    stream_lib.DataError, match=r'(003|007).mp4 .*, (003|007).mp4 .* ingest it again'
+    stream_lib.DataError, match=r'(003|007).mp4 .*, (003|007).mp4 .* put back copies'
   ):
     for step in range(6):
       stream.batch_at(step)

@@ -80,7 +80,9 @@ def test_every_kind_of_damage_is_named(directory, capsys):
     assert any(re.search(message, problem) for problem in found.problems), (message, found)
     path.write_bytes(sound)
   base.unlink()
-  with corpora.ends_with_2('1 problems; ingest it again'):
+  with corpora.ends_with_2(
+    '1 problems. Run stages again where that is said; of other files put back copies'
+  ):
     commands.main(command)
   assert f'{base.name} is missing' in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -306,6 +307,17 @@ def test_what_an_exact_change_needs_and_is_gone_is_named(corpora, tmp_path):
   del position['origin']
   with pytest.raises(ValueError, match='a version that did not store'):
     run.resume(config_of(corpora), position)
+
+
+def test_an_index_that_was_made_again_in_its_folder_is_named(corpora, tmp_path):
+  index = indexed(tmp_path, corpora, 'index', dict(low=range(0, 70), high=range(70, 128)))
+  run = Run(tmp_path / 'run').resume(config_of(corpora, index=index)).go(9)
+  write_corpus(tmp_path / 'a', 'a', [60, 31, 40])
+  shutil.rmtree(index)
+  indexed(tmp_path, corpora, 'index', dict(low=range(0, 168)))
+  message = 'are gone, .*made again in the same folder.*exact_epochs=False'
+  with pytest.raises(ValueError, match=message):
+    run.resume(config_of(corpora, index=index))
 
 
 def test_a_change_that_is_gone_or_damaged_is_named(corpora, tmp_path):
