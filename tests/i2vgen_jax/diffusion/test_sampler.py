@@ -162,6 +162,32 @@ def test_every_sampler_with_the_true_velocity_returns_the_data(kind, spacing, le
   np.testing.assert_allclose(latents, x0, atol=2e-3)
 
 
+@pytest.mark.parametrize('kind', sampler.KINDS)
+def test_every_sampler_draws_a_known_normal_distribution(kind, mean=0.6, deviation=0.4):
+  """With the exact velocity of Gaussian data: one step gives its mean, and more steps come as near
+  to its deviation as their order lets them, up to as many as there are timesteps."""
+
+  def denoise(z, t):
+    alpha, sigma = RELEASED.alpha_sigma(t, 5)
+    gain = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
+    x0 = mean + gain * (z - alpha * mean)
+    eps = jnp.where(sigma > 0, (z - alpha * x0) / sigma, 0)
+    return alpha * eps - sigma * x0
+
+  start = np.random.default_rng(0).standard_normal((2, 1, 64, 64, 8)).astype(np.float32)
+  start = (start - start.mean()) / start.std()
+  errors = {}
+  for num_steps in (1, 5, 20, 100, 1000):
+    table = sampler.make_table(RELEASED, num_steps, kind=kind, spacing='trailing')
+    run = jax.jit(lambda z, table=table: sampler.sample(denoise, z, table, keys_B=KEYS))
+    latents = np.asarray(run(start))
+    assert abs(latents.mean() - mean) < 0.005
+    errors[num_steps] = abs(latents.std() / deviation - 1)
+  assert errors[1] > 0.99 and errors[5] < 0.35  # One step is blind to how z differs.
+  assert errors[20] < (0.1 if kind == 'ddim' else 0.04)
+  assert errors[100] < 0.025 and errors[1000] < 0.005
+
+
 def test_inversion_is_undone_by_ddim(levels=700):
   """Of a smooth velocity, as of a denoiser of Gaussian data."""
 
