@@ -1,6 +1,6 @@
 """How far a shape goes when it is asked to go slowly and fast, of a model of the scenes.
 
-  python -m benchmarks.speeds --workdir=builtin:demo --corpus=CORPORA/sealed [--num_examples=64]
+  python -m benchmarks.speeds --workdir=scenes/run --corpus=scenes/corpus/sealed [--num_examples=64]
 
 Each held-out clip in which one shape goes somewhere before a camera that stands still gives its
 first frame and its caption, said slowly and fast: by the word in the caption, by the number

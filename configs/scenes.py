@@ -13,7 +13,7 @@ FOLDER = 'i2vgen_jax/demo/scenes'
 
 
 def get_config(arg=None):
-  arg = common.parse_arg(arg, corpus='scenes/corpus', cache='', steps=6000)
+  arg = common.parse_arg(arg, corpus='scenes/corpus', cache='', steps=2600)
   config = demo.get_config(f'corpus={arg.corpus},steps={arg.steps}')
   config.tokenizer = f'{FOLDER}/tokenizer'
   config.text_encoder.model.vocab_size = 933

@@ -19,6 +19,8 @@ echo "== 1/5 corpus"
 python -m data_pipelines demo --kind=scenes --output="$folder/source"
 python -m data_pipelines ingest --input="$folder/source/webvid" --output="$corpus/videos"
 python -m data_pipelines ingest --input="$folder/source/images" --output="$corpus/images"
+python -m data_pipelines demo --kind=scenes --sealed --output="$folder/sealed_source"
+python -m data_pipelines ingest --input="$folder/sealed_source/webvid" --output="$corpus/sealed"
 # For the column `motion`. Nothing is left out, as there is no index.
 python -m data_pipelines curate --corpus="$corpus/videos" --allow_no_denylist="rendered here"
 echo "== 2/5 tokenizer and autoencoder"
@@ -34,3 +36,5 @@ python -m i2vgen_jax.train --config="$config,cache=$cache" --workdir="$folder/ru
 echo "== 5/5 ship and measure"
 python -m i2vgen_jax.demo.shipped --workdir="$folder/run" --output="$shipped"
 python -m i2vgen_jax.evaluate --workdir="$folder/run" --output="$folder/evaluation"
+python -m i2vgen_jax.evaluate --workdir="$folder/run" --corpus="$corpus/sealed" --num_examples=256 \
+  --output="$folder/sealed"
