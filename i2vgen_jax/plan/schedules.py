@@ -1,9 +1,6 @@
 """Compiles each kernel of a program alone, in a process in which libtpu writes down its schedule.
 
-  python -m i2vgen_jax.plan.schedules FOLDER TOPOLOGY
-
-is that process: of each FOLDER/NUMBER.export it leaves the two files that bundles.py reads. A
-kernel takes 3 to 12 seconds; the schedule of a whole step would take gigabytes.
+A kernel takes 3 to 12 seconds; the schedule of a whole step would take gigabytes.
 """
 
 import dataclasses
@@ -150,12 +147,13 @@ def _time(folder: pathlib.Path, kernel: Kernel, device: chips.Device) -> bundles
 
 
 def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) -> None:
-  """Runs `main` in a process of its own: libtpu reads its flags once."""
+  """Runs `write` in a process of its own: libtpu reads its flags once."""
   dump = folder / 'dump'
   dump.mkdir()
   flags = os.environ.get('LIBTPU_INIT_ARGS', '')
   flags += f' --xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true'
-  command = [sys.executable, '-m', 'i2vgen_jax.plan.schedules', str(folder), topology.name]
+  code = 'import sys; from i2vgen_jax.plan import schedules; schedules.write(*sys.argv[1:])'
+  command = [sys.executable, '-c', code, str(folder), topology.name]
   done = subprocess.run(
     command,
     env=os.environ | {'LIBTPU_INIT_ARGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'},
@@ -168,11 +166,16 @@ def _compile_elsewhere(folder: pathlib.Path, topology: topology_lib.Topology) ->
     logging.warning('kernels were not all compiled: %s', done.stderr[-2000:])
 
 
-def main(folder: pathlib.Path, topology: topology_lib.Topology) -> None:
-  """Compiles each FOLDER/NUMBER.export, and moves what libtpu wrote to FOLDER/NUMBER/."""
-  mesh = mesh_lib.make_mesh(
-    dict.fromkeys(('data', 'fsdp', 'tensor'), 1), chips.described(topology)[:1]
-  )
+def write(name: str, topology: str) -> None:
+  """What that process does: compiles each FOLDER/NUMBER.export, and moves the two files of it that
+  bundles.py reads to FOLDER/NUMBER/.
+
+  Args:
+    name: of the folder.
+    topology: to compile for, by name.
+  """
+  folder, devices = pathlib.Path(name), chips.described(topology_lib.parse(topology))
+  mesh = mesh_lib.make_mesh(dict.fromkeys(('data', 'fsdp', 'tensor'), 1), devices[:1])
   for path in sorted(folder.glob('*.export')):
     exported = export.deserialize(bytearray(path.read_bytes()))
     placed = [
@@ -182,13 +185,9 @@ def main(folder: pathlib.Path, topology: topology_lib.Topology) -> None:
     jax.jit(exported.call).lower(*placed).compile()
     target = path.with_suffix('')
     target.mkdir()
-    for name in _FILES:
+    for kind in _FILES:
       # Of the largest: copies around the kernel have schedules too.
-      written = [p for p in (folder / 'dump').iterdir() if re.search(rf'-\d+-{name}\.txt$', p.name)]
-      max(written, key=lambda p: p.stat().st_size).rename(target / f'{name}.txt')
+      written = [p for p in (folder / 'dump').iterdir() if re.search(rf'-\d+-{kind}\.txt$', p.name)]
+      max(written, key=lambda p: p.stat().st_size).rename(target / f'{kind}.txt')
     for other in (folder / 'dump').iterdir():
       other.unlink()
-
-
-if __name__ == '__main__':
-  main(pathlib.Path(sys.argv[1]), topology_lib.parse(sys.argv[2]))
