@@ -98,7 +98,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: boo
     if before.get(name, absent) != now.get(name, absent) and not RESUMABLE.match(name)
   ]
   drawn = [name for name in changed if DRAWN.match(name)]
-  if now['data.accept_changed']:
+  if now.get('data.accept_changed'):
     changed, drawn = [name for name in changed if name not in drawn], []
   if changed:
     differences = [f'{n}: {before.get(n, absent)} -> {now.get(n, absent)}' for n in changed]

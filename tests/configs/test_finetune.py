@@ -140,11 +140,11 @@ def test_clips_that_are_too_short_do_not_count(made):
 def test_an_index_takes_the_part_of_the_corpus_that_shows_a_person(tmp_path):
   media = [('video', 64, 64)] * 4 + [('video', 64, 48)] * 3
   corpus = corpora.ingest_sizes(tmp_path, media, num_frames=16)
+  where = ["key LIKE '%64x48%'", 'duration > 1']
+  index.index(dict(clips=corpus), str(tmp_path / 'index'), where=where)
   manifest = json.loads((tmp_path / 'corpus' / 'manifest.json').read_text())
   manifest['splits']['validation'] = manifest['splits']['train']
   (tmp_path / 'corpus' / 'manifest.json').write_text(json.dumps(manifest))
-  where = ["key LIKE '%64x48%'", 'duration > 1']
-  index.index(dict(clips=corpus), str(tmp_path / 'index'), where=where)
   (tmp_path / 'start').mkdir()
   (tmp_path / 'start' / 'config.json').write_text(demo.get_config().to_json())
   argument = f'start={tmp_path / "start"},corpus={corpus}'
