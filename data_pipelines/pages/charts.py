@@ -207,5 +207,6 @@ def _ticks(low: float, high: float) -> list[float]:
   """Three to seven round numbers within the span."""
   power = 10.0 ** math.floor(math.log10(high - low))
   step = next(power * part for part in (0.2, 0.25, 0.5, 1, 2) if high - low < 6.5 * power * part)
-  numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+  # Steps of 0.2 x 0.1 are a little more than 0.02, of which there are five in 0.1 all the same.
+  numbers = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
   return [round(number * step, 12) for number in numbers]
