@@ -103,6 +103,12 @@ def open_stream(directories, **options):
   )
 
 
+def copy(folder, target):
+  for file in folder.rglob('*'):
+    if file.is_file():
+      epath.Path(f'{target}/{file.relative_to(folder)}').write_bytes(file.read_bytes())
+
+
 def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
   demo_corpus.write(str(tmp_path / 'demo'), num_videos=10, num_validation=4, num_images=10)
   here, there = {}, {}
@@ -110,12 +116,12 @@ def test_a_bucket_streams_as_the_disk_does(bucket, tmp_path):
     here[name], there[name] = str(tmp_path / name), f'gs://held/{name}'
     ingest.ingest(str(tmp_path / 'demo' / source), here[name], num_processes=1)
   for folder in here:
-    for file in (tmp_path / folder).rglob('*'):
-      if file.is_file():
-        target = epath.Path(f'gs://held/{file.relative_to(tmp_path)}')
-        target.write_bytes(file.read_bytes())
+    copy(tmp_path / folder, f'gs://held/{folder}')
   index.index(here, str(tmp_path / 'index'))
-  index.index(there, 'gs://held/index')
+  index.index(
+    there, str(tmp_path / 'of_bucket')
+  )  # This bucket has no conditions, as a lease needs.
+  copy(tmp_path / 'of_bucket', 'gs://held/index')
   for made_with in (dict(), dict(index='index')):
     options = [
       {name: f'{root}/{value}' for name, value in made_with.items()}
