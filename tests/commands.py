@@ -182,6 +182,7 @@ def _set_environment(variables):
   for name, _, value in (variable.partition('=') for variable in variables):
     if name == 'ABSENT':
       sys.modules |= dict.fromkeys(value.split(','))
+      os.environ.pop('TPU_LIBRARY_PATH', None)  # Left by libtpu, if this process had it loaded.
     elif name == 'DEVICES':
       jax.config.update('jax_num_cpu_devices', int(value))
     else:

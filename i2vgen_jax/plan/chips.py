@@ -7,6 +7,7 @@ checked against it. A TPU7x chip shows as two devices; its figures are halved he
 """
 
 import dataclasses
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -117,6 +118,8 @@ def described(topology: topology_lib.Topology) -> Sequence[jax.Device]:
 
   name = f'{topology.generation_name}:{topology.grid}'
   try:
+    if 'TPU_LIBRARY_PATH' not in os.environ:
+      importlib.import_module('libtpu')  # JAX asks once a process, and says less.
     described = topologies.get_topology_desc(
       platform='tpu', topology_name=name, num_slices=topology.slices
     )
