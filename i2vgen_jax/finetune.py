@@ -7,7 +7,8 @@
 or any layout that `ingest` reads. It runs commands that you could run yourself, and prints each:
 
   ingest -> OUTPUT/corpus    load -> OUTPUT/weights    train -> OUTPUT/run
-  export -> OUTPUT/adapter, for PEFT and diffusers, and OUTPUT/diffusers, a whole pipeline
+  export -> OUTPUT/adapter, for PEFT and diffusers, and OUTPUT/diffusers, a whole pipeline; of a
+            model with other conditions than the release's OUTPUT/torch, for torch alone
 
 Started again it goes on where it was. docs/finetune.md says what is chosen, and how to change it.
 """
@@ -43,10 +44,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 from etils import epath
 
-from i2vgen_jax.pretrained import sources
+from data_pipelines.corpus import storage
+from i2vgen_jax.pretrained import pipelines, sources
 from i2vgen_jax.process import config_flag, output_folder, paths
+from i2vgen_jax.stored import old_configs
 
 HELD_OUT = 0.05  # Of the clips; one at least.
 PARTS = ('vae', 'text_encoder', 'image_encoder', 'tokenizer')
@@ -61,7 +65,7 @@ def main() -> int:
     code = code or run(line)
   if not code:
     code = run(training(given, start, num_devices()))
-  for line in [] if code else exports(given):
+  for line in [] if code else exports(given, fits_diffusers(given['output'])):
     code = code or run(line)
   if not code:
     print(f'Done: {given["output"]}/run/samples shows real and sampled clips side by side.')
@@ -149,12 +153,29 @@ def training(given: Mapping[str, Any], start: epath.Path, devices: int) -> list[
   )
 
 
-def exports(given: Mapping[str, Any]) -> list[list[str]]:
-  """Command lines of the exports that are not there yet."""
+def fits_diffusers(output: Any) -> bool:
+  """Whether the model of OUTPUT/run is one of diffusers': it has the release's conditions alone."""
+  path = epath.Path(output) / 'run' / 'config.json'
+  try:
+    pipelines.unet_config(
+      ml_collections.ConfigDict(old_configs.complete(storage.read_json(path), path))
+    )
+  except ValueError:
+    return False
+  return True
+
+
+def exports(given: Mapping[str, Any], in_diffusers: bool = True) -> list[list[str]]:
+  """Command lines of the exports that are not there yet.
+
+  Args:
+    given: flags.
+    in_diffusers: of `fits_diffusers`; what does not fit is exported for torch alone.
+  """
   output = epath.Path(given['output'])
-  formats = dict(peft='adapter', diffusers='diffusers')
+  formats = dict(peft='adapter', diffusers='diffusers') if in_diffusers else dict(torch='torch')
   if given['full']:
-    del formats['peft']
+    formats.pop('peft', None)
   workdir = f'--workdir={output / "run"}'
   return [
     python('-m', 'i2vgen_jax.export', workdir, f'--format={kind}', f'--output={output / name}')

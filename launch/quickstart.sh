@@ -41,7 +41,7 @@ export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
 
 corpus="$output/corpus" run="$output/run"
 if [ -n "$videos" ]; then
-  echo "== 1/2 corpus, fine-tuning of the shipped model, export of its adapter and of the whole"
+  echo "== 1/2 corpus, fine-tuning of the shipped model, export for torch"
   python -m i2vgen_jax.finetune --weights=builtin:demo --videos="$videos" --output="$output"
   echo "== 2/2 sample a video from an image and a caption"
 else
@@ -78,11 +78,11 @@ video           $output/sample.mp4   ("$prompt")
 contact sheet   $sheet
 TensorBoard     $run/tensorboard   (tensorboard --logdir $run/tensorboard)
 checkpoint      $run/checkpoints
-diffusers       $export   (I2VGenXLPipeline.from_pretrained)
 END
 if [ -n "$videos" ]; then
-  echo "adapter         $output/adapter   (pipeline.unet.load_attn_procs)"
+  echo "torch           $output/torch   (from_pretrained of its modeling.py)"
   echo "next            docs/finetune.md: other weights, sizes, steps and layers"
 else
+  echo "diffusers       $export   (I2VGenXLPipeline.from_pretrained)"
   echo "next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned"
 fi

@@ -1,5 +1,7 @@
 """One command from clips and weights to an adapter: which commands it runs, and what they make."""
 
+import importlib
+
 import pytest
 
 from i2vgen_jax import finetune
@@ -62,8 +64,17 @@ def test_what_is_asked_for_reaches_training_and_what_is_there_is_exported_once(g
   assert [line[-2] for line in finetune.exports(flags)] == ['--format=diffusers']
   flags = given('loaded')
   assert [line[-2] for line in finetune.exports(flags)] == ['--format=peft', '--format=diffusers']
+  assert [line[-2] for line in finetune.exports(flags, False)] == ['--format=torch']
   (tmp_path / 'out' / 'adapter').mkdir(parents=True)
   assert [line[-2] for line in finetune.exports(flags)] == ['--format=diffusers']
+
+
+@pytest.mark.parametrize('config, fits', [('demo', True), ('scenes', False)])
+def test_a_model_with_other_conditions_than_the_release_s_fits_no_diffusers(config, fits, tmp_path):
+  found = importlib.import_module(f'configs.{config}').get_config()
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'config.json').write_text(found.to_json())
+  assert finetune.fits_diffusers(tmp_path) == fits
 
 
 def test_a_signal_is_for_the_command_that_runs():
