@@ -23,11 +23,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-LANES = 128
+from i2vgen_jax.models.pallas_parts import LANES, VECTOR_MEMORY, block_size, dot, trips
+
 MOST_KEYS = 16_384  # Of two bytes a channel.
-QUERIES = 1024  # Most queries of a block.
 CHUNK = 1024  # Most keys of a chunk.
-VECTOR_MEMORY = 48 * 2**20  # A v5p core or TPU7x device, the smallest, has 64 MiB.
 RESULT = 'attention_result'  # Remat policies may keep it (unet3d.POLICIES).
 MASKED = -1e30
 MOST_JUMP = 60.0  # exp(60) times the keys of a chunk is far from float32's limit of exp(88).
@@ -367,44 +366,9 @@ def _backward_kernel(
     blocks.over_chunks(end)
 
 
-def block_size(number: int) -> int:
-  """How many queries or pixels to a block: the multiple of LANES, up to QUERIES, by which `number`
-  is padded least, counting half of LANES for what each block costs; a number below LANES is one
-  block."""
-  if number <= LANES:
-    return pl.cdiv(number, 16) * 16
-  sizes = range(LANES, QUERIES + 1, LANES)
-  return min(sizes, key=lambda size: pl.cdiv(number, size) * (size + LANES // 2))
-
-
 def scale(q_TL: jax.Array, head_dim: int) -> jax.Array:
   """Queries, so that their products with keys are the scores."""
   return (q_TL * head_dim**-0.5).astype(q_TL.dtype)
-
-
-def dot(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
-  """Product of matrices, summed over a dim of each, in float32.
-
-  Args:
-    a: (rows, columns).
-    b: (rows, columns), of the same type.
-    over: the dim of `a` and the dim of `b`, 0 or 1 each.
-  """
-  return jax.lax.dot_general(
-    a,
-    b,
-    (([over[0]], [over[1]]), ([], [])),
-    precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
-    preferred_element_type=jnp.float32,
-  )
-
-
-def trips(*loops: float) -> dict[str, str]:
-  """A kernel's metadata: trips of its loops, in their order, for each of what is around them.
-
-  The schedule, which plan/bundles.py reads, does not say.
-  """
-  return {'loops': ' '.join(f'{number:.6g}' for number in loops)}
 
 
 def cost(

@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
-from i2vgen_jax.models.pallas_attention import LANES, VECTOR_MEMORY, block_size, dot, trips
+from i2vgen_jax.models.pallas_parts import LANES, VECTOR_MEMORY, block_size, dot, trips
 
 MOST_CHANNELS = 384  # Vector memory holds the kernels and their gradients of so many.
 CHUNK = 256  # Of H.
@@ -249,8 +249,8 @@ def _backward_kernel(
 
   kind, channels = normed_UP.dtype, blocks.channels
   x_CP, dy_CP = blocks.read(x_ref), blocks.read(dy_ref)
-  centred_CP, gain_1P = _normalize(x_CP)
-  normed_UP[:channels] = (centred_CP * scale_ref[...] + bias_ref[...]).astype(kind)
+  standard_CP, gain_1P = _normalize(x_CP)
+  normed_UP[:channels] = (standard_CP * scale_ref[...] + bias_ref[...]).astype(kind)
   normed_UP[channels:] = jnp.ones((ONES, blocks.block), kind)
   dnormed_CP[...] = jnp.zeros_like(dnormed_CP)
   dsums_ref[0, 0] += _over_tiles(dy_CP)
@@ -273,12 +273,12 @@ def _backward_kernel(
 
   blocks.over_chunks(of_chunk)
   x_CP, dnormed = blocks.read(x_ref), dnormed_CP[...]
-  centred_CP, gain_1P = _normalize(x_CP)
-  dsums_ref[0, 1] += _over_tiles(dnormed * centred_CP)
+  standard_CP, gain_1P = _normalize(x_CP)
+  dsums_ref[0, 1] += _over_tiles(dnormed * standard_CP)
   dsums_ref[0, 2] += _over_tiles(dnormed)
-  dcentred_CP = dnormed * scale_ref[...]
+  dstandard_CP = dnormed * scale_ref[...]
   mean = functools.partial(jnp.mean, axis=0, keepdims=True)
-  through_CP = dcentred_CP - mean(dcentred_CP) - centred_CP * mean(dcentred_CP * centred_CP)
+  through_CP = dstandard_CP - mean(dstandard_CP) - standard_CP * mean(dstandard_CP * standard_CP)
   dx_ref[0] = (through_CP * gain_1P + blocks.read(dy_ref)).astype(dx_ref.dtype)
 
 

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from i2vgen_jax.models import pallas_attention
-from i2vgen_jax.models.pallas_attention import LANES
+from i2vgen_jax.models.pallas_parts import LANES, VECTOR_MEMORY, dot, trips
 
 PIXELS = 8  # Pixels of a sequence: the rows of a float32 tile.
 ROWS = 2 * PIXELS  # Of a tile of bfloat16: two sequences are read and written at a time.
@@ -100,9 +100,9 @@ def _over_frames(
       head_dim=head_dim,
     ),
     compiler_params=pltpu.CompilerParams(
-      vmem_limit_bytes=pallas_attention.VECTOR_MEMORY, dimension_semantics=('parallel',) * 3
+      vmem_limit_bytes=VECTOR_MEMORY, dimension_semantics=('parallel',) * 3
     ),
-    metadata=pallas_attention.trips(*([num_groups] if num_groups > 1 else [])),
+    metadata=trips(*([num_groups] if num_groups > 1 else [])),
     interpret=interpret,
     name='frame_attention_' + ('backward' if backward else 'forward'),
   )(*arrays_BFSC)
@@ -155,7 +155,7 @@ def _forward(sequences: Sequences, head_dim: int, bias_UT: Any) -> list[tuple[ja
   """[(y_TL,)] of [(q_TL, k_UL, v_UL)], float32; one stage of all after the other."""
   scores = [
     [
-      pallas_attention.dot(k_UL, q_TL, over=(1, 1))
+      dot(k_UL, q_TL, over=(1, 1))
       for q_TL in _heads(pallas_attention.scale(q_TL, head_dim), head_dim)
     ]
     for q_TL, k_UL, _ in sequences
@@ -165,7 +165,7 @@ def _forward(sequences: Sequences, head_dim: int, bias_UT: Any) -> list[tuple[ja
   found: list[tuple[jax.Array, ...]] = []
   for v_LU, heads in zip(values_LU, weights, strict=True):
     y_LT = [
-      pallas_attention.dot(v_LU[rows], exp_UT.astype(v_LU.dtype), over=(1, 0)) / sum_1T
+      dot(v_LU[rows], exp_UT.astype(v_LU.dtype), over=(1, 0)) / sum_1T
       for rows, (exp_UT, sum_1T) in zip(_rows(head_dim), heads, strict=True)
     ]
     found.append((jnp.concatenate(y_LT, 0).T,))
@@ -178,8 +178,8 @@ def _backward(sequences: Sequences, head_dim: int, bias_UT: Any) -> list[tuple[j
   products = [
     [
       (
-        pallas_attention.dot(k_UL, q_TL, over=(1, 1)),
-        pallas_attention.dot(v_UL, dy_TL, over=(1, 1)),
+        dot(k_UL, q_TL, over=(1, 1)),
+        dot(v_UL, dy_TL, over=(1, 1)),
       )
       for q_TL, dy_TL in zip(_heads(all_q_TL, head_dim), _heads(all_dy_TL, head_dim), strict=True)
     ]
@@ -192,9 +192,9 @@ def _backward(sequences: Sequences, head_dim: int, bias_UT: Any) -> list[tuple[j
   for (q_LT, k_LU, dy_LT), heads in zip(turned, gradients, strict=True):
     parts = [
       (
-        pallas_attention.dot(k_LU[rows], dscores_UT, over=(1, 0)) * head_dim**-0.5,
-        pallas_attention.dot(q_LT[rows], dscores_UT, over=(1, 1)),
-        pallas_attention.dot(dy_LT[rows], weights_UT, over=(1, 1)),
+        dot(k_LU[rows], dscores_UT, over=(1, 0)) * head_dim**-0.5,
+        dot(q_LT[rows], dscores_UT, over=(1, 1)),
+        dot(dy_LT[rows], weights_UT, over=(1, 1)),
       )
       for rows, (weights_UT, dscores_UT) in zip(_rows(head_dim), heads, strict=True)
     ]

@@ -23,7 +23,7 @@ from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import bundles, chips
 
-LOOPS = 'loops'  # In a kernel's metadata (pallas_attention.trips).
+LOOPS = 'loops'  # In a kernel's metadata (pallas_parts.trips).
 _FILES = ('final_bundles', 'final_hlo-static-per-bundle-utilization')
 
 
