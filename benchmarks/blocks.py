@@ -48,7 +48,7 @@ def measure(
   sizes = dict(
     slice=topology.slices, data=1 if fsdp < 0 else -1, fsdp=fsdp, context=context, tensor=1
   )
-  devices = compiled.devices(topology)
+  devices = chips.described(topology)
   mesh = mesh_lib.make_mesh(sizes, devices)
   shape = (batch * mesh.devices.size // context, frames, *size)
   module, arguments = block(name, channels, shape, remat)

@@ -28,10 +28,10 @@ def compiled_program(topology):
 
   from i2vgen_jax.models import attention
   from i2vgen_jax.parallel import mesh as mesh_lib
-  from i2vgen_jax.plan import compiled, hlo
+  from i2vgen_jax.plan import chips, hlo
 
   sizes = dict.fromkeys(('data', 'fsdp', 'tensor'), 1)
-  mesh = mesh_lib.make_mesh(sizes, compiled.devices(topology)[:1])
+  mesh = mesh_lib.make_mesh(sizes, chips.described(topology)[:1])
   module = attention.FeedForward(dtype=jnp.bfloat16)
   x = jax.ShapeDtypeStruct((*SHAPE, CHANNELS), jnp.bfloat16)
   params = jax.eval_shape(module.init, jax.random.key(0), x)

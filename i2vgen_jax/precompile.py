@@ -29,7 +29,7 @@ from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding, xla_profiles
 from i2vgen_jax.parallel import topology as topology_lib
-from i2vgen_jax.plan import compiled
+from i2vgen_jax.plan import chips
 from i2vgen_jax.training import abstract, compilation, data, warm_start
 from i2vgen_jax.training import step as step_lib
 from i2vgen_jax.training import validation as validation_lib
@@ -66,7 +66,7 @@ def precompile(
   if config.start:
     config = warm_start.check(config)  # What grows in is another program.
   is_tpu = machines.kind == 'tpu'
-  devices = compiled.devices(machines) if is_tpu else jax.devices()
+  devices = chips.described(machines) if is_tpu else jax.devices()
   if len(devices) != machines.devices or machines.kind not in ('tpu', jax.default_backend()):
     raise ValueError(
       f'topology={machines.name} has {machines.devices} devices, and here are {len(devices)} of '

@@ -63,13 +63,13 @@ samples="$(ls -d "$run"/samples/* | tail -n 1)"
 prompt="$(cat "$samples/00.txt")"
 python -m i2vgen_jax.sample --workdir="$run" --image="$samples/00.png" --prompt="$prompt" \
   --output="$output/sample.mp4"
-sheet="$samples/contact_sheet.png" export="$output/diffusers"
+sheet="$samples/contact_sheet.png" pipeline="$output/diffusers"
 if [ -z "$videos" ]; then
   echo "== 5/6 measure on 64 held-out pairs"
   python -m i2vgen_jax.evaluate --workdir="$run" --output="$output/evaluation"
   sheet="$output/evaluation/contact_sheet.png (below each caption: real, sampled)"
   echo "== 6/6 export for diffusers"
-  [ -d "$export" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$export"
+  [ -d "$pipeline" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$pipeline"
 fi
 
 cat <<END
@@ -83,6 +83,6 @@ if [ -n "$videos" ]; then
   echo "torch           $output/torch   (from_pretrained of its modeling.py)"
   echo "next            docs/finetune.md: other weights, sizes, steps and layers"
 else
-  echo "diffusers       $export   (I2VGenXLPipeline.from_pretrained)"
+  echo "diffusers       $pipeline   (I2VGenXLPipeline.from_pretrained)"
   echo "next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned"
 fi

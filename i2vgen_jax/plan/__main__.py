@@ -74,7 +74,7 @@ def main() -> None:
   buckets = buckets_lib.from_config(config)
   bucket = choose(buckets, values.bucket)
   if values.compile:
-    compiled.devices(topology)  # Raises without libtpu.
+    chips.described(topology)  # Raises without libtpu.
   if values.sample:
     sample(config, topology, values.memory_gib, values.compile)
     return
@@ -134,7 +134,7 @@ def sample(
     f'{capacity / estimate.GIB:.2f} GiB: {verdict}'
   )
   if compiles:
-    mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), compiled.devices(topology)[:1])
+    mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), chips.described(topology)[:1])
     generate, arguments = sampling.program(session.on(mesh), bucket)
     executable, secs = compiled.compile_step(generate.lower(*arguments))
     memory: Any = executable.memory_analysis()
@@ -172,7 +172,7 @@ def compile_for(
     hlo: file for the compiled program as text; '' writes none.
   """
   device = chips.device(topology)
-  devices = compiled.devices(topology)
+  devices = chips.described(topology)
   mesh = mesh_lib.make_mesh(config.mesh, devices)
   session = session_lib.build(config, reads_captions=False).on(mesh)
   print(f'compiling {bucket.name} for {topology.name} ...', file=sys.stderr)

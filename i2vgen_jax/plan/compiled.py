@@ -20,16 +20,10 @@ from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import sharding
-from i2vgen_jax.parallel import topology as topology_lib
 from i2vgen_jax.plan import bundles, chips, exchanges, hlo, links, modules
 from i2vgen_jax.plan import schedules as schedules_lib
 from i2vgen_jax.training import abstract, objective
 from i2vgen_jax.training import step as step_lib
-
-
-def devices(topology: topology_lib.Topology) -> Sequence[jax.Device]:
-  """As chips.described, of which it raises the error."""
-  return chips.described(topology)
 
 
 def trace_update(

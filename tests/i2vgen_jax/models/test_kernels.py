@@ -19,7 +19,7 @@ from i2vgen_jax.models import (
 )
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.plan import chips, compiled
+from i2vgen_jax.plan import chips
 from i2vgen_jax.pretrained import frozen as frozen_lib
 from i2vgen_jax.sampling import generate as generate_lib
 from tests import tiny
@@ -232,7 +232,7 @@ LARGEST = {
 def test_the_largest_shapes_fit_the_vector_memory(name, shape, dtype):
   """Compiled by libtpu, forward and backward, as nothing else sees what a kernel takes."""
   pytest.importorskip('libtpu')
-  devices = compiled.devices(topology.parse(name))
+  devices = chips.described(topology.parse(name))
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), devices)
   over, dims = LARGEST[shape]
   x = jax.ShapeDtypeStruct(

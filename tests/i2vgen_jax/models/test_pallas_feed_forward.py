@@ -11,7 +11,7 @@ import pytest
 from i2vgen_jax.models import attention, kernels, pallas_feed_forward, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.plan import chips, compiled
+from i2vgen_jax.plan import chips
 
 CHANNELS = 64
 SHAPE = (2, 3, 300, CHANNELS)  # Three blocks of pixels would be 384: the last is not full.
@@ -123,7 +123,7 @@ def test_where_the_kernel_is_used(sizes, num_pixels, channels, dtype, fuses):
 def test_the_widest_fits_the_vector_memory(name):
   """Compiled by libtpu, forward and backward."""
   pytest.importorskip('libtpu')
-  devices = compiled.devices(topology.parse(name))
+  devices = chips.described(topology.parse(name))
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=-1, tensor=1), devices)
   channels = pallas_feed_forward.MOST_CHANNELS
   rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)

@@ -7,7 +7,7 @@ import pytest
 
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.plan import chips, compiled, links
+from i2vgen_jax.plan import chips, links
 
 V5P, V5E = chips.DEVICES['v5p'], chips.DEVICES['v5e']
 LINK = 100e9  # v5p: 1200 GB/s both ways over 6 links.
@@ -125,7 +125,7 @@ def test_described_meshes_lie_on_the_torus(name, sizes, axis, expected):
   """As libtpu describes them and `make_mesh` lays them out."""
   pytest.importorskip('libtpu')
   where = topology.parse(name)
-  mesh = mesh_lib.make_mesh(sizes, compiled.devices(where))
+  mesh = mesh_lib.make_mesh(sizes, chips.described(where))
   net = links.of_mesh(mesh, chips.device(where))
   spans = net.spans(links.along(mesh, axis))
   assert [(span.size, span.is_ring) for span in spans] == expected

@@ -153,7 +153,7 @@ def test_a_plan_takes_schedules_where_there_are_any_and_else_says_that_it_assume
 def test_kernels_state_the_loops_that_their_schedules_have(over, queries, keys):
   pytest.importorskip('libtpu')
   where = topology.parse('v5p-8')
-  devices, device = compiled.devices(where), chips.device(where)
+  devices, device = chips.described(where), chips.device(where)
   mesh = mesh_lib.make_mesh(dict(data=1, fsdp=1, tensor=1), devices[:1])
 
   def both(q, k, v, dy):

@@ -106,9 +106,9 @@ def test_compilers_accept_every_flag(name):
   if platform == 'tpu':
     pytest.importorskip('libtpu')
     from i2vgen_jax.parallel import topology
-    from i2vgen_jax.plan import compiled
+    from i2vgen_jax.plan import chips
 
-    devices = compiled.devices(topology.parse('v5e-16' if name.startswith('v5e') else 'v5p-8'))
+    devices = chips.described(topology.parse('v5e-16' if name.startswith('v5e') else 'v5p-8'))
     x = jax.ShapeDtypeStruct(
       (8, 8), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(devices[0])
     )
