@@ -11,7 +11,7 @@ import pytest
 from i2vgen_jax.models import attention, kernels, pallas_feed_forward, unet3d
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import topology
-from i2vgen_jax.plan import chips
+from i2vgen_jax.plan import chips, modules
 
 CHANNELS = 64
 SHAPE = (2, 3, 300, CHANNELS)  # Three blocks of pixels would be 384: the last is not full.
@@ -83,6 +83,16 @@ def test_the_kernel_on_each_device_of_a_mesh(fused, monkeypatch):
   for name in alone:
     atol = 2e-5 * np.abs(alone[name]).max()
     np.testing.assert_allclose(split[name], alone[name], atol=atol, rtol=0, err_msg=name)
+
+
+def test_plans_count_the_kernel_as_the_feed_forward_s(fused):
+  x = jax.ShapeDtypeStruct((1, 2, 256, CHANNELS), jnp.bfloat16)
+  init = block(jnp.float32).init
+  params = jax.eval_shape(init, jax.random.key(0), x.update(dtype=jnp.float32))
+  traced = jax.make_jaxpr(mesh_lib.within(one_device(), block(jnp.bfloat16).apply))(params, x)
+  [kernel] = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == 'shard_map']
+  path = f'TemporalTransformer/{kernel.source_info.name_stack}'
+  assert modules.module_of(path) == 'frames/feed_forward'
 
 
 def test_the_kernel_keeps_its_input(fused):
