@@ -2,6 +2,7 @@
 before JAX starts."""
 
 import os
+import shutil
 import tempfile
 
 import filelock
@@ -94,15 +95,27 @@ def media_folder(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def finished_run(demo_corpus, tmp_path_factory):
-  """The workdir of six steps of the tiny config in one go, on one device, each of them saved."""
+  """The workdir of six steps of the tiny config in one go, on one device, each of them saved.
+
+  All test processes share it: what trains there, or holds its lease, does so in `own_run`.
+  """
   from tests import runs
 
   def make(folder):
     process = runs.start(folder, demo_corpus, 'checkpoint.every=1', 'checkpoint.keep_every=1')
     _, log = process.communicate(timeout=900)
     assert process.returncode == 0, log[-3000:]
+    (folder / 'lease.json').unlink()
 
-  return made_once(tmp_path_factory, 'finished_run', make)
+  folder = made_once(tmp_path_factory, 'finished_run', make)
+  yield folder
+  assert not (folder / 'lease.json').exists(), 'A test trained in the run that all share.'
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path):
+  """A copy of the finished run, for one test."""
+  return shutil.copytree(finished_run, tmp_path / 'own_run')
 
 
 @pytest.fixture(scope='session')

@@ -26,6 +26,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     (folder / 'list.txt').write_text('image.png|||a red circle moves left\n')
     video_file.write(folder / 'raw' / 'a.mp4', np.zeros((8, 32, 32, 3), np.uint8), 8)
     (folder / 'raw' / 'a.txt').write_text('a black square')
+    shutil.copytree(finished_run, folder / 'run')
     ignored = shutil.ignore_patterns('checkpoints', 'frozen')
     for name in ('refines', 'failed'):
       shutil.copytree(finished_run, folder / name, ignore=ignored)
@@ -36,7 +37,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
   folder = conftest.made_once(tmp_path_factory, 'mistakes', make)
   return dict(
     corpus=demo_corpus,
-    run=finished_run,
+    run=folder / 'run',
     refines=folder / 'refines',
     failed=folder / 'failed',
     raw=folder / 'raw',

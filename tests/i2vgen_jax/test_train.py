@@ -36,13 +36,13 @@ def test_micro_batches_give_the_losses_of_one(
   )
 
 
-def test_workdir_of_another_config_says_what_differs(finished_run, demo_corpus):
+def test_workdir_of_another_config_says_what_differs(own_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
   config.optimizer.peak_learning_rate = 0.5
   config.unet.head_dim = 16
   config.train.log_every = 7  # May change.
   with pytest.raises(ValueError, match='another config') as raised:
-    train.train(config, finished_run)
+    train.train(config, own_run)
   assert 'optimizer.peak_learning_rate: 0.002 -> 0.5' in str(raised.value)
   assert 'unet.head_dim: 8 -> 16' in str(raised.value)
   assert 'log_every' not in str(raised.value)

@@ -126,15 +126,15 @@ def test_an_optimizer_in_host_memory_computes_the_same(finished_run, demo_corpus
   np.testing.assert_allclose(losses[1][6], losses[0][6], rtol=1e-5)
 
 
-def test_a_finished_run_started_again_has_nothing_to_do(finished_run, demo_corpus):
+def test_a_finished_run_started_again_has_nothing_to_do(own_run, demo_corpus):
   config = tiny.get_config(demo_corpus)
-  before = final_state(finished_run)
+  before = final_state(own_run)
   handlers = signal_handlers()
   for stop_at in (0, 3):
     config.train.stop_at = stop_at
-    assert train.train(config, finished_run) == 0
+    assert train.train(config, own_run) == 0
   assert signal_handlers() == handlers
-  after = final_state(finished_run)
+  after = final_state(own_run)
   assert before[0] == after[0] == 6
   np.testing.assert_array_equal(before[1]['seed'], after[1]['seed'])
 
