@@ -47,7 +47,7 @@ def folder(workdir: str) -> str:
     known = ', '.join(f'{cli.SHIPPED}{model}' for model in MODELS)
     raise ValueError(f'{workdir} is unknown; known: {known}.')
   config, source = MODELS[name][0], paths.ROOT / MODELS[name][1]
-  made = cache() / f'{name}-{_digest(source)}'
+  made = cache() / _digest(source) / name  # Pages and cards show the last part.
   if made.exists():
     return str(made)
   logging.info('Unpacking %s into %s, once.', workdir, made)

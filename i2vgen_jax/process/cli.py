@@ -131,16 +131,21 @@ def command(file: str) -> Any:
 
 
 def unpack_shipped() -> None:
-  """Puts a folder in place of each flag that names a shipped model, such as builtin:demo; raises
-  ValueError if there is no such model."""
-  values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
-  for name, value in values.items():
-    if isinstance(value, str) and value.startswith(SHIPPED):
-      shipped = pathlib.Path(__file__).parents[1] / 'demo' / 'shipped.py'
-      found = command(str(shipped)).folder(value)
-      flags.FLAGS[name].value = found
-      if name == 'config.start':
-        flags.FLAGS.config.start = found
+  """Puts a folder in place of each flag that names a shipped model, such as builtin:demo, alone or
+  in a list; raises ValueError if there is no such model."""
+  for name, value in {name: flags.FLAGS[name].value for name in flags.FLAGS}.items():
+    given = value if isinstance(value, list) else [value]
+    if not any(_is_shipped(part) for part in given):
+      continue
+    shipped = command(str(pathlib.Path(__file__).parents[1] / 'demo' / 'shipped.py'))
+    found = [shipped.folder(part) if _is_shipped(part) else part for part in given]
+    flags.FLAGS[name].value = found if isinstance(value, list) else found[0]
+    if name == 'config.start':
+      flags.FLAGS.config.start = found[0]
+
+
+def _is_shipped(value: Any) -> bool:
+  return isinstance(value, str) and value.startswith(SHIPPED)
 
 
 def run(file: str, num_arguments: int = 0) -> None:

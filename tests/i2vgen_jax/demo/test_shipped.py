@@ -5,9 +5,11 @@ import pathlib
 import numpy as np
 import PIL.Image
 import pytest
+from absl import flags
 
+from configs import common
 from i2vgen_jax.demo import shipped
-from i2vgen_jax.process import paths
+from i2vgen_jax.process import cli, paths
 from i2vgen_jax.sampling import stages
 
 DEMO = paths.ROOT / 'i2vgen_jax' / 'demo'
@@ -29,7 +31,7 @@ def test_all_that_is_shipped_is_small():
 
 
 def test_it_is_unpacked_once(cache):
-  assert cache.parent.name == 'i2vgen_jax'
+  assert cache.name == 'demo' and cache.parent.parent.name == 'i2vgen_jax'
   before = (cache / 'config.json').stat().st_mtime_ns
   assert shipped.folder('builtin:demo') == str(cache)
   assert (cache / 'config.json').stat().st_mtime_ns == before
@@ -42,6 +44,18 @@ def test_it_goes_on_from_a_picture(cache):
   video = stage.run(picture, 'a red circle moves left', seed=0)
   assert video.shape == (8, 64, 64, 3) and video.dtype == np.uint8
   assert np.abs(video[0].astype(float) - np.asarray(picture)).mean() < 40
+
+
+def test_its_name_stands_for_the_folder_in_lists_and_arguments_of_configs(cache):
+  found = flags.FlagValues()
+  flags.DEFINE_multi_string('workdir', None, '', flag_values=found)
+  flags.DEFINE_string('weights', None, '', flag_values=found)
+  found(['', '--workdir=builtin:demo', '--workdir=other', '--weights=builtin:demo'])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(flags, 'FLAGS', found)
+    cli.unpack_shipped()
+  assert found.workdir == [str(cache), 'other'] and found.weights == str(cache)
+  assert common.parse_arg('start=builtin:demo', start='').start == str(cache)
 
 
 def test_another_name_is_refused():
