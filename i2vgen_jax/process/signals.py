@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -71,13 +71,14 @@ class StopRequest:
   """Whether a SIGTERM or SIGINT asks the run to save and stop; the same on all hosts.
 
   At first there is nothing to save, and the signal ends the process at once with PREEMPTED, also in
-  the middle of a compilation. From `hold` on it waits for a step boundary, where `requested` tells
+  the middle of a compilation; a second one does not wait for the end in order. From `hold` on it waits for a step boundary, where `requested` tells
   it. A second SIGINT then aborts at once. After `release` the run only finishes what it saves, and
   SIGTERM changes nothing. `close` it at the end: the signals then do what they did before.
   """
 
   def __init__(self) -> None:
     self._asked, self._holds, self._released = False, False, False
+    self._told = threading.Lock()  # Taken by who says that there is nothing to save.
     self._closed = threading.Event()
     self._stack = contextlib.ExitStack()
     if threading.current_thread() is not threading.main_thread():
@@ -116,11 +117,12 @@ class StopRequest:
 
   def _hear(self, number: int, frame: Any) -> None:
     """What Python calls in the main thread, between two of its instructions."""
-    self._asked = True
+    is_first, self._asked = not self._asked, True
     if not self._holds:
-      if jax.distributed.is_initialized():
-        _leave()  # To end in order is to wait for the others.
-      print(_NOTHING_TO_SAVE, file=sys.stderr, flush=True)
+      # To end in order is to wait for the other processes, and for threads that compile.
+      if jax.distributed.is_initialized() or not is_first:
+        self._leave()
+      self._tell()
       sys.exit(exit_codes.PREEMPTED)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if jax.distributed.is_initialized() and not self._released:
@@ -135,12 +137,15 @@ class StopRequest:
         if not stops or self._closed.is_set():
           continue
         if not self._holds and not self._closed.wait(UNWIND_SECS) and not self._holds:
-          _leave()
+          self._leave()
         if self._holds and not told:  # The main thread may be in C until the step is done.
           told = True
           print(_FINISHES.format(signal.Signals(stops[0]).name), file=sys.stderr, flush=True)
 
+  def _leave(self) -> NoReturn:
+    self._tell()
+    hosts.leave(exit_codes.PREEMPTED, _NOTHING_TO_SAVE)
 
-def _leave() -> None:
-  print(_NOTHING_TO_SAVE, file=sys.stderr)
-  hosts.leave(exit_codes.PREEMPTED, _NOTHING_TO_SAVE)
+  def _tell(self) -> None:
+    if self._told.acquire(blocking=False):
+      print(_NOTHING_TO_SAVE, file=sys.stderr, flush=True)

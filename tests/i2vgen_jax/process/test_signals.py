@@ -127,6 +127,35 @@ def test_as_long_as_there_is_nothing_to_save_a_signal_ends_a_run_at_once(number,
   assert (stdout == 'in order\n') == (not in_c)
 
 
+COMPILES_IN_A_THREAD = """
+import concurrent.futures, time
+from i2vgen_jax.process import signals
+stop = signals.StopRequest()
+try:
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    done = pool.submit(time.sleep, 60)
+    print('starts', flush=True)
+    done.result()
+finally:
+  stop.close()
+"""
+
+
+def test_a_second_signal_waits_for_no_compilation_either():
+  """As `timeout` and schedulers send it: to the process and to its group."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', COMPILES_IN_A_THREAD],
+    cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+  assert process.stdout.readline() == 'starts\n'
+  for _ in range(2):
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+  _, stderr = process.communicate(timeout=20)
+  assert process.returncode == exit_codes.PREEMPTED, stderr
+  assert stderr == 'Stopped by a signal before the first step: nothing to save.\n'
+
+
 def test_sigusr1_writes_the_stacks_of_all_threads_and_tells(capfd):
   told, wait = [], threading.Event()
   before = signal.getsignal(signal.SIGUSR1)
