@@ -38,7 +38,6 @@ from absl import logging
 from etils import epath
 
 from data_pipelines import progress
-from data_pipelines.corpus import reader
 from i2vgen_jax.evaluation import captioned, clip_scores, frechet, measures, report, spectrum
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.process import output_folder
@@ -54,8 +53,7 @@ def main() -> None:
   given = flags.FLAGS
   output = epath.Path(given.output or epath.Path(given.workdir) / 'evaluation')
   output_folder.check_writable(output)
-  if given.corpus:
-    reader.Corpora(given.corpus, 'validation')  # Raises ValueError if it has no held-out clips.
+  held_out.check(given.refine_workdir or given.workdir, given.corpus)
   networks, hashes = load_networks(given)
   base, *rest = stage_flags.load(given)
   refinement = rest[0] if rest else None

@@ -2,8 +2,9 @@
 
 In a command line, {corpus} is a folder with the ingested videos/ and images/, {run} a finished run
 of tests/tiny.py, {refines} the config of a refinement stage, {failed} a workdir that saved nothing,
-{raw} a folder of clips, {clip} one of them, {image} a picture, {list} a list of one picture, and
-{new} a path that is not there. NAME=VALUE before a command is of its environment.
+{moved} one whose corpus is gone, {raw} a folder of clips, {clip} one of them, {image} a picture,
+{list} a list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of
+its environment.
 """
 
 import dataclasses
@@ -448,6 +449,9 @@ MORE = {
   'evaluate: no clips': refused(EVALUATE + '--num_examples=0', '=0', 'positive integer'),
   'evaluate: bins below 0': refused(EVALUATE + '--loss_bins=-2', '-2', NOT_BELOW),
   'evaluate: a file': refused(EVALUATE + '--output={image}', '{image} is a file', 'another --outp'),
+  'evaluate: a run whose corpus is elsewhere': refused(
+    'i2vgen_jax.evaluate --workdir={moved}', 'trained on /gone/videos, ', '--corpus=DIR takes'
+  ),
   'evaluate: no corpus': refused(
     EVALUATE + '--corpus=/nope', '/nope holds no ingested corpus', 'ingest --input='
   ),

@@ -28,11 +28,14 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     (folder / 'raw' / 'a.txt').write_text('a black square')
     shutil.copytree(finished_run, folder / 'run')
     ignored = shutil.ignore_patterns('checkpoints', 'frozen')
-    for name in ('refines', 'failed'):
+    for name in ('refines', 'failed', 'moved'):
       shutil.copytree(finished_run, folder / name, ignore=ignored)
     config = json.loads((folder / 'refines' / 'config.json').read_text())
     config['refine'].update(levels=500, height=16, width=16)
     (folder / 'refines' / 'config.json').write_text(json.dumps(config))
+    config['refine'].update(levels=0)
+    config['data']['directories'] = dict(videos='/gone/videos')
+    (folder / 'moved' / 'config.json').write_text(json.dumps(config))
 
   folder = conftest.made_once(tmp_path_factory, 'mistakes', make)
   return dict(
@@ -40,6 +43,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     run=folder / 'run',
     refines=folder / 'refines',
     failed=folder / 'failed',
+    moved=folder / 'moved',
     raw=folder / 'raw',
     clip=folder / 'raw' / 'a.mp4',
     image=folder / 'image.png',

@@ -71,9 +71,10 @@ class StopRequest:
   """Whether a SIGTERM or SIGINT asks the run to save and stop; the same on all hosts.
 
   At first there is nothing to save, and the signal ends the process at once with PREEMPTED, also in
-  the middle of a compilation; a second one does not wait for the end in order. From `hold` on it waits for a step boundary, where `requested` tells
-  it. A second SIGINT then aborts at once. After `release` the run only finishes what it saves, and
-  SIGTERM changes nothing. `close` it at the end: the signals then do what they did before.
+  the middle of a compilation; a second one does not wait for the end in order. From `hold` on it
+  waits for a step boundary, where `requested` tells it. A second SIGINT then aborts at once. After
+  `release` the run only finishes what it saves, and SIGTERM changes nothing. `close` it at the end:
+  the signals then do what they did before.
   """
 
   def __init__(self) -> None:

@@ -10,11 +10,13 @@ from absl import logging
 from etils import epath
 
 from data_pipelines.corpus import buckets as buckets_lib
+from data_pipelines.corpus import reader
 from data_pipelines.stream import stream
 from i2vgen_jax import session as session_lib
 from i2vgen_jax.parallel import mesh as mesh_lib
 from i2vgen_jax.parallel import padding
 from i2vgen_jax.sampling import generate, stages
+from i2vgen_jax.stored import run_config
 
 BATCH = 16
 
@@ -41,6 +43,26 @@ def clips(
   return stream.held_out(
     directories, bucket, tuple(fields.values()), num_examples, sandbox=data.sandbox
   )
+
+
+def check(workdir: epath.PathLike, corpus: epath.PathLike | None = None) -> None:
+  """Raises ValueError, soon, if `clips` would find no corpus.
+
+  Args:
+    workdir: of the run.
+    corpus: as of `clips`.
+  """
+  directories = corpus or dict(run_config.read(workdir).data.directories)
+  try:
+    reader.Corpora(directories, 'validation')
+  except (ValueError, OSError) as error:
+    if corpus:
+      raise
+    names = ', '.join(map(str, directories.values()))
+    raise ValueError(
+      f'{workdir} was trained on {names}, whose held-out clips cannot be read here: --corpus=DIR '
+      f'takes those of another ingested corpus ({error}).'
+    ) from error
 
 
 def resize(videos_BFHWC: np.ndarray, height: int, width: int) -> np.ndarray:
