@@ -4,7 +4,7 @@ A model that a class cannot express is refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -273,10 +273,26 @@ def require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized:
   found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
     if _as_lists(found[field]) != _as_lists(value):
+      if field == 'conditioners':
+        given, why = (
+          [line['kind'] for line in found[field]],
+          _lines_that_differ(found[field], value),
+        )
+      else:
+        given, why = found[field], f'which has {value!r} built in'
       raise ValueError(
-        f'unet.{field}={found[field]!r} cannot be expressed by {name}, which has {value!r} built '
-        'in.'
+        f'unet.{field}={given!r} cannot be expressed by {name}, {why}. --format=torch writes a '
+        'folder of any model.'
       )
+
+
+def _lines_that_differ(found: Sequence[Mapping], needed: Sequence[Mapping]) -> str:
+  found, needed = _as_lists(found), _as_lists(needed)
+  extra = [json.dumps(line) for line in found if line not in needed]
+  absent = [json.dumps(line) for line in needed if line not in found]
+  parts = ['which lacks ' + ', '.join(extra)] * bool(extra)
+  parts += ['which needs ' + ', '.join(absent)] * bool(absent)
+  return ' and '.join(parts) or 'which has them in another order'
 
 
 def _as_lists(value: Any) -> Any:

@@ -222,8 +222,15 @@ def test_diffusers_makes_our_latents_from_the_same_start_noise(exported):
 @pytest.mark.parametrize(
   'unet, message',
   [
-    (dict(conditioners=common.CONDITIONERS[1:]), 'unet.conditioners=.* cannot be expressed'),
-    (dict(conditioners=common.CONDITIONERS[::-1]), 'unet.conditioners=.* cannot be expressed'),
+    (
+      dict(conditioners=common.CONDITIONERS[1:]),
+      'conditioners=.* needs {"kind": "text"}. --format',
+    ),
+    (dict(conditioners=common.CONDITIONERS[::-1]), 'conditioners=.* in another order'),
+    (
+      dict(conditioners=(*common.CONDITIONERS, dict(kind='motion'))),
+      'conditioners=.* cannot be expressed by .*, which lacks {"kind": "motion"}. --format=torch w',
+    ),
     (dict(temporal_in_heads=2), 'unet.temporal_in_heads=2 cannot be expressed'),
     (dict(context_dim=24), 'projection_dim=16 beside unet.context_dim=24'),
   ],
