@@ -24,6 +24,8 @@ from i2vgen_jax.sampling import stepwise as stepwise_lib
 from i2vgen_jax.sampling import video_file
 from i2vgen_jax.stored import run_config, trained
 
+TOLD_CUT = 0.1  # Share of a picture; of less that is cut away, nothing is said.
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -114,6 +116,13 @@ class Stage:
     size = (image.height, image.width) if video_FHWC is None else video_FHWC.shape[1:3]
     stage = self.fitting(*size)
     bucket = stage.bucket
+    cut = cut_away(size, (bucket.height, bucket.width))
+    if video_FHWC is None and cut > TOLD_CUT:
+      logging.warning(
+        'The picture, %dx%d, has another shape than the video, %dx%d: %.0f %% of it is cut away at '
+        'its edges. --width and --height ask for another.',
+        *size[::-1], bucket.width, bucket.height, 100 * cut,
+      )  # fmt: skip
     request = base.Request([image], [caption], bucket.height, bucket.width, bucket.fps, more or {})
     video_BFHWC = None if video_FHWC is None else np.asarray(video_FHWC)[None]
     inputs = stage._inputs(self.session.of_request(request), video_BFHWC)
@@ -121,6 +130,12 @@ class Stage:
     given = stage._weights(), inputs, stage.noise(seed, 1), self.settings, seed
     with stepwise_lib.bar() as bar:
       return np.asarray(stepwise(*given, watch or bar)[0])
+
+
+def cut_away(picture: Sequence[int], video: Sequence[int]) -> float:
+  """Share of a picture that is cut away at its edges for a video; both are (height, width)."""
+  shapes = picture[0] / picture[1], video[0] / video[1]
+  return 1 - min(shapes) / max(shapes)
 
 
 def load(

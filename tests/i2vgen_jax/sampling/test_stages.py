@@ -275,6 +275,9 @@ def test_a_picture_is_animated_at_the_aspect_that_crops_it_least(size, made):
   assert refinement.run(PIL.Image.new('RGB', size[::-1]), 'a', 0, other).shape[1:3] == (192, 128)
 
 
-def test_a_size_that_was_asked_for_is_no_matter_of_the_picture():
+def test_a_size_that_was_asked_for_is_no_matter_of_the_picture_but_what_is_cut_away_is_said(caplog):
   told = stage_of_aspects(framing=None, height=64, width=64)
+  assert told.run(PIL.Image.new('RGB', (60, 64)), 'a', 0).shape == (4, 64, 64, 3)
+  assert 'cut away' not in caplog.text
   assert told.run(PIL.Image.new('RGB', (40, 90)), 'a', 0).shape == (4, 64, 64, 3)
+  assert 'The picture, 40x90, has another shape than the video, 64x64: 56 % of it' in caplog.text
