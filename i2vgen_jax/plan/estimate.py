@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from absl import logging
 
 from data_pipelines.corpus import buckets as buckets_lib
 from i2vgen_jax import session as session_lib
@@ -80,6 +81,7 @@ def make(
   device, sizes = chips.device(topology), mesh_lib.resolve(config.mesh, topology.devices)
   mesh = chips.abstract_mesh(sizes, device)
   mesh_lib.check_batch_sizes(buckets, mesh, config.train.accumulation)
+  logging.info('tracing the train step of %d buckets ...', len(buckets))
   session = session_lib.build(config, reads_captions=False).on(mesh)
   state, placed, _, _ = step.from_config(session)
 
