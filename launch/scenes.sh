@@ -13,7 +13,7 @@ prepare_env requirements.txt
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 # As in quickstart.sh.
 export XLA_FLAGS="${XLA_FLAGS:---xla_force_host_platform_device_count=2}"
-shipped=i2vgen_jax/demo/scenes corpus="$folder/corpus" cache="$folder/cache"
+shipped=i2vgen_jax/demo/scenes corpus="$folder/corpus" index="$folder/index" cache="$folder/cache"
 
 echo "== 1/5 corpus"
 python -m data_pipelines demo --kind=scenes --output="$folder/source"
@@ -21,15 +21,20 @@ python -m data_pipelines ingest --input="$folder/source/webvid" --output="$corpu
 python -m data_pipelines ingest --input="$folder/source/images" --output="$corpus/images"
 python -m data_pipelines demo --kind=scenes --sealed --output="$folder/sealed_source"
 python -m data_pipelines ingest --input="$folder/sealed_source/webvid" --output="$corpus/sealed"
-# For the column `motion`. Nothing is left out, as there is no index.
-python -m data_pipelines curate --corpus="$corpus/videos" --allow_no_denylist="rendered here"
+# How much moves, of every clip, for the condition motion; nothing is left out but copies of what is held out.
+python -m data_pipelines curate --corpus="$corpus/videos" --min_short_side=64 --keep_duplicates \
+  --allow_no_denylist="rendered here"
+if [ ! -d "$index" ]; then
+  python -m data_pipelines index --corpus=videos="$corpus/videos" --corpus=images="$corpus/images" \
+    --alpha=0 --output="$index"
+fi
 echo "== 2/5 tokenizer and autoencoder"
 python -m i2vgen_jax.demo.make_tokenizer --kind=scenes --output="$shipped/tokenizer"
 if [ ! -d "$cache" ]; then
   python -m i2vgen_jax.demo.train_vae --kind=scenes --output="$shipped"
 fi
 echo "== 3/5 latents"
-config="configs/scenes.py:corpus=$corpus"
+config="configs/scenes.py:corpus=$corpus,index=$index"
 python -m i2vgen_jax.precompute --config="$config" --output="$cache"
 echo "== 4/5 train"
 python -m i2vgen_jax.train --config="$config,cache=$cache" --workdir="$folder/run"

@@ -127,6 +127,12 @@ class Table:
     """Of the row at a place, frame diagonals per second; NaN if it is unknown."""
     return float(self.columns['motion'][place]) if 'motion' in self.columns else math.nan
 
+  def knows_motion(self) -> bool:
+    """Whether the motion of any row is known."""
+    column = self.columns.get('motion', ())
+    parts = range(0, len(column), 2**20)
+    return any(bool(np.isfinite(column[i : i + 2**20]).any()) for i in parts)
+
   def eligible(self, bucket: buckets_lib.Bucket, by_source: bool = False) -> list[Cell]:
     """The cells as far as they fill the bucket; with by_source, each corpus has its own.
 

@@ -109,6 +109,14 @@ class TrainStream:
     )
     if captions and cache:
       raise ValueError('data.captions and data.cache are given: a cache holds one caption of each.')
+    if (
+      any(isinstance(field, fields_lib.Motion) for field in fields)
+      and not self._table.knows_motion()
+    ):
+      logging.warning(
+        'How much moves is known of no example, so that the condition motion learns nothing: '
+        '`curate` measures it of what it keeps, and an index holds it (data.index).'
+      )
     drawn_captions = captions_lib.Captions(corpora) if captions else None
     fields = (fields_lib.Position(), *fields)
     self.order = order_lib.Order(self._table, buckets, corpora.names, seed, sources, phases)

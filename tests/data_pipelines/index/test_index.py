@@ -393,8 +393,9 @@ def test_index_says_what_each_aspect_takes_and_what_bounds_leave_out(corpora, tm
     commands.main(['index', *arguments, '--aspects=64'])
 
 
-def test_a_batch_has_the_motion_of_its_rows_where_it_is_known(corpora, tmp_path):
-  """By the index; of images, and without an index, it is unknown. No draw depends on it."""
+def test_a_batch_has_the_motion_of_its_rows_where_it_is_known(corpora, tmp_path, caplog):
+  """By the index; of images, and without an index, it is unknown, of all of which one is told. No
+  draw depends on it."""
   manifest = index.index(corpora, str(tmp_path / 'index'), quantiles=2)
   fields_of = (fields.Video(), fields.Motion())
   open_stream = lambda bucket, **options: stream_lib.TrainStream(  # noqa: E731
@@ -409,9 +410,11 @@ def test_a_batch_has_the_motion_of_its_rows_where_it_is_known(corpora, tmp_path)
     np.testing.assert_array_equal(found, np.array([measured[key] for key in keys], np.float32))
     seen += found.tolist()
   assert np.isnan(seen).any() and len({value for value in seen if value == value}) > 20
+  assert 'How much moves is known of no example' not in caplog.text
   images = open_stream(IMAGE, index=str(tmp_path / 'index')).batch_at(0)['motion']
   assert images.dtype == np.float32 and np.isnan(images).all()
   assert np.isnan(open_stream(VIDEO).batch_at(0)['motion']).all()
+  assert 'How much moves is known of no example' in caplog.text
   (tmp_path / 'older').mkdir()
   for path in (tmp_path / 'index').iterdir():
     if not path.name.startswith('motion'):
