@@ -270,7 +270,7 @@ def require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized:
     ValueError: a field differs.
   """
   # Older runs have neither row_margin nor free_u.
-  found = dict(row_margin=0, free_u=()) | dict(unet) | normalized
+  found: dict[str, Any] = dict(row_margin=0, free_u=()) | dict(unet) | normalized
   for field, value in needed.items():
     if _as_lists(found[field]) != _as_lists(value):
       if field == 'conditioners':

@@ -52,12 +52,13 @@ def check(workdir: epath.PathLike, corpus: epath.PathLike | None = None) -> None
     workdir: of the run.
     corpus: as of `clips`.
   """
-  directories = corpus or dict(run_config.read(workdir).data.directories)
+  if corpus:
+    reader.Corpora(corpus, 'validation')
+    return
+  directories = dict(run_config.read(workdir).data.directories)
   try:
     reader.Corpora(directories, 'validation')
   except (ValueError, OSError) as error:
-    if corpus:
-      raise
     names = ', '.join(map(str, directories.values()))
     raise ValueError(
       f'{workdir} was trained on {names}, whose held-out clips cannot be read here: --corpus=DIR '
