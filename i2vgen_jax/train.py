@@ -160,6 +160,7 @@ class Run:
     self.first_step, state, position = self.checkpoints.restore_newest(placed, optional)
     self.resumed_at = None if state is None else self.first_step
     if state is None:
+      logging.info('drawing parameters ...')
       state = xla_profiles.jit_once(self._init, out_shardings=self._shardings)()
       if config.start:
         first = warm_start.load(config, placed.params, self.mesh)
