@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import functools
 import itertools
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -335,7 +336,8 @@ def read_manifest(directory: epath.PathLike) -> dict:
   except FileNotFoundError:
     raise ValueError(
       f'{directory} holds no ingested corpus (no manifest.json). '
-      f'Make one: python -m data_pipelines ingest --input=YOUR_VIDEOS --output={directory}'
+      'Make one: python -m data_pipelines ingest --input=YOUR_VIDEOS '
+      f'--output={shlex.quote(str(directory))}'
     ) from None
   if manifest['version'] != schema.VERSION:
     raise ValueError(

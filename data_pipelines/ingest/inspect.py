@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping
 
 from etils import epath
@@ -99,7 +100,9 @@ def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int =
   finding.num_unlisted, finding.unlisted = source.count_unlisted()
   for example in _some_examples(source, shards, num_examples):
     _judge(finding, example)
-  finding.advice = f'ingest:   python -m data_pipelines ingest --input={path} --output=CORPUS'
+  finding.advice = (
+    f'ingest:   python -m data_pipelines ingest --input={shlex.quote(str(path))} --output=CORPUS'
+  )
   if isinstance(source, laion.LaionParquet):
     finding.advice = f'Links without media; fetch them first: {source.download_command()}'
   return finding

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 
 import PIL.Image
 import pyarrow as pa
@@ -162,3 +163,12 @@ def test_an_open_quote_costs_its_own_line(tmp_path):
   finding = inspect.inspect(str(tmp_path), num_examples=300)
   assert finding.num_listed == 202 and finding.rejected == {'bad_row': 1, 'missing_file': 201}
   assert 'results.csv:3  bad_row: ' in finding.text() and 'is a quote open?' in finding.text()
+
+
+def test_the_command_that_inspect_ends_with_takes_a_path_with_spaces(tmp_path):
+  folder = tmp_path / 'my clips'
+  folder.mkdir()
+  (folder / 'a.jpg').write_bytes(jpeg())
+  (folder / 'a.txt').write_text('a red square')
+  words = shlex.split(inspect.inspect(folder).advice)
+  assert words[4:] == ['ingest', f'--input={folder}', '--output=CORPUS']
