@@ -485,6 +485,13 @@ MORE = {
   'index: two corpora of a name': refused(
     INDEX + '--corpus={corpus}/videos', 'should have different names: --corpus=NAME=DIR'
   ),
+  'inspect: by the flag of ingest': accepted(
+    'data_pipelines inspect --input={raw} --num_examples=1', 'both take it', exit_codes.DONE
+  ),
+  'inspect: two paths': refused(
+    'data_pipelines inspect {raw} --input={raw}', '--input: not allowed with argument path'
+  ),
+  'inspect: no path': refused('data_pipelines inspect', 'path --input is required', '--help lists'),
   'ingest: an unknown layout': refused(INGEST + '--layout=coco', "layout='coco'", "'webvid'"),
   'ingest: the layout of other files': refused(
     INGEST + '--layout=webvid', '{raw} holds nothing of --layout=webvid', 'leave it out'

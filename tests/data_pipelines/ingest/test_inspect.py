@@ -172,3 +172,17 @@ def test_the_command_that_inspect_ends_with_takes_a_path_with_spaces(tmp_path):
   (folder / 'a.txt').write_text('a red square')
   words = shlex.split(inspect.inspect(folder).advice)
   assert words[4:] == ['ingest', f'--input={folder}', '--output=CORPUS']
+
+
+@pytest.mark.parametrize('before', ['', '--input='])
+def test_the_path_may_be_given_as_ingest_takes_it(before, tmp_path, capsys):
+  (tmp_path / 'a.jpg').write_bytes(jpeg())
+  (tmp_path / 'a.txt').write_text('a red square')
+  commands.main(['inspect', f'{before}{tmp_path}', '--num_examples=1'])
+  assert 'accepted image 1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('arguments', [[], ['x', '--input=x']])
+def test_one_path_is_given(arguments):
+  with corpora.ends_with_2('--input'):
+    commands.main(['inspect', *arguments])
