@@ -2,8 +2,9 @@
 
 In a command line, {corpus} is a folder with the ingested videos/ and images/, {run} a finished run
 of tests/tiny.py, {refines} the config of a refinement stage, {failed} a workdir that saved nothing,
-{raw} a folder of clips, {clip} one of them, {image} a picture, {list} a list of one picture, and
-{new} a path that is not there. NAME=VALUE before a command is of its environment.
+{raw} a folder of clips, {clip} one of them, {empty} an empty folder, {image} a picture, {list} a
+list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of its
+environment.
 """
 
 import dataclasses
@@ -485,6 +486,22 @@ MORE = {
   'index: two corpora of a name': refused(
     INDEX + '--corpus={corpus}/videos', 'should have different names: --corpus=NAME=DIR'
   ),
+  'ingest: a clip': refused(
+    INGEST + '--input={clip}', '{clip} is one file: give the folder that it lies in, {raw}'
+  ),
+  'ingest: a clip as a folder': refused(
+    INGEST + '--input={clip} --layout=folder', '{clip} is one file: give the folder'
+  ),
+  'ingest: an empty folder': refused(
+    INGEST + '--input={empty}', '{empty} is empty: put clips there, <name>.txt beside each'
+  ),
+  'ingest: nothing, as a folder': refused(
+    INGEST + '--input={empty} --layout=folder', '{empty} holds no videos or images: put clips'
+  ),
+  'finetune: a clip': refused(
+    FINETUNE + '--videos={clip}', '{clip} is one file: give the folder that it lies in'
+  ),
+  'finetune: an empty folder': refused(FINETUNE + '--videos={empty}', '{empty} is empty: put'),
   'inspect: by the flag of ingest': accepted(
     'data_pipelines inspect --input={raw} --num_examples=1', 'both take it', exit_codes.DONE
   ),

@@ -22,6 +22,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
 
   def make(folder):
     (folder / 'raw').mkdir(parents=True)
+    (folder / 'empty').mkdir()
     PIL.Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(folder / 'image.png')
     (folder / 'list.txt').write_text('image.png|||a red circle moves left\n')
     video_file.write(folder / 'raw' / 'a.mp4', np.zeros((8, 32, 32, 3), np.uint8), 8)
@@ -41,6 +42,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     refines=folder / 'refines',
     failed=folder / 'failed',
     raw=folder / 'raw',
+    empty=folder / 'empty',
     clip=folder / 'raw' / 'a.mp4',
     image=folder / 'image.png',
     list=folder / 'list.txt',
