@@ -83,6 +83,16 @@ def message(error: BaseException) -> str | None:
   return None
 
 
+def reason(error: BaseException) -> str:
+  """The end of a sentence that names a path already: why it cannot be used, in words.
+
+  What an OSError says of itself begins with its number and ends with the path once more.
+  """
+  if isinstance(error, OSError) and type(error) in _PATHS:
+    return f'it {_PATHS[type(error)]}'
+  return getattr(error, 'strerror', None) or str(error)
+
+
 def storage_message(error: BaseException) -> str | None:
   """The line for a bucket that does not answer, or a disk that is full or fails."""
   failed = {errno.ENOSPC, errno.EDQUOT, errno.EIO}

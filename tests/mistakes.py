@@ -149,7 +149,9 @@ LISTED = {
     'AWS_EC2_METADATA_DISABLED=true data_pipelines ingest --input=s3://bkt/in --output={new}',
     'Unable to locate credentials', 'Log in',
   ),
-  '31 no such picture': refused(f'{SAMPLE_RUN} --image=nope.png {TO}', 'nope.png cannot be read'),
+  '31 no such picture': refused(
+    f'{SAMPLE_RUN} --image=nope.png {TO}', 'nope.png cannot be read: it does not exist.'
+  ),
   '32 a text as picture': refused(
     f'{SAMPLE_RUN} --image=README.md {TO}', 'README.md cannot be read', 'none of JPEG, PNG'
   ),
@@ -258,7 +260,7 @@ LISTED = {
     TRAIN + '--config.data.directories.videos={raw}', '{raw} holds no', MAKE_A_CORPUS
   ),
   '69 no such list': refused(
-    SAMPLE_RUN + '--list=nope.txt --output={new}', 'list nope.txt cannot be read'
+    SAMPLE_RUN + '--list=nope.txt --output={new}', 'nope.txt cannot be read: it does not exist.'
   ),
   '70 a list of something else': refused(
     SAMPLE_RUN + '--list=README.md --output={new}', 'README.md holds no image|||caption', ' more.'
@@ -348,6 +350,15 @@ MORE = {
   'finetune: steps below 0': refused(FINETUNE + '--steps=-5', '--steps=-5', NOT_BELOW),
   'finetune: pixels as a size': refused(FINETUNE + '--pixels=448x256', '448x256', 'whole number'),
   'finetune: no such index': refused(FINETUNE + '--index=/nope', '/nope does not exist: check'),
+  'sample: a folder of pictures': refused(
+    f'{SAMPLE_RUN} --image={{raw}} {TO}', '--image={raw} is a folder', 'many pictures, --list=FILE'
+  ),
+  'sample: a folder as list': refused(
+    f'{SAMPLE_RUN} --list={{raw}} --output={{new}}', 'list {raw} cannot be read: it is a folder,'
+  ),
+  'sample: a folder as video': refused(
+    REFINE + '--video={raw}', 'video {raw} cannot be read: it is a folder, not a file.'
+  ),
   'sample: a video to a base stage': refused(
     f'{SAMPLE_RUN} --video={{clip}} {TO}', '{run} is no refinement stage', 'give one'
   ),

@@ -81,6 +81,7 @@ def test_a_mistake_is_refused_in_one_line_or_accepted_for_a_reason(name, ended, 
     assert not any(line.startswith('error: ') for line in lines), stderr
     return
   assert len(lines) == 1 and lines[0].startswith('error: '), stderr[-3000:]
+  assert '[Errno' not in lines[0]
   for text in row.says:
     assert text.format(**places) in lines[0]
 

@@ -21,6 +21,7 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import (
   buckets,
   disk_cache,
@@ -241,7 +242,7 @@ class Records:
       found = self._example.FromString(serialized).features.feature
       values = {name: found[name].bytes_list.value[0] for name in (*self._texts, *self._data)}
     except (RuntimeError, FileNotFoundError, ValueError, LookupError, message.DecodeError) as error:
-      raise DecodeError('record', str(error)) from error
+      raise DecodeError('record', user_errors.reason(error)) from error
     texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
     return values | texts
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import retries
 
 # Workers elsewhere write where this process has listed: what it remembers of that is soon wrong.
@@ -216,7 +217,9 @@ def read_table(
     except retries.StorageError:
       raise
     except (pa.ArrowException, OSError) as error:
-      raise ValueError(f'{path} is damaged, or no such Parquet file: {error}') from error
+      raise ValueError(
+        f'{path} is damaged, or no such Parquet file: {user_errors.reason(error)}'
+      ) from error
 
 
 def read_json(path: epath.Path, *fields: str) -> dict:

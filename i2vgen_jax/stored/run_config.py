@@ -9,6 +9,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.process.paths import absolute
@@ -79,7 +80,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: boo
     raise
   except OSError as error:
     raise ValueError(
-      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+      f'workdir {workdir} is not writable: {user_errors.reason(error)}. Choose another --workdir.'
     ) from error
   try:
     stored = storage.read_json(path)
