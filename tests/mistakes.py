@@ -2,6 +2,7 @@
 
 In a command line, {corpus} is a folder with the ingested videos/ and images/, {run} a finished run
 of tests/tiny.py, {refines} the config of a refinement stage, {failed} a workdir that saved nothing,
+{finetuned} a folder with run/ in it,
 {raw} a folder of clips, {clip} one of them, {empty} an empty folder, {image} a picture, {list} a
 list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of its
 environment.
@@ -350,6 +351,22 @@ MORE = {
   'finetune: steps below 0': refused(FINETUNE + '--steps=-5', '--steps=-5', NOT_BELOW),
   'finetune: pixels as a size': refused(FINETUNE + '--pixels=448x256', '448x256', 'whole number'),
   'finetune: no such index': refused(FINETUNE + '--index=/nope', '/nope does not exist: check'),
+  'sample: the folder above a run': refused(
+    SAMPLE + '--workdir={finetuned}', '{finetuned} holds no config', 'Did you mean {finetuned}/run?'
+  ),
+  'evaluate: the folder above a run': refused(
+    'i2vgen_jax.evaluate --workdir={finetuned}', 'Did you mean {finetuned}/run?'
+  ),
+  'train: a start from the folder above a run': refused(
+    'i2vgen_jax.train --config=configs/finetune.py:start={finetuned},corpus={corpus}/videos '
+    '--workdir={new}', 'start={finetuned} holds no config', 'Did you mean {finetuned}/run?',
+  ),
+  'finetune: the folder above a run': refused(
+    FINETUNE + '--weights={finetuned}', 'Did you mean {finetuned}/run?'
+  ),
+  'peek: the folder above a run': refused(
+    'data_pipelines peek --workdir={finetuned} --step=0 --output={new}', 'mean {finetuned}/run?'
+  ),
   'sample: a folder of pictures': refused(
     f'{SAMPLE_RUN} --image={{raw}} {TO}', '--image={raw} is a folder', 'many pictures, --list=FILE'
   ),

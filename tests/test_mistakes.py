@@ -31,6 +31,8 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     ignored = shutil.ignore_patterns('checkpoints', 'frozen')
     for name in ('refines', 'failed'):
       shutil.copytree(finished_run, folder / name, ignore=ignored)
+    (folder / 'finetuned').mkdir()
+    (folder / 'finetuned' / 'run').symlink_to(folder / 'run')
     config = json.loads((folder / 'refines' / 'config.json').read_text())
     config['refine'].update(levels=500, height=16, width=16)
     (folder / 'refines' / 'config.json').write_text(json.dumps(config))
@@ -41,6 +43,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     run=folder / 'run',
     refines=folder / 'refines',
     failed=folder / 'failed',
+    finetuned=folder / 'finetuned',
     raw=folder / 'raw',
     empty=folder / 'empty',
     clip=folder / 'raw' / 'a.mp4',

@@ -234,6 +234,14 @@ def read_json(path: epath.Path, *fields: str) -> dict:
   return found
 
 
+def where_else(folder: epath.PathLike, name: str) -> str:
+  """A sentence for a folder that lacks a file: its subfolder that has it, above all run/."""
+  found = sorted(path.parent for path in epath.Path(folder).glob(f'*/{name}'))
+  runs = [path for path in found if path.name == 'run']
+  few = ' or '.join(map(str, (runs or found)[:3]))
+  return f'Did you mean {few}?' if few else 'Check the path.'
+
+
 def sha256(path: epath.Path) -> str:
   """Hex digest of a file of any size."""
   with opened(path) as file:

@@ -137,7 +137,10 @@ def read(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   """
   path = absolute(workdir) / 'config.json'
   if not path.exists():
-    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
+    raise ValueError(
+      f'{workdir} holds no config.json: no run was started there. '
+      f'{storage.where_else(workdir, "config.json")}'
+    )
   config = old_configs.complete(storage.read_json(path), path)
   return ml_collections.ConfigDict(config).lock()
 
