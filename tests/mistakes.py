@@ -459,6 +459,9 @@ MORE = {
   'plan: a bucket of another config': refused(
     PLAN + '--bucket=f16_at_8', "'f16_at_8' is unknown; known: images, videos"
   ),
+  'plan: a GPU by its name': refused(
+    PLAN + '--topology=a100', "'a100' is unknown; known: v5e-", '1024]; 2x before it is two slices.'
+  ),
   'plan: GPUs': refused(PLAN + '--topology=gpu-8', "'gpu-8'", 'such as v5p-128'),
   'plan: no libtpu': refused(f'ABSENT=libtpu {PLAN} --compile', 'v5p:2x2x1', 'pip install libtpu'),
   'precompute: no number': refused(PRECOMPUTE + '--fps=nan', '--fps=nan must be a number'),

@@ -66,7 +66,7 @@ from i2vgen_jax.plan import (
 def main() -> None:
   """Entry point."""
   values = flags.FLAGS
-  config, topology = values.config, topology_lib.parse(values.topology)
+  config, topology = values.config, topology_lib.parse(values.topology, ('tpu',))
   if not 0 < values.mfu <= 1:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
   if values.price_per_chip_hour is not None and not values.price_per_chip_hour >= 0:
