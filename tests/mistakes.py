@@ -278,7 +278,7 @@ LISTED = {
     "optimizer.kind='adam' is unknown; known: 'adamw'",
   ),
   '75 a flag with a dash': refused(
-    SAMPLE + '--negative-prompt=x', "'negative-prompt'", 'Did you mean: negative_prompt'
+    SAMPLE + '--negative-prompt=x', "'negative-prompt'", 'did you mean --negative_prompt?'
   ),
   '76 adapters of random weights': refused(
     TRAIN + '--config.lora.rank=8', 'lora.rank=8', 'give --config.start=FOLDER'
@@ -528,6 +528,18 @@ MORE = {
   ),
   'ingest: nothing, as a folder': refused(
     INGEST + '--input={empty} --layout=folder', '{empty} holds no videos or images: put clips'
+  ),
+  'sample: a typo in a flag': refused(
+    f'{SAMPLE_RUN} --imge={{image}} {TO}', "flag 'imge'", 'did you mean --image? --help lists all'
+  ),
+  'evaluate: a flag of another name': refused(
+    EVALUATE + '--num_clips=1', "'num_clips'", 'did you mean --clip or --num_examples?', '--help lists all'
+  ),
+  'ingest: a typo in a flag': refused(
+    INGEST + '--num_proceses=1', '--num_proceses', 'did you mean --num_processes?', '--help lists'
+  ),
+  'status: a typo in a flag': refused(
+    'i2vgen_jax.status --wrkdir={run} --workdir={run}', '--wrkdir', 'did you mean --workdir?'
   ),
   'finetune: a clip': refused(
     FINETUNE + '--videos={clip}', '{clip} is one file: give the folder that it lies in'
