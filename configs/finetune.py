@@ -140,7 +140,10 @@ def take_over(config, start):
     raise ValueError('start=FOLDER is missing: weights of `load`, or the workdir of a run.')
   path = epath.Path(start) / 'config.json'
   if not path.exists():
-    raise ValueError(f'start={start} holds no config.json: give a folder of `load`, or of a run.')
+    raise ValueError(
+      f'start={start} holds no config.json: give a folder of `load`, or of a run. '
+      f'{storage.where_else(start, "config.json")}'
+    )
   started = ml_collections.ConfigDict(old_configs.complete(storage.read_json(path), path))
   if started.refine.levels:
     raise ValueError(f'start={start} is a refinement stage; configs/refine.py fine-tunes one.')

@@ -5,17 +5,20 @@ ask here, and end with USAGE for the first.
 """
 
 import argparse
+import difflib
 import errno
 import math
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 USAGE = 2  # Exit code of argparse as well.
 STORAGE = 172  # As in i2vgen_jax/process/exit_codes.py: worth another start.
+# Ratios of difflib: --imge is a typo of --image; --num_clips is near --clip and --num_examples.
+TYPO, NEAR = 0.8, 0.55
 # A path that cannot be used, whoever met it.
 _PATHS: dict[type[BaseException], str] = {
   FileNotFoundError: 'does not exist',
@@ -49,16 +52,31 @@ class Parser(argparse.ArgumentParser):
     self.add_argument('-h', '--help', '--helpfull', action='help', help=text)
 
   def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-    """As argparse; a number that is none is an error."""
+    """As argparse; a number that is none is an error, and so is an unknown flag."""
     found, others = super().parse_known_args(args, namespace)
     for name, value in vars(found).items():
       if isinstance(value, float) and math.isnan(value):
         self.error(f'--{name}={value} must be a number')
+    unknown = [given for given in others if given.startswith('--')]
+    if unknown:
+      known = [option[2:] for option in self._option_string_actions if option.startswith('--')]
+      name = unknown[0][2:].partition('=')[0]
+      self.error(f'unrecognized arguments: {" ".join(others)}{nearest(name, known)}')
     return found, others
 
   def error(self, message: str) -> NoReturn:
     """Ends the command."""
-    fail(f'{message}. {self.prog} --help lists what there is.')
+    stop = '' if message.endswith('?') else '.'
+    fail(f'{message}{stop} {self.prog} --help lists what there is.')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """The end of a sentence about an unknown flag: which are meant perhaps; '' if none is near."""
+  every = list(known)
+  found = difflib.get_close_matches(name, every, 1, TYPO) or (
+    difflib.get_close_matches(name, every, 2, NEAR)
+  )
+  return f': did you mean --{" or --".join(found)}?' if found else ''
 
 
 def is_ours(file: str | os.PathLike[str]) -> bool:
@@ -81,6 +99,16 @@ def message(error: BaseException) -> str | None:
       'or ask for access.'
     )
   return None
+
+
+def reason(error: BaseException) -> str:
+  """The end of a sentence that names a path already: why it cannot be used, in words.
+
+  What an OSError says of itself begins with its number and ends with the path once more.
+  """
+  if isinstance(error, OSError) and type(error) in _PATHS:
+    return f'it {_PATHS[type(error)]}'
+  return getattr(error, 'strerror', None) or str(error)
 
 
 def storage_message(error: BaseException) -> str | None:

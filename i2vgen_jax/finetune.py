@@ -104,7 +104,7 @@ def find_start(given: Mapping[str, Any]) -> epath.Path:
   if weights.is_dir() and not any(weights.glob('*.safetensors')):
     raise ValueError(
       f'--weights={weights} is no diffusers folder (model_index.json), folder of `load` (params/) '
-      'or run (checkpoints/).'
+      f'or run (checkpoints/). {storage.where_else(weights, "config.json")}'
     )
   if missing:
     raise ValueError(

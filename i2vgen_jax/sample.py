@@ -138,8 +138,8 @@ def check_flags(given: flags.FlagValues) -> None:
 
   Raises:
     ValueError: other than one of --image, --video and --list, a --prompt beside --list, a
-      --refine_workdir beside --video, an --output that is a folder or ends otherwise than a video
-      does, or an invalid --part.
+      --refine_workdir beside --video, an --image or --output that is a folder, an --output that
+      ends otherwise than a video does, or an invalid --part.
   """
   if sum(map(bool, (given.image, given.video, given.list))) != 1 or given.list and given.prompt:
     raise ValueError(
@@ -148,6 +148,10 @@ def check_flags(given: flags.FlagValues) -> None:
   if given.video and given.refine_workdir:
     raise ValueError(
       f'--refine_workdir={given.refine_workdir}: give the stage that refines --video as --workdir.'
+    )
+  if given.image and epath.Path(given.image).is_dir():
+    raise ValueError(
+      f'--image={given.image} is a folder: name one picture; for many pictures, --list=FILE.'
     )
   if not given.list and epath.Path(given.output).is_dir():
     raise ValueError(f'--output={given.output} is a folder: name the file to write.')

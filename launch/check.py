@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import re
 import secrets
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ class Check:
     if self.is_remote and storage.is_local(path) and not shipped:
       raise ValueError(
         f'{what}={path} is on this machine alone, and the hosts have buckets and the image: '
-        f'gcloud storage cp -r {path} gs://BUCKET/, and name that.'
+        f'gcloud storage cp -r {shlex.quote(path)} gs://BUCKET/, and name that.'
       )
     if not found.exists():
       bucket = '' if storage.is_local(path) else " and the bucket's name"

@@ -72,11 +72,12 @@ if [ -z "$videos" ]; then
   [ -d "$pipeline" ] || python -m i2vgen_jax.export --workdir="$run" --format=diffusers --output="$pipeline"
 fi
 
+quoted() { printf %q "$1"; }  # As a shell reads it.
 cat <<END
 
 video           $output/sample.mp4   ("$prompt")
 contact sheet   $sheet
-TensorBoard     $run/tensorboard   (tensorboard --logdir $run/tensorboard)
+TensorBoard     $run/tensorboard   (tensorboard --logdir $(quoted "$run/tensorboard"))
 checkpoint      $run/checkpoints
 END
 if [ -n "$videos" ]; then
@@ -84,5 +85,5 @@ if [ -n "$videos" ]; then
   echo "next            docs/finetune.md: other weights, sizes, steps and layers"
 else
   echo "diffusers       $pipeline   (I2VGenXLPipeline.from_pretrained)"
-  echo "next            python -m i2vgen_jax.finetune --weights=$run --videos=YOUR_CLIPS --output=$output/finetuned"
+  echo "next            python -m i2vgen_jax.finetune --weights=$(quoted "$run") --videos=YOUR_CLIPS --output=$(quoted "$output/finetuned")"
 fi

@@ -95,6 +95,9 @@ def _of_argparse():
       flags[flag] = 'enum' if action.choices else kinds[action.type]
       if action.required and action.nargs != '*':
         required.append(flag)
+    for group in parser._mutually_exclusive_groups:
+      if group.required and not group._group_actions[0].option_strings:
+        required.append('')
     yield Command(('data_pipelines', name), flags, tuple(required))
 
 

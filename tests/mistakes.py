@@ -2,9 +2,16 @@
 
 In a command line, {corpus} is a folder with the ingested videos/ and images/, {run} a finished run
 of tests/tiny.py, {refines} the config of a refinement stage, {failed} a workdir that saved nothing,
+<<<<<<< HEAD
 {moved} one whose corpus is gone, {raw} a folder of clips, {clip} one of them, {image} a picture,
 {list} a list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of
 its environment.
+=======
+{finetuned} a folder with run/ in it,
+{raw} a folder of clips, {clip} one of them, {empty} an empty folder, {image} a picture, {list} a
+list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of its
+environment.
+>>>>>>> words
 """
 
 import dataclasses
@@ -149,7 +156,9 @@ LISTED = {
     'AWS_EC2_METADATA_DISABLED=true data_pipelines ingest --input=s3://bkt/in --output={new}',
     'Unable to locate credentials', 'Log in',
   ),
-  '31 no such picture': refused(f'{SAMPLE_RUN} --image=nope.png {TO}', 'nope.png cannot be read'),
+  '31 no such picture': refused(
+    f'{SAMPLE_RUN} --image=nope.png {TO}', 'nope.png cannot be read: it does not exist.'
+  ),
   '32 a text as picture': refused(
     f'{SAMPLE_RUN} --image=README.md {TO}', 'README.md cannot be read', 'none of JPEG, PNG'
   ),
@@ -258,7 +267,7 @@ LISTED = {
     TRAIN + '--config.data.directories.videos={raw}', '{raw} holds no', MAKE_A_CORPUS
   ),
   '69 no such list': refused(
-    SAMPLE_RUN + '--list=nope.txt --output={new}', 'list nope.txt cannot be read'
+    SAMPLE_RUN + '--list=nope.txt --output={new}', 'nope.txt cannot be read: it does not exist.'
   ),
   '70 a list of something else': refused(
     SAMPLE_RUN + '--list=README.md --output={new}', 'README.md holds no image|||caption', ' more.'
@@ -275,7 +284,7 @@ LISTED = {
     "optimizer.kind='adam' is unknown; known: 'adamw'",
   ),
   '75 a flag with a dash': refused(
-    SAMPLE + '--negative-prompt=x', "'negative-prompt'", 'Did you mean: negative_prompt'
+    SAMPLE + '--negative-prompt=x', "'negative-prompt'", 'did you mean --negative_prompt?'
   ),
   '76 adapters of random weights': refused(
     TRAIN + '--config.lora.rank=8', 'lora.rank=8', 'give --config.start=FOLDER'
@@ -348,6 +357,31 @@ MORE = {
   'finetune: steps below 0': refused(FINETUNE + '--steps=-5', '--steps=-5', NOT_BELOW),
   'finetune: pixels as a size': refused(FINETUNE + '--pixels=448x256', '448x256', 'whole number'),
   'finetune: no such index': refused(FINETUNE + '--index=/nope', '/nope does not exist: check'),
+  'sample: the folder above a run': refused(
+    SAMPLE + '--workdir={finetuned}', '{finetuned} holds no config', 'Did you mean {finetuned}/run?'
+  ),
+  'evaluate: the folder above a run': refused(
+    'i2vgen_jax.evaluate --workdir={finetuned}', 'Did you mean {finetuned}/run?'
+  ),
+  'train: a start from the folder above a run': refused(
+    'i2vgen_jax.train --config=configs/finetune.py:start={finetuned},corpus={corpus}/videos '
+    '--workdir={new}', 'start={finetuned} holds no config', 'Did you mean {finetuned}/run?',
+  ),
+  'finetune: the folder above a run': refused(
+    FINETUNE + '--weights={finetuned}', 'Did you mean {finetuned}/run?'
+  ),
+  'peek: the folder above a run': refused(
+    'data_pipelines peek --workdir={finetuned} --step=0 --output={new}', 'mean {finetuned}/run?'
+  ),
+  'sample: a folder of pictures': refused(
+    f'{SAMPLE_RUN} --image={{raw}} {TO}', '--image={raw} is a folder', 'many pictures, --list=FILE'
+  ),
+  'sample: a folder as list': refused(
+    f'{SAMPLE_RUN} --list={{raw}} --output={{new}}', 'list {raw} cannot be read: it is a folder,'
+  ),
+  'sample: a folder as video': refused(
+    REFINE + '--video={raw}', 'video {raw} cannot be read: it is a folder, not a file.'
+  ),
   'sample: a video to a base stage': refused(
     f'{SAMPLE_RUN} --video={{clip}} {TO}', '{run} is no refinement stage', 'give one'
   ),
@@ -431,6 +465,9 @@ MORE = {
   'plan: a bucket of another config': refused(
     PLAN + '--bucket=f16_at_8', "'f16_at_8' is unknown; known: images, videos"
   ),
+  'plan: a GPU by its name': refused(
+    PLAN + '--topology=a100', "'a100' is unknown; known: v5e-", '1024]; 2x before it is two slices.'
+  ),
   'plan: GPUs': refused(PLAN + '--topology=gpu-8', "'gpu-8'", 'such as v5p-128'),
   'plan: no libtpu': refused(f'ABSENT=libtpu {PLAN} --compile', 'v5p:2x2x1', 'pip install libtpu'),
   'precompute: no number': refused(PRECOMPUTE + '--fps=nan', '--fps=nan must be a number'),
@@ -489,6 +526,44 @@ MORE = {
   'index: two corpora of a name': refused(
     INDEX + '--corpus={corpus}/videos', 'should have different names: --corpus=NAME=DIR'
   ),
+  'ingest: a clip': refused(
+    INGEST + '--input={clip}', '{clip} is one file: give the folder that it lies in, {raw}'
+  ),
+  'ingest: a clip as a folder': refused(
+    INGEST + '--input={clip} --layout=folder', '{clip} is one file: give the folder'
+  ),
+  'ingest: an empty folder': refused(
+    INGEST + '--input={empty}', '{empty} is empty: put clips there, <name>.txt beside each'
+  ),
+  'ingest: nothing, as a folder': refused(
+    INGEST + '--input={empty} --layout=folder', '{empty} holds no videos or images: put clips'
+  ),
+  'sample: a typo in a flag': refused(
+    f'{SAMPLE_RUN} --imge={{image}} {TO}', "flag 'imge'", 'did you mean --image? --help lists all'
+  ),
+  'evaluate: a flag of another name': refused(
+    EVALUATE + '--num_clips=1',
+    "'num_clips'",
+    'did you mean --clip or --num_examples?',
+    '--help lists all',
+  ),
+  'ingest: a typo in a flag': refused(
+    INGEST + '--num_proceses=1', '--num_proceses', 'did you mean --num_processes?', '--help lists'
+  ),
+  'status: a typo in a flag': refused(
+    'i2vgen_jax.status --wrkdir={run} --workdir={run}', '--wrkdir', 'did you mean --workdir?'
+  ),
+  'finetune: a clip': refused(
+    FINETUNE + '--videos={clip}', '{clip} is one file: give the folder that it lies in'
+  ),
+  'finetune: an empty folder': refused(FINETUNE + '--videos={empty}', '{empty} is empty: put'),
+  'inspect: by the flag of ingest': accepted(
+    'data_pipelines inspect --input={raw} --num_examples=1', 'both take it', exit_codes.DONE
+  ),
+  'inspect: two paths': refused(
+    'data_pipelines inspect {raw} --input={raw}', '--input: not allowed with argument path'
+  ),
+  'inspect: no path': refused('data_pipelines inspect', 'path --input is required', '--help lists'),
   'ingest: an unknown layout': refused(INGEST + '--layout=coco', "layout='coco'", "'webvid'"),
   'ingest: the layout of other files': refused(
     INGEST + '--layout=webvid', '{raw} holds nothing of --layout=webvid', 'leave it out'

@@ -20,7 +20,7 @@ ROWS = {
   'data_pipelines/demo_corpus': 'children',
   'data_pipelines/progress': '',
   'data_pipelines/user_errors': '',
-  'data_pipelines/media': 'children',
+  'data_pipelines/media': 'children user_errors',
   'data_pipelines/sources': 'media user_errors',
   'data_pipelines/engines': 'children media user_errors',
   'data_pipelines/corpus': 'engines media progress sources user_errors',
@@ -29,7 +29,7 @@ ROWS = {
   'data_pipelines/index': 'corpus curate',
   'data_pipelines/caption': 'corpus engines media',
   'data_pipelines/score': 'corpus engines media',
-  'data_pipelines/stream': 'corpus index media progress',
+  'data_pipelines/stream': 'corpus index media progress user_errors',
   'data_pipelines/pages': '',
   'data_pipelines/report': 'corpus index media pages progress',
   'data_pipelines': (
@@ -42,7 +42,7 @@ ROWS = {
   'i2vgen_jax/models': '',
   'i2vgen_jax/diffusion': '',
   'i2vgen_jax/parallel': '',
-  'i2vgen_jax/stored': 'parallel process data_pipelines/corpus',
+  'i2vgen_jax/stored': 'parallel process data_pipelines/corpus data_pipelines/user_errors',
   'configs': 'data_pipelines/corpus data_pipelines/index i2vgen_jax/stored',
   'i2vgen_jax/pretrained': (
     'models parallel process stored data_pipelines/corpus data_pipelines/progress'
@@ -59,7 +59,7 @@ ROWS = {
   'i2vgen_jax/sampling': (
     'conditions diffusion models parallel process session stored '
     'data_pipelines/corpus data_pipelines/media data_pipelines/progress data_pipelines/sources '
-    'data_pipelines/stream'
+    'data_pipelines/stream data_pipelines/user_errors'
   ),
   'i2vgen_jax/exports/torch_model': '',
   'i2vgen_jax/exports': 'models pretrained process sampling session data_pipelines/corpus',

@@ -22,6 +22,7 @@ def places(finished_run, demo_corpus, tmp_path_factory):
 
   def make(folder):
     (folder / 'raw').mkdir(parents=True)
+    (folder / 'empty').mkdir()
     PIL.Image.fromarray(np.full((50, 70, 3), 90, np.uint8)).save(folder / 'image.png')
     (folder / 'list.txt').write_text('image.png|||a red circle moves left\n')
     video_file.write(folder / 'raw' / 'a.mp4', np.zeros((8, 32, 32, 3), np.uint8), 8)
@@ -30,6 +31,8 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     ignored = shutil.ignore_patterns('checkpoints', 'frozen')
     for name in ('refines', 'failed', 'moved'):
       shutil.copytree(finished_run, folder / name, ignore=ignored)
+    (folder / 'finetuned').mkdir()
+    (folder / 'finetuned' / 'run').symlink_to('../run')
     config = json.loads((folder / 'refines' / 'config.json').read_text())
     config['refine'].update(levels=500, height=16, width=16)
     (folder / 'refines' / 'config.json').write_text(json.dumps(config))
@@ -44,7 +47,9 @@ def places(finished_run, demo_corpus, tmp_path_factory):
     refines=folder / 'refines',
     failed=folder / 'failed',
     moved=folder / 'moved',
+    finetuned=folder / 'finetuned',
     raw=folder / 'raw',
+    empty=folder / 'empty',
     clip=folder / 'raw' / 'a.mp4',
     image=folder / 'image.png',
     list=folder / 'list.txt',
@@ -83,6 +88,7 @@ def test_a_mistake_is_refused_in_one_line_or_accepted_for_a_reason(name, ended, 
     assert not any(line.startswith('error: ') for line in lines), stderr
     return
   assert len(lines) == 1 and lines[0].startswith('error: '), stderr[-3000:]
+  assert '[Errno' not in lines[0]
   for text in row.says:
     assert text.format(**places) in lines[0]
 

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from etils import epath
 
-from data_pipelines import progress
+from data_pipelines import progress, user_errors
 from data_pipelines.corpus import lease, retries, storage
 from data_pipelines.engines import beam, choice, local
 from data_pipelines.media import failures
@@ -129,7 +129,9 @@ def claimed(
   except retries.StorageError:
     raise
   except OSError as error:
-    raise NotWritableError(f'{parts.parent} is not writable: {error}') from error
+    raise NotWritableError(
+      f'{parts.parent} is not writable: {user_errors.reason(error)}'
+    ) from error
   try:
     marker = parts / 'identity'
     if not marker.exists() or marker.read_text() != identity:

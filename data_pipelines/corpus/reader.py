@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import functools
 import itertools
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet
 from etils import epath
 from google.protobuf import message
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import (
   buckets,
   disk_cache,
@@ -240,7 +242,7 @@ class Records:
       found = self._example.FromString(serialized).features.feature
       values = {name: found[name].bytes_list.value[0] for name in (*self._texts, *self._data)}
     except (RuntimeError, FileNotFoundError, ValueError, LookupError, message.DecodeError) as error:
-      raise DecodeError('record', str(error)) from error
+      raise DecodeError('record', user_errors.reason(error)) from error
     texts = {name: values[name].decode('utf-8', errors='replace') for name in self._texts}
     return values | texts
 
@@ -335,7 +337,8 @@ def read_manifest(directory: epath.PathLike) -> dict:
   except FileNotFoundError:
     raise ValueError(
       f'{directory} holds no ingested corpus (no manifest.json). '
-      f'Make one: python -m data_pipelines ingest --input=YOUR_VIDEOS --output={directory}'
+      'Make one: python -m data_pipelines ingest --input=YOUR_VIDEOS '
+      f'--output={shlex.quote(str(directory))}'
     ) from None
   if manifest['version'] != schema.VERSION:
     raise ValueError(

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import retries
 
 # Workers elsewhere write where this process has listed: what it remembers of that is soon wrong.
@@ -216,7 +217,9 @@ def read_table(
     except retries.StorageError:
       raise
     except (pa.ArrowException, OSError) as error:
-      raise ValueError(f'{path} is damaged, or no such Parquet file: {error}') from error
+      raise ValueError(
+        f'{path} is damaged, or no such Parquet file: {user_errors.reason(error)}'
+      ) from error
 
 
 def read_json(path: epath.Path, *fields: str) -> dict:
@@ -229,6 +232,14 @@ def read_json(path: epath.Path, *fields: str) -> dict:
   if missing:
     raise ValueError(f'{path} is damaged, or of something else: its JSON has no {missing}.')
   return found
+
+
+def where_else(folder: epath.PathLike, name: str) -> str:
+  """A sentence for a folder that lacks a file: its subfolder that has it, above all run/."""
+  found = sorted(path.parent for path in epath.Path(folder).glob(f'*/{name}'))
+  runs = [path for path in found if path.name == 'run']
+  few = ' or '.join(map(str, (runs or found)[:3]))
+  return f'Did you mean {few}?' if few else 'Check the path.'
 
 
 def sha256(path: epath.Path) -> str:

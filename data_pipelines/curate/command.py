@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,8 @@ def curate(
     if found['corpus'] != manifest['fingerprint']:
       raise ValueError(
         f'{directory} has grown since `score --shots` found where its shots end: run python -m '
-        f'i2vgen_jax.score --corpus={directory} --shots=WEIGHTS again, it looks at new shards only.'
+        f'i2vgen_jax.score --corpus={shlex.quote(str(directory))} --shots=WEIGHTS again, it looks '
+        'at new shards only.'
       )
     identity.append(found['weights'])
   stamps = [shard['sha256'] for _, shard in shards]

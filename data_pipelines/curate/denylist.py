@@ -155,7 +155,7 @@ def _load(path: epath.Path, kind: str) -> dict[str, np.ndarray]:
           )
         found.setdefault(name_kind, array.array('q')).append(_key(name))
   except (ValueError, OSError, EOFError, pa.ArrowException) as error:
-    raise ValueError(f'{kind} {path} cannot be used: {error}.') from error
+    raise ValueError(f'{kind} {path} cannot be used: {user_errors.reason(error)}.') from error
   if not found:
     raise ValueError(f'{kind} {path} is empty.')
   return {name_kind: np.unique(np.array(keys)) for name_kind, keys in found.items()}

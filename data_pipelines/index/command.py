@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -175,7 +176,8 @@ def _check_stages(corpora: reader.Corpora) -> None:
       if stage == 'curate':  # Denylists and copies: what it has not seen must not be drawn.
         raise ValueError(
           f'{directory} has grown since it was curated: run python -m data_pipelines curate '
-          f'--corpus={directory} again, with the same flags; only new shards are measured.'
+          f'--corpus={shlex.quote(str(directory))} again, with the same flags; only new '
+          'shards are measured.'
         )
       logging.warning('%s has grown since `%s` ran: new rows lack its columns.', directory, stage)
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -320,7 +321,8 @@ def read_manifest(directory: epath.PathLike) -> dict:
   if not path.exists() or not (manifest := storage.read_json(path)).get('cells'):
     raise ValueError(
       f'{directory} holds no index (manifest.json with cells). '
-      f'Make one: python -m data_pipelines index --corpus=DIR --output={directory}'
+      'Make one: python -m data_pipelines index --corpus=DIR '
+      f'--output={shlex.quote(str(directory))}'
     )
   if manifest['version'] != VERSION:
     raise ValueError(f'{path} is of version {manifest["version"]}, not {VERSION}: index again.')

@@ -1,8 +1,10 @@
 """inspect: says what a folder, list, tar or bucket holds, before anything is ingested from it."""
 
+import argparse
 import collections
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping
 
 from etils import epath
@@ -99,7 +101,9 @@ def inspect(path: epath.PathLike, layout: str | None = None, num_examples: int =
   finding.num_unlisted, finding.unlisted = source.count_unlisted()
   for example in _some_examples(source, shards, num_examples):
     _judge(finding, example)
-  finding.advice = f'ingest:   python -m data_pipelines ingest --input={path} --output=CORPUS'
+  finding.advice = (
+    f'ingest:   python -m data_pipelines ingest --input={shlex.quote(str(path))} --output=CORPUS'
+  )
   if isinstance(source, laion.LaionParquet):
     finding.advice = f'Links without media; fetch them first: {source.download_command()}'
   return finding
@@ -153,7 +157,10 @@ def add_command(commands: jobs.Commands) -> None:
   """Adds `inspect` to the command line."""
   text = 'Say what a corpus holds: layout, columns, counts, samples, and what would be rejected.'
   parser = commands.add_parser('inspect', help=text, description=text + ' Nothing is written.')
-  parser.add_argument('path', help='folder, CSV, tar, table or list; local, gs:// or s3://')
+  given = parser.add_mutually_exclusive_group(required=True)
+  text = 'folder, CSV, tar, table or list; local, gs:// or s3://'
+  given.add_argument('path', nargs='?', default=argparse.SUPPRESS, help=text)
+  given.add_argument('--input', dest='path', help='the same, as ingest takes it')
   parser.add_argument('--layout', help=f'one of {", ".join(sources.LAYOUTS)}; detected if left out')
   parser.add_argument('--num_examples', type=int, default=64, help='how many to decode')
   parser.set_defaults(run=lambda **options: print(inspect(**options).text()))

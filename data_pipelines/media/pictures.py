@@ -23,6 +23,7 @@ import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 import simplejpeg
 
+from data_pipelines import user_errors
 from data_pipelines.media import colours, jpeg, tiff
 from data_pipelines.media.errors import DecodeError
 
@@ -105,7 +106,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, PIL.Image.Image]:
     data = epath.Path(path).read_bytes()
     return data, decode_image(data)
   except (OSError, DecodeError) as error:
-    raise ValueError(f'image {path} cannot be read: {error}.') from error
+    raise ValueError(f'image {path} cannot be read: {user_errors.reason(error)}.') from error
 
 
 def decode_image(data: bytes, min_height: int = 0, min_width: int = 0) -> PIL.Image.Image:

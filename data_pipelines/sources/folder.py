@@ -26,6 +26,7 @@ ACCEPTED = (
   f'{", ".join(CAPTION_FILES)} with columns file_name,caption, prompts.txt beside videos.txt, or '
   'list.txt with lines file|||caption.'
 )
+PUT = 'put clips there, <name>.txt beside each <name>.mp4.'
 
 
 class Folder(lists.FilesSource):
@@ -75,7 +76,9 @@ class _Listing:
     found += media
     found += [(name, bad) for name in self._names if (bad := self._of_other(name))]
     missing = [name for name, item in media if _has_none(item)]
-    if len(missing) == len(self._media):
+    if not media:
+      raise ValueError(f'{self._path} holds no videos or images: {PUT}')
+    if len(missing) == len(media):
       names = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
       raise ValueError(
         f'{len(missing)} of {len(self._media)} files in {self._path} have no caption: {names}. '

@@ -5,6 +5,7 @@ joined sets of LAION-2B add hash, pwatermark, punsafe. The case of the names var
 fetched from them with img2dataset, whose tars webdataset.py reads.
 """
 
+import shlex
 from collections.abc import Iterator
 
 import pyarrow.parquet
@@ -64,8 +65,9 @@ class LaionParquet(raw.Source):
     caption, url = columns.find(found, CAPTIONS), columns.find(found, ('url',))
     kept = [name for name in found if name.lower() in {k.lower() for k in KEPT}]
     return (
-      f'img2dataset --url_list {self.path} --input_format parquet --url_col {url} --caption_col '
-      f"{caption} --output_format webdataset --save_additional_columns '{kept}' "
+      f'img2dataset --url_list {shlex.quote(str(self.path))} --input_format parquet '
+      f'--url_col {shlex.quote(url or 'URL')} --caption_col {shlex.quote(caption or 'TEXT')} '
+      f'--output_format webdataset --save_additional_columns {shlex.quote(str(kept))} '
       '--image_size 512 --resize_mode keep_ratio --resize_only_if_bigger True --output_folder TARS'
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.media import failures
 from data_pipelines.sources import file_names, files, raw, text
 
@@ -78,7 +79,7 @@ def _read_file(item: Listed, follow_outside: bool) -> raw.RawExample | raw.Rejec
     return raw.RawExample(item.key, item.caption, media, data)
   except OSError as error:
     gone = raw.stamp(-1, item.caption)  # Also if it comes before anybody looks again.
-    return raw.Rejected(item.key, 'missing_file', str(error), gone)
+    return raw.Rejected(item.key, 'missing_file', user_errors.reason(error), gone)
   except Exception as error:  # One file never ends a command.
     lost = failures.of(error)
     return raw.Rejected(item.key, lost.reason, lost.detail)
@@ -95,7 +96,7 @@ def read_caption(file: epath.Path, key: str) -> str | raw.Rejected:
       )
     return text.decode(data).strip()
   except OSError as error:
-    return raw.Rejected(key, 'no_caption', str(error))
+    return raw.Rejected(key, 'no_caption', f'{file.name}: {user_errors.reason(error)}')
   except ValueError as error:
     return raw.Rejected(key, 'undecodable_caption', f'{file.name}: {error}')
 

@@ -14,6 +14,7 @@ stream does not vary anyway.
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -155,7 +156,7 @@ def read_manifest(directory: epath.PathLike) -> dict:
   if not path.exists():
     raise ValueError(
       f'data.cache={directory} holds no cache (no manifest.json). Make one: '
-      f'python -m i2vgen_jax.precompute --config=... --output={directory}'
+      f'python -m i2vgen_jax.precompute --config=... --output={shlex.quote(str(directory))}'
     )
   manifest = json.loads(path.read_text())
   if manifest['version'] != VERSION:

@@ -1,6 +1,7 @@
 """Which of its captions an example is drawn with: by their weights, as a function of the step."""
 
 import json
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ class Captions:
     whole = corpora.whole if isinstance(corpora, earlier.Earlier) else corpora
     for directory, fingerprint in zip(whole.directories.values(), whole.fingerprints, strict=True):
       path = directory / 'sidecar' / 'caption' / 'manifest.json'
-      command = f'python -m data_pipelines caption --corpus={directory}'
+      command = f'python -m data_pipelines caption --corpus={shlex.quote(str(directory))}'
       try:
         manifest = storage.read_json(path, 'corpus', 'fingerprint', 'shards')
       except FileNotFoundError:

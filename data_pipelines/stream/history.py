@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import reader, retries, storage
 from data_pipelines.index import table as table_lib
 from data_pipelines.stream import earlier
@@ -138,7 +139,7 @@ def reopened(
     try:
       side = _open(config, origin)
     except (ValueError, FileNotFoundError) as error:
-      reasons[str(error)] = None  # Each once.
+      reasons[user_errors.message(error) or str(error)] = None  # Each once.
       continue
     if origin.change:
       read(workdir, origin.change).apply(side.order)

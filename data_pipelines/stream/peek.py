@@ -36,7 +36,10 @@ def peek(workdir: str, step: int, output: str, dry_run: bool = False) -> dict:
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
-    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check --workdir.')
+    raise ValueError(
+      f'{workdir} holds no config.json: no run was started there. '
+      f'{storage.where_else(workdir, "config.json")}'
+    )
   if step < 0:
     raise ValueError(f'step={step} should be >= 0.')
   part = history.parts(workdir, storage.read_json(path, 'data'), step)[-1]

@@ -33,7 +33,10 @@ class Seen:
   def __init__(self, workdir: str, where: str = copies.DENIED, since: int = 0):
     path = epath.Path(workdir) / 'config.json'
     if not path.exists():
-      raise ValueError(f'{workdir} holds no config.json: no run was started there.')
+      raise ValueError(
+        f'{workdir} holds no config.json: no run was started there. '
+        f'{storage.where_else(workdir, "config.json")}'
+      )
     config = storage.read_json(path, 'data', 'train')
     self.num_steps = int(config['train']['num_steps'])
     self._since = since

@@ -11,6 +11,7 @@ Chips per host and names are those of XPK's table and of Google's documentation,
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +93,12 @@ class Topology:
     return f'{self.generation.accelerator}-{self.name.rpartition("-")[2]}'
 
 
-def parse(name: str) -> Topology:
+def parse(name: str, kinds: Collection[str] = ('tpu', 'gpu', 'cpu')) -> Topology:
   """The Topology of a name.
+
+  Args:
+    name: as v5p-128 or 2xcpu-1.
+    kinds: that the command takes; of what is unknown, it names these alone.
 
   Raises:
     ValueError: no such topology; the known ones are listed.
@@ -105,10 +110,11 @@ def parse(name: str) -> Topology:
     return Topology(name, kind, slices, 1, size)
   generation = GENERATIONS.get(kind or '')
   if generation is None or size not in generation.grids:
+    others = [f'{kind}-N' for kind in ('gpu', 'cpu') if kind in kinds]
     known = ', '.join(f'{kind}-{list(g.grids)}' for kind, g in GENERATIONS.items())
     raise ValueError(
-      f'topology={name!r} is unknown; known: {known}, gpu-N, cpu-N; 2x before it is two slices or '
-      'hosts.'
+      f'topology={name!r} is unknown; known: {", ".join([known, *others])}; 2x before it is two '
+      f'slices{" or hosts" if others else ""}.'
     )
   grid = generation.grids[size]
   chips = math.prod(map(int, grid.split('x')))

@@ -37,6 +37,7 @@ if __name__ == '__main__':  # Above the other imports, which --help need not wai
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,7 @@ from i2vgen_jax.plan import (
 def main() -> None:
   """Entry point."""
   values = flags.FLAGS
-  config, topology = values.config, topology_lib.parse(values.topology)
+  config, topology = values.config, topology_lib.parse(values.topology, ('tpu',))
   if not 0 < values.mfu <= 1:
     raise ValueError(f'--mfu={values.mfu} must lie in (0, 1]: a share of the peak.')
   if values.price_per_chip_hour is not None and not values.price_per_chip_hour >= 0:
@@ -96,7 +97,8 @@ def main() -> None:
     print(table.modules(report))
     plan = refined.by_compiled(plan, report, bucket.name, samples, sizes, config)
     print(table.lines(plan, values.topology))
-  result: dict[str, Any] = {'command': ' '.join(['python -m i2vgen_jax.plan', *sys.argv[1:]])}
+  command = shlex.join(['python', '-m', 'i2vgen_jax.plan', *sys.argv[1:]])
+  result: dict[str, Any] = {'command': command}
   result['estimate'] = dataclasses.asdict(plan)
   if report:
     result['compiled'] = report

@@ -74,8 +74,11 @@ def flag_message(error: Exception) -> str:
     )
   if early := re.match(r'Found (--\S+) in argv before a value for --(\w+)', text):
     return f'{early[1]} stands before --{early[2]}=FILE: put --{early[2]} first.'
-  if text.startswith('Unknown command line flag') and 'Did you mean' not in text:
-    return f'{text}. --help lists all; a field of the config is --config.BLOCK.FIELD.'
+  if unknown := re.match(r"Unknown command line flag '([^']*)'", text):
+    near = user_errors.nearest(unknown[1], [name for name in flags.FLAGS if '.' not in name])
+    return (
+      f'{unknown[0]}{near or "."} --help lists all; a field of the config is --config.BLOCK.FIELD.'
+    )
   for words, meant in WRONG_TYPES.items():
     if wrong := re.fullmatch(rf'flag (--[\w.]+=.*?): \(?\W*{words}.*', text):
       return f'{wrong[1]} must be {meant}.'

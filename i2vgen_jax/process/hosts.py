@@ -23,6 +23,7 @@ from etils import epath
 from jax._src import distributed  # Its client, which multihost_utils and Orbax use likewise.
 from jax.experimental import multihost_utils
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import errors, exit_codes
 
@@ -213,7 +214,7 @@ def _check_storage(workdir: str | os.PathLike[str], needed_bytes: int) -> int | 
     raise
   except OSError as error:
     raise ValueError(
-      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+      f'workdir {workdir} is not writable: {user_errors.reason(error)}. Choose another --workdir.'
     ) from error
   return check_room(workdir, needed_bytes)
 

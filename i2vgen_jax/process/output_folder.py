@@ -36,7 +36,7 @@ def check_writable(folder: str | os.PathLike[str], flag: str = 'output') -> None
   except retries.StorageError:
     raise  # Not the user's: the start is tried again.
   except OSError as error:
-    reason = f'{error}' if place.is_dir() else f'{place} is a file, not a folder'
+    reason = error.strerror or error if place.is_dir() else f'{place} is a file, not a folder'
     raise ValueError(
       f'{flag} {folder} is not writable: {reason}. Choose another --{flag}.'
     ) from error

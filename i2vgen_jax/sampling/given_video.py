@@ -9,6 +9,7 @@ import PIL.Image
 from absl import logging
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.media import decode, errors, probe
 from i2vgen_jax.sampling import stages as stages_lib
 from i2vgen_jax.sampling import video_file
@@ -50,7 +51,7 @@ def read(path: epath.PathLike, fps: float | None = None) -> Source:
     data = epath.Path(path).read_bytes()
     known = probe.probe(data, 'video', probe.SPECIAL)
   except (OSError, errors.DecodeError) as error:
-    raise ValueError(f'video {path} cannot be read: {error}.') from error
+    raise ValueError(f'video {path} cannot be read: {user_errors.reason(error)}.') from error
   rate = fps or known['fps']
   if rate > known['fps'] * 1.001:
     raise ValueError(f'fps={fps} exceeds the {known["fps"]:g} of video {path}: give less.')

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.media import pictures
 from data_pipelines.sources import text
 from i2vgen_jax.sampling import prompts
@@ -57,8 +58,8 @@ def make(
       prompts.warn(stages[0].session.signals, {f'the caption of line {number}': caption})
       stages_lib.make_video(stages, pictures.read_image(image_path), caption, seed, output, more)
     except (ValueError, OSError) as error:
-      logging.error('line %d: %s', number, error)
-      failed.append(f'line {number}: {error}')
+      logging.error('line %d: %s', number, user_errors.reason(error))
+      failed.append(f'line {number}: {user_errors.reason(error)}')
     logging.info('%d of %d lines', done + 1, len(lines))
   if failed:
     raise ValueError(f'{len(failed)} of {len(lines)} lines of {path} failed: {_some(failed)}')
@@ -79,7 +80,7 @@ def check(path: epath.PathLike, needs_caption: bool = True) -> None:
         return
       failed.append(f'line {number}: {image} does not exist.')
     except (ValueError, OSError) as error:
-      failed.append(f'line {number}: {error}')
+      failed.append(f'line {number}: {user_errors.reason(error)}')
   raise ValueError(
     f'list {path} holds no image{SEPARATOR}caption line whose image is there: {_some(failed)}'
   )
@@ -99,7 +100,7 @@ def read(path: epath.PathLike) -> list[tuple[int, str]]:
   try:
     content = text.decode(epath.Path(path).read_bytes())
   except (OSError, ValueError) as error:
-    raise ValueError(f'list {path} cannot be read: {error}.') from error
+    raise ValueError(f'list {path} cannot be read: {user_errors.reason(error)}.') from error
   lines = [
     (number, line.strip())
     for number, line in enumerate(io.StringIO(content, newline=None), 1)

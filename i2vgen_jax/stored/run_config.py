@@ -9,6 +9,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import retries, storage
 from i2vgen_jax.process import run_folder
 from i2vgen_jax.process.paths import absolute
@@ -79,7 +80,7 @@ def check(workdir: epath.PathLike, config: ml_collections.ConfigDict, makes: boo
     raise
   except OSError as error:
     raise ValueError(
-      f'workdir {workdir} is not writable: {error}. Choose another --workdir.'
+      f'workdir {workdir} is not writable: {user_errors.reason(error)}. Choose another --workdir.'
     ) from error
   try:
     stored = storage.read_json(path)
@@ -136,7 +137,10 @@ def read(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   """
   path = absolute(workdir) / 'config.json'
   if not path.exists():
-    raise ValueError(f'{workdir} holds no config.json: no run was started there. Check the path.')
+    raise ValueError(
+      f'{workdir} holds no config.json: no run was started there. '
+      f'{storage.where_else(workdir, "config.json")}'
+    )
   config = old_configs.complete(storage.read_json(path), path)
   return ml_collections.ConfigDict(config).lock()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 
 import PIL.Image
 import pyarrow as pa
@@ -162,3 +163,26 @@ def test_an_open_quote_costs_its_own_line(tmp_path):
   finding = inspect.inspect(str(tmp_path), num_examples=300)
   assert finding.num_listed == 202 and finding.rejected == {'bad_row': 1, 'missing_file': 201}
   assert 'results.csv:3  bad_row: ' in finding.text() and 'is a quote open?' in finding.text()
+
+
+def test_the_command_that_inspect_ends_with_takes_a_path_with_spaces(tmp_path):
+  folder = tmp_path / 'my clips'
+  folder.mkdir()
+  (folder / 'a.jpg').write_bytes(jpeg())
+  (folder / 'a.txt').write_text('a red square')
+  words = shlex.split(inspect.inspect(folder).advice)
+  assert words[4:] == ['ingest', f'--input={folder}', '--output=CORPUS']
+
+
+@pytest.mark.parametrize('before', ['', '--input='])
+def test_the_path_may_be_given_as_ingest_takes_it(before, tmp_path, capsys):
+  (tmp_path / 'a.jpg').write_bytes(jpeg())
+  (tmp_path / 'a.txt').write_text('a red square')
+  commands.main(['inspect', f'{before}{tmp_path}', '--num_examples=1'])
+  assert 'accepted image 1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('arguments', [[], ['x', '--input=x']])
+def test_one_path_is_given(arguments):
+  with corpora.ends_with_2('--input'):
+    commands.main(['inspect', *arguments])
