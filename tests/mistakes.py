@@ -533,7 +533,7 @@ MORE = {
     f'{SAMPLE_RUN} --imge={{image}} {TO}', "flag 'imge'", 'did you mean --image? --help lists all'
   ),
   'evaluate: a flag of another name': refused(
-    EVALUATE + '--num_clips=1', "'num_clips'", 'did you mean --clip or --num_examples?', '--help lists all'
+    EVALUATE + '--num_clips=1', "'num_clips'", 'did you mean --clip or --num_examples? --help'
   ),
   'ingest: a typo in a flag': refused(
     INGEST + '--num_proceses=1', '--num_proceses', 'did you mean --num_processes?', '--help lists'
