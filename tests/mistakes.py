@@ -2,16 +2,10 @@
 
 In a command line, {corpus} is a folder with the ingested videos/ and images/, {run} a finished run
 of tests/tiny.py, {refines} the config of a refinement stage, {failed} a workdir that saved nothing,
-<<<<<<< HEAD
-{moved} one whose corpus is gone, {raw} a folder of clips, {clip} one of them, {image} a picture,
-{list} a list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of
-its environment.
-=======
 {finetuned} a folder with run/ in it,
 {raw} a folder of clips, {clip} one of them, {empty} an empty folder, {image} a picture, {list} a
 list of one picture, and {new} a path that is not there. NAME=VALUE before a command is of its
 environment.
->>>>>>> words
 """
 
 import dataclasses
@@ -542,10 +536,7 @@ MORE = {
     f'{SAMPLE_RUN} --imge={{image}} {TO}', "flag 'imge'", 'did you mean --image? --help lists all'
   ),
   'evaluate: a flag of another name': refused(
-    EVALUATE + '--num_clips=1',
-    "'num_clips'",
-    'did you mean --clip or --num_examples?',
-    '--help lists all',
+    EVALUATE + '--num_clips=1', "'num_clips'", 'did you mean --clip or --num_examples? --help'
   ),
   'ingest: a typo in a flag': refused(
     INGEST + '--num_proceses=1', '--num_proceses', 'did you mean --num_processes?', '--help lists'

@@ -45,7 +45,7 @@ def test_sample_writes_the_video_that_was_asked_for(finished_run, picture, tmp_p
   flags = '--frames=5', '--fps=4', '--width=48', f'--prompt={long}'
   done = sample(finished_run, picture, tmp_path / 'a.mp4', *flags)
   assert done.returncode == 0, done.stderr[-2000:]
-  assert 'warning: --prompt is too long for the condition text: it reads 16 tokens' in done.stderr
+  assert 'warning: --prompt is cut: the model reads 16 tokens, so' in done.stderr
   frames, rate = frames_of(tmp_path / 'a.mp4')
   assert frames.shape == (5, 32, 48, 3) and rate == 4
 

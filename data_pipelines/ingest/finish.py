@@ -77,7 +77,8 @@ def finish(plan: plan_lib.Plan, todo: grow.Todo, results: Sequence[dict]) -> dic
     logging.warning(unlisted_text(manifest))
   storage.write_bytes(output / 'manifest.json', json.dumps(manifest, indent=2).encode())
   for bad in rejected[:5]:
-    logging.warning('rejected %s: %s %s', bad['key'], bad['reason'], bad['detail'])
+    why = raw.reason_text(bad['reason'], bad['detail'])
+    logging.warning('rejected %s: %s', bad['key'], why)
   return manifest
 
 

@@ -134,7 +134,8 @@ def _judge(finding: Finding, example: raw.RawExample | raw.Rejected) -> None:
       return
   finding.rejected[example.reason] += 1
   if finding.rejected[example.reason] <= 2:
-    finding.bad_samples.append(f'{example.key}  {example.reason}: {example.detail[:100]}')
+    why = raw.reason_text(example.reason, example.detail[:100])
+    finding.bad_samples.append(f'{example.key}  {why}')
 
 
 def _measures(media: str, row: dict) -> str:

@@ -101,7 +101,7 @@ class _Listing:
         return found
       caption = found
     if caption is None:
-      return raw.Rejected(name, 'no_caption')
+      return raw.Rejected(name, 'no_caption', f'no {_stem(name)}.txt')
     return lists.Listed(_split(name), name, self._path, name, caption)
 
   def _of_other(self, name: str) -> raw.Rejected | None:

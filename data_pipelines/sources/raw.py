@@ -54,6 +54,11 @@ class Rejected:
       object.__setattr__(self, name, value)
 
 
+def reason_text(reason: str, detail: str) -> str:
+  """Why an example cannot be used, for people: the code alone where there is no detail."""
+  return f'{reason}: {detail}' if detail else reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
   """A unit of work. `split` is None where the source does not say; `items` is the reader's own."""

@@ -102,7 +102,8 @@ class Signal(abc.ABC):
     return self.modules[self.networks[0]]
 
   def unread(self, caption: str) -> str:
-    """What it leaves out of a caption that is too long for it, in words; '' if it reads all."""
+    """What it leaves out of a caption that is too long for it, a sentence without its subject; ''
+    if it reads all."""
     return ''
 
   @abc.abstractmethod

@@ -57,7 +57,7 @@ class Tokens(Signal):
     if not isinstance(self.tokenize, tokenizers.Tokenize):  # A plan's, or a user's own.
       return ''
     lost = self.tokenize.beyond(caption)
-    return f'it reads {self.tokenize.length} tokens, and not "{lost}".' if lost else ''
+    return f'reads {self.tokenize.length} tokens, so "{lost}" is left out.' if lost else ''
 
   def shape(self, height: int, width: int) -> tuple[int, ...]:
     """(L, D)."""

@@ -28,4 +28,5 @@ def notes(signals: Mapping[str, base.Signal], prompts: Mapping[str, str | None])
       yield f'{name} is empty: the model gets no text to follow.'
     for signal in readers:
       if cut := signal.unread(prompt):
-        yield f'{name} is too long for the condition {signal.name}: {cut}'
+        who = 'the model' if len(readers) == 1 else f'the condition {signal.name}'
+        yield f'{name} is cut: {who} {cut}'

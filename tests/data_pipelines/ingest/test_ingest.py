@@ -5,6 +5,7 @@ import pathlib
 import zlib
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -286,3 +287,17 @@ def test_commands_make_a_corpus_that_streams(tmp_path, capsys):
   assert stream.batch_at(0)['video'].shape == (4, 8, 32, 32, 3)
   with corpora.ends_with_2('does not exist'):
     commands.main(['ingest', f'--input={tmp_path}/nothing', f'--output={tmp_path}/x'])
+
+
+def test_a_clip_without_caption_is_logged_with_the_file_that_is_missing(tmp_path, caplog):
+  for name in ('a', 'b', 'sub/c'):
+    (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new('RGB', (40, 30)).save(tmp_path / 'in' / f'{name}.jpg')
+  for name in ('a', 'b'):
+    (tmp_path / 'in' / f'{name}.txt').write_text(f'a picture {name}')
+  ingest.ingest(tmp_path / 'in', tmp_path / 'out', num_processes=1)
+  assert 'rejected sub/c.jpg: no_caption: no sub/c.txt' in caplog.messages
+
+
+def test_a_rejection_without_detail_ends_with_its_code():
+  assert raw.reason_text('no_caption', '') == 'no_caption'

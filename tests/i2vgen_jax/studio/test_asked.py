@@ -53,7 +53,7 @@ def test_two_are_compared_by_what_differs(runs, tmp_path):
 
 def test_words_that_are_cut_off_are_told(runs, tmp_path):
   [one] = read(runs, tmp_path, prompt='a red circle moves left and ' * 9)
-  assert len(one.notes) == 1 and one.notes[0].startswith('--prompt is too long for the condition')
+  assert len(one.notes) == 1 and one.notes[0].startswith('--prompt is cut: the model reads ')
   [one] = read(runs, tmp_path, prompt=' ')
   assert one.notes == ('--prompt is empty: the model gets no text to follow.',)
 
