@@ -66,7 +66,7 @@ class LaionParquet(raw.Source):
     kept = [name for name in found if name.lower() in {k.lower() for k in KEPT}]
     return (
       f'img2dataset --url_list {shlex.quote(str(self.path))} --input_format parquet '
-      f'--url_col {shlex.quote(url)} --caption_col {shlex.quote(caption)} '
+      f'--url_col {shlex.quote(str(url))} --caption_col {shlex.quote(str(caption))} '
       f'--output_format webdataset --save_additional_columns {shlex.quote(str(kept))} '
       '--image_size 512 --resize_mode keep_ratio --resize_only_if_bigger True --output_folder TARS'
     )
