@@ -87,7 +87,7 @@ def curate(
     if found['corpus'] != manifest['fingerprint']:
       raise ValueError(
         f'{directory} has grown since `score --shots` found where its shots end: run python -m '
-        f'i2vgen_jax.score --corpus={shlex.quote(str(directory))} --shots=WEIGHTS again, it looks '
+        f'i2vgen_jax.score --corpus={shlex.quote(directory)} --shots=WEIGHTS again, it looks '
         'at new shards only.'
       )
     identity.append(found['weights'])
