@@ -251,10 +251,8 @@ def bucket(media, frames, height, width, fps, batch_size, weight=1.0):
 def parse_arg(arg, **defaults):
   """Parses 'name=value,flag' behind a config's colon into a ConfigDict with the defaults' types.
 
-  A shipped model, such as builtin:demo, becomes its folder.
-
   Raises:
-    ValueError: unknown name, a value of another type, or no such model.
+    ValueError: unknown name, or a value of another type.
   """
   values = ml_collections.ConfigDict(defaults)
   for item in (arg or '').split(','):
@@ -266,10 +264,6 @@ def parse_arg(arg, **defaults):
         f'config argument {item!r} is unknown; known: {", ".join(defaults)}. A comma separates '
         'arguments, and paths have none.'
       )
-    if text.startswith('builtin:'):
-      from i2vgen_jax.demo import shipped
-
-      text = shipped.folder(text)
     kind = type(defaults[name])
     try:
       values[name] = text not in ('0', 'false', 'False') if kind is bool else kind(text)

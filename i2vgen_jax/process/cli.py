@@ -34,7 +34,7 @@ def parse_flags(argv: list[str], file: str) -> list[str]:
     file: of the command, imported if there are flags that are not defined yet: a library's.
   """
   try:
-    arguments = flags.FLAGS(argv, known_only=True)
+    arguments = flags.FLAGS([unpack_argument(word) for word in argv], known_only=True)
     if any(argument.startswith('-') for argument in arguments[1:]):
       command(file)
       arguments = flags.FLAGS(arguments)
@@ -124,6 +124,7 @@ class _Line(standard_logging.Formatter):
 
 
 SHIPPED = 'builtin:'  # Before the name of a shipped model, in place of a folder.
+_SHIPPED_ARGUMENT = re.compile(rf'([:,]\w+=)({SHIPPED}[^,]*)')
 
 
 def command(file: str) -> Any:
@@ -140,11 +141,23 @@ def unpack_shipped() -> None:
     given = value if isinstance(value, list) else [value]
     if not any(_is_shipped(part) for part in given):
       continue
-    shipped = command(str(pathlib.Path(__file__).parents[1] / 'demo' / 'shipped.py'))
-    found = [shipped.folder(part) if _is_shipped(part) else part for part in given]
+    found = [_folder(part) if _is_shipped(part) else part for part in given]
     flags.FLAGS[name].value = found if isinstance(value, list) else found[0]
     if name == 'config.start':
       flags.FLAGS.config.start = found[0]
+
+
+def unpack_argument(word: str) -> str:
+  """A word of the command line; if it is a config with a shipped model among the arguments behind
+  its colon, with that model's folder. Raises ValueError if there is no such model."""
+  if not word.startswith('--config='):
+    return word
+  return _SHIPPED_ARGUMENT.sub(lambda found: found[1] + _folder(found[2]), word)
+
+
+def _folder(name: str) -> str:
+  shipped = pathlib.Path(__file__).parents[1] / 'demo' / 'shipped.py'
+  return command(str(shipped)).folder(name)
 
 
 def _is_shipped(value: Any) -> bool:

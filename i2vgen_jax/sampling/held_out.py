@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from data_pipelines import user_errors
 from data_pipelines.corpus import buckets as buckets_lib
 from data_pipelines.corpus import reader
 from data_pipelines.stream import stream
@@ -62,7 +63,7 @@ def check(workdir: epath.PathLike, corpus: epath.PathLike | None = None) -> None
     names = ', '.join(map(str, directories.values()))
     raise ValueError(
       f'{workdir} was trained on {names}, whose held-out clips cannot be read here: --corpus=DIR '
-      f'takes those of another ingested corpus ({error}).'
+      f'takes those of another ingested corpus ({user_errors.reason(error)}).'
     ) from error
 
 

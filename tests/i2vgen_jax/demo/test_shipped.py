@@ -7,7 +7,6 @@ import PIL.Image
 import pytest
 from absl import flags
 
-from configs import common
 from i2vgen_jax.demo import shipped
 from i2vgen_jax.process import cli, paths
 from i2vgen_jax.sampling import stages
@@ -55,7 +54,10 @@ def test_its_name_stands_for_the_folder_in_lists_and_arguments_of_configs(cache)
     patch.setattr(flags, 'FLAGS', found)
     cli.unpack_shipped()
   assert found.workdir == [str(cache), 'other'] and found.weights == str(cache)
-  assert common.parse_arg('start=builtin:demo', start='').start == str(cache)
+  word = '--config=configs/finetune.py:start=builtin:demo,steps=9'
+  assert cli.unpack_argument(word) == f'--config=configs/finetune.py:start={cache},steps=9'
+  with pytest.raises(ValueError, match='builtin:none is unknown'):
+    cli.unpack_argument('--config=configs/finetune.py:start=builtin:none')
 
 
 def test_another_name_is_refused():
