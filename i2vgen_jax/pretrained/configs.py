@@ -274,10 +274,8 @@ def require_equal(name: str, unet: Any, needed: Mapping[str, Any], **normalized:
   for field, value in needed.items():
     if _as_lists(found[field]) != _as_lists(value):
       if field == 'conditioners':
-        given, why = (
-          [line['kind'] for line in found[field]],
-          _lines_that_differ(found[field], value),
-        )
+        given = [line['kind'] for line in found[field]]
+        why = _lines_that_differ(found[field], value)
       else:
         given, why = found[field], f'which has {value!r} built in'
       raise ValueError(

@@ -150,7 +150,7 @@ def unpack_shipped() -> None:
 def unpack_argument(word: str) -> str:
   """A word of the command line; if it is a config with a shipped model among the arguments behind
   its colon, with that model's folder. Raises ValueError if there is no such model."""
-  if not word.startswith('--config='):
+  if '.py:' not in word:
     return word
   return _SHIPPED_ARGUMENT.sub(lambda found: found[1] + _folder(found[2]), word)
 

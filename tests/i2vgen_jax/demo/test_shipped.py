@@ -54,8 +54,9 @@ def test_its_name_stands_for_the_folder_in_lists_and_arguments_of_configs(cache)
     patch.setattr(flags, 'FLAGS', found)
     cli.unpack_shipped()
   assert found.workdir == [str(cache), 'other'] and found.weights == str(cache)
-  word = '--config=configs/finetune.py:start=builtin:demo,steps=9'
-  assert cli.unpack_argument(word) == f'--config=configs/finetune.py:start={cache},steps=9'
+  for before in ('--config=', ''):  # Or the flag is a word of its own.
+    word = before + 'configs/finetune.py:start=builtin:demo,steps=9'
+    assert cli.unpack_argument(word) == before + f'configs/finetune.py:start={cache},steps=9'
   with pytest.raises(ValueError, match='builtin:none is unknown'):
     cli.unpack_argument('--config=configs/finetune.py:start=builtin:none')
 

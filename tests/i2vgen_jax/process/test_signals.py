@@ -128,8 +128,9 @@ def test_as_long_as_there_is_nothing_to_save_a_signal_ends_a_run_at_once(number,
 
 
 COMPILES_IN_A_THREAD = """
-import concurrent.futures, time
+import atexit, concurrent.futures, time
 from i2vgen_jax.process import signals
+atexit.register(print, 'Python ends in order')
 stop = signals.StopRequest()
 try:
   with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -142,7 +143,8 @@ finally:
 
 
 def test_a_second_signal_waits_for_no_compilation_either():
-  """As `timeout` and schedulers send it: to the process and to its group."""
+  """As `timeout` and schedulers send it: to the process and to its group. If Python ended in order,
+  what compiles would ask for its lock, and abort."""
   process = subprocess.Popen(
     [sys.executable, '-c', COMPILES_IN_A_THREAD],
     cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -151,8 +153,9 @@ def test_a_second_signal_waits_for_no_compilation_either():
   for _ in range(2):
     process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
-  _, stderr = process.communicate(timeout=20)
+  stdout, stderr = process.communicate(timeout=20)
   assert process.returncode == exit_codes.PREEMPTED, stderr
+  assert not stdout
   assert stderr == 'Stopped by a signal before the first step: nothing to save.\n'
 
 
